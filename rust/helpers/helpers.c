@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * C wrappers of inline functions and macros, which bindgen cannot see: one file
+ * for each C header, no logic. The prefix hmm_helper_ is removed again on the
+ * Rust side.
+ */
+#include "memremap.c"
+#include "mm.c"
+#include "sched.c"

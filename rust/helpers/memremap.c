@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+/* include/linux/memremap.h */
+#include <linux/memremap.h>
+
+void hmm_helper_zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
+				       unsigned int order)
+{
+	zone_device_folio_init(folio, pgmap, order);
+}
+
+bool hmm_helper_is_device_private_page(const struct page *page)
+{
+	return is_device_private_page(page);
+}
+
+struct dev_pagemap *hmm_helper_page_pgmap(const struct page *page)
+{
+	return page_pgmap(page);
+}
+
+/* What zone_device_private_split_cb() does for a driver without folio_split. */
+void hmm_helper_folio_split_default(struct folio *head, struct folio *tail)
+{
+	tail->pgmap = head->pgmap;
+	tail->page.mapping = head->page.mapping;
+}

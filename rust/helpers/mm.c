@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+/* include/linux/mm.h, include/linux/pagemap.h, include/linux/highmem.h */
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+struct page *hmm_helper_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+unsigned long hmm_helper_page_to_pfn(const struct page *page)
+{
+	return page_to_pfn(page);
+}
+
+struct folio *hmm_helper_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+unsigned long hmm_helper_folio_pfn(const struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
+unsigned int hmm_helper_folio_order(const struct folio *folio)
+{
+	return folio_order(folio);
+}
+
+bool hmm_helper_folio_trylock(struct folio *folio)
+{
+	return folio_trylock(folio);
+}
+
+void hmm_helper_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+void hmm_helper_memcpy_from_page(void *to, struct page *page, size_t offset, size_t len)
+{
+	memcpy_from_page(to, page, offset, len);
+}
+
+void hmm_helper_memcpy_to_page(struct page *page, size_t offset, const void *from, size_t len)
+{
+	memcpy_to_page(page, offset, from, len);
+}

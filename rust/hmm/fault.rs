@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A CPU that touched a page on the device.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault`,
+//! source: [`mm/memory.c`](srctree/mm/memory.c), `do_swap_page()`.
+
+use core::ptr::NonNull;
+
+use kernel::mm::virt::VmaRef;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use crate::bindings;
+use crate::migrate::Collected;
+use crate::migrate::Migration;
+use crate::migrate::ToSystem;
+use crate::ops::DevPagemapOps;
+use crate::pagemap::DevPagemap;
+use crate::vma::LockedVma;
+use crate::window::PfnSlots;
+
+/// A fault on a page of the device, which the driver must answer.
+///
+/// Consuming it is the only way to make a [`FaultAnswer`].
+///
+/// # Invariants
+///
+/// `vmf` is valid for `'f`, its page is one of `pagemap`, locked and referenced by the core, and
+/// the `mmap_lock` of its VMA is held.
+pub struct CpuFault<'f, T: DevPagemapOps> {
+    vmf: NonNull<bindings::vm_fault>,
+    pagemap: &'f DevPagemap<T>,
+}
+
+impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
+    /// # Safety
+    ///
+    /// The caller must uphold the type invariant.
+    pub(crate) unsafe fn new(vmf: *mut bindings::vm_fault, pagemap: &'f DevPagemap<T>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            // SAFETY: By the safety requirement.
+            vmf: unsafe { NonNull::new_unchecked(vmf) },
+            pagemap,
+        }
+    }
+
+    /// The pages of the device.
+    pub fn pagemap(&self) -> &'f DevPagemap<T> {
+        self.pagemap
+    }
+
+    /// The address of the page that was touched, in bytes, page aligned.
+    pub fn address(&self) -> usize {
+        // SAFETY: `vmf` is valid by the type invariant.
+        let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
+        info.address & !(PAGE_SIZE - 1)
+    }
+
+    /// The VMA that the address lies in.
+    pub fn vma(&self) -> LockedVma<'f> {
+        // SAFETY: `vmf` is valid by the type invariant.
+        let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
+        // SAFETY: The VMA is valid for 'f, by the type invariant.
+        let vma = unsafe { VmaRef::from_raw(info.vma) };
+        // SAFETY: Its `mmap_lock` is held for 'f, by the type invariant.
+        unsafe { LockedVma::new(vma) }
+    }
+
+    /// Collects the page that was touched for a migration to system memory. `arrays` is where the
+    /// page frame numbers go; two words on the stack do.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the VMA is of a kind that never migrates.
+    ///
+    /// C function: `migrate_vma_setup()` with `fault_page`.
+    pub fn collect<'m>(
+        &'m self,
+        arrays: &'m mut [[usize; 1]; 2],
+    ) -> Result<Migration<'m, Collected, ToSystem<'m, T>>> {
+        let [src, dst] = arrays;
+        let start = self.address();
+        // SAFETY: `vmf` is valid by the type invariant.
+        let page = NonNull::new(unsafe { self.vmf.as_ref().page });
+        Migration::from_vma(
+            self.vma(),
+            start..start + PAGE_SIZE,
+            self.pagemap,
+            PfnSlots { src, dst },
+            page,
+        )
+    }
+
+    /// The page came back, or somebody else has changed the page table; the CPU tries again.
+    ///
+    /// If neither is the case, it faults again at once, for ever.
+    pub fn retry(self) -> FaultAnswer {
+        FaultAnswer(0)
+    }
+
+    /// There was no memory to bring the page back to.
+    pub fn out_of_memory(self) -> FaultAnswer {
+        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_OOM)
+    }
+
+    /// The device cannot give the data back: the task gets `SIGBUS`.
+    pub fn bus_error(self) -> FaultAnswer {
+        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
+    }
+}
+
+/// What becomes of a CPU that touched a page on the device.
+#[must_use]
+pub struct FaultAnswer(bindings::vm_fault_t);
+
+impl FaultAnswer {
+    pub(crate) fn into_raw(self) -> bindings::vm_fault_t {
+        self.0
+    }
+}

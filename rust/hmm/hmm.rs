@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions for drivers of devices that have memory of their own: `ZONE_DEVICE` memory
+//! that processes use through HMM, heterogeneous memory management.
+//!
+//! A driver registers a range of device pages with a [`DevPagemap`] and implements
+//! [`DevPagemapOps`] for its device. It moves pages of a process to the device and back with a
+//! [`Migration`], and answers a CPU that touches a page on the device through [`CpuFault`].
+//!
+//! # What a type says you hold
+//!
+//! ```text
+//!            take()              init()                give()
+//!  a free  ---------> FreeFolio --------> LockedFolio --------> a destination of a Migration
+//!  page    <---------           <-------                               |
+//!     ^       drop                 drop                                | commit(), finalize
+//!     |                                                                v
+//!     +-------------------- DevPagemapOps::folio_free() <------ resident: owned by mm
+//!                                last reference put
+//! ```
+//!
+//! [`FreeFolio`] has reference count 0 and belongs to the driver; [`LockedFolio`] has reference
+//! count 1 and is locked; a resident folio belongs to the page tables that map it, and a driver
+//! never holds one, but sees it as [`Source::Device`] while a migration has it locked and unmapped.
+//!
+//! # Locks
+//!
+//! `mmap_lock` (shown as [`LockedVma`]) is taken before folio locks (taken by
+//! `migrate_vma_setup()` and held by a [`Migration`]), and those before whatever lock the
+//! driver's allocator has, which [`DevPagemapOps::folio_free`] takes in atomic context.
+//!
+//! C headers: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
+//! [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
+//! Reference: <https://docs.kernel.org/mm/hmm.html>
+
+mod bindings;
+mod device;
+mod fault;
+mod folio;
+mod migrate;
+mod node;
+mod ops;
+mod pagemap;
+mod pages;
+mod region;
+mod slot;
+mod taken;
+mod task;
+mod vma;
+mod vram;
+mod window;
+
+pub use self::device::DevicePage;
+pub use self::fault::CpuFault;
+pub use self::fault::FaultAnswer;
+pub use self::folio::FreeFolio;
+pub use self::folio::LockedFolio;
+pub use self::folio::SystemFolio;
+pub use self::migrate::Collected;
+pub use self::migrate::Direction;
+pub use self::migrate::Migrated;
+pub use self::migrate::Migration;
+pub use self::migrate::Select;
+pub use self::migrate::ToDevice;
+pub use self::migrate::ToSystem;
+pub use self::node::Node;
+pub use self::node::NodeOps;
+pub use self::ops::DevPagemapOps;
+pub use self::pagemap::DevPagemap;
+pub use self::pages::DevicePages;
+pub use self::pages::BLOCK_PAGES;
+pub use self::pages::PMD_ORDER;
+pub use self::region::DeviceRegion;
+pub use self::slot::Slot;
+pub use self::slot::Source;
+pub use self::slot::SystemPage;
+pub use self::task::cond_resched;
+pub use self::task::fatal_signal_pending;
+pub use self::vma::LockedVma;
+pub use self::vram::Vram;
+pub use self::window::Window;

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Migration of pages between a process's system memory and a device.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h),
+//! source: [`mm/migrate_device.c`](srctree/mm/migrate_device.c).
+//!
+//! Locks: a VMA migration wants the `mmap_lock` (held for reading at least, shown as
+//! [`LockedVma`]); a [`Migration`] holds the locks of the folios that it has collected.
+
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use kernel::page::PAGE_SHIFT;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use crate::bindings;
+use crate::folio::unlock_and_put;
+use crate::ops::DevPagemapOps;
+use crate::pagemap::DevPagemap;
+use crate::slot::order_of;
+use crate::slot::Slot;
+use crate::vma::LockedVma;
+use crate::window::PfnSlots;
+use crate::window::Window;
+
+/// Direction of a migration: to the device. Destinations are [`LockedFolio`](crate::LockedFolio)s.
+pub struct ToDevice<'p, T: DevPagemapOps>(&'p DevPagemap<T>);
+
+/// Direction of a migration: to system memory. Destinations are [`SystemFolio`](crate::SystemFolio)s.
+pub struct ToSystem<'p, T: DevPagemapOps>(&'p DevPagemap<T>);
+
+/// What [`ToDevice`] and [`ToSystem`] have in common.
+pub trait Direction {
+    /// The driver's side of the device.
+    type Ops: DevPagemapOps;
+
+    /// The pages of the device.
+    fn pagemap(&self) -> &DevPagemap<Self::Ops>;
+}
+
+impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
+    type Ops = T;
+
+    fn pagemap(&self) -> &DevPagemap<T> {
+        self.0
+    }
+}
+
+impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
+    type Ops = T;
+
+    fn pagemap(&self) -> &DevPagemap<T> {
+        self.0
+    }
+}
+
+/// State of a migration whose pages are collected: locked, unmapped, waiting for destinations.
+pub struct Collected(());
+
+/// State of a migration that has done its work; what moved can be told.
+pub struct Migrated(());
+
+/// Which pages of a VMA to collect for a migration to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// System pages and holes.
+    System,
+    /// Those, and pages that are on this device already. The latter show what the device holds;
+    /// they need no destination, and stay where they are without one.
+    SystemAndDevice,
+}
+
+/// Pages on their way between system and device memory.
+///
+/// ```text
+/// to_device(), to_system(), evict()         commit()
+/// -----------> Migration<Collected> -----------------> Migration<Migrated>
+///               slots(): look, give      moved()             | drop
+///                    | drop                                  v
+///                    +-----------------------> pages are mapped again, unlocked, put
+/// ```
+///
+/// Whatever state it is dropped in, the C protocol is completed: pages that moved are mapped at
+/// their new place, all others at their old one, and unused destinations are freed.
+///
+/// # Examples
+///
+/// ```ignore
+/// let vma = LockedVma::lookup(&mmap, addr).ok_or(EINVAL)?;
+/// let mut migration =
+///     Migration::to_device(vma, addr..end, Select::System, &pagemap, &mut window)?;
+/// for slot in migration.slots() {
+///     let mut folio = my_alloc(&pagemap)?.init();
+///     match slot.source() {
+///         Source::Hole => folio.fill_zero()?,
+///         Source::System(page) => folio.fill_from(&page)?,
+///         Source::Device(_) => continue,
+///     }
+///     slot.give(folio)?;
+/// }
+/// let moved = migration.commit().moved();
+/// ```
+pub struct Migration<'a, S, D> {
+    inner: Inner<'a>,
+    direction: D,
+    _state: PhantomData<S>,
+}
+
+impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
+    /// Collects the pages of `range` (bytes, page aligned, the end exclusive) for a migration to
+    /// the device. The range must lie in the VMA and must not have more pages than the window.
+    ///
+    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates:
+    /// hugetlb, DAX, or mapped by a device.
+    ///
+    /// C function: `migrate_vma_setup()`.
+    pub fn to_device(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        select: Select,
+        pagemap: &'a DevPagemap<T>,
+        window: &'a mut Window,
+    ) -> Result<Self> {
+        let mut flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
+        if select == Select::SystemAndDevice {
+            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+        }
+        let slots = window.slots(range.len() >> PAGE_SHIFT)?;
+        Ok(Self {
+            inner: Inner::of_vma(vma, range, flags, pagemap, slots, None)?,
+            direction: ToDevice(pagemap),
+            _state: PhantomData,
+        })
+    }
+}
+
+impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
+    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are on the
+    /// device for a migration to system memory. The range must lie in the VMA and must not have
+    /// more pages than the window.
+    ///
+    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`], as for [`to_device`](Migration::to_device).
+    ///
+    /// C function: `migrate_vma_setup()`.
+    pub fn to_system(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        pagemap: &'a DevPagemap<T>,
+        window: &'a mut Window,
+    ) -> Result<Self> {
+        let slots = window.slots(range.len() >> PAGE_SHIFT)?;
+        Self::from_vma(vma, range, pagemap, slots, None)
+    }
+
+    /// As [`to_system`](Self::to_system), for a CPU fault on `fault_page`, which the core has
+    /// locked and will unlock.
+    pub(crate) fn from_vma(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        pagemap: &'a DevPagemap<T>,
+        slots: PfnSlots<'a>,
+        fault_page: Option<NonNull<bindings::page>>,
+    ) -> Result<Self> {
+        let flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+        Ok(Self {
+            inner: Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?,
+            direction: ToSystem(pagemap),
+            _state: PhantomData,
+        })
+    }
+
+    /// Collects the device pages `pages` (counted from the start of the region, the end exclusive)
+    /// for a migration to system memory, whoever maps them. No more than the window has.
+    ///
+    /// May sleep. Locks the folios that it collects; free pages, and those that are locked by
+    /// others, are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the region or the window has no such pages.
+    ///
+    /// C function: `migrate_device_range()`.
+    pub fn evict(
+        pagemap: &'a DevPagemap<T>,
+        pages: Range<usize>,
+        window: &'a mut Window,
+    ) -> Result<Self> {
+        if pages.end > pagemap.region().npages() {
+            return Err(EINVAL);
+        }
+        let slots = window.slots(pages.len())?;
+        // SAFETY: There are as many source slots as pages, and each of the pages exists.
+        let ret = unsafe {
+            bindings::migrate_device_range(
+                slots.src.as_mut_ptr(),
+                pagemap.region().first_pfn() + pages.start,
+                pages.len(),
+            )
+        };
+        kernel::error::to_result(ret)?;
+        slots.dst.fill(0);
+        Ok(Self {
+            inner: Inner {
+                slots,
+                vma: None,
+                phase: Phase::Collected,
+            },
+            direction: ToSystem(pagemap),
+            _state: PhantomData,
+        })
+    }
+}
+
+impl<'a, D: Direction> Migration<'a, Collected, D> {
+    /// The pages that can be migrated and have no destination yet, in the order of the range.
+    pub fn slots(&mut self) -> impl Iterator<Item = Slot<'_, D>> {
+        let direction = &self.direction;
+        let vma = self.inner.vma.as_ref();
+        let target = vma.map(|args| (args.raw.vma, args.raw.start));
+        let src = self.inner.slots.src.iter();
+        src.zip(self.inner.slots.dst.iter_mut())
+            .enumerate()
+            .filter(|(_, (&src, dst))| src & bindings::MIGRATE_PFN_MIGRATE != 0 && **dst == 0)
+            // SAFETY: These are the entries of this migration, which cannot be committed or
+            // dropped while the slot lives.
+            .map(move |(nth, (&src, dst))| unsafe { Slot::new(nth, src, dst, direction, target) })
+    }
+
+    /// Moves the pages that have a destination. Their content must have been copied.
+    ///
+    /// May sleep. The folios stay locked, and unmapped, until the result is dropped.
+    ///
+    /// C functions: `migrate_vma_pages()`, `migrate_device_pages()`.
+    pub fn commit(mut self) -> Migration<'a, Migrated, D> {
+        self.inner.move_pages();
+        Migration {
+            inner: self.inner,
+            direction: self.direction,
+            _state: PhantomData,
+        }
+    }
+}
+
+impl<D: Direction> Migration<'_, Migrated, D> {
+    /// The number of pages that moved.
+    pub fn moved(&self) -> usize {
+        let Inner { slots, .. } = &self.inner;
+        (0..slots.src.len())
+            .filter(|&nth| self.has_moved(nth))
+            .map(|nth| 1usize << order_of(slots.dst[nth]))
+            .sum()
+    }
+
+    /// Whether page `nth` of the range (counted from 0) moved. Of a folio of several pages that
+    /// moved whole, only the first says so.
+    pub fn has_moved(&self, nth: usize) -> bool {
+        let src = self.inner.slots.src.get(nth).copied().unwrap_or(0);
+        let dst = self.inner.slots.dst.get(nth).copied().unwrap_or(0);
+        src & bindings::MIGRATE_PFN_MIGRATE != 0 && dst & bindings::MIGRATE_PFN_VALID != 0
+    }
+}
+
+enum Phase {
+    Collected,
+    Migrated,
+}
+
+/// The argument of the VMA functions; its pointers to the slots are set before each call.
+struct VmaArgs<'a> {
+    raw: bindings::migrate_vma,
+    _vma: PhantomData<LockedVma<'a>>,
+}
+
+/// A migration in either state: what its drop needs to know.
+///
+/// # Invariants
+///
+/// The slots were filled by `migrate_vma_setup()`, if there is a VMA, or `migrate_device_range()`,
+/// and not yet finalized. In phase `Collected`, each destination is a folio that we have locked and
+/// hold; in phase `Migrated`, the C functions that move pages were called.
+struct Inner<'a> {
+    slots: PfnSlots<'a>,
+    vma: Option<VmaArgs<'a>>,
+    phase: Phase,
+}
+
+impl<'a> Inner<'a> {
+    fn of_vma<T: DevPagemapOps>(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        flags: u32,
+        pagemap: &DevPagemap<T>,
+        slots: PfnSlots<'a>,
+        fault_page: Option<NonNull<bindings::page>>,
+    ) -> Result<Self> {
+        if (range.start | range.end) % PAGE_SIZE != 0
+            || range.start >= range.end
+            || (range.end - range.start) >> PAGE_SHIFT != slots.src.len()
+        {
+            return Err(EINVAL);
+        }
+        let mut args = VmaArgs {
+            raw: bindings::migrate_vma {
+                vma: vma.as_ptr(),
+                start: range.start,
+                end: range.end,
+                pgmap_owner: pagemap.owner(),
+                flags: flags as usize,
+                fault_page: fault_page.map_or(core::ptr::null_mut(), NonNull::as_ptr),
+                ..Default::default()
+            },
+            _vma: PhantomData,
+        };
+        args.raw.src = slots.src.as_mut_ptr();
+        args.raw.dst = slots.dst.as_mut_ptr();
+        // SAFETY: The VMA is valid and its `mmap_lock` held for 'a; there are as many slots as the
+        // range has pages; the C function checks the rest.
+        kernel::error::to_result(unsafe { bindings::migrate_vma_setup(&mut args.raw) })?;
+        // INVARIANT: The slots were just filled, and there are no destinations.
+        Ok(Self {
+            slots,
+            vma: Some(args),
+            phase: Phase::Collected,
+        })
+    }
+
+    fn move_pages(&mut self) {
+        let src = self.slots.src.as_mut_ptr();
+        let dst = self.slots.dst.as_mut_ptr();
+        match &mut self.vma {
+            Some(args) => {
+                args.raw.src = src;
+                args.raw.dst = dst;
+                // SAFETY: The slots are as `migrate_vma_setup()` left them, and each destination is
+                // a locked folio, by the type invariant.
+                unsafe { bindings::migrate_vma_pages(&mut args.raw) };
+            }
+            None => {
+                let npages = self.slots.src.len();
+                // SAFETY: As above, for `migrate_device_range()`.
+                unsafe { bindings::migrate_device_pages(src, dst, npages) };
+            }
+        }
+        // INVARIANT: One of the functions was just called.
+        self.phase = Phase::Migrated;
+    }
+}
+
+impl Drop for Inner<'_> {
+    fn drop(&mut self) {
+        if let Phase::Collected = self.phase {
+            // C would take a destination that did not go through the step before for one that
+            // has moved.
+            for slot in self.slots.dst.iter_mut().filter(|slot| **slot != 0) {
+                // SAFETY: The folio is locked and held by us, by the type invariant.
+                unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };
+                *slot = 0;
+            }
+        }
+        let src = self.slots.src.as_mut_ptr();
+        let dst = self.slots.dst.as_mut_ptr();
+        match &mut self.vma {
+            Some(args) => {
+                args.raw.src = src;
+                args.raw.dst = dst;
+                // SAFETY: The migration was set up and is finalized once, by the type invariant.
+                unsafe { bindings::migrate_vma_finalize(&mut args.raw) };
+            }
+            None => {
+                let npages = self.slots.src.len();
+                // SAFETY: As above.
+                unsafe { bindings::migrate_device_finalize(src, dst, npages) };
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs of device pages, counted from the start of their region.
+
+use kernel::prelude::*;
+
+use crate::bindings;
+
+/// Order of a folio that one PMD entry maps: `1 << PMD_ORDER` pages.
+pub const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
+
+/// Pages in a block: as many as a PMD-sized folio has (2 MiB on x86-64).
+pub const BLOCK_PAGES: usize = 1 << PMD_ORDER;
+
+/// A run of device pages that one folio can cover: `1 << order` pages, the first of them at a
+/// multiple of that number, counted from the start of the region.
+///
+/// This is plain data; it does not say who owns the pages.
+///
+/// # Invariants
+///
+/// `order <= PMD_ORDER`, and `first` is a multiple of `1 << order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePages {
+    first: usize,
+    order: u32,
+}
+
+impl DevicePages {
+    /// The `1 << order` pages from page `first` on.
+    ///
+    /// Does not sleep and takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `order` is above [`PMD_ORDER`] or `first` is no multiple of `1 << order`.
+    ///
+    /// # Examples
+    ///
+    /// ```ignore
+    /// let huge = DevicePages::new(512, PMD_ORDER)?;
+    /// assert_eq!(huge.range(), 512..1024);
+    /// assert!(DevicePages::new(5, 1).is_err());
+    /// ```
+    pub fn new(first: usize, order: u32) -> Result<Self> {
+        if order > PMD_ORDER || first & ((1 << order) - 1) != 0 {
+            return Err(EINVAL);
+        }
+        // INVARIANT: Both were just checked.
+        Ok(Self { first, order })
+    }
+
+    /// The first page, counted from the start of the region.
+    pub fn first(self) -> usize {
+        self.first
+    }
+
+    /// The order of the folio that covers the run.
+    pub fn order(self) -> u32 {
+        self.order
+    }
+
+    /// The number of pages, always a power of two.
+    pub fn npages(self) -> usize {
+        1 << self.order
+    }
+
+    /// The pages, the end exclusive.
+    pub fn range(self) -> core::ops::Range<usize> {
+        self.first..self.first + self.npages()
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Physical address ranges: the one that device pages have, and ranges claimed in `/proc/iomem`.
+//!
+//! C header: [`include/linux/ioport.h`](srctree/include/linux/ioport.h).
+
+use kernel::error::from_err_ptr;
+use kernel::page::PAGE_SHIFT;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use crate::bindings;
+use crate::vram::Vram;
+
+/// The physical addresses that the pages of a device have, and the memory behind them.
+///
+/// For device-private memory, the addresses are ones that nothing else has: no CPU can reach
+/// anything there; they only number the `struct page`s.
+///
+/// # Invariants
+///
+/// The address range is claimed in `iomem_resource`, starts at a multiple of the section size and
+/// has `vram.npages()` pages.
+pub struct DeviceRegion {
+    start: u64,
+    claimed: u64,
+    vram: Vram,
+}
+
+impl DeviceRegion {
+    /// Finds free physical addresses for device-private pages, one for each page of `vram`, and
+    /// claims them under `name` in `/proc/iomem`.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ERANGE`] or [`EBUSY`] when no such range is free, [`ENOMEM`].
+    ///
+    /// C function: `request_free_mem_region()`.
+    pub fn private(vram: Vram, name: &'static CStr) -> Result<Self> {
+        let size = vram.npages() * PAGE_SIZE;
+        // SAFETY: `iomem_resource` lives for ever; `name` is static.
+        let res = from_err_ptr(unsafe {
+            bindings::request_free_mem_region(
+                &raw mut bindings::iomem_resource,
+                size,
+                name.as_char_ptr(),
+            )
+        })?;
+        // SAFETY: The resource was just made and is not freed before `drop`.
+        let (start, end) = unsafe { ((*res).start, (*res).end) };
+        // INVARIANT: The C function claims a range that starts at a section.
+        Ok(Self {
+            start,
+            claimed: end - start + 1,
+            vram,
+        })
+    }
+
+    /// The first page frame number.
+    pub(crate) fn first_pfn(&self) -> usize {
+        (self.start >> PAGE_SHIFT) as usize
+    }
+
+    /// The address range of the pages, in bytes, the end inclusive.
+    pub(crate) fn range(&self) -> bindings::range {
+        bindings::range {
+            start: self.start,
+            end: self.start + (self.npages() * PAGE_SIZE) as u64 - 1,
+        }
+    }
+
+    /// The number of pages.
+    pub fn npages(&self) -> usize {
+        self.vram.npages()
+    }
+
+    /// The memory behind the pages.
+    pub fn vram(&self) -> &Vram {
+        &self.vram
+    }
+}
+
+impl Drop for DeviceRegion {
+    fn drop(&mut self) {
+        release(self.start, self.claimed);
+    }
+}
+
+/// A physical range that is claimed and is not RAM of the system.
+///
+/// # Invariants
+///
+/// The range is claimed in `iomem_resource`.
+pub(crate) struct ClaimedRange {
+    start: u64,
+    size: u64,
+}
+
+impl ClaimedRange {
+    /// Claims `size` bytes from address `start` on; see [`Vram::fixed`] for the errors.
+    pub(crate) fn new(start: u64, size: usize, name: &'static CStr) -> Result<Self> {
+        let bytes = size as u64;
+        if start % PAGE_SIZE as u64 != 0 || start.checked_add(bytes).is_none() {
+            return Err(EINVAL);
+        }
+        // SAFETY: This only reads the tree of resources, under its lock.
+        let ram = unsafe {
+            bindings::region_intersects(
+                start,
+                size,
+                bindings::IORESOURCE_SYSTEM_RAM,
+                bindings::IORES_DESC_NONE as usize,
+            )
+        };
+        if ram != bindings::REGION_DISJOINT as i32 {
+            return Err(EBUSY);
+        }
+        // SAFETY: `iomem_resource` lives for ever; `name` is static.
+        let res = unsafe {
+            bindings::__request_region(
+                &raw mut bindings::iomem_resource,
+                start,
+                bytes,
+                name.as_char_ptr(),
+                0,
+            )
+        };
+        if res.is_null() {
+            return Err(EBUSY);
+        }
+        // INVARIANT: The range was claimed just now.
+        Ok(Self { start, size: bytes })
+    }
+}
+
+impl Drop for ClaimedRange {
+    fn drop(&mut self) {
+        release(self.start, self.size);
+    }
+}
+
+fn release(start: u64, size: u64) {
+    // SAFETY: Both callers claimed exactly this range, and release it once.
+    unsafe { bindings::__release_region(&raw mut bindings::iomem_resource, start, size) };
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a long loop owes to others: to yield the CPU, and to stop when its task was killed.
+//!
+//! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
+//! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h).
+
+use crate::bindings;
+
+/// Lets other tasks run if it is time to: `cond_resched()`.
+///
+/// May sleep; must not be called under a spinlock.
+pub fn cond_resched() {
+    // SAFETY: In process context this may always be called; the callers hold no spinlock, which
+    // DEBUG_ATOMIC_SLEEP checks.
+    unsafe { bindings::cond_resched() }
+}
+
+/// Whether a signal that kills the current task is pending: `fatal_signal_pending(current)`.
+///
+/// Does not sleep.
+pub fn fatal_signal_pending() -> bool {
+    // SAFETY: `current` is always valid.
+    unsafe { bindings::fatal_signal_pending() }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VMA under the `mmap_lock`.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h).
+
+use core::ops::Deref;
+
+use kernel::mm::virt::VmaRef;
+use kernel::mm::MmapReadGuard;
+
+/// A VMA of an address space whose `mmap_lock` is held at least for reading.
+///
+/// A [`VmaRef`] alone does not say that: it may rest on the lock of the VMA only, and migration
+/// needs the `mmap_lock`.
+///
+/// # Invariants
+///
+/// The `mmap_lock` of the VMA's address space is held for `'a`.
+#[derive(Clone, Copy)]
+pub struct LockedVma<'a> {
+    vma: &'a VmaRef,
+}
+
+impl<'a> LockedVma<'a> {
+    /// The VMA that contains `address` (bytes), if there is one.
+    ///
+    /// Does not sleep.
+    ///
+    /// C function: `vma_lookup()`.
+    pub fn lookup(mmap: &'a MmapReadGuard<'_>, address: usize) -> Option<Self> {
+        // INVARIANT: The guard holds the lock, and is borrowed for 'a.
+        mmap.vma_lookup(address).map(|vma| Self { vma })
+    }
+
+    /// # Safety
+    ///
+    /// The caller must uphold the type invariant.
+    pub(crate) unsafe fn new(vma: &'a VmaRef) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self { vma }
+    }
+}
+
+impl Deref for LockedVma<'_> {
+    type Target = VmaRef;
+
+    fn deref(&self) -> &VmaRef {
+        self.vma
+    }
+}
