@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! dmirror: an emulated device with private memory.
+//!
+//! ```text
+//! ioctl -> file -> request (checked words) -> migrate -> hmm -> C
+//! CPU fault, last put, split: C -> hmm::DevPagemapOps -> device
+//! ```
+//!
+//! No room calls back up, and all `unsafe` is in `hmm`. What user space sees is described in
+//! `rust/uapi/dmirror.h`.
+
+#![deny(unsafe_code)]
+
+use hmm::Node;
+use hmm::Vram;
+use hmm::BLOCK_PAGES;
+use kernel::alloc::flags::GFP_KERNEL;
+use kernel::page::PAGE_SHIFT;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+mod alloc;
+mod config;
+mod device;
+mod file;
+mod migrate;
+mod pool;
+mod request;
+mod uapi;
+
+use config::DEFAULT_CAPACITY;
+use config::DEVICES;
+use config::NODE_NAMES;
+use config::REGION_NAME;
+use device::Device;
+use file::DmirrorFile;
+
+module! {
+    type: DmirrorModule,
+    name: "dmirror",
+    authors: ["The dmirror authors"],
+    description: "An emulated device with private memory",
+    license: "GPL",
+    params: {
+        capacity: u64 {
+            default: 0,
+            description: "Memory of each device in bytes, a multiple of 2 MiB (default 512 MiB)",
+        },
+        vram_base: u64 {
+            default: 0,
+            description: "First physical address of memory kept for the devices with memmap=",
+        },
+        vram_size: u64 {
+            default: 0,
+            description: "Size of that memory in bytes; each device has an equal share",
+        },
+    },
+}
+
+const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
+
+/// The devices, from load to unload.
+///
+/// Dropping it removes the files first; then each device brings its pages back.
+struct DmirrorModule {
+    _nodes: [Pin<KBox<Node<DmirrorFile>>>; DEVICES],
+}
+
+impl kernel::Module for DmirrorModule {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let memory = MemoryPlan::from_params()?;
+        let node = |nth: usize| {
+            let device = Arc::pin_init(Device::new(memory.vram(nth)?), GFP_KERNEL)?;
+            KBox::pin_init(Node::new(NODE_NAMES[nth], device), GFP_KERNEL)
+        };
+        Ok(Self {
+            _nodes: [node(0)?, node(1)?],
+        })
+    }
+}
+
+/// Where the memory of the devices comes from.
+enum MemoryPlan {
+    /// From the system, up to so many pages for each device.
+    Reserve { npages: usize },
+    /// A physical range, with so many pages for each device.
+    Range { start: u64, npages: usize },
+}
+
+impl MemoryPlan {
+    fn from_params() -> Result<Self> {
+        let capacity = module_parameters::capacity.value();
+        let base = module_parameters::vram_base.value();
+        let size = module_parameters::vram_size.value();
+        if (base == 0) != (size == 0) {
+            pr_err!("vram_base and vram_size must be given together\n");
+            return Err(EINVAL);
+        }
+        if size == 0 {
+            let capacity = if capacity == 0 {
+                DEFAULT_CAPACITY
+            } else {
+                capacity
+            };
+            if capacity % BLOCK_BYTES != 0 {
+                pr_err!("capacity={capacity} is no multiple of {BLOCK_BYTES}\n");
+                return Err(EINVAL);
+            }
+            return Ok(Self::Reserve {
+                npages: (capacity >> PAGE_SHIFT) as usize,
+            });
+        }
+        if capacity != 0 {
+            pr_err!("capacity and vram_size exclude each other\n");
+            return Err(EINVAL);
+        }
+        let share = size / DEVICES as u64;
+        if base % BLOCK_BYTES != 0 || share == 0 || share % BLOCK_BYTES != 0 {
+            pr_err!("vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {DEVICES} times that\n");
+            return Err(EINVAL);
+        }
+        Ok(Self::Range {
+            start: base,
+            npages: (share >> PAGE_SHIFT) as usize,
+        })
+    }
+
+    /// The memory of device `nth`, counted from 0.
+    fn vram(&self, nth: usize) -> Result<Vram> {
+        match *self {
+            Self::Reserve { npages } => Vram::lazy(npages),
+            Self::Range { start, npages } => {
+                let start = start + (nth * npages * PAGE_SIZE) as u64;
+                Vram::fixed(start, npages, REGION_NAME).inspect_err(|_| {
+                    pr_err!("no memory for a device at {start:#x}: is it kept with memmap=?\n")
+                })
+            }
+        }
+    }
+}

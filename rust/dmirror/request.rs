@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests: what a caller's words mean, and whether they make sense. Pure logic, no kernel calls.
+
+/// A page-aligned range of a user address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UserRange {
+    start: usize,
+    npages: usize,
+}
+
+/// The range is empty, not page aligned, or wraps around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadRange;
+
+impl UserRange {
+    /// The range of `npages` pages of `1 << page_shift` bytes from address `addr` (bytes) on.
+    pub(crate) fn new(addr: u64, npages: u64, page_shift: u32) -> Result<Self, BadRange> {
+        let page_mask = (1_u64 << page_shift) - 1;
+        let bytes = npages.checked_mul(1 << page_shift).ok_or(BadRange)?;
+        let end = addr.checked_add(bytes).ok_or(BadRange)?;
+        if npages == 0 || addr & page_mask != 0 || usize::try_from(end).is_err() {
+            return Err(BadRange);
+        }
+        Ok(Self {
+            start: addr as usize,
+            npages: npages as usize,
+        })
+    }
+
+    /// The first address, in bytes.
+    pub(crate) fn start(self) -> usize {
+        self.start
+    }
+
+    /// The length in pages; never 0.
+    pub(crate) fn npages(self) -> usize {
+        self.npages
+    }
+}
