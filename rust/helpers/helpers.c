@@ -4,6 +4,7 @@
  * for each C header, no logic. The prefix hmm_helper_ is removed again on the
  * Rust side.
  */
+#include "kunit.c"
 #include "memremap.c"
 #include "mm.c"
 #include "sched.c"

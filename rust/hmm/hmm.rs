@@ -46,6 +46,8 @@ mod region;
 mod slot;
 mod taken;
 mod task;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 mod vma;
 mod vram;
 mod window;
@@ -76,6 +78,7 @@ pub use self::slot::Source;
 pub use self::slot::SystemPage;
 pub use self::task::cond_resched;
 pub use self::task::fatal_signal_pending;
+pub use self::vma::task_size;
 pub use self::vma::LockedVma;
 pub use self::vram::Vram;
 pub use self::window::Window;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VMA under the `mmap_lock`.
+//! A VMA under the `mmap_lock`, and where an address space ends.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h).
 
 use core::ops::Deref;
 
 use kernel::mm::virt::VmaRef;
+use kernel::mm::MmWithUser;
 use kernel::mm::MmapReadGuard;
 
 /// A VMA of an address space whose `mmap_lock` is held at least for reading.
@@ -48,4 +49,15 @@ impl Deref for LockedVma<'_> {
     fn deref(&self) -> &VmaRef {
         self.vma
     }
+}
+
+/// The end of an address space: the first address, in bytes, that no user mapping can have.
+///
+/// Does not sleep.
+///
+/// C: `mm_struct.task_size`.
+pub fn task_size(mm: &MmWithUser) -> usize {
+    // SAFETY: The struct is valid while we have a reference to it, and the member is written only
+    // by exec, before anybody else can have one.
+    unsafe { (*mm.as_raw()).__bindgen_anon_1.task_size }
 }

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The states of a folio that a driver owns.
+
+use kernel::alloc::flags::GFP_KERNEL;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use super::device;
+use crate::DevicePages;
+use crate::BLOCK_PAGES;
+use crate::PMD_ORDER;
+
+#[kunit_tests(hmm_folio)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn dropping_a_locked_folio_gives_its_page_back() -> Result {
+        let pagemap = device(1)?;
+        let folio = pagemap.take(DevicePages::new(3, 0)?)?.init();
+        assert_eq!(folio.pages().first(), 3);
+        assert_eq!(pagemap.taken(), 1);
+        drop(folio);
+        assert_eq!(pagemap.taken(), 0);
+        assert_eq!(pagemap.ops().freed.get(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_large_folio_comes_back_with_its_order() -> Result {
+        let pagemap = device(2)?;
+        let pages = DevicePages::new(BLOCK_PAGES, PMD_ORDER)?;
+        drop(pagemap.take(pages)?.init());
+        assert_eq!(pagemap.ops().freed.get(), BLOCK_PAGES);
+        assert_eq!(pagemap.taken(), 0);
+        // Small pages of what was a large folio, and the large folio again.
+        for nth in [0, 1, BLOCK_PAGES - 1] {
+            drop(
+                pagemap
+                    .take(DevicePages::new(BLOCK_PAGES + nth, 0)?)?
+                    .init(),
+            );
+        }
+        assert_eq!(pagemap.ops().freed.get(), BLOCK_PAGES + 3);
+        drop(pagemap.take(pages)?.init());
+        assert_eq!(pagemap.ops().freed.get(), 2 * BLOCK_PAGES + 3);
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_was_filled_can_be_read() -> Result {
+        let pagemap = device(1)?;
+        let mut folio = pagemap.take(DevicePages::new(2, 1)?)?.init();
+        let mut bytes = KVec::from_elem(0xa5_u8, PAGE_SIZE, GFP_KERNEL)?;
+        assert_eq!(folio.read(0, &mut bytes).err(), Some(EINVAL));
+        folio.fill_zero()?;
+        assert!(!folio.is_filled());
+        folio.read(0, &mut bytes)?;
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(folio.read(1, &mut bytes).err(), Some(EINVAL));
+        assert_eq!(folio.read(0, &mut bytes[1..]).err(), Some(EINVAL));
+        folio.fill_zero()?;
+        assert!(folio.is_filled());
+        assert_eq!(folio.fill_zero().err(), Some(EINVAL));
+        Ok(())
+    }
+}

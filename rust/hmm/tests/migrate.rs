@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Migration of the memory of a user address space, on every path.
+
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use super::device;
+use super::Pagemap;
+use super::UserMemory;
+use crate::DevicePages;
+use crate::LockedVma;
+use crate::Migration;
+use crate::Select;
+use crate::Source;
+use crate::Window;
+
+/// Moves `npages` pages to pages 0, 1, … of the device, as far as `give` says so for each; commits
+/// if `commit` says so. Returns the number of pages that moved.
+fn migrate(
+    pagemap: &Pagemap,
+    memory: &UserMemory,
+    npages: usize,
+    commit: bool,
+    give: impl Fn(usize) -> bool,
+) -> Result<usize> {
+    let mut window = Window::new(npages)?;
+    let task = kernel::current!();
+    let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+    let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+    let range = memory.start..memory.start + npages * PAGE_SIZE;
+    let mut migration = Migration::to_device(vma, range, Select::System, pagemap, &mut window)?;
+    for slot in migration.slots() {
+        if !give(slot.nth()) {
+            continue;
+        }
+        let mut folio = pagemap.take(DevicePages::new(slot.nth(), 0)?)?.init();
+        match slot.source() {
+            Source::System(page) => folio.fill_from(&page)?,
+            _ => folio.fill_zero()?,
+        }
+        slot.give(folio)?;
+    }
+    if !commit {
+        return Ok(0);
+    }
+    let moved = migration.commit().moved();
+    Ok(moved)
+}
+
+#[kunit_tests(hmm_migrate)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn pages_go_to_the_device_and_come_back_when_touched() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 10)?;
+        assert_eq!(migrate(&pagemap, &memory, 4, true, |_| true), Ok(4));
+        assert_eq!(pagemap.taken(), 4);
+        assert_eq!(memory.is_filled(2, 12), Ok(true));
+        assert_eq!(pagemap.taken(), 3);
+        assert_eq!(pagemap.ops().faults.get(), 1);
+        memory.fill(0, 99)?;
+        for (nth, byte) in [(0, 99), (1, 11), (2, 12), (3, 13)] {
+            assert_eq!(memory.is_filled(nth, byte), Ok(true));
+        }
+        assert_eq!(pagemap.taken(), 0);
+        assert_eq!(pagemap.ops().freed.get(), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn holes_become_zeroed_device_pages() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::new(2)?;
+        assert_eq!(migrate(&pagemap, &memory, 2, true, |_| true), Ok(2));
+        assert_eq!(memory.is_filled(0, 0), Ok(true));
+        assert_eq!(memory.is_filled(1, 0), Ok(true));
+        assert_eq!(pagemap.ops().faults.get(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_committed_stays_where_it_was() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(3, 20)?;
+        assert_eq!(migrate(&pagemap, &memory, 3, false, |_| true), Ok(0));
+        assert_eq!(pagemap.taken(), 0);
+        assert_eq!(pagemap.ops().freed.get(), 3);
+        for nth in 0..3 {
+            assert_eq!(memory.is_filled(nth, 20 + nth as u8), Ok(true));
+        }
+        assert_eq!(pagemap.ops().faults.get(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_without_a_destination_stay_where_they_were() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 30)?;
+        assert_eq!(
+            migrate(&pagemap, &memory, 4, true, |nth| nth % 2 == 1),
+            Ok(2)
+        );
+        assert_eq!(pagemap.taken(), 2);
+        for nth in 0..4 {
+            assert_eq!(memory.is_filled(nth, 30 + nth as u8), Ok(true));
+        }
+        assert_eq!(pagemap.ops().faults.get(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_destination_that_was_not_filled_is_refused() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(1, 40)?;
+        let mut window = Window::new(1)?;
+        {
+            let task = kernel::current!();
+            let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+            let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+            let range = memory.start..memory.start + PAGE_SIZE;
+            let select = Select::System;
+            let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
+            let slot = migration.slots().next().ok_or(ENOENT)?;
+            let empty = pagemap.take(DevicePages::new(0, 0)?)?.init();
+            assert_eq!(slot.give(empty).err(), Some(EINVAL));
+            let slot = migration.slots().next().ok_or(ENOENT)?;
+            let mut large = pagemap.take(DevicePages::new(2, 1)?)?.init();
+            large.fill_zero()?;
+            large.fill_zero()?;
+            assert_eq!(slot.give(large).err(), Some(EINVAL));
+            assert_eq!(migration.commit().moved(), 0);
+        }
+        assert_eq!(pagemap.taken(), 0);
+        assert_eq!(memory.is_filled(0, 40), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_that_do_not_fit_are_refused() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(2, 50)?;
+        let mut window = Window::new(4)?;
+        let task = kernel::current!();
+        let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+        let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+        let start = memory.start;
+        for range in [
+            start..start,
+            start + 1..start + 1 + PAGE_SIZE,
+            start..vma.end() + PAGE_SIZE,
+            start - PAGE_SIZE..start,
+            start..start + 5 * PAGE_SIZE,
+        ] {
+            let result = Migration::to_system(vma, range, &pagemap, &mut window);
+            assert_eq!(result.err(), Some(EINVAL));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_migration_to_the_device_can_show_what_is_there() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(2, 60)?;
+        assert_eq!(migrate(&pagemap, &memory, 2, true, |nth| nth == 1), Ok(1));
+        let mut window = Window::new(2)?;
+        {
+            let task = kernel::current!();
+            let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+            let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+            let range = memory.start..memory.start + 2 * PAGE_SIZE;
+            let select = Select::SystemAndDevice;
+            let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
+            let mut bytes = KVec::from_elem(0_u8, PAGE_SIZE, GFP_KERNEL)?;
+            for slot in migration.slots() {
+                match slot.source() {
+                    Source::Device(page) => {
+                        assert_eq!(slot.nth(), 1);
+                        page.read(&mut bytes)?;
+                    }
+                    Source::System(_) => assert_eq!(slot.nth(), 0),
+                    Source::Hole => return Err(EFAULT),
+                }
+            }
+            assert!(bytes.iter().all(|&byte| byte == 61));
+            assert_eq!(migration.commit().moved(), 0);
+        }
+        assert_eq!(pagemap.taken(), 1);
+        assert_eq!(memory.is_filled(1, 61), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn eviction_brings_pages_back_without_a_fault() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 70)?;
+        assert_eq!(migrate(&pagemap, &memory, 4, true, |_| true), Ok(4));
+        assert_eq!(pagemap.evict(0), Ok((4, 0)));
+        for nth in 0..4 {
+            assert_eq!(memory.is_filled(nth, 70 + nth as u8), Ok(true));
+        }
+        assert_eq!(pagemap.ops().faults.get(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn eviction_tries_again_what_could_not_be_copied() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 80)?;
+        assert_eq!(migrate(&pagemap, &memory, 4, true, |_| true), Ok(4));
+        pagemap.ops().bad_copies.set(3);
+        assert_eq!(pagemap.evict(0), Ok((4, 0)));
+        assert_eq!(pagemap.ops().copies.get(), 4 + 3);
+        assert_eq!(memory.is_filled(3, 83), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_copied_is_a_bus_error_and_stays() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(1, 90)?;
+        assert_eq!(migrate(&pagemap, &memory, 1, true, |_| true), Ok(1));
+        pagemap.ops().bad_copies.set(1);
+        assert_eq!(memory.is_filled(0, 90), Err(EFAULT));
+        assert_eq!(pagemap.taken(), 1);
+        assert_eq!(memory.is_filled(0, 90), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn dropping_the_pagemap_brings_pages_back() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 100)?;
+        assert_eq!(migrate(&pagemap, &memory, 4, true, |_| true), Ok(4));
+        drop(pagemap);
+        for nth in 0..4 {
+            assert_eq!(memory.is_filled(nth, 100 + nth as u8), Ok(true));
+        }
+        Ok(())
+    }
+}
