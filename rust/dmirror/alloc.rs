@@ -100,6 +100,7 @@ pub(crate) struct Allocator<B> {
     partial: List,
     used: List,
     free_pages: usize,
+    free_blocks: usize,
 }
 
 impl<B: DerefMut<Target = [Block]>> Allocator<B> {
@@ -111,6 +112,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             partial: List::default(),
             used: List::default(),
             free_pages: 0,
+            free_blocks: 0,
         };
         let count = u32::try_from(this.blocks.len()).unwrap_or(u32::MAX);
         for index in 0..count {
@@ -118,6 +120,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             this.push_last(Id::Free, index);
         }
         this.free_pages = count as usize * BLOCK_PAGES;
+        this.free_blocks = count as usize;
         this
     }
 
@@ -128,8 +131,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
 
     /// The number of blocks that are free as a whole.
     pub(crate) fn free_blocks(&self) -> usize {
-        let states = self.blocks.iter();
-        states.filter(|block| block.state == State::Free).count()
+        self.free_blocks
     }
 
     /// Takes one page: from a block that is in small pages already, if there is one with room.
@@ -202,6 +204,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         // First, so that a block that has memory behind it is used again before one that never
         // was.
         self.push_first(Id::Free, index);
+        self.free_blocks += 1;
         self.free_pages += count;
         Ok(())
     }
@@ -250,6 +253,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     fn take_free(&mut self) -> Option<u32> {
         let index = self.list(Id::Free).first?;
         self.unlink(Id::Free, index);
+        self.free_blocks -= 1;
         Some(index)
     }
 

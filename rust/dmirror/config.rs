@@ -8,6 +8,9 @@ pub(crate) const NODE_NAMES: [&kernel::str::CStr; DEVICES] = [c"hmm_dmirror0", c
 /// The number of private devices.
 pub(crate) const DEVICES: usize = 2;
 
+/// The folder under `/sys/kernel/debug`.
+pub(crate) const MODULE_NAME: &kernel::str::CStr = c"dmirror";
+
 /// What the memory of a device is called in `/proc/iomem`.
 pub(crate) const REGION_NAME: &kernel::str::CStr = c"dmirror";
 

@@ -16,11 +16,16 @@ use hmm::Node;
 use hmm::Vram;
 use hmm::BLOCK_PAGES;
 use kernel::alloc::flags::GFP_KERNEL;
+use kernel::debugfs::Dir;
 use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+#[expect(
+    dead_code,
+    reason = "whole blocks are for large folios, which are split for now"
+)]
 mod alloc;
 mod config;
 mod device;
@@ -28,14 +33,19 @@ mod file;
 mod migrate;
 mod pool;
 mod request;
+mod stats;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 mod uapi;
 
 use config::DEFAULT_CAPACITY;
 use config::DEVICES;
+use config::MODULE_NAME;
 use config::NODE_NAMES;
 use config::REGION_NAME;
 use device::Device;
 use file::DmirrorFile;
+use stats::Stats;
 
 module! {
     type: DmirrorModule,
@@ -63,19 +73,25 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 
 /// The devices, from load to unload.
 ///
-/// Dropping it removes the files first; then each device brings its pages back.
+/// Dropping it removes the files; the last of them lets go of the device, which then brings its
+/// pages back.
 struct DmirrorModule {
+    _stats: [Stats; DEVICES],
     _nodes: [Pin<KBox<Node<DmirrorFile>>>; DEVICES],
 }
 
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let memory = MemoryPlan::from_params()?;
+        let device = |nth| Arc::pin_init(Device::new(memory.vram(nth)?), GFP_KERNEL);
+        let devices = [device(0)?, device(1)?];
+        let dir = Dir::new(MODULE_NAME);
+        let stats = |nth: usize| Stats::new(&dir, NODE_NAMES[nth], &devices[nth]);
         let node = |nth: usize| {
-            let device = Arc::pin_init(Device::new(memory.vram(nth)?), GFP_KERNEL)?;
-            KBox::pin_init(Node::new(NODE_NAMES[nth], device), GFP_KERNEL)
+            KBox::pin_init(Node::new(NODE_NAMES[nth], devices[nth].clone()), GFP_KERNEL)
         };
         Ok(Self {
+            _stats: [stats(0)?, stats(1)?],
             _nodes: [node(0)?, node(1)?],
         })
     }

@@ -32,8 +32,10 @@ use crate::request::UserRange;
 use crate::uapi;
 use crate::uapi::dmirror_cmd;
 
-const MIGRATE_TO_DEV: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_DEV);
-const MIGRATE_TO_SYS: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_SYS);
+/// The command as user space gives it.
+pub(crate) const MIGRATE_TO_DEV: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_DEV);
+/// The command as user space gives it.
+pub(crate) const MIGRATE_TO_SYS: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_SYS);
 
 const fn command(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
@@ -116,6 +118,9 @@ impl DmirrorFile {
             return Err(EINVAL);
         }
         let mm = self.mm.mmget_not_zero().ok_or(EINVAL)?;
+        if range.end() > hmm::task_size(&mm) {
+            return Err(EINVAL);
+        }
         let pagemap = self.device.pagemap();
         let cached = self.buffers.lock().take();
         let mut buffers = match cached {

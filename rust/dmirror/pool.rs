@@ -57,6 +57,15 @@ impl Pool {
         self.allocator.lock().split(piece.first());
     }
 
+    /// How much is free. Does not sleep.
+    pub(crate) fn room(&self) -> Room {
+        let allocator = self.allocator.lock();
+        Room {
+            pages: allocator.free_pages(),
+            blocks: allocator.free_blocks(),
+        }
+    }
+
     /// Takes one page that is free now. Does not sleep.
     fn alloc_page(&self) -> Option<usize> {
         self.allocator.lock().alloc_page()
@@ -70,6 +79,15 @@ impl Pool {
         allocator.touch(page);
         Some(page / BLOCK_PAGES)
     }
+}
+
+/// What is free on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Free pages, those of free blocks among them.
+    pub(crate) pages: usize,
+    /// Blocks that are free as a whole.
+    pub(crate) blocks: usize,
 }
 
 /// What to do when the device has no room.

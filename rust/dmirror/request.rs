@@ -6,6 +6,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserRange {
     start: usize,
+    end: usize,
     npages: usize,
 }
 
@@ -19,18 +20,24 @@ impl UserRange {
         let page_mask = (1_u64 << page_shift) - 1;
         let bytes = npages.checked_mul(1 << page_shift).ok_or(BadRange)?;
         let end = addr.checked_add(bytes).ok_or(BadRange)?;
-        if npages == 0 || addr & page_mask != 0 || usize::try_from(end).is_err() {
+        if npages == 0 || addr & page_mask != 0 {
             return Err(BadRange);
         }
         Ok(Self {
-            start: addr as usize,
-            npages: npages as usize,
+            start: usize::try_from(addr).map_err(|_| BadRange)?,
+            end: usize::try_from(end).map_err(|_| BadRange)?,
+            npages: usize::try_from(npages).map_err(|_| BadRange)?,
         })
     }
 
     /// The first address, in bytes.
     pub(crate) fn start(self) -> usize {
         self.start
+    }
+
+    /// The end, in bytes, exclusive.
+    pub(crate) fn end(self) -> usize {
+        self.end
     }
 
     /// The length in pages; never 0.
