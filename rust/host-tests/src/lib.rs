@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure logic of the driver, compiled as in the kernel: with `core` and nothing else.
+//!
+//! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
+//! files and work from outside: `tests/alloc` and `tests/request.rs`.
+
+#![no_std]
+
+#[path = "../../dmirror/alloc.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod alloc;
+
+#[path = "../../dmirror/request.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod request;

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the allocator of device pages, `rust/dmirror/alloc.rs`.
+//!
+//! - `directed`: one behaviour a test, which the test's name says.
+//! - `random`: sequences of operations, compared at each step with a model.
+//! - `model`: the model, made of sets, and the comparison.
+
+#[path = "../../../dmirror/alloc.rs"]
+mod alloc;
+
+mod directed;
+mod model;
+mod random;

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A model of the allocator, made of sets, and an allocator that is compared with it at each step.
+
+use std::collections::BTreeSet;
+
+use crate::alloc::Allocator;
+use crate::alloc::Block;
+use crate::alloc::NotInUse;
+use crate::alloc::BLOCK_ORDER;
+use crate::alloc::BLOCK_PAGES;
+
+/// What a block is used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Free,
+    Whole,
+    /// The pages in use, counted from the start of the device; never none.
+    Small(BTreeSet<usize>),
+}
+
+/// What the allocator ought to know. Blocks are named by their index.
+#[derive(Debug)]
+pub(crate) struct Model {
+    blocks: Vec<Use>,
+    /// Blocks in use, the least recently used one first.
+    order: Vec<usize>,
+    /// Blocks that were in use at some time.
+    known: BTreeSet<usize>,
+}
+
+impl Model {
+    fn new(blocks: usize) -> Self {
+        Self {
+            blocks: vec![Use::Free; blocks],
+            order: Vec::new(),
+            known: BTreeSet::new(),
+        }
+    }
+
+    fn free_pages(&self) -> usize {
+        let free = |block: &Use| match block {
+            Use::Free => BLOCK_PAGES,
+            Use::Whole => 0,
+            Use::Small(used) => BLOCK_PAGES - used.len(),
+        };
+        self.blocks.iter().map(free).sum()
+    }
+
+    fn free_blocks(&self) -> Vec<usize> {
+        let free = |&block: &usize| self.blocks[block] == Use::Free;
+        (0..self.blocks.len()).filter(free).collect()
+    }
+
+    /// Blocks in small pages, some of which are free.
+    fn partial_blocks(&self) -> Vec<usize> {
+        let partial = |&block: &usize| match &self.blocks[block] {
+            Use::Small(used) => used.len() < BLOCK_PAGES,
+            _ => false,
+        };
+        (0..self.blocks.len()).filter(partial).collect()
+    }
+
+    fn touch(&mut self, block: usize) {
+        if self.order.contains(&block) {
+            self.order.retain(|&other| other != block);
+            self.order.push(block);
+        }
+    }
+
+    /// A free block goes into use.
+    fn take(&mut self, block: usize, how: Use) {
+        assert_eq!(self.blocks[block], Use::Free, "block {block} is not free");
+        let known = |block: &usize| self.known.contains(block);
+        assert!(
+            known(&block) || !self.free_blocks().iter().any(known),
+            "block {block}, never used before, is taken though a used one is free"
+        );
+        self.blocks[block] = how;
+        self.order.push(block);
+        self.known.insert(block);
+    }
+
+    fn take_page(&mut self, page: usize) {
+        let block = page / BLOCK_PAGES;
+        let partial = self.partial_blocks();
+        if partial.is_empty() {
+            self.take(block, Use::Small(BTreeSet::from([page])));
+        } else {
+            assert!(
+                partial.contains(&block),
+                "page {page} taken though the blocks {partial:?} have room"
+            );
+            let Use::Small(used) = &mut self.blocks[block] else {
+                unreachable!("a partial block is in small pages")
+            };
+            assert!(used.insert(page), "page {page} handed out twice");
+        }
+        self.touch(block);
+    }
+
+    /// Whether these pages are a whole block, or small pages of one that are all in use.
+    fn may_free(&self, page: usize, order: u32) -> bool {
+        let (block, first) = (page / BLOCK_PAGES, page % BLOCK_PAGES);
+        if order > BLOCK_ORDER || block >= self.blocks.len() {
+            return false;
+        }
+        let count = 1 << order;
+        match &self.blocks[block] {
+            Use::Free => false,
+            Use::Whole => first == 0 && count == BLOCK_PAGES,
+            Use::Small(used) => {
+                first + count <= BLOCK_PAGES
+                    && (page..page + count).all(|page| used.contains(&page))
+            }
+        }
+    }
+
+    fn free(&mut self, page: usize, order: u32) {
+        let block = page / BLOCK_PAGES;
+        if let Use::Small(used) = &mut self.blocks[block] {
+            used.retain(|used| !(page..page + (1 << order)).contains(used));
+            if !used.is_empty() {
+                return;
+            }
+        }
+        self.blocks[block] = Use::Free;
+        self.order.retain(|&other| other != block);
+    }
+
+    fn split(&mut self, block: usize) {
+        let pages = block * BLOCK_PAGES..(block + 1) * BLOCK_PAGES;
+        self.blocks[block] = Use::Small(pages.collect());
+    }
+}
+
+/// An allocator and its model, which are compared after each operation.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    real: Allocator<Vec<Block>>,
+    model: Model,
+}
+
+impl Checked {
+    pub(crate) fn new(blocks: usize) -> Self {
+        let this = Self {
+            real: Allocator::new(vec![Block::new(); blocks]),
+            model: Model::new(blocks),
+        };
+        this.check();
+        this
+    }
+
+    fn check(&self) {
+        assert_eq!(self.real.free_pages(), self.model.free_pages());
+        assert_eq!(self.real.free_blocks(), self.model.free_blocks().len());
+        let oldest = self.model.order.first().map(|block| block * BLOCK_PAGES);
+        assert_eq!(self.real.oldest(), oldest);
+    }
+
+    /// Pages in use: small ones, and the first ones of whole blocks.
+    pub(crate) fn in_use(&self) -> Vec<usize> {
+        let blocks = self.model.blocks.iter().enumerate();
+        let pages = blocks.flat_map(|(block, how)| match how {
+            Use::Free => Vec::new(),
+            Use::Whole => vec![block * BLOCK_PAGES],
+            Use::Small(used) => used.iter().copied().collect(),
+        });
+        pages.collect()
+    }
+
+    /// What the block of this page is used for.
+    pub(crate) fn block_of(&self, page: usize) -> &Use {
+        &self.model.blocks[page / BLOCK_PAGES]
+    }
+
+    pub(crate) fn alloc_page(&mut self) -> Option<usize> {
+        let page = self.real.alloc_page();
+        match page {
+            Some(page) => self.model.take_page(page),
+            None => assert_eq!(self.model.free_pages(), 0, "a page is free, none is given"),
+        }
+        self.check();
+        page
+    }
+
+    pub(crate) fn alloc_block(&mut self) -> Option<usize> {
+        let page = self.real.alloc_block();
+        match page {
+            Some(page) => {
+                assert_eq!(page % BLOCK_PAGES, 0, "not the first page of a block");
+                self.model.take(page / BLOCK_PAGES, Use::Whole);
+            }
+            None => assert_eq!(self.model.free_blocks(), [0; 0], "none of these is given"),
+        }
+        self.check();
+        page
+    }
+
+    /// Right or wrong: what is wrong must be refused, and must change nothing at all.
+    pub(crate) fn free(&mut self, page: usize, order: u32) {
+        if self.model.may_free(page, order) {
+            assert_eq!(self.real.free(page, order), Ok(()));
+            self.model.free(page, order);
+        } else {
+            let refuse =
+                |real: &mut Allocator<_>| assert_eq!(real.free(page, order), Err(NotInUse));
+            self.without_effect(refuse);
+        }
+        self.check();
+    }
+
+    pub(crate) fn split(&mut self, page: usize) {
+        let block = page / BLOCK_PAGES;
+        if self.model.blocks.get(block) == Some(&Use::Whole) {
+            self.real.split(page);
+            self.model.split(block);
+        } else {
+            self.without_effect(|real| real.split(page));
+        }
+        self.check();
+    }
+
+    pub(crate) fn touch(&mut self, page: usize) {
+        let block = page / BLOCK_PAGES;
+        if self.model.order.contains(&block) {
+            self.real.touch(page);
+            self.model.touch(block);
+        } else {
+            self.without_effect(|real| real.touch(page));
+        }
+        self.check();
+    }
+
+    /// Goes through the whole order of use, which is the same afterwards.
+    pub(crate) fn check_order(&mut self) {
+        for block in self.model.order.clone() {
+            self.touch(block * BLOCK_PAGES);
+        }
+    }
+
+    /// Takes each page that is left, gives everything back, and takes all of it as blocks: what is
+    /// wrong inside of the allocator shows by the end of this.
+    pub(crate) fn finish(mut self) {
+        self.check_order();
+        while self.alloc_page().is_some() {}
+        self.check_order();
+        for page in self.in_use() {
+            match self.block_of(page) {
+                Use::Whole => self.free(page, BLOCK_ORDER),
+                _ => self.free(page, 0),
+            }
+        }
+        while self.alloc_block().is_some() {}
+        self.check_order();
+    }
+
+    /// Runs an operation after which each bit of the allocator must be what it was.
+    fn without_effect(&mut self, run: impl FnOnce(&mut Allocator<Vec<Block>>)) {
+        let before = format!("{:?}", self.real);
+        run(&mut self.real);
+        assert_eq!(format!("{:?}", self.real), before);
+    }
+}
