@@ -7,7 +7,8 @@
 
 stock=$("$SCRIPTS/stock-kernel.sh")
 fragment=$SCRIPTS/kernel/debug.config
-folder=$CACHE/debug-$(key_of "$(basename "$stock")" "$fragment" "$0")
+options=$(grep -E '^(# )?CONFIG_' "$fragment")
+folder=$CACHE/debug-$(key_of "$(basename "$stock")" "$options" "$0")
 
 make_folder() {
 	local dir=$1 line name dropped=()
