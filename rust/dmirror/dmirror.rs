@@ -132,8 +132,12 @@ impl MemoryPlan {
             pr_err!("capacity and vram_size exclude each other\n");
             return Err(EINVAL);
         }
+        if base.checked_add(size).is_none() {
+            pr_err!("vram_base={base:#x} and vram_size={size:#x} leave the address space\n");
+            return Err(EINVAL);
+        }
         let share = size / DEVICES as u64;
-        if base % BLOCK_BYTES != 0 || share == 0 || share % BLOCK_BYTES != 0 {
+        if base % BLOCK_BYTES != 0 || share == 0 || size % (DEVICES as u64 * BLOCK_BYTES) != 0 {
             pr_err!("vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {DEVICES} times that\n");
             return Err(EINVAL);
         }

@@ -125,8 +125,8 @@ fn step_to_device(
             when_full = WhenFull::Evict;
             lacking = pass.lacking;
         } else if attempt + 1 < MIGRATE_TRIES {
-            lacking = npages;
             when_full = WhenFull::TakeWhatIsFree;
+            lacking = pass.npages - pass.seen.count_ones() as usize;
             fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
         }
         pause_for_others()?;

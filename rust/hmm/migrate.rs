@@ -235,6 +235,7 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
             // SAFETY: These are the entries of this migration, which cannot be committed or
             // dropped while the slot lives.
             .map(move |(nth, (&src, dst))| unsafe { Slot::new(nth, src, dst, direction, target) })
+            .filter(Slot::is_usable)
     }
 
     /// Moves the pages that have a destination. Their content must have been copied.

@@ -94,7 +94,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         try_pin_init!(Self {
             taken: TakenMap::new(npages)?,
             region,
-            eviction <- new_mutex!(Window::new(BLOCK_PAGES)?),
+            eviction <- eviction_lock()?,
             ops <- ops,
             // Last: nothing below can fail after it, so that it need not be undone here.
             pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
@@ -260,6 +260,16 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     }
 }
 
+/// The initialiser of the eviction lock.
+///
+/// Not part of a generic function: code that is generated in several crates would give one lock
+/// class several names, which lockdep rejects.
+#[inline(never)]
+fn eviction_lock() -> Result<impl PinInit<Mutex<Window>>> {
+    let window = Window::new(BLOCK_PAGES)?;
+    Ok(new_mutex!(window, "DevPagemap::eviction"))
+}
+
 #[pinned_drop]
 impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
     fn drop(self: Pin<&mut Self>) {
@@ -270,7 +280,7 @@ impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
             let pages = block * BLOCK_PAGES..(block + 1) * BLOCK_PAGES;
             while this.taken.count(pages.clone()) != 0 {
                 // There is no way back from here: a page that stays would make the last step wait
-                // as well. What failed is tried again, more slowly each time round.
+                // as well. So what failed is tried again, after a pause.
                 if this.evict(block).is_err() {
                     fsleep(EVICT_PAUSE);
                 }

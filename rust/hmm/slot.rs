@@ -94,26 +94,29 @@ impl<'s, D: Direction> Slot<'s, D> {
 
     /// What stands here; for a folio of several pages, its first page.
     pub fn source(&self) -> Source<'s, D::Ops> {
-        let Some(page) = page_of(self.src) else {
-            return Source::Hole;
-        };
-        // SAFETY: The page is valid, because the migration has a reference to it.
-        if !unsafe { bindings::is_device_private_page(page.as_ptr()) } {
+        let pagemap = self.direction.pagemap();
+        match page_of(self.src) {
+            None => Source::Hole,
+            Some(page) if is_private(page) => match pagemap.index_of(page.as_ptr()) {
+                // SAFETY: The migration has collected the page, which is one of this pagemap.
+                Some(index) => Source::Device(unsafe { DevicePage::new(pagemap, index) }),
+                // Not reached, because `is_usable` is checked first.
+                None => Source::Hole,
+            },
             // INVARIANT: The migration has collected the page.
-            return Source::System(SystemPage {
+            Some(page) => Source::System(SystemPage {
                 page,
                 _migration: PhantomData,
-            });
+            }),
         }
-        match self.direction.pagemap().index_of(page.as_ptr()) {
-            // SAFETY: The migration has collected the page, which is one of this pagemap.
-            Some(index) => {
-                Source::Device(unsafe { DevicePage::new(self.direction.pagemap(), index) })
-            }
-            // The owner given to C keeps pages of other devices out. Were there one, giving it
-            // no destination leaves it in peace.
-            None => Source::Hole,
-        }
+    }
+
+    /// Whether there can be a destination: not for a page of another device, whose content nobody
+    /// here can read. The owner that C was given keeps those out already.
+    pub(crate) fn is_usable(&self) -> bool {
+        let pagemap = self.direction.pagemap();
+        page_of(self.src)
+            .is_none_or(|page| !is_private(page) || pagemap.index_of(page.as_ptr()).is_some())
     }
 
     fn put(self, pfn: usize, order: u32) {
@@ -220,6 +223,12 @@ fn page_of(slot: usize) -> Option<NonNull<bindings::page>> {
     }
     // SAFETY: The slot was filled by C with the number of a page that exists.
     NonNull::new(unsafe { bindings::pfn_to_page(slot >> bindings::MIGRATE_PFN_SHIFT) })
+}
+
+/// Whether a page of a slot is device private memory.
+fn is_private(page: NonNull<bindings::page>) -> bool {
+    // SAFETY: The page is valid, because the migration has a reference to it.
+    unsafe { bindings::is_device_private_page(page.as_ptr()) }
 }
 
 /// The order of the folio of a slot.
