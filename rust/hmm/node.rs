@@ -100,11 +100,11 @@ impl<T: NodeOps> MiscDevice for Adapter<T> {
     }
 
     fn ioctl(
-        file: <T::File as ForeignOwnable>::Borrowed<'_>,
+        data: <T::File as ForeignOwnable>::Borrowed<'_>,
         _file: &File,
         cmd: u32,
         arg: usize,
     ) -> Result<isize> {
-        T::ioctl(file, cmd, arg)
+        T::ioctl(data, cmd, arg)
     }
 }

@@ -8,7 +8,6 @@
 //! Locks: the eviction lock of a [`DevPagemap`] (a mutex) is taken before folio locks.
 
 use core::marker::PhantomData;
-use core::ptr;
 
 use kernel::error::from_err_ptr;
 use kernel::new_mutex;
@@ -98,11 +97,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             ops <- ops,
             // Last: nothing below can fail after it, so that it need not be undone here.
             pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
-                let mut pgmap = bindings::dev_pagemap::default();
-                pgmap.type_ = bindings::memory_type_MEMORY_DEVICE_PRIVATE;
-                pgmap.ops = &Callbacks::<T>::TABLE;
-                pgmap.owner = slot.cast();
-                pgmap.nr_range = 1;
+                let mut pgmap = bindings::dev_pagemap {
+                    type_: bindings::memory_type_MEMORY_DEVICE_PRIVATE,
+                    ops: &Callbacks::<T>::TABLE,
+                    owner: slot.cast(),
+                    nr_range: 1,
+                    ..Default::default()
+                };
                 // SAFETY: With `nr_range` 1, this is the member of the union that is used.
                 unsafe { *pgmap.__bindgen_anon_1.range.as_mut() = range };
                 // SAFETY: `slot` is valid for writes, and pinned from now on.
@@ -338,7 +339,7 @@ impl<T: DevPagemapOps> Callbacks<T> {
     /// Called by mm when it splits a folio of a `DevPagemap<T>`: for each new folio `tail`, then
     /// with `tail` null.
     unsafe extern "C" fn folio_split(head: *mut bindings::folio, tail: *mut bindings::folio) {
-        let piece = if tail == ptr::null_mut() {
+        let piece = if tail.is_null() {
             head
         } else {
             // SAFETY: Both are valid by the safety requirement.
