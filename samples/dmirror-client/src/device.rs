@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An open `/dev/hmm_dmirror*` and its commands.
+//!
+//! Each command works on the address space of the process that opened the
+//! file, whoever calls. A further command of the ABI is a variant of
+//! [`Command`] and a method of [`Device`]; [`Device::call`] carries it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::abi;
+use crate::abi::dmirror_cmd;
+use crate::range::PageRange;
+use crate::range::page_size;
+use crate::region::Region;
+use crate::sys;
+
+/// The commands of the ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Move pages to the memory of the device, and hand out its view of them.
+    MigrateToDevice,
+    /// Move pages that are on the device back to system memory.
+    MigrateToSystem,
+}
+
+impl Command {
+    /// The number of the command, as the header has it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::MigrateToDevice => abi::DMIRROR_NR_MIGRATE_TO_DEV,
+            Self::MigrateToSystem => abi::DMIRROR_NR_MIGRATE_TO_SYS,
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MigrateToDevice => "MIGRATE_TO_DEV",
+            Self::MigrateToSystem => "MIGRATE_TO_SYS",
+        })
+    }
+}
+
+/// What a command did, in the kernel's own count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pages that the command moved or copied.
+    pub pages: u64,
+    /// Rounds of device faults that the command took.
+    pub faults: u64,
+}
+
+/// A command failed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{command} of {pages} pages at {addr:#x}: {errno}, {}", .counts.map_or("no counts".into(), |c| format!("{} pages done", c.pages)))]
+pub struct CallError {
+    /// The command.
+    pub command: Command,
+    /// The first virtual address that was given.
+    pub addr: u64,
+    /// The number of pages that was given.
+    pub pages: u64,
+    /// Why it failed.
+    pub errno: Errno,
+    /// What it had done by then; `None` if the kernel handed back no counts,
+    /// as for a range that it does not accept.
+    pub counts: Option<Counts>,
+}
+
+/// Where a command puts the data that it hands out.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// The command hands out none, or shall find a null pointer.
+    Null,
+    /// Memory of the program.
+    Bytes(&'a mut [u8]),
+    /// A mapping, which may be one that the kernel cannot write to.
+    Region(&'a Region),
+}
+
+impl Output<'_> {
+    fn parts(&mut self) -> Option<(u64, usize)> {
+        match self {
+            Self::Null => None,
+            Self::Bytes(bytes) => Some((bytes.as_mut_ptr() as u64, bytes.len())),
+            Self::Region(region) => Some((region.addr(), region.len())),
+        }
+    }
+}
+
+/// A `/dev/hmm_dmirror*`, open for the address space of this process.
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+}
+
+impl Device {
+    /// Opens the device file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// What opening a file for reading and writing fails with: `NotFound` if
+    /// the module is not loaded, `PermissionDenied`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        Ok(Self { file })
+    }
+
+    /// Moves the pages of `range` to the memory of the device, then copies the
+    /// range to `view` as the device sees it.
+    ///
+    /// Holes and zero pages become zeroed device pages; pages that are on the
+    /// device stay there. [`Counts::pages`] is the number of pages of the range
+    /// that the device sees and that were copied.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or
+    /// never migrates), `ENOENT` (some page cannot be moved; the others were),
+    /// `ENOMEM`, `EFAULT`, `EINTR`.
+    ///
+    /// # Panics
+    ///
+    /// If `view` is shorter than `range`.
+    pub fn migrate_to_device(
+        &self,
+        range: PageRange,
+        view: &mut [u8],
+    ) -> Result<Counts, CallError> {
+        self.call(
+            Command::MigrateToDevice,
+            range.addr(),
+            range.pages(),
+            Output::Bytes(view),
+        )
+    }
+
+    /// Moves those pages of `range` that are on this device back to system
+    /// memory. [`Counts::pages`] is the number of pages that came back.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or
+    /// never migrates), `EBUSY` (some page stayed locked or referenced; the
+    /// others came back), `ENOMEM`, `EINTR`.
+    pub fn migrate_to_system(&self, range: PageRange) -> Result<Counts, CallError> {
+        self.call(
+            Command::MigrateToSystem,
+            range.addr(),
+            range.pages(),
+            Output::Null,
+        )
+    }
+
+    /// Sends `command` for any address and number of pages, sensible or not.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with whatever the kernel answers.
+    ///
+    /// # Panics
+    ///
+    /// If `output` is memory that is shorter than `pages` pages.
+    pub fn call(
+        &self,
+        command: Command,
+        addr: u64,
+        pages: u64,
+        mut output: Output<'_>,
+    ) -> Result<Counts, CallError> {
+        // The kernel writes both on each answer that has counts.
+        const UNTOUCHED: u64 = u64::MAX;
+        let ptr = output.parts().map_or(0, |(ptr, len)| {
+            let room = (len / page_size()) as u64;
+            assert!(
+                pages <= room,
+                "the output has room for {room} pages, not for {pages}"
+            );
+            ptr
+        });
+        let mut cmd = dmirror_cmd {
+            addr,
+            ptr,
+            npages: pages,
+            cpages: UNTOUCHED,
+            faults: UNTOUCHED,
+        };
+        let answer = sys::ioctl(self.file.as_fd(), command.number(), &mut cmd);
+        let counts = (cmd.cpages != UNTOUCHED).then_some(Counts {
+            pages: cmd.cpages,
+            faults: cmd.faults,
+        });
+        match answer {
+            Ok(()) => Ok(counts.unwrap_or_default()),
+            Err(errno) => Err(CallError {
+                command,
+                addr,
+                pages,
+                errno,
+                counts,
+            }),
+        }
+    }
+
+    /// Sends a command whose struct lies at the start of `argument`: one that
+    /// the kernel cannot read or write, or a number that is no command.
+    ///
+    /// `command` is the request's number in the ABI's series, `size` the size
+    /// of the struct that the request claims, in bytes. The struct's pointer is
+    /// null.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers; `E2BIG` if `argument` is shorter than `size`,
+    /// `EADDRNOTAVAIL` if the struct's pointer is not null.
+    pub fn call_at(&self, command: u32, size: usize, argument: &Region) -> Result<(), Errno> {
+        sys::ioctl_at(self.file.as_fd(), command, size, argument.mapping())
+    }
+
+    /// Writes a struct for `range`, with a null pointer, to the start of
+    /// `argument`, for [`Device::call_at`].
+    pub fn prepare(argument: &Region, range: PageRange) {
+        for (index, word) in [range.addr(), 0, range.pages(), 0, 0]
+            .into_iter()
+            .enumerate()
+        {
+            argument.store(index, word);
+        }
+    }
+
+    /// The size of the ABI's struct in bytes.
+    pub const STRUCT_SIZE: usize = size_of::<dmirror_cmd>();
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Client library of dmirror, an emulated device with private memory.
+//!
+//! It speaks the ABI of `rust/uapi/dmirror.h`, from which its numbers and
+//! layouts are generated, with typed calls and typed errors; it owns memory to
+//! try them on; and it asks the kernel, not the module, where pages are.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
+//! | [`range`] | page-aligned ranges of an address space |
+//! | [`region`] | anonymous and file memory owned by a value |
+//! | [`pattern`] | data that tells which page and which round it belongs to |
+//! | [`place`] | where pages are, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
+//! | [`module`] | the kernel module's state, unloading and loading it |
+//! | [`process`] | child processes |
+//!
+//! All unsafe code is in one private file, `sys.rs`.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use dmirror_client::{Device, Pattern, Region, Survey};
+//!
+//! let device = Device::open("/dev/hmm_dmirror0")?;
+//! let region = Region::anonymous(16)?;
+//! let data = Pattern::new(&region, 1);
+//! data.fill(&region, 0..16);
+//!
+//! let mut view = vec![0; region.len()];
+//! let moved = device.migrate_to_device(region.range(), &mut view)?;
+//! assert_eq!(moved.pages, 16);
+//! assert_eq!(Survey::of(region.range())?.on_device(), 16);
+//! data.check_bytes(&view, 0)?;
+//!
+//! data.check(&region, 0..16)?; // the CPU reads: the pages come back
+//! assert_eq!(Survey::of(region.range())?.on_device(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod abi;
+pub mod device;
+pub mod module;
+pub mod pattern;
+pub mod place;
+pub mod process;
+pub mod range;
+pub mod region;
+#[expect(unsafe_code, reason = "the one file where it is allowed")]
+mod sys;
+
+pub use device::CallError;
+pub use device::Command;
+pub use device::Counts;
+pub use device::Device;
+pub use module::Module;
+pub use nix::errno::Errno;
+pub use nix::sys::signal::Signal;
+pub use pattern::Pattern;
+pub use place::Place;
+pub use place::Survey;
+pub use process::Child;
+pub use process::Exit;
+pub use process::fork_child;
+pub use range::PageRange;
+pub use range::page_size;
+pub use region::Region;

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where pages are, by evidence that the module does not produce.
+//!
+//! `/proc/PID/pagemap` shows a page that is in a device's private memory as it
+//! shows a swapped one: not present, a type of 5 bits, and a number above it
+//! (fs/proc/task_mmu.c). The number is the page frame of the device's page. The
+//! type values shift with the kernel's options and versions, so what tells device
+//! pages apart is the number: it lies in a range of `/proc/iomem` that is no
+//! system RAM, where no swap area reaches. `smaps` counts such pages as resident
+//! (Rss), never as Swap.
+//!
+//! Frames and ranges are shown to CAP_SYS_ADMIN only. Without it, a device page
+//! is a [`Place::Hidden`] one.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+
+use procfs::Current;
+use procfs::Iomem;
+use procfs::process::MemoryPageFlags;
+use procfs::process::PageInfo;
+use procfs::process::Process;
+
+use crate::range::PageRange;
+use crate::range::page_size;
+
+/// Where one page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: never touched, or not mapped.
+    Absent,
+    /// In system memory, mapped.
+    System {
+        /// Its page frame; 0 if hidden.
+        frame: u64,
+    },
+    /// In the memory of a device.
+    Device {
+        /// Its page frame.
+        frame: u64,
+        /// The type of the swap-like entry: tells a writable entry from a
+        /// read-only one. `None` for memory that the CPU can reach.
+        entry: Option<u8>,
+    },
+    /// In swap space.
+    Swapped,
+    /// In system memory behind an entry that is not present: being migrated, or
+    /// held exclusively by a device.
+    Held,
+    /// Not present, and the kernel does not tell this program more.
+    Hidden,
+}
+
+/// A named range of physical addresses that is no system RAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The name in `/proc/iomem`.
+    pub name: String,
+    /// Its page frames.
+    pub frames: Range<u64>,
+}
+
+/// What the system says about physical memory and swap.
+#[derive(Clone, Debug, Default)]
+struct Physical {
+    devices: Vec<DeviceMemory>,
+    /// Pages of the largest swap area.
+    swap: u64,
+    /// Whether the kernel shows this program frames and addresses.
+    shown: bool,
+}
+
+impl Physical {
+    fn read() -> io::Result<Self> {
+        let iomem = Iomem::current().map_err(io::Error::other)?;
+        let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+        Ok(Self::parse(&iomem, &swaps))
+    }
+
+    fn parse(iomem: &Iomem, swaps: &str) -> Self {
+        let size = page_size() as u64;
+        let ranges = iomem
+            .0
+            .iter()
+            .filter(|(depth, _)| *depth == 0)
+            .map(|(_, range)| range);
+        let shown = ranges.clone().any(|range| range.address.1 != 0);
+        let devices = ranges
+            .filter(|range| shown && range.name != "System RAM")
+            .map(|range| DeviceMemory {
+                name: range.name.clone(),
+                frames: range.address.0 / size..range.address.1.saturating_add(1) / size,
+            })
+            .collect();
+        // Columns: name, type, size in KiB, used, priority.
+        let sizes = swaps
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+        let swap = sizes.max().unwrap_or(0) * 1024 / size;
+        Self {
+            devices,
+            swap,
+            shown,
+        }
+    }
+
+    fn is_device(&self, frame: u64) -> bool {
+        self.devices
+            .iter()
+            .any(|device| device.frames.contains(&frame))
+    }
+
+    /// Decodes an entry of pagemap.
+    fn place(&self, info: PageInfo) -> Place {
+        match info {
+            PageInfo::MemoryPage(flags) if !flags.contains(MemoryPageFlags::PRESENT) => {
+                Place::Absent
+            }
+            PageInfo::MemoryPage(flags) => {
+                let frame = flags.get_page_frame_number().0;
+                if self.is_device(frame) {
+                    Place::Device { frame, entry: None }
+                } else {
+                    Place::System { frame }
+                }
+            }
+            PageInfo::SwapPage(_) if !self.shown => Place::Hidden,
+            PageInfo::SwapPage(flags) => {
+                let frame = flags.get_swap_offset();
+                if frame < self.swap {
+                    Place::Swapped
+                } else if self.is_device(frame) {
+                    let entry = Some(flags.get_swap_type() as u8);
+                    Place::Device { frame, entry }
+                } else {
+                    Place::Held
+                }
+            }
+        }
+    }
+}
+
+/// The ranges of physical addresses that are no system RAM, as `/proc/iomem`
+/// names them; none if the kernel does not show this program addresses.
+///
+/// # Errors
+///
+/// What reading `/proc/iomem` fails with.
+pub fn device_memories() -> io::Result<Vec<DeviceMemory>> {
+    Ok(Physical::read()?.devices)
+}
+
+/// Where the pages of a range are, at one moment.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    places: Vec<Place>,
+    physical: Physical,
+}
+
+impl Survey {
+    /// Looks at `range` of this process.
+    ///
+    /// # Errors
+    ///
+    /// What reading `/proc/self/pagemap` and `/proc/iomem` fails with.
+    pub fn of(range: PageRange) -> io::Result<Self> {
+        Self::read(Process::myself(), range)
+    }
+
+    /// Looks at `range` of the process `pid`.
+    ///
+    /// # Errors
+    ///
+    /// What reading `/proc/PID/pagemap` and `/proc/iomem` fails with.
+    pub fn of_process(pid: i32, range: PageRange) -> io::Result<Self> {
+        Self::read(Process::new(pid), range)
+    }
+
+    fn read(process: procfs::ProcResult<Process>, range: PageRange) -> io::Result<Self> {
+        let pages = range.page_numbers();
+        let entries = process
+            .and_then(|process| process.pagemap())
+            .and_then(|mut map| map.get_range_info(pages.start as usize..pages.end as usize))
+            .map_err(io::Error::other)?;
+        // After pagemap: a module may add memory while it migrates.
+        let physical = Physical::read()?;
+        let places = entries
+            .into_iter()
+            .map(|entry| physical.place(entry))
+            .collect();
+        Ok(Self { places, physical })
+    }
+
+    /// The places, one a page.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Whether the kernel shows this program page frames. Without them no page
+    /// is known to be on a device: it is [`Place::Hidden`].
+    pub fn frames_shown(&self) -> bool {
+        self.physical.shown
+    }
+
+    /// How many pages are in device memory; hidden ones are taken for such.
+    pub fn on_device(&self) -> usize {
+        self.count(|place| matches!(place, Place::Device { .. } | Place::Hidden))
+    }
+
+    /// How many pages are in system memory.
+    pub fn in_system(&self) -> usize {
+        self.count(|place| matches!(place, Place::System { .. }))
+    }
+
+    /// How many pages are nowhere.
+    pub fn absent(&self) -> usize {
+        self.count(|place| matches!(place, Place::Absent))
+    }
+
+    /// How many pages are of a kind.
+    pub fn count(&self, kind: impl Fn(&Place) -> bool) -> usize {
+        self.places.iter().filter(|place| kind(place)).count()
+    }
+
+    /// The device memories that hold pages of the range, without repetition.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceMemory> {
+        let holds = |device: &&DeviceMemory| {
+            self.count(|place| matches!(place, Place::Device { frame, .. } if device.frames.contains(frame))) > 0
+        };
+        self.physical.devices.iter().filter(holds)
+    }
+
+    /// The types of the swap-like entries of the device pages, sorted.
+    pub fn entry_types(&self) -> Vec<u8> {
+        let types = self.places.iter().filter_map(|place| match place {
+            Place::Device { entry, .. } => *entry,
+            _ => None,
+        });
+        let mut types: Vec<u8> = types.collect();
+        types.sort_unstable();
+        types.dedup();
+        types
+    }
+}
+
+/// What `smaps` says of the one mapping that a range is, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident, in system or device memory.
+    pub rss: u64,
+    /// In swap space.
+    pub swap: u64,
+    /// In huge pages.
+    pub huge: u64,
+}
+
+impl Usage {
+    /// Adds up the mappings of this process that lie in `range`.
+    ///
+    /// # Errors
+    ///
+    /// What reading `/proc/self/smaps` fails with.
+    pub fn of(range: PageRange) -> io::Result<Self> {
+        let maps = Process::myself()
+            .and_then(|process| process.smaps())
+            .map_err(io::Error::other)?;
+        let inside = maps
+            .0
+            .iter()
+            .filter(|map| range.addr() <= map.address.0 && map.address.1 <= range.end());
+        Ok(inside.fold(Self::default(), |sum, map| {
+            let field = |name| map.extension.map.get(name).copied().unwrap_or(0);
+            Self {
+                rss: sum.rss + field("Rss"),
+                swap: sum.swap + field("Swap"),
+                huge: sum.huge + field("AnonHugePages"),
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use procfs::FromRead;
+
+    use super::*;
+    use crate::Region;
+
+    const IOMEM: &str = "00000000-00000fff : Reserved\n\
+        00100000-bffdffff : System RAM\n  01000000-01ffffff : Kernel code\n\
+        3fff0000000-3ffffffffff : hmm_dmirror\n";
+    const FRAME: u64 = 0x3fff_0000;
+
+    fn physical(iomem: &str, swaps: &str) -> Physical {
+        Physical::parse(&Iomem::from_read(iomem.as_bytes()).unwrap(), swaps)
+    }
+
+    fn place(physical: &Physical, entry: u64) -> Place {
+        physical.place(PageInfo::parse_info(entry))
+    }
+
+    fn not_present(entry_type: u64, number: u64) -> u64 {
+        (1 << 62) | (number << 5) | entry_type
+    }
+
+    #[test]
+    fn decodes_each_kind_of_entry() {
+        let physical = physical(
+            IOMEM,
+            "Filename Type Size Used Priority\n/swap file 4096 0 -2\n",
+        );
+        assert_eq!(place(&physical, 0), Place::Absent);
+        assert_eq!(place(&physical, 1 << 55), Place::Absent, "soft-dirty only");
+        assert_eq!(
+            place(&physical, (1 << 63) | 0x1234),
+            Place::System { frame: 0x1234 }
+        );
+        assert_eq!(place(&physical, not_present(0, 1023)), Place::Swapped);
+        assert_eq!(place(&physical, not_present(26, 0x1234)), Place::Held);
+        let device = Place::Device {
+            frame: FRAME + 5,
+            entry: Some(28),
+        };
+        assert_eq!(place(&physical, not_present(28, FRAME + 5)), device);
+        let coherent = Place::Device {
+            frame: FRAME + 5,
+            entry: None,
+        };
+        assert_eq!(place(&physical, (1 << 63) | (FRAME + 5)), coherent);
+    }
+
+    #[test]
+    fn device_ranges_end_where_they_end() {
+        let physical = physical(IOMEM, "");
+        assert_eq!(physical.devices[1].frames, FRAME..0x4000_0000);
+        assert!(physical.is_device(0x3fff_ffff));
+        assert!(!physical.is_device(0x4000_0000));
+    }
+
+    #[test]
+    fn says_when_it_is_not_told() {
+        let physical = physical(
+            "00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n",
+            "",
+        );
+        assert_eq!(place(&physical, not_present(0, 0)), Place::Hidden);
+        assert_eq!(place(&physical, 1 << 63), Place::System { frame: 0 });
+    }
+
+    #[test]
+    fn looks_at_this_process() {
+        let region = Region::options(4).huge(false).map().unwrap();
+        region.store(Region::words_per_page(), 1);
+        let survey = Survey::of(region.range()).unwrap();
+        assert_eq!(
+            (survey.in_system(), survey.absent(), survey.on_device()),
+            (1, 3, 0)
+        );
+        assert_eq!(survey.places()[0], Place::Absent);
+        let usage = Usage::of(region.range()).unwrap();
+        assert_eq!((usage.rss, usage.swap), (page_size() as u64, 0));
+    }
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All unsafe code of the user space: memory mappings, the ioctl, fork.
+//!
+//! What is here has safe functions only; the types keep what the system calls
+//! demand. Whoever adds to it keeps to one operation a block.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::mem::offset_of;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::mman::MRemapFlags;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::ProtFlags;
+use nix::sys::mman::madvise;
+use nix::sys::mman::mmap;
+use nix::sys::mman::mmap_anonymous;
+use nix::sys::mman::mprotect;
+use nix::sys::mman::mremap;
+use nix::sys::mman::munmap;
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+
+use crate::abi;
+use crate::abi::dmirror_cmd;
+use crate::range::page_size;
+use crate::region::Advice;
+use crate::region::Backing;
+use crate::region::Protection;
+
+/// Pages of this process's address space that nothing else uses.
+///
+/// # Invariants
+///
+/// `outer` is page aligned, as is `outer_len`, not 0, and all of it is mapped by
+/// this value alone: no Rust object and no other value lies in it. The usable
+/// part is inside it, and may be accessed whenever its protection allows.
+pub(crate) struct Mapping {
+    outer: NonNull<c_void>,
+    outer_len: usize,
+    /// Bytes of guard before the usable part.
+    lead: usize,
+    /// Bytes of the usable part.
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread.
+unsafe impl Send for Mapping {}
+
+// SAFETY: access through a shared reference is atomic, or a system call, which
+// the kernel serialises.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes, readable and writable, at a multiple of `align`, with
+    /// a guard page on either side.
+    pub(crate) fn new(backing: &Backing, len: usize, align: usize) -> io::Result<Self> {
+        let mapping = Self::reserve(len, align)?;
+        mapping.commit(backing, 0, len)?;
+        Ok(mapping)
+    }
+
+    /// Takes inaccessible addresses with room for `len` bytes and two guards.
+    fn reserve(len: usize, align: usize) -> io::Result<Self> {
+        let guard = page_size();
+        let outer_len = len
+            .checked_add(align + 2 * guard)
+            .and_then(NonZeroUsize::new)
+            .filter(|_| len > 0 && len % guard == 0 && align.is_power_of_two())
+            .ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: without MAP_FIXED the kernel picks addresses that nothing uses.
+        let outer = unsafe { mmap_anonymous(None, outer_len, ProtFlags::PROT_NONE, flags) }?;
+        let start = (outer.as_ptr() as usize + guard).next_multiple_of(align);
+        Ok(Self {
+            outer,
+            outer_len: outer_len.get(),
+            lead: start - outer.as_ptr() as usize,
+            len,
+        })
+    }
+
+    /// Maps `backing` over `len` bytes from `offset` on of the usable part.
+    pub(crate) fn commit(&self, backing: &Backing, offset: usize, len: usize) -> io::Result<()> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let at = NonZeroUsize::new(self.at(offset, len).as_ptr() as usize);
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        let (flags, file) = match backing {
+            Backing::Anonymous => (MapFlags::MAP_PRIVATE, None),
+            Backing::SharedAnonymous => (MapFlags::MAP_SHARED, None),
+            Backing::PrivateFile(file) => (MapFlags::MAP_PRIVATE, Some(file)),
+            Backing::SharedFile(file) => (MapFlags::MAP_SHARED, Some(file)),
+            Backing::Hugetlb => (MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB, None),
+        };
+        let flags = flags | MapFlags::MAP_FIXED;
+        match file {
+            // SAFETY: the addresses replaced are this value's own, by its invariant,
+            // and any content is valid for words that are accessed by atomics.
+            Some(file) => unsafe { mmap(at, len, prot, flags, file, 0) },
+            // SAFETY: as above.
+            None => unsafe { mmap_anonymous(at, len, prot, flags) },
+        }?;
+        Ok(())
+    }
+
+    /// The address of the usable part.
+    pub(crate) fn addr(&self) -> usize {
+        self.outer.as_ptr() as usize + self.lead
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address `offset` bytes into the usable part, of which `len` bytes
+    /// from there on are inside.
+    fn at(&self, offset: usize, len: usize) -> NonNull<c_void> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(
+            inside,
+            "{len} bytes at {offset} are outside of {} bytes",
+            self.len
+        );
+        // SAFETY: the result is within the mapping, as has just been checked.
+        unsafe { self.outer.byte_add(self.lead + offset) }
+    }
+
+    fn word(&self, index: usize) -> NonNull<u64> {
+        self.at(index.saturating_mul(size_of::<u64>()), size_of::<u64>())
+            .cast()
+    }
+
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        let word = self.word(index).as_ptr();
+        // SAFETY: the word is aligned and inside the mapping, which outlives this
+        // function and which Rust code accesses by atomics only.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        // ORDERING: nothing is published through a word.
+        word.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn store(&self, index: usize, value: u64) {
+        let word = self.word(index).as_ptr();
+        // SAFETY: as in `load`.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        // ORDERING: nothing is published through a word.
+        word.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn protect(
+        &self,
+        offset: usize,
+        len: usize,
+        protection: Protection,
+    ) -> io::Result<()> {
+        let prot = match protection {
+            Protection::None => ProtFlags::PROT_NONE,
+            Protection::Read => ProtFlags::PROT_READ,
+            Protection::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        // SAFETY: the pages are this value's own; no reference into them exists.
+        unsafe { mprotect(self.at(offset, len), len, prot) }?;
+        Ok(())
+    }
+
+    pub(crate) fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
+        let advice = match advice {
+            Advice::Huge => MmapAdvise::MADV_HUGEPAGE,
+            Advice::NoHuge => MmapAdvise::MADV_NOHUGEPAGE,
+            Advice::DontNeed => MmapAdvise::MADV_DONTNEED,
+            Advice::Free => MmapAdvise::MADV_FREE,
+        };
+        // SAFETY: the pages are this value's own, and any content is valid for
+        // words that are accessed by atomics.
+        unsafe { madvise(self.at(offset, len), len, advice) }?;
+        Ok(())
+    }
+
+    /// Cuts off the part from byte `offset` on, a multiple of the page size.
+    pub(crate) fn split_off(&mut self, offset: usize) -> Self {
+        assert_eq!(offset % page_size(), 0, "cut inside a page");
+        let tail = Self {
+            outer: self.at(offset, 0),
+            outer_len: self.outer_len - self.lead - offset,
+            lead: 0,
+            len: self.len - offset,
+        };
+        // INVARIANT: the two values share out what the one had.
+        self.outer_len = self.lead + offset;
+        self.len = offset;
+        tail
+    }
+
+    /// Moves the usable part to other addresses.
+    pub(crate) fn relocate(self) -> io::Result<Self> {
+        let target = Self::reserve(self.len, page_size())?;
+        let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+        let to = Some(target.at(0, target.len));
+        // SAFETY: both ranges are owned here, and no reference into them exists.
+        unsafe { mremap(self.at(0, self.len), self.len, self.len, flags, to) }?;
+        self.unmap_guards()?;
+        Ok(target)
+    }
+
+    /// Lets go of the guards alone: the usable part has moved away.
+    fn unmap_guards(self) -> io::Result<()> {
+        let this = ManuallyDrop::new(self);
+        let tail = this.lead + this.len;
+        if this.lead > 0 {
+            // SAFETY: these pages are this value's own, and it ends here.
+            unsafe { munmap(this.outer, this.lead) }?;
+        }
+        if this.outer_len > tail {
+            let behind = this.at(this.len, 0);
+            // SAFETY: as above.
+            unsafe { munmap(behind, this.outer_len - tail) }?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: all of it is this value's own, and no reference into it exists.
+        let answer = unsafe { munmap(self.outer, self.outer_len) };
+        debug_assert_eq!(answer, Ok(()));
+    }
+}
+
+/// Sends command `nr` with `cmd` to an open device.
+pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> Result<(), Errno> {
+    // SAFETY: the request names a struct of this size, which `cmd` is. The
+    // kernel writes to `cmd` and to its `ptr`, which `Device::call` has taken
+    // from memory that it holds for writing and that is long enough.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), abi::request(nr), cmd) };
+    Errno::result(answer).map(drop)
+}
+
+/// Sends command `nr` with a struct of `size` bytes at the start of `argument`.
+pub(crate) fn ioctl_at(
+    device: BorrowedFd<'_>,
+    nr: u32,
+    size: usize,
+    argument: &Mapping,
+) -> Result<(), Errno> {
+    if size > argument.len() {
+        return Err(Errno::E2BIG);
+    }
+    // What cannot be read here, the kernel does not read there either.
+    let ptr = peek(argument.addr() + offset_of!(dmirror_cmd, ptr)).unwrap_or(0);
+    if ptr != 0 {
+        return Err(Errno::EADDRNOTAVAIL);
+    }
+    let request = nix::request_code_readwrite!(abi::DMIRROR_IOC_MAGIC, nr, size);
+    let at = argument.at(0, size).as_ptr();
+    // SAFETY: the kernel reads and writes `size` bytes of the mapping, which is
+    // for any content, or fails where it is not accessible. The struct's pointer
+    // is null, as has just been checked, so nothing else is written.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), request, at) };
+    Errno::result(answer).map(drop)
+}
+
+/// Reads a word of this process whatever the protection of its page.
+fn peek(addr: usize) -> io::Result<u64> {
+    let mut word = [0; size_of::<u64>()];
+    File::open("/proc/self/mem")?.read_exact_at(&mut word, addr as u64)?;
+    Ok(u64::from_ne_bytes(word))
+}
+
+/// Forks; `body` runs in the child, which exits with its result, or with 101 if
+/// it panics.
+pub(crate) fn fork(body: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    // A child of a program with several threads must not even allocate.
+    if !crate::process::is_single_threaded() {
+        return Err(Errno::EDEADLK);
+    }
+    // SAFETY: this is the only thread, so the child finds all locks and all data
+    // as they should be.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
+            // SAFETY: ending the process is always sound; nothing is dropped.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// Opens a descriptor that is readable once the child `pid` has ended.
+pub(crate) fn pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: the system call takes two integers and touches no memory.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = Errno::result(answer)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

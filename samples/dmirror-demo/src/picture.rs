@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A row of characters that shows where the pages of a range are.
+
+use dmirror_client::Place;
+use dmirror_client::Survey;
+
+/// How many characters a row has.
+const WIDTH: usize = 64;
+
+/// What the characters stand for.
+pub const LEGEND: &str = "D on the device, s in system memory, + both, - nowhere, ? elsewhere";
+
+/// Draws the places of pages, several a character if they are many.
+pub fn draw(survey: &Survey) -> String {
+    row(survey.places(), WIDTH)
+}
+
+fn row(places: &[Place], width: usize) -> String {
+    let per_character = places.len().div_ceil(width).max(1);
+    places.chunks(per_character).map(character).collect()
+}
+
+fn character(places: &[Place]) -> char {
+    let mut characters = places.iter().map(|place| match place {
+        Place::Device { .. } | Place::Hidden => 'D',
+        Place::System { .. } => 's',
+        Place::Absent => '-',
+        Place::Swapped | Place::Held => '?',
+    });
+    let first = characters.next().unwrap_or('-');
+    if characters.all(|character| character == first) {
+        first
+    } else {
+        '+'
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: Place = Place::System { frame: 1 };
+    const DEVICE: Place = Place::Device {
+        frame: 2,
+        entry: Some(28),
+    };
+
+    #[test]
+    fn one_page_a_character() {
+        assert_eq!(
+            row(&[SYSTEM, DEVICE, Place::Absent, Place::Held], 64),
+            "sD-?"
+        );
+    }
+
+    #[test]
+    fn several_pages_a_character() {
+        assert_eq!(row(&[DEVICE, DEVICE, DEVICE, SYSTEM, SYSTEM], 3), "D+s");
+        assert_eq!(row(&[], 3), "");
+    }
+}

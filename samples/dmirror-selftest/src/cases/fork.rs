@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! fork with pages on the device, and of pages that go there later: each process
+//! reads what it wrote, and never what the other one did.
+
+use anyhow::Context as _;
+use anyhow::Result;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+
+use super::cases;
+use crate::check::Where;
+use crate::check::equal;
+use crate::check::fails;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::Helper;
+use crate::context::helper;
+use crate::memory::Memory;
+
+cases! { "fork":
+    child_writes_first = "After a fork with resident pages the child writes first; the parent does not see it.",
+    parent_writes_first = "After a fork with resident pages the parent writes first; the child does not see it.",
+    both_only_read = "After a fork with resident pages both only read, and both read the data.",
+    before_migration = "Pages that were shared by fork go to the device for both, and each side's writes stay its own.",
+    device_sees_its_own_side = "After a fork and writes on both sides the device's view is that of the opener.",
+    child_exit = "A child that ends, or is killed, leaves its parent's resident pages as they are.",
+    parent_exit = "A child keeps the data of resident pages when its parent ends.",
+    generations = "Three generations with shared resident pages write and read, each its own.",
+    many_children = "Many children share resident pages, and each writes its own data.",
+    child_opens_the_device = "A child moves its inherited pages by its own open file.",
+    child_unmaps = "A child that unmaps the shared resident pages takes nothing from its parent.",
+}
+
+const PAGES: usize = 24;
+
+/// Memory on the device.
+fn resident(device: &Device) -> Result<Memory> {
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(device, memory.all())?;
+    Ok(memory)
+}
+
+fn child_writes_first(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let written = Gate::new()?;
+    let seen = Gate::new()?;
+    let child = helper(|| {
+        memory.refill(2);
+        written.open()?;
+        seen.wait()?;
+        memory.verify(memory.all())
+    })?;
+    written.wait()?;
+    memory.verify(memory.all())?;
+    memory.refill(3);
+    seen.open()?;
+    child.join()?;
+    memory.verify(memory.all())
+}
+
+fn parent_writes_first(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let written = Gate::new()?;
+    let child = helper(|| {
+        written.wait()?;
+        memory.verify(memory.all())?;
+        memory.refill(3);
+        memory.verify(memory.all())
+    })?;
+    memory.refill(2);
+    written.open()?;
+    child.join()?;
+    memory.verify(memory.all())
+}
+
+fn both_only_read(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let child = helper(|| {
+        memory.expect("in the child, before reading", memory.all(), Where::Device)?;
+        memory.verify(memory.all())
+    })?;
+    child.join()?;
+    memory.verify(memory.all())?;
+    memory.expect("after reading", memory.all(), Where::System)
+}
+
+fn before_migration(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let moved = Gate::new()?;
+    let written = Gate::new()?;
+    let child = helper(|| {
+        moved.wait()?;
+        memory.expect(
+            "in the child, after the parent moved them",
+            memory.all(),
+            Where::Device,
+        )?;
+        memory.verify(0..4)?;
+        memory.refill(2);
+        written.open()?;
+        memory.verify(memory.all())
+    })?;
+    memory.move_out(&device, memory.all())?;
+    moved.open()?;
+    written.wait()?;
+    memory
+        .move_out(&device, memory.all())
+        .context("after the child's writes")?;
+    memory.refill(3);
+    child.join()?;
+    memory.verify(memory.all())
+}
+
+fn device_sees_its_own_side(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let written = Gate::new()?;
+    let done = Gate::new()?;
+    let child = helper(|| {
+        memory.refill(2);
+        let own = context.open()?;
+        memory.move_out(&own, memory.all())?;
+        written.open()?;
+        done.wait()?;
+        memory.verify(memory.all())
+    })?;
+    written.wait()?; // what the child touched came back for both
+    memory.move_out(&device, memory.all())?;
+    memory.refill(3);
+    memory.move_out(&device, memory.all())?;
+    done.open()?;
+    child.join()?;
+    memory.verify(memory.all())
+}
+
+fn child_exit(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    helper(|| Ok(()))?.join()?;
+    memory.expect("after a child ended", memory.all(), Where::Device)?;
+
+    let touched = Gate::new()?;
+    let child = helper(|| {
+        memory.region.store(0, 0);
+        touched.open()?;
+        std::thread::park();
+        Ok(())
+    })?;
+    touched.wait()?;
+    child.kill()?;
+    memory.expect("after a child was killed", 1..PAGES, Where::Device)?;
+    memory.verify(memory.all())
+}
+
+fn parent_exit(context: &Context) -> Result<()> {
+    let verdict = Gate::new()?;
+    let gone = Gate::new()?;
+    let parent = helper(|| {
+        let device = context.open()?;
+        let memory = resident(&device)?;
+        let child = helper(|| {
+            gone.wait()?;
+            let good = memory.verify(memory.all()).is_ok();
+            memory.refill(2);
+            let good = good && memory.verify(memory.all()).is_ok();
+            verdict.send(good.into())
+        })?;
+        std::mem::forget(child); // it outlives this process
+        Ok(())
+    })?;
+    parent.join()?;
+    gone.open()?;
+    equal("whether the child found its data", verdict.receive()?, 1)
+}
+
+fn generations(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    descend(&memory, 2, 4)?;
+    memory.verify(memory.all())
+}
+
+/// Forks; the child writes half of its pages, becomes a parent itself, and finds
+/// its own data when its child has ended.
+fn descend(memory: &Memory, round: u16, last: u16) -> Result<()> {
+    let child = helper(|| {
+        memory.verify(memory.all())?;
+        let half = 0..PAGES / 2;
+        memory
+            .data()
+            .round(round)
+            .fill(&memory.region, half.clone());
+        if round < last {
+            // The next generation inherits two rounds of data: make it one.
+            memory.refill(round);
+            descend(memory, round + 1, last)?;
+        }
+        memory
+            .data()
+            .round(round)
+            .check(&memory.region, half)
+            .context("own writes")?;
+        Ok(())
+    })?;
+    memory.verify(memory.all())?;
+    child.join()?;
+    memory.verify(memory.all())
+}
+
+fn many_children(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let go = Gate::new()?;
+    let children: Vec<Helper> = (2..10)
+        .map(|round| {
+            helper(|| {
+                go.wait()?;
+                memory.verify(memory.all())?;
+                memory.refill(round);
+                memory.verify(memory.all())
+            })
+        })
+        .collect::<Result<_>>()?;
+    for _ in &children {
+        go.open()?;
+    }
+    memory.verify(memory.all())?;
+    for child in children {
+        child.join()?;
+    }
+    memory.verify(memory.all())
+}
+
+fn child_opens_the_device(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let child = helper(|| {
+        let own = context.open()?;
+        memory.move_out(&own, memory.all())?;
+        memory.verify(0..PAGES / 2)?;
+        memory.refill(2);
+        memory.move_out(&own, memory.all())?;
+        memory.verify(memory.all())
+    })?;
+    child.join()?;
+    memory.verify(memory.all())?;
+    memory.move_out(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn child_unmaps(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let mut memory = resident(&device)?;
+    let unmapped = memory.region.part(1..PAGES);
+    let child = helper(|| {
+        drop(memory.region.split_off(1));
+        fails(
+            "MIGRATE_TO_SYS by an open of the child's own",
+            context.open()?.migrate_to_system(unmapped),
+            Errno::EINVAL,
+        )
+    })?;
+    child.join()?;
+    memory.expect("after the child unmapped them", memory.all(), Where::Device)?;
+    memory.verify(memory.all())
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several threads at the same pages at the same time. In all of it no write may
+//! be lost and no data may be another page's; a command may find pages held by
+//! someone else, and say so.
+
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Result;
+use anyhow::anyhow;
+use dmirror_client::CallError;
+use dmirror_client::Counts;
+use dmirror_client::Errno;
+use dmirror_client::Region;
+
+use super::cases;
+use crate::check::equal;
+use crate::context::Context;
+use crate::memory::Memory;
+
+cases! { "races":
+    threads_touch_one_page = "Many threads that touch one page on the device at once all read its data.",
+    threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
+    writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
+    threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
+    unmap_during_migration = "Memory that is unmapped while it is being moved does no harm to other memory.",
+}
+
+const THREADS: usize = 6;
+
+/// Lets pass what the header allows when someone else holds a page.
+fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs `body` in several threads, each with its number, and `main` in this one.
+fn together(
+    body: impl Fn(usize) -> Result<()> + Sync,
+    main: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let body = &body;
+                scope.spawn(move || body(number))
+            })
+            .collect();
+        let mut result = main();
+        for thread in threads {
+            result = result.and(
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a thread panicked"))),
+            );
+        }
+        result
+    })
+}
+
+fn threads_touch_one_page(context: &Context) -> Result<()> {
+    const ROUNDS: u16 = 40;
+    let device = context.open()?;
+    let memory = Memory::new(1)?;
+    let (region, data) = (&memory.region, memory.data());
+    let (before, after) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+    together(
+        |number| {
+            let mut result = Ok(());
+            for _ in 0..ROUNDS {
+                before.wait();
+                let seen = region.load(number);
+                result = result.and(equal("word", seen, data.word(0, number)));
+                after.wait();
+            }
+            result
+        },
+        || {
+            let mut result = Ok(());
+            for _ in 0..ROUNDS {
+                result = result.and(memory.move_out(&device, 0..1));
+                before.wait();
+                after.wait();
+            }
+            result
+        },
+    )
+}
+
+fn threads_touch_many_pages(context: &Context) -> Result<()> {
+    const PAGES: usize = 127; // a prime, so that any step visits each page
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    for _ in 0..5 {
+        memory.move_out(&device, memory.all())?;
+        let (region, data) = (&memory.region, memory.data());
+        together(
+            |number| {
+                (0..PAGES).try_for_each(|step| {
+                    let page = step * (7 * number + 1) % PAGES;
+                    Ok(data.check(region, page..page + 1)?)
+                })
+            },
+            || Ok(()),
+        )?;
+    }
+    memory.verify(memory.all())
+}
+
+fn writes_during_migration(context: &Context) -> Result<()> {
+    const PAGES: usize = 4;
+    const TIME: Duration = Duration::from_secs(2);
+    let device = context.open()?;
+    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let region = &memory.region;
+    let stop = AtomicBool::new(false);
+    let mut view = vec![0; region.len()];
+    together(
+        |number| {
+            // Each thread counts in a word of its own in each page.
+            let mut count = 0_u64;
+            // ORDERING: the flag carries no data.
+            while !stop.load(Ordering::Relaxed) {
+                for page in 0..PAGES {
+                    let word = page * Region::words_per_page() + number * 8;
+                    equal("own word", region.load(word), count)?;
+                    region.store(word, count + 1);
+                }
+                count += 1;
+            }
+            Ok(())
+        },
+        || {
+            let mut result = Ok(());
+            let start = Instant::now();
+            while result.is_ok() && start.elapsed() < TIME {
+                result = result
+                    .and_then(|()| unless_held(device.migrate_to_device(region.range(), &mut view)))
+                    .and_then(|()| unless_held(device.migrate_to_system(region.range())));
+            }
+            // ORDERING: as above.
+            stop.store(true, Ordering::Relaxed);
+            result
+        },
+    )
+}
+
+fn threads_migrate(context: &Context) -> Result<()> {
+    const PAGES: usize = 64;
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let (region, data) = (&memory.region, memory.data());
+    together(
+        |number| {
+            let mut view = vec![0; region.len()];
+            for round in 0..6 {
+                let part = region.part(number..PAGES - number);
+                if (round + number) % 2 == 0 {
+                    unless_held(device.migrate_to_device(part, &mut view))?;
+                } else {
+                    unless_held(device.migrate_to_system(part))?;
+                }
+                let page = (round * 11 + number) % PAGES;
+                data.check(region, page..page + 1)?;
+            }
+            Ok(())
+        },
+        || Ok(()),
+    )?;
+    memory.verify(memory.all())?;
+    memory.move_out(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn unmap_during_migration(context: &Context) -> Result<()> {
+    const PAGES: usize = 64;
+    let device = context.open()?;
+    let keeper = Memory::new(PAGES)?;
+    for _ in 0..30 {
+        let victim = Memory::new(PAGES)?;
+        let range = victim.region.range();
+        thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let mut view = vec![0; PAGES * dmirror_client::page_size()];
+                match device.migrate_to_device(range, &mut view) {
+                    Err(error) if error.errno == Errno::EINVAL => Ok(()), // unmapped already
+                    answer => unless_held(answer),
+                }
+            });
+            keeper.move_out(&device, 0..PAGES / 2)?;
+            drop(victim);
+            mover
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+        })?;
+        keeper.verify(keeper.all())?;
+    }
+    Ok(())
+}

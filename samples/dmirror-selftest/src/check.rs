@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How cases say what they expect. Each failure names what was expected and
+//! what was seen.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::CallError;
+use dmirror_client::Counts;
+use dmirror_client::Errno;
+use dmirror_client::PageRange;
+use dmirror_client::Place;
+use dmirror_client::Survey;
+use thiserror::Error;
+
+/// The case cannot run here, and why.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Skip(pub String);
+
+/// Ends the case as one that cannot run here.
+pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
+    Err(Skip(reason.into()).into())
+}
+
+/// Checks that two things are equal.
+pub fn equal<T: PartialEq + Debug>(what: &str, seen: T, expected: T) -> Result<()> {
+    if seen != expected {
+        bail!("{what}: expected {expected:?}, seen {seen:?}");
+    }
+    Ok(())
+}
+
+/// Checks that a command failed with `errno`, and that the kernel handed back
+/// counts; returns them.
+pub fn fails_counted(
+    what: &str,
+    answer: Result<Counts, CallError>,
+    errno: Errno,
+) -> Result<Counts> {
+    match answer {
+        Ok(counts) => bail!("{what}: expected {errno:?}, seen success with {counts:?}"),
+        Err(error) if error.errno != errno => {
+            bail!("{what}: expected {errno:?}, seen {:?}", error.errno)
+        }
+        Err(error) => match error.counts {
+            Some(counts) => Ok(counts),
+            None => bail!(
+                "{what}: failed with {errno:?} as expected, but the kernel handed back no counts"
+            ),
+        },
+    }
+}
+
+/// Checks that a command failed with `errno`.
+pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Result<()> {
+    match answer {
+        Ok(counts) => bail!("{what}: expected {errno:?}, seen success with {counts:?}"),
+        Err(error) => equal(what, error.errno, errno),
+    }
+}
+
+/// Where pages shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// In a device's memory.
+    Device,
+    /// In system memory.
+    System,
+    /// Not populated.
+    Nowhere,
+}
+
+impl Where {
+    fn holds(self, place: Place) -> bool {
+        match self {
+            Self::Device => matches!(place, Place::Device { .. } | Place::Hidden),
+            Self::System => matches!(place, Place::System { .. }),
+            Self::Nowhere => place == Place::Absent,
+        }
+    }
+}
+
+/// Checks, by what the kernel says, that all pages of `range` are at `place`.
+pub fn all_at(what: &str, range: PageRange, place: Where) -> Result<()> {
+    at(what, &Survey::of(range)?, place)
+}
+
+/// As [`all_at`], for pages that have been looked up.
+pub fn at(what: &str, survey: &Survey, place: Where) -> Result<()> {
+    let places = survey.places();
+    let wrong: Vec<usize> = (0..places.len())
+        .filter(|&page| !place.holds(places[page]))
+        .collect();
+    match wrong.first() {
+        None => Ok(()),
+        Some(&first) => bail!(
+            "{what}: expected all {} pages at {place:?}, seen {} elsewhere; page {first} is {:x?}",
+            places.len(),
+            wrong.len(),
+            places[first],
+        ),
+    }
+}

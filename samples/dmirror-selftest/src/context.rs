@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the cases work with: devices, child processes, gates between
+//! processes, the module.
+
+use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::Child;
+use dmirror_client::Device;
+use dmirror_client::Exit;
+use dmirror_client::Module;
+use dmirror_client::Signal;
+use dmirror_client::fork_child;
+use dmirror_client::module::Loader;
+use nix::fcntl::OFlag;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+use nix::unistd::geteuid;
+use nix::unistd::pipe2;
+
+use crate::check::skip;
+
+/// How long one process waits for a sign of another.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// The devices and the module under test.
+#[derive(Debug)]
+pub struct Context {
+    device: PathBuf,
+    second: PathBuf,
+    loader: Option<Loader>,
+    module: Module,
+}
+
+impl Context {
+    /// The tests of `device`, with the help of `second`.
+    pub fn new(device: PathBuf, second: PathBuf, loader: Option<Loader>) -> Self {
+        let module = Module::loaded().unwrap_or_else(|| Module::named("dmirror"));
+        Self {
+            device,
+            second,
+            loader,
+            module,
+        }
+    }
+
+    /// What a reader of the results should know about this run.
+    pub fn describe(&self) -> Vec<String> {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let (name, parameters) = (self.module.name(), self.module.parameters().join(" "));
+        vec![
+            format!("device {}, kernel {}", self.device.display(), kernel.trim()),
+            format!("module {name} {parameters}").trim_end().to_owned(),
+        ]
+    }
+
+    /// Opens the device under test.
+    pub fn open(&self) -> Result<Device> {
+        open(&self.device)
+    }
+
+    /// Opens the second device, or skips.
+    pub fn open_second(&self) -> Result<Device> {
+        if !self.second.exists() {
+            return skip(format!("there is no {}", self.second.display()));
+        }
+        open(&self.second)
+    }
+
+    /// Loads the module if it is not there and this run knows how.
+    pub fn ensure_loaded(&self) -> Result<()> {
+        if !self.device.exists() {
+            match &self.loader {
+                Some(loader) => loader
+                    .load(&self.module, &[])
+                    .context("cannot load the module again")?,
+                None => bail!(
+                    "there is no {}: load the module first",
+                    self.device.display()
+                ),
+            }
+        }
+        self.open().map(drop)
+    }
+
+    /// The loaded module and a way to load it again, or skips.
+    pub fn module(&self) -> Result<(Module, &Loader)> {
+        if !geteuid().is_root() {
+            return skip("needs root");
+        }
+        let Some(loader) = &self.loader else {
+            return skip("needs a way to load the module again: --module PATH");
+        };
+        if !self.module.is_loaded() {
+            return skip("no loadable module offers the device");
+        }
+        Ok((self.module.clone(), loader))
+    }
+}
+
+fn open(path: &Path) -> Result<Device> {
+    Device::open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// A child process of a case. What it prints goes where the case's output goes.
+pub struct Helper(Child);
+
+/// Runs `body` in a child process.
+pub fn helper(body: impl FnOnce() -> Result<()>) -> Result<Helper> {
+    let child = fork_child(|| match body() {
+        Ok(()) => 0,
+        Err(error) => {
+            println!("in process {}: {error:#}", std::process::id());
+            1
+        }
+    })?;
+    Ok(Helper(child))
+}
+
+impl Helper {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(self.0.signal(signal)?)
+    }
+
+    /// Waits until it has succeeded.
+    pub fn join(self) -> Result<()> {
+        match self.exit()? {
+            Exit::Status(0) => Ok(()),
+            Exit::Status(status) => bail!("a child process failed (status {status})"),
+            Exit::Signal(signal) => bail!("a child process was killed by {signal}"),
+        }
+    }
+
+    /// Waits until it has ended somehow.
+    pub fn exit(self) -> Result<Exit> {
+        match self.0.wait_for(PATIENCE)? {
+            Ok(exit) => Ok(exit),
+            Err(child) => bail!(
+                "process {} did not end in {} s",
+                child.pid(),
+                PATIENCE.as_secs()
+            ),
+        }
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.exit().map(drop)
+    }
+}
+
+/// Lets a process wait for another: what one sends, the other receives. Make it
+/// before the fork.
+pub struct Gate {
+    read: File,
+    write: File,
+}
+
+impl Gate {
+    /// A gate with nothing sent.
+    pub fn new() -> Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self {
+            read: read.into(),
+            write: write.into(),
+        })
+    }
+
+    /// Sends a number.
+    pub fn send(&self, number: u64) -> Result<()> {
+        (&self.write).write_all(&number.to_ne_bytes())?;
+        Ok(())
+    }
+
+    /// Lets one wait of the other side pass.
+    pub fn open(&self) -> Result<()> {
+        self.send(0)
+    }
+
+    /// Waits for a number that the other side sends.
+    pub fn receive(&self) -> Result<u64> {
+        let mut fds = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::try_from(PATIENCE)?)? == 0 {
+            bail!("the other process gave no sign in {} s", PATIENCE.as_secs());
+        }
+        let mut number = [0; 8];
+        (&self.read).read_exact(&mut number)?;
+        Ok(u64::from_ne_bytes(number))
+    }
+
+    /// Waits until the other side opens the gate.
+    pub fn wait(&self) -> Result<()> {
+        self.receive().map(drop)
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Behaviour tests of the dmirror module: one case a behaviour, results in KTAP
+//! (version 1) on standard output. Runs by hand on any machine where the module
+//! is loaded; cases that need more, such as root, skip and say why.
+
+mod cases;
+mod check;
+mod context;
+mod ktap;
+mod memory;
+mod reload;
+mod runner;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use dmirror_client::Module;
+use dmirror_client::module::Loader;
+
+use crate::cases::Case;
+use crate::context::Context;
+use crate::ktap::Report;
+
+/// Behaviour tests of the dmirror module, in KTAP.
+///
+/// Exits with 0 if no case failed, with 1 otherwise.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Run only cases whose names contain one of these; `=NAME` is the case of
+    /// exactly this name
+    filter: Vec<String>,
+
+    /// List the cases and run none; with --verbose, say what they look at
+    #[arg(long)]
+    list: bool,
+
+    /// The device under test
+    #[arg(long, value_name = "PATH", default_value = "/dev/hmm_dmirror0")]
+    device: PathBuf,
+
+    /// A second device of the same module
+    #[arg(long, value_name = "PATH", default_value = "/dev/hmm_dmirror1")]
+    second: PathBuf,
+
+    /// The module's .ko file, for the cases that unload it; by default the
+    /// program load-module, where it is on PATH
+    #[arg(long, value_name = "PATH")]
+    module: Option<PathBuf>,
+
+    /// A parameter of the module for when it is loaded again with --module;
+    /// by default those that /sys/module shows
+    #[arg(long, value_name = "NAME=VALUE", requires = "module")]
+    parameter: Vec<String>,
+
+    /// Run each case so many times in a row
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+
+    /// Stop a case that takes longer, and call it failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..86400))]
+    timeout: u64,
+
+    /// Show what passing cases print, too, and how long they take
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Arguments {
+    fn wants(&self, case: &Case) -> bool {
+        self.filter.is_empty()
+            || self
+                .filter
+                .iter()
+                .any(|filter| match filter.strip_prefix('=') {
+                    Some(name) => name == case.name,
+                    None => case.name.contains(filter.as_str()),
+                })
+    }
+
+    fn loader(&self) -> Option<Loader> {
+        match &self.module {
+            Some(path) => {
+                let mut parameters = self.parameter.clone();
+                if parameters.is_empty() {
+                    parameters = Module::loaded().map_or(Vec::new(), |module| module.parameters());
+                }
+                Some(Loader::File {
+                    path: path.clone(),
+                    parameters,
+                })
+            }
+            None => Loader::of_guest(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let selected: Vec<&Case> = cases::all().filter(|case| arguments.wants(case)).collect();
+
+    if arguments.list {
+        let width = selected.iter().map(|case| case.name.len()).max();
+        for case in selected {
+            if arguments.verbose {
+                println!(
+                    "{:width$}  {}",
+                    case.name,
+                    case.about,
+                    width = width.unwrap_or(0)
+                );
+            } else {
+                println!("{}", case.name);
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
+    if selected.is_empty() {
+        eprintln!("dmirror-selftest: no case matches; --list shows them all");
+        return ExitCode::FAILURE;
+    }
+
+    let context = Context::new(
+        arguments.device.clone(),
+        arguments.second.clone(),
+        arguments.loader(),
+    );
+    let limits = runner::Limits {
+        time: Duration::from_secs(arguments.timeout),
+        repeat: arguments.repeat,
+        verbose: arguments.verbose,
+    };
+    let mut report = Report::new(io::stdout());
+    match runner::run(&selected, &context, &limits, &mut report) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dmirror-selftest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_make_sense() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_select_by_part_or_by_name() {
+        let all = |filter: &[&str]| {
+            let arguments = Arguments::parse_from([&["dmirror-selftest"], filter].concat());
+            cases::all().filter(|case| arguments.wants(case)).count()
+        };
+        assert_eq!(all(&[]), cases::all().count());
+        assert!(all(&["fork."]) > 1);
+        assert_eq!(all(&["=migrate.one_page"]), 1);
+        assert_eq!(all(&["=migrate."]), 0);
+    }
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let names: Vec<&str> = cases::all().map(|case| case.name).collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)),
+                "{name}"
+            );
+            assert!(!names[index + 1..].contains(name), "{name} twice");
+        }
+    }
+}

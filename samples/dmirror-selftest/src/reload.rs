@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unloading the module under test, and loading it again whatever happens.
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Module;
+use dmirror_client::module::Loader;
+
+use crate::check::skip;
+use crate::context::Context;
+
+/// A module that is unloaded, and loaded again on drop.
+pub struct Unloaded<'a> {
+    module: &'a Module,
+    loader: &'a Loader,
+}
+
+impl<'a> Unloaded<'a> {
+    /// Unloads the module.
+    pub fn new(module: &'a Module, loader: &'a Loader) -> Result<Self> {
+        module
+            .unload()
+            .with_context(|| format!("cannot unload {}", module.name()))?;
+        ensure!(
+            !module.is_loaded(),
+            "{} is still in /sys/module",
+            module.name()
+        );
+        Ok(Self { module, loader })
+    }
+
+    /// Loads it as it was.
+    pub fn load_again(self) -> Result<()> {
+        let module = self.module;
+        drop(self);
+        ensure!(module.is_loaded(), "{} was not loaded again", module.name());
+        Ok(())
+    }
+}
+
+impl Drop for Unloaded<'_> {
+    fn drop(&mut self) {
+        if !self.module.is_loaded() {
+            if let Err(error) = self.loader.load(self.module, &[]) {
+                println!("cannot load {} again: {error}", self.module.name());
+            }
+        }
+    }
+}
+
+/// Runs `body` with devices of `bytes` bytes each, and loads the module as it was
+/// afterwards. Skips where that cannot be.
+pub fn with_capacity(
+    context: &Context,
+    bytes: u64,
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (module, loader) = context.module()?;
+    let unloaded = Unloaded::new(&module, loader)?;
+    if loader
+        .load(&module, &[&format!("capacity={bytes}")])
+        .is_err()
+    {
+        unloaded.load_again()?;
+        return skip("the module cannot be loaded with another capacity");
+    }
+    let result = body();
+    module
+        .unload()
+        .context("cannot unload the module with the other capacity")?;
+    unloaded.load_again()?;
+    result
+}

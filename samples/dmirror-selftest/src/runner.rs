@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs each case in a process of its own, so that a crash, a bus error or a
+//! hang is one failed case and leaves nothing behind for the next one.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::io::Read;
+use std::io::Write;
+use std::mem;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use dmirror_client::Child;
+use dmirror_client::Exit;
+use dmirror_client::fork_child;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+use nix::sys::signal::Signal;
+use nix::sys::signal::killpg;
+use nix::unistd::Pid;
+use nix::unistd::dup2_stderr;
+use nix::unistd::dup2_stdout;
+use nix::unistd::pipe2;
+use nix::unistd::setpgid;
+
+use crate::cases::Case;
+use crate::check::Skip;
+use crate::context::Context;
+use crate::ktap::Report;
+
+/// What a case's process exits with when it failed, and when it cannot run.
+const FAILED: i32 = 1;
+const SKIPPED: i32 = 4;
+
+/// How long a killed process may take to go. One that does not is stuck in the
+/// kernel.
+const DEATH: Duration = Duration::from_secs(20);
+
+/// What a case may take, and how often it runs.
+#[derive(Debug)]
+pub struct Limits {
+    /// The time one run of a case may take.
+    pub time: Duration,
+    /// How many times each case runs.
+    pub repeat: u32,
+    /// Whether to show what passing cases print.
+    pub verbose: bool,
+}
+
+/// How one run of a case ended; each with what the case printed.
+enum Outcome {
+    Passed(String),
+    Skipped(String),
+    Failed(String),
+}
+
+/// Runs `cases` and reports them; says whether none failed.
+pub fn run(
+    cases: &[&Case],
+    context: &Context,
+    limits: &Limits,
+    report: &mut Report<impl Write>,
+) -> Result<bool> {
+    report.start(cases.len())?;
+    for note in context.describe() {
+        report.diagnostic(&note)?;
+    }
+    if let Err(error) = context.ensure_loaded() {
+        report.bail_out(&format!("{error:#}"))?;
+        return Ok(false);
+    }
+    for case in cases {
+        let start = Instant::now();
+        let outcome = run_repeatedly(case, context, limits)?;
+        match outcome {
+            Outcome::Passed(text) => {
+                if limits.verbose {
+                    report.diagnostic(&text)?;
+                    report.diagnostic(&format!("took {:.1?}", start.elapsed()))?;
+                }
+                report.pass(case.name)?;
+            }
+            // What else it printed is in the lines before the reason.
+            Outcome::Skipped(text) => report.skip(case.name, text.lines().last().unwrap_or(""))?,
+            Outcome::Failed(text) => {
+                report.diagnostic(&text)?;
+                report.diagnostic(case.about)?;
+                report.fail(case.name)?;
+            }
+        }
+    }
+    Ok(report.finish()?.failed == 0)
+}
+
+fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Outcome> {
+    let mut last = Outcome::Passed(String::new());
+    for round in 1..=limits.repeat {
+        // A case before this one may have lost the module.
+        if let Err(error) = context.ensure_loaded() {
+            return Ok(Outcome::Failed(format!("{error:#}")));
+        }
+        last = run_once(case, context, limits.time)?;
+        match &mut last {
+            Outcome::Passed(_) => {}
+            Outcome::Skipped(_) => break,
+            Outcome::Failed(text) => {
+                if limits.repeat > 1 {
+                    write!(text, "\nin round {round} of {}", limits.repeat)?;
+                }
+                break;
+            }
+        }
+    }
+    Ok(last)
+}
+
+fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Outcome> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let mut output = File::from(read);
+    let child = fork_child(|| be_a_case(case, context, &write)).context("cannot fork")?;
+    drop(write);
+    let group = Pid::from_raw(child.pid());
+
+    let mut text = Vec::new();
+    let ended = listen(&child, &mut output, &mut text, time)?;
+    if !ended {
+        let _ = child.signal(Signal::SIGKILL);
+    }
+    // What the case forked and did not wait for.
+    let _ = killpg(group, Signal::SIGKILL);
+    let exit = child.wait_for(DEATH)?;
+    drain(&mut output, &mut text);
+
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    let exit = match exit {
+        Ok(exit) if ended => exit,
+        Ok(_) => {
+            writeln!(
+                text,
+                "stopped: it took longer than {} s (--timeout)",
+                time.as_secs()
+            )?;
+            return Ok(Outcome::Failed(text));
+        }
+        Err(child) => {
+            writeln!(
+                text,
+                "hung, and does not die of SIGKILL: process {}",
+                child.pid()
+            )?;
+            mem::forget(child); // dropping it would wait for ever
+            return Ok(Outcome::Failed(text));
+        }
+    };
+    Ok(match exit {
+        Exit::Status(0) => Outcome::Passed(text),
+        Exit::Status(SKIPPED) => Outcome::Skipped(text),
+        Exit::Status(FAILED) => Outcome::Failed(text),
+        Exit::Status(status) => {
+            writeln!(text, "exited with status {status}")?;
+            Outcome::Failed(text)
+        }
+        Exit::Signal(signal) => {
+            writeln!(text, "killed by {signal}")?;
+            Outcome::Failed(text)
+        }
+    })
+}
+
+/// In the child: runs the case with its output in the pipe, and returns what to
+/// exit with.
+fn be_a_case(case: &Case, context: &Context, output: &OwnedFd) -> i32 {
+    let set_up = || -> nix::Result<()> {
+        // Its own process group, so that all its children can be killed.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        dup2_stdout(output)?;
+        dup2_stderr(output)
+    };
+    if let Err(errno) = set_up() {
+        eprintln!("cannot set up the case's process: {errno}");
+        return FAILED;
+    }
+    match (case.run)(context) {
+        Ok(()) => 0,
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(skip) => {
+                println!("{skip}");
+                SKIPPED
+            }
+            None => {
+                println!("{error:#}");
+                FAILED
+            }
+        },
+    }
+}
+
+/// Collects what the child prints until it ends or `time` is over; says whether
+/// it ended.
+fn listen(child: &Child, output: &mut File, text: &mut Vec<u8>, time: Duration) -> Result<bool> {
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        // Each child writes to the pipe: its end is not the case's end.
+        let mut fds = [
+            PollFd::new(child.as_fd(), PollFlags::POLLIN),
+            PollFd::new(output.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+        ) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if fds[0].any().unwrap_or(false) {
+            return Ok(true);
+        }
+        drain(output, text);
+    }
+}
+
+/// Takes out of the pipe what is in it.
+fn drain(output: &mut File, text: &mut Vec<u8>) {
+    let mut chunk = [0; 4096];
+    loop {
+        match output.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(len) => text.extend_from_slice(&chunk[..len]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
