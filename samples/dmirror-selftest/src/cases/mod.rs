@@ -4,6 +4,7 @@
 
 mod devices;
 mod errors;
+mod evict;
 mod fault;
 mod files;
 mod fork;
@@ -57,6 +58,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         fork::CASES,
         lifetime::CASES,
         devices::CASES,
+        evict::CASES,
         races::CASES,
         unload::CASES,
     ]
