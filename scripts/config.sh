@@ -9,7 +9,7 @@ DEBIAN_SUITE=trixie
 KERNEL_SUITE=trixie-backports
 
 # The supported kernel series. The newest package of this series that the
-# index offers is used; its full version is resolved by kernel-packages.sh.
+# index offers is used; stock-kernel.sh resolves its full version.
 KERNEL_SERIES=7.3
 KERNEL_LOCALVERSION=+deb13-cloud-amd64
 

@@ -17,7 +17,7 @@
 # In FOLDER afterwards:
 #   linux/         the kernel's source, with Debian's patches
 #   build/         the build folder: use it as KDIR
-#   stock/         the stock kernel: boot/vmlinuz-*, and its modules
+#   stock/         the package of the stock kernel, unpacked: vmlinuz and modules
 set -euo pipefail
 
 usage() {

@@ -59,7 +59,7 @@ pub(crate) fn to_device(
     while done < range.npages() {
         let start = range.start() + done * PAGE_SIZE;
         let wanted = (range.npages() - done).min(WINDOW_PAGES);
-        let step = step_to_device(pagemap, mm, start, wanted, buffers)?;
+        let step = step_to_device(pagemap, mm, start, wanted, buffers);
         for nth in (0..step.npages).filter(|nth| step.seen >> nth & 1 != 0) {
             let page = &buffers.bounce[nth * PAGE_SIZE..(nth + 1) * PAGE_SIZE];
             let to = out.wrapping_byte_add((done + nth) * PAGE_SIZE);
@@ -98,7 +98,7 @@ fn step_to_device(
     start: usize,
     npages: usize,
     buffers: &mut Buffers,
-) -> Result<Step> {
+) -> Step {
     let mut step = Step {
         npages,
         seen: 0,
@@ -114,7 +114,13 @@ fn step_to_device(
                 break;
             }
         };
-        let pass = pass_to_device(pagemap, mm, start, npages, &mut reservation, buffers)?;
+        let pass = match pass_to_device(pagemap, mm, start, npages, &mut reservation, buffers) {
+            Ok(pass) => pass,
+            Err(error) => {
+                step.error = Some(error);
+                break;
+            }
+        };
         step.npages = pass.npages;
         step.seen = pass.seen;
         if pass.seen.count_ones() as usize == pass.npages {
@@ -129,9 +135,12 @@ fn step_to_device(
             lacking = pass.npages - pass.seen.count_ones() as usize;
             fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
         }
-        pause_for_others()?;
+        if let Err(error) = pause_for_others() {
+            step.error = Some(error);
+            break;
+        }
     }
-    Ok(step)
+    step
 }
 
 /// What one pass over the pages of a step has come to.

@@ -74,6 +74,7 @@ pub use self::pages::BLOCK_PAGES;
 pub use self::pages::PMD_ORDER;
 pub use self::region::DeviceRegion;
 pub use self::slot::Slot;
+pub use self::slot::Slots;
 pub use self::slot::Source;
 pub use self::slot::SystemPage;
 pub use self::task::cond_resched;

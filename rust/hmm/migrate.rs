@@ -21,7 +21,7 @@ use crate::folio::unlock_and_put;
 use crate::ops::DevPagemapOps;
 use crate::pagemap::DevPagemap;
 use crate::slot::order_of;
-use crate::slot::Slot;
+use crate::slot::Slots;
 use crate::vma::LockedVma;
 use crate::window::PfnSlots;
 use crate::window::Window;
@@ -224,18 +224,13 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
 
 impl<'a, D: Direction> Migration<'a, Collected, D> {
     /// The pages that can be migrated and have no destination yet, in the order of the range.
-    pub fn slots(&mut self) -> impl Iterator<Item = Slot<'_, D>> {
-        let direction = &self.direction;
-        let vma = self.inner.vma.as_ref();
-        let target = vma.map(|args| (args.raw.vma, args.raw.start));
-        let src = self.inner.slots.src.iter();
-        src.zip(self.inner.slots.dst.iter_mut())
-            .enumerate()
-            .filter(|(_, (&src, dst))| src & bindings::MIGRATE_PFN_MIGRATE != 0 && **dst == 0)
-            // SAFETY: These are the entries of this migration, which cannot be committed or
-            // dropped while the slot lives.
-            .map(move |(nth, (&src, dst))| unsafe { Slot::new(nth, src, dst, direction, target) })
-            .filter(Slot::is_usable)
+    pub fn slots(&mut self) -> Slots<'_, D> {
+        let target = self.inner.vma.as_ref();
+        let target = target.map(|args| (args.raw.vma, args.raw.start));
+        let PfnSlots { src, dst } = &mut self.inner.slots;
+        // SAFETY: These are the entries of this migration, which cannot be committed or dropped
+        // while they are borrowed.
+        unsafe { Slots::new(src, dst, &self.direction, target) }
     }
 
     /// Moves the pages that have a destination. Their content must have been copied.

@@ -7,6 +7,7 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::slice;
 
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -46,6 +47,67 @@ impl SystemPage<'_> {
     }
 }
 
+/// The VMA of a range that is migrated, and the first address of the range.
+type Target = Option<(*mut bindings::vm_area_struct, usize)>;
+
+/// The places of a migration that wait for a destination: see
+/// [`Migration::slots`](crate::Migration::slots).
+///
+/// # Invariants
+///
+/// As for [`Slot`]: the entries are those of a migration that keeps its pages collected for `'s`.
+pub struct Slots<'s, D: Direction> {
+    nth: usize,
+    src: slice::Iter<'s, usize>,
+    dst: slice::IterMut<'s, usize>,
+    direction: &'s D,
+    target: Target,
+}
+
+impl<'s, D: Direction> Slots<'s, D> {
+    /// # Safety
+    ///
+    /// The slices are the entries of a migration in direction `direction` that has collected its
+    /// pages and keeps them so for `'s`; `target` belongs to the same migration.
+    pub(crate) unsafe fn new(
+        src: &'s [usize],
+        dst: &'s mut [usize],
+        direction: &'s D,
+        target: Target,
+    ) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            nth: 0,
+            src: src.iter(),
+            dst: dst.iter_mut(),
+            direction,
+            target,
+        }
+    }
+}
+
+// Not put together from the adapters of `core`: objtool warns of symbols with names that long.
+impl<'s, D: Direction> Iterator for Slots<'s, D> {
+    type Item = Slot<'s, D>;
+
+    fn next(&mut self) -> Option<Slot<'s, D>> {
+        loop {
+            // INVARIANT: By the type invariant.
+            let slot = Slot {
+                nth: self.nth,
+                src: *self.src.next()?,
+                dst: self.dst.next()?,
+                direction: self.direction,
+                target: self.target,
+            };
+            self.nth += 1;
+            if slot.src & bindings::MIGRATE_PFN_MIGRATE != 0 && *slot.dst == 0 && slot.is_usable() {
+                return Some(slot);
+            }
+        }
+    }
+}
+
 /// A folio of the range that can be migrated, or a hole, and the place for its destination.
 ///
 /// # Invariants
@@ -56,32 +118,10 @@ pub struct Slot<'s, D: Direction> {
     src: usize,
     dst: &'s mut usize,
     direction: &'s D,
-    /// The VMA and the address of the first page of the range, if the range is one of a VMA.
-    target: Option<(*mut bindings::vm_area_struct, usize)>,
+    target: Target,
 }
 
 impl<'s, D: Direction> Slot<'s, D> {
-    /// # Safety
-    ///
-    /// `src` and `dst` are the entries of page `nth` of a migration in direction `direction` that
-    /// has collected its pages and keeps them so for `'s`; `target` is its VMA and first address.
-    pub(crate) unsafe fn new(
-        nth: usize,
-        src: usize,
-        dst: &'s mut usize,
-        direction: &'s D,
-        target: Option<(*mut bindings::vm_area_struct, usize)>,
-    ) -> Self {
-        // INVARIANT: By the safety requirement.
-        Self {
-            nth,
-            src,
-            dst,
-            direction,
-            target,
-        }
-    }
-
     /// Where in the range this is, in pages, counted from 0.
     pub fn nth(&self) -> usize {
         self.nth
@@ -113,7 +153,7 @@ impl<'s, D: Direction> Slot<'s, D> {
 
     /// Whether there can be a destination: not for a page of another device, whose content nobody
     /// here can read. The owner that C was given keeps those out already.
-    pub(crate) fn is_usable(&self) -> bool {
+    fn is_usable(&self) -> bool {
         let pagemap = self.direction.pagemap();
         page_of(self.src)
             .is_none_or(|page| !is_private(page) || pagemap.index_of(page.as_ptr()).is_some())

@@ -76,7 +76,7 @@ impl DevPagemapOps for Probe {
             Ok(())
         });
         match result {
-            Ok(()) => fault.retry(),
+            Ok(()) | Err(EAGAIN) => fault.retry(),
             Err(_) => fault.bus_error(),
         }
     }

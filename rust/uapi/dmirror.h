@@ -18,8 +18,8 @@
  *           of the opener is gone
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
  *   EINTR   a fatal signal arrived; what was done until then stays done
- * The struct is written back on success, and on every error after the range
- * was accepted, with true counts of what was done.
+ * The struct is written back, with true counts of what was done, on success and
+ * on every error, except where the range is unaligned or empty or wraps around.
  */
 #ifndef _UAPI_DMIRROR_H
 #define _UAPI_DMIRROR_H
@@ -52,8 +52,8 @@ struct dmirror_cmd {
  * cpages: pages of the range that the device sees and that were copied to @ptr.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates (hugetlb, device and DAX mappings)
- *   ENOENT  some page cannot be moved (file pages, pinned pages); the others
- *           were
+ *   ENOENT  some page cannot be moved (pages of files, pinned, swapped out, or
+ *           on another device); the others were
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
  *           system memory is left for bookkeeping
  */

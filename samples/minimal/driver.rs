@@ -85,7 +85,7 @@ impl DevPagemapOps for Memory {
             Ok(())
         });
         match result {
-            Ok(()) => fault.retry(),
+            Ok(()) | Err(EAGAIN) => fault.retry(),
             Err(ENOMEM) => fault.out_of_memory(),
             Err(_) => fault.bus_error(),
         }
@@ -96,7 +96,10 @@ impl DevPagemapOps for Memory {
 fn to_device(pagemap: &DevPagemap<Memory>, address: usize) -> Result<usize> {
     // Taken before anything is locked, and given back by drop if it is not used.
     let page = pagemap.ops().free.lock().pop().ok_or(ENOMEM)?;
-    let folio = pagemap.take(DevicePages::new(page, 0)?)?;
+    let page = DevicePages::new(page, 0)?;
+    let folio = pagemap
+        .take(page)
+        .inspect_err(|_| pagemap.ops().folio_free(page))?;
 
     let mut window = Window::new(1)?;
     let task = kernel::current!();
@@ -108,7 +111,9 @@ fn to_device(pagemap: &DevPagemap<Memory>, address: usize) -> Result<usize> {
         let mut folio = folio.init();
         match slot.source() {
             Source::System(page) => folio.fill_from(&page)?,
-            Source::Hole | Source::Device(_) => folio.fill_zero()?,
+            Source::Hole => folio.fill_zero()?,
+            // Not selected: what is on the device stays there.
+            Source::Device(_) => return Ok(0),
         }
         slot.give(folio)?;
     }
