@@ -28,8 +28,7 @@ exec "${ns[@]}" bash -euc '
 	mount --rbind /dev "$root/dev"
 	mount --rbind /proc "$root/proc"
 	mount --rbind /sys "$root/sys"
-	for dir in "$top" "$cache" "${KDIR:-}"; do
-		[ -n "$dir" ] || continue
+	for dir in "$top" "$cache"; do
 		mkdir -p "$root$dir"
 		mount --rbind "$dir" "$root$dir"
 	done
@@ -40,6 +39,7 @@ exec "${ns[@]}" bash -euc '
 	cd "$root$cwd" 2>/dev/null || cwd=/
 	exec chroot "$root" /usr/bin/env -i --chdir="$cwd" "$@"
 ' in-root "$root" "$TOP" "$CACHE" "$PWD" \
+	APT_CONFIG="$SCRIPTS/apt.conf" \
 	PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 LC_ALL=C.UTF-8 \
 	CARGO_HOME="$CACHE/cargo" CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
 	"${keep[@]}" "$@"

@@ -3,19 +3,14 @@
  * What bindgen reads: the C headers of the interfaces that `hmm` wraps and that
  * kernel::bindings does not hold, and constants that bindgen cannot compute.
  */
-#include <linux/hmm.h>
-#include <linux/huge_mm.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
-#include <linux/mmu_notifier.h>
-#include <linux/rmap.h>
 
 const unsigned long HMM_CONST_MIGRATE_PFN_VALID = MIGRATE_PFN_VALID;
 const unsigned long HMM_CONST_MIGRATE_PFN_MIGRATE = MIGRATE_PFN_MIGRATE;
-const unsigned long HMM_CONST_MIGRATE_PFN_WRITE = MIGRATE_PFN_WRITE;
 const unsigned long HMM_CONST_MIGRATE_PFN_COMPOUND = MIGRATE_PFN_COMPOUND;
 const unsigned long HMM_CONST_MIGRATE_PFN_SHIFT = MIGRATE_PFN_SHIFT;
 

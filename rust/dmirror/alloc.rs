@@ -162,6 +162,10 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     }
 
     /// Takes a whole block; returns its first page.
+    #[cfg_attr(
+        MODULE,
+        expect(dead_code, reason = "for large folios, which are split for now")
+    )]
     pub(crate) fn alloc_block(&mut self) -> Option<usize> {
         let index = self.take_free()?;
         self.set(index, State::Whole);

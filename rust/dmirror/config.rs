@@ -8,14 +8,14 @@ pub(crate) const NODE_NAMES: [&kernel::str::CStr; DEVICES] = [c"hmm_dmirror0", c
 /// The number of private devices.
 pub(crate) const DEVICES: usize = 2;
 
-/// The folder under `/sys/kernel/debug`.
-pub(crate) const MODULE_NAME: &kernel::str::CStr = c"dmirror";
-
 /// What the memory of a device is called in `/proc/iomem`.
 pub(crate) const REGION_NAME: &kernel::str::CStr = c"dmirror";
 
 /// Memory of a device in bytes, where the module parameter `capacity` gives no other.
 pub(crate) const DEFAULT_CAPACITY: u64 = 512 << 20;
+
+/// The most memory that a device can be given, in bytes; the kernel's own bounds lie not far above.
+pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
 /// The most pages that one step of a migration moves: what is copied to user space in one piece,
 /// and for how many pages the `mmap_lock` is held at a time.

@@ -86,7 +86,7 @@ impl DevPagemapOps for DeviceMemory {
         match failure {
             // Either the page came back, or somebody else has a reference to it and is about to
             // bring it back or to let go of it.
-            None | Some(EAGAIN) => fault.retry(),
+            None => fault.retry(),
             Some(ENOMEM) => fault.out_of_memory(),
             Some(_) => fault.bus_error(),
         }

@@ -16,16 +16,11 @@ use hmm::Node;
 use hmm::Vram;
 use hmm::BLOCK_PAGES;
 use kernel::alloc::flags::GFP_KERNEL;
-use kernel::debugfs::Dir;
 use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-#[expect(
-    dead_code,
-    reason = "whole blocks are for large folios, which are split for now"
-)]
 mod alloc;
 mod config;
 mod device;
@@ -33,19 +28,17 @@ mod file;
 mod migrate;
 mod pool;
 mod request;
-mod stats;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod uapi;
 
 use config::DEFAULT_CAPACITY;
 use config::DEVICES;
-use config::MODULE_NAME;
+use config::MAX_CAPACITY;
 use config::NODE_NAMES;
 use config::REGION_NAME;
 use device::Device;
 use file::DmirrorFile;
-use stats::Stats;
 
 module! {
     type: DmirrorModule,
@@ -76,22 +69,19 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 /// Dropping it removes the files; the last of them lets go of the device, which then brings its
 /// pages back.
 struct DmirrorModule {
-    _stats: [Stats; DEVICES],
     _nodes: [Pin<KBox<Node<DmirrorFile>>>; DEVICES],
 }
 
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let memory = MemoryPlan::from_params()?;
+        // Files last: they can be opened at once.
         let device = |nth| Arc::pin_init(Device::new(memory.vram(nth)?), GFP_KERNEL);
         let devices = [device(0)?, device(1)?];
-        let dir = Dir::new(MODULE_NAME);
-        let stats = |nth: usize| Stats::new(&dir, NODE_NAMES[nth], &devices[nth]);
         let node = |nth: usize| {
             KBox::pin_init(Node::new(NODE_NAMES[nth], devices[nth].clone()), GFP_KERNEL)
         };
         Ok(Self {
-            _stats: [stats(0)?, stats(1)?],
             _nodes: [node(0)?, node(1)?],
         })
     }
@@ -120,8 +110,10 @@ impl MemoryPlan {
             } else {
                 capacity
             };
-            if capacity % BLOCK_BYTES != 0 {
-                pr_err!("capacity={capacity} is no multiple of {BLOCK_BYTES}\n");
+            if capacity % BLOCK_BYTES != 0 || capacity > MAX_CAPACITY {
+                pr_err!(
+                    "capacity={capacity} is no multiple of {BLOCK_BYTES}, or above {MAX_CAPACITY}\n"
+                );
                 return Err(EINVAL);
             }
             return Ok(Self::Reserve {
@@ -132,8 +124,10 @@ impl MemoryPlan {
             pr_err!("capacity and vram_size exclude each other\n");
             return Err(EINVAL);
         }
-        if base.checked_add(size).is_none() {
-            pr_err!("vram_base={base:#x} and vram_size={size:#x} leave the address space\n");
+        if size > MAX_CAPACITY || base.checked_add(size).is_none() {
+            pr_err!(
+                "vram_size={size:#x} is above {MAX_CAPACITY:#x}, or leaves the address space\n"
+            );
             return Err(EINVAL);
         }
         let share = size / DEVICES as u64;

@@ -10,6 +10,7 @@ use core::mem::size_of;
 use hmm::NodeOps;
 use hmm::Window;
 use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::alloc::KVVec;
 use kernel::ioctl::_IOWR;
 use kernel::mm::Mm;
@@ -17,6 +18,8 @@ use kernel::new_mutex;
 use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
+use kernel::seq_print;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
@@ -53,7 +56,7 @@ impl Buffers {
     fn new() -> Result<Self> {
         Ok(Self {
             window: Window::new(WINDOW_PAGES)?,
-            bounce: KVVec::from_elem(0, WINDOW_PAGES * PAGE_SIZE, GFP_KERNEL)?,
+            bounce: KVVec::from_elem(0, WINDOW_PAGES * PAGE_SIZE, GFP_KERNEL_ACCOUNT)?,
         })
     }
 }
@@ -109,6 +112,18 @@ impl NodeOps for DmirrorFile {
         // The counts are true whatever the outcome; the error of the command goes first.
         let written = user().writer().write_slice(words.as_bytes());
         result.and(written).map(|()| 0)
+    }
+
+    /// The memory of the device, in pages and blocks, for tests and for people. Not in debugfs,
+    /// whose files do not keep the module loaded while they are open.
+    fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
+        let pagemap = file.device.pagemap();
+        let npages = pagemap.region().npages();
+        let room = pagemap.ops().pool().room();
+        seq_print!(m, "dmirror-pages:\t{npages}\n");
+        seq_print!(m, "dmirror-free-pages:\t{}\n", room.pages);
+        seq_print!(m, "dmirror-blocks:\t{}\n", npages / hmm::BLOCK_PAGES);
+        seq_print!(m, "dmirror-free-blocks:\t{}\n", room.blocks);
     }
 }
 

@@ -132,7 +132,7 @@ fn step_to_device(
             lacking = pass.lacking;
         } else if attempt + 1 < MIGRATE_TRIES {
             when_full = WhenFull::TakeWhatIsFree;
-            lacking = pass.npages - pass.seen.count_ones() as usize;
+            lacking = npages;
             fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
         }
         if let Err(error) = pause_for_others() {
@@ -211,46 +211,50 @@ pub(crate) fn to_system(
     window: &mut Window,
     counts: &mut Counts,
 ) -> Result {
-    let mut all_back = true;
     let mut done = 0;
     while done < range.npages() {
         let start = range.start() + done * PAGE_SIZE;
         let wanted = (range.npages() - done).min(WINDOW_PAGES);
-        let mut npages = wanted;
-        let mut left = true;
-        for attempt in 0..MIGRATE_TRIES {
-            if attempt > 0 {
-                fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
-            }
-            let pass = pass_to_system(pagemap, mm, start, wanted, window)?;
-            npages = pass.npages;
-            counts.cpages += pass.moved as u64;
-            left = pass.on_device > pass.moved;
-            match pass.error {
-                None | Some(EAGAIN) => {}
-                Some(error) => return Err(error),
-            }
-            if !left {
-                break;
-            }
-            pause_for_others()?;
-        }
-        all_back &= !left;
-        done += npages;
+        done += step_to_system(pagemap, mm, start, wanted, window, counts)?;
         pause_for_others()?;
     }
-    if all_back {
-        Ok(())
-    } else {
-        Err(EBUSY)
+    Ok(())
+}
+
+/// Moves those of up to `npages` pages that are on the device; returns the length of the step.
+///
+/// A pass does not see pages that are locked or referenced by somebody else. So it goes on, within
+/// bounds, until all pages have come, or a pass found nothing after a pause.
+fn step_to_system(
+    pagemap: &DevPagemap<DeviceMemory>,
+    mm: &MmWithUser,
+    start: usize,
+    npages: usize,
+    window: &mut Window,
+    counts: &mut Counts,
+) -> Result<usize> {
+    let mut came = 0;
+    let mut length = npages;
+    for attempt in 0..MIGRATE_TRIES {
+        let pass = pass_to_system(pagemap, mm, start, npages, window)?;
+        length = pass.npages;
+        came += pass.moved;
+        counts.cpages += pass.moved as u64;
+        if let Some(error) = pass.error {
+            return Err(error);
+        }
+        if came >= length || (attempt > 0 && pass.moved == 0) {
+            break;
+        }
+        fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+        pause_for_others()?;
     }
+    Ok(length)
 }
 
 /// What one pass towards system memory has come to.
 struct PassBack {
     npages: usize,
-    /// Pages that were found on the device.
-    on_device: usize,
     moved: usize,
     error: Option<Error>,
 }
@@ -267,20 +271,15 @@ fn pass_to_system(
     let npages = npages.min((vma.end() - start) >> PAGE_SHIFT);
     let range = start..start + npages * PAGE_SIZE;
     let mut migration = Migration::to_system(vma, range, pagemap, window)?;
-    let mut on_device = 0;
     let mut error = None;
     for slot in migration.slots() {
-        if let Source::Device(_) = slot.source() {
-            on_device += 1;
-            if let Err(failure) = slot.fill_system() {
-                error = Some(failure);
-            }
+        if let Err(failure) = slot.fill_system() {
+            error = Some(failure);
         }
     }
     let moved = migration.commit().moved();
     Ok(PassBack {
         npages,
-        on_device,
         moved,
         error,
     })

@@ -24,3 +24,20 @@ void hmm_helper_folio_split_default(struct folio *head, struct folio *tail)
 	tail->pgmap = head->pgmap;
 	tail->page.mapping = head->page.mapping;
 }
+
+/* What zone_device_page_init() does to each page of a folio, without using them. */
+void hmm_helper_zone_device_folio_dissolve(struct folio *folio, unsigned int order)
+{
+	struct dev_pagemap *pgmap = folio->pgmap;
+	struct page *page = &folio->page;
+	unsigned long i;
+
+	for (i = 0; i < 1UL << order; i++) {
+		struct folio *small = (struct folio *)(page + i);
+
+		page[i].flags.f &= ~0xffUL;
+		small->mapping = NULL;
+		small->pgmap = pgmap;
+	}
+	ClearPageHead(page);
+}

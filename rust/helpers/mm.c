@@ -29,9 +29,14 @@ unsigned int hmm_helper_folio_order(const struct folio *folio)
 	return folio_order(folio);
 }
 
-bool hmm_helper_folio_trylock(struct folio *folio)
+bool hmm_helper_folio_test_anon(const struct folio *folio)
 {
-	return folio_trylock(folio);
+	return folio_test_anon(folio);
+}
+
+void hmm_helper_folio_lock(struct folio *folio)
+{
+	folio_lock(folio);
 }
 
 void hmm_helper_folio_put(struct folio *folio)

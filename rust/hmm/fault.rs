@@ -102,7 +102,8 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         FaultAnswer(0)
     }
 
-    /// There was no memory to bring the page back to.
+    /// There was no memory to bring the page back to. The core prints a line about that, at a
+    /// bounded rate, and the CPU tries again; so this is for the case that nothing else helps.
     pub fn out_of_memory(self) -> FaultAnswer {
         FaultAnswer(bindings::vm_fault_reason_VM_FAULT_OOM)
     }

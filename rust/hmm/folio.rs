@@ -50,12 +50,14 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
     /// Puts the folio in use: reference count 1, locked, with a reference to the pagemap for each
     /// page.
     ///
-    /// May sleep for a moment, if somebody who walks page frames has the page locked.
+    /// May sleep, if somebody who walks page frames, such as an eviction of the same block, finds
+    /// the page between its first reference and its lock; that one lets go of it without harm.
     ///
     /// C function: `zone_device_folio_init()`.
     pub fn init(self) -> LockedFolio<'p, T> {
         // The pages go over to the `LockedFolio`.
         let this = ManuallyDrop::new(self);
+        this.pagemap.note_in_use(this.pages);
         let pfn = this.pagemap.region().first_pfn() + this.pages.first();
         // SAFETY: The page frame number is inside the region, whose pages exist while the pagemap
         // does.
@@ -76,6 +78,7 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
 
 impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
     fn drop(&mut self) {
+        self.pagemap.note_in_use(self.pages);
         self.pagemap.release(self.pages);
     }
 }
@@ -87,8 +90,8 @@ impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
 ///
 /// # Invariants
 ///
-/// The folio covers `pages`, is locked by us and has one reference, which is ours. There is memory
-/// behind each page, and the first `filled` pages hold what the driver put there.
+/// The folio covers `pages`, is locked by us and has one reference that is ours; who walks page
+/// frames may have another for a moment, but cannot lock it. There is memory behind each page, and the first `filled` pages hold what the driver put there.
 pub struct LockedFolio<'p, T: DevPagemapOps> {
     pagemap: &'p DevPagemap<T>,
     pages: DevicePages,
@@ -159,6 +162,10 @@ impl<T: DevPagemapOps> LockedFolio<'_, T> {
         vram.frame(self.pages.first() + nth).ok_or(EINVAL)
     }
 
+    pub(crate) fn is_of(&self, pagemap: &DevPagemap<T>) -> bool {
+        core::ptr::eq(self.pagemap, pagemap)
+    }
+
     /// Gives up the folio; its lock and reference go to the caller.
     pub(crate) fn into_pfn(self) -> usize {
         let this = ManuallyDrop::new(self);
@@ -196,22 +203,15 @@ impl SystemFolio {
     /// `folio` is null, or a new folio of that order with one reference, which goes to the result.
     pub(crate) unsafe fn from_new(folio: *mut bindings::folio, order: u32) -> Result<Self> {
         let folio = NonNull::new(folio).ok_or(ENOMEM)?;
-        // SAFETY: The folio is valid and ours. Nobody else can have locked a new folio.
-        let locked = unsafe { bindings::folio_trylock(folio.as_ptr()) };
+        // SAFETY: The folio is valid and ours. It sleeps for a moment if somebody who walks page
+        // frames has it locked.
+        unsafe { bindings::folio_lock(folio.as_ptr()) };
         // INVARIANT: By the safety requirement, and as it was just locked.
-        let this = Self {
+        Ok(Self {
             folio,
             order,
             filled: 0,
-        };
-        if !locked {
-            // Somebody who walks page frames has it: let the caller try another one.
-            let this = ManuallyDrop::new(this);
-            // SAFETY: The one reference is ours, and we use it no more.
-            unsafe { bindings::folio_put(this.folio.as_ptr()) };
-            return Err(EAGAIN);
-        }
-        Ok(this)
+        })
     }
 
     /// Allocates a folio of `1 << order` pages for user memory, with no particular VMA in mind.

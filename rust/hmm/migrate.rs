@@ -83,6 +83,9 @@ pub enum Select {
 ///                    +-----------------------> pages are mapped again, unlocked, put
 /// ```
 ///
+/// While one lives, its owner must not touch user memory: a fault on a page of the migration would
+/// wait for the migration, for ever.
+///
 /// Whatever state it is dropped in, the C protocol is completed: pages that moved are mapped at
 /// their new place, all others at their old one, and unused destinations are freed.
 ///
@@ -318,6 +321,8 @@ impl<'a> Inner<'a> {
             },
             _vma: PhantomData,
         };
+        // The arrays may come from another migration, and drop trusts the destinations.
+        slots.dst.fill(0);
         args.raw.src = slots.src.as_mut_ptr();
         args.raw.dst = slots.dst.as_mut_ptr();
         // SAFETY: The VMA is valid and its `mmap_lock` held for 'a; there are as many slots as the

@@ -14,6 +14,7 @@ use kernel::miscdevice::MiscDevice;
 use kernel::miscdevice::MiscDeviceOptions;
 use kernel::miscdevice::MiscDeviceRegistration;
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
 use kernel::sync::Arc;
 use kernel::types::ForeignOwnable;
 use kernel::ModuleMetadata;
@@ -39,8 +40,8 @@ pub trait NodeOps: Sized + 'static {
     /// What `open(2)` is to return.
     fn open(device: &Arc<Self::Device>) -> Result<Self::File>;
 
-    /// Handles `ioctl(2)`, from 32-bit programs as well: `arg` is a pointer to a structure whose
-    /// layout is the same for both.
+    /// Handles `ioctl(2)`, from 32-bit programs as well: `arg` must mean the same for both, such as
+    /// an address, or a pointer to a structure whose layout is the same.
     ///
     /// May sleep.
     ///
@@ -52,9 +53,18 @@ pub trait NodeOps: Sized + 'static {
         cmd: u32,
         arg: usize,
     ) -> Result<isize>;
+
+    /// Adds lines to `/proc/PID/fdinfo/FD`.
+    ///
+    /// May sleep.
+    fn show_fdinfo(file: <Self::File as ForeignOwnable>::Borrowed<'_>, m: &SeqFile) {
+        let _ = (file, m);
+    }
 }
 
-/// A device file `/dev/NAME` of mode 0600, there from the end of [`Node::new`] until drop.
+/// A device file `/dev/NAME` of mode 0600, there from its initialisation until drop.
+///
+/// It can be opened as soon as it is there, so a driver makes it when everything else is ready.
 #[pin_data]
 #[repr(C)]
 pub struct Node<T: NodeOps> {
@@ -106,5 +116,9 @@ impl<T: NodeOps> MiscDevice for Adapter<T> {
         arg: usize,
     ) -> Result<isize> {
         T::ioctl(data, cmd, arg)
+    }
+
+    fn show_fdinfo(data: <T::File as ForeignOwnable>::Borrowed<'_>, m: &SeqFile, _file: &File) {
+        T::show_fdinfo(data, m);
     }
 }

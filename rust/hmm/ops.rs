@@ -17,7 +17,7 @@ use crate::pages::DevicePages;
 ///
 /// The methods are called on the data that the driver gave to
 /// [`DevPagemap::new`](crate::DevPagemap::new), by any CPU, at the same time.
-pub trait DevPagemapOps: Send + Sync + Sized {
+pub trait DevPagemapOps: Send + Sync + Sized + 'static {
     /// Takes back pages that nobody uses any more: the last reference to the folio that covered
     /// them was put, or a [`FreeFolio`](crate::FreeFolio) was dropped. They can be handed out by
     /// [`DevPagemap::take`](crate::DevPagemap::take) again at once.

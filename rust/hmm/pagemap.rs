@@ -12,6 +12,10 @@ use core::marker::PhantomData;
 use kernel::error::from_err_ptr;
 use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::sync::atomic::ordering::Acquire;
+use kernel::sync::atomic::ordering::Relaxed;
+use kernel::sync::atomic::ordering::Release;
+use kernel::sync::atomic::Atomic;
 use kernel::sync::Mutex;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
@@ -37,10 +41,11 @@ const EVICT_PAUSE: Delta = Delta::from_millis(1);
 
 /// Device pages that mm knows of, and the driver's data that goes with them.
 ///
-/// Pages are taken for use with [`take`](Self::take), which works only while this exists: what
-/// `memunmap_pages()` demands of a driver, that it hands out no page any more, follows from the
-/// borrow. Drop brings every page that is still in use back to system memory, waits for the last
-/// reference, and gives back the addresses; it sleeps, and does not give up.
+/// Pages are taken for use with [`take`](Self::take), which works until drop begins: so the driver
+/// hands out no page any more when `memunmap_pages()` is called, as that function demands. Drop
+/// brings every page that is still in use back to system memory, waits for the last reference, and
+/// gives back the addresses; it sleeps, and does not give up. A [`LockedFolio`](crate::LockedFolio)
+/// or a [`Migration`] that was leaked with `mem::forget` makes it wait for ever.
 ///
 /// # Invariants
 ///
@@ -62,6 +67,10 @@ pub struct DevPagemap<T: DevPagemapOps> {
     #[pin]
     pgmap: Opaque<bindings::dev_pagemap>,
     taken: TakenMap,
+    /// Pages of `FreeFolio`s: taken, and without a reference to the pagemap.
+    unused: Atomic<usize>,
+    /// Set when drop begins.
+    closing: Atomic<bool>,
     region: DeviceRegion,
     #[pin]
     eviction: Mutex<Window>,
@@ -92,6 +101,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         let npages = region.npages();
         try_pin_init!(Self {
             taken: TakenMap::new(npages)?,
+            unused: Atomic::new(0),
+            closing: Atomic::new(false),
             region,
             eviction <- eviction_lock()?,
             ops <- ops,
@@ -139,10 +150,16 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the region has no such pages; [`EBUSY`] when one of them is in use: a bug
+    /// [`ENODEV`] when the pagemap is being dropped, which callbacks can see; [`EINVAL`] when the
+    /// region has no such pages; [`EBUSY`] when one of them is in use: a bug
     /// of the allocator, found before it corrupts memory; [`ENOMEM`] when there is no memory
     /// behind one of them, see [`Vram::populate`](crate::Vram::populate).
     pub fn take(&self, pages: DevicePages) -> Result<FreeFolio<'_, T>> {
+        // ORDERING: Acquire pairs with the store in drop; what drop waits for is the map of taken
+        // pages, below.
+        if self.closing.load(Acquire) {
+            return Err(ENODEV);
+        }
         if pages.range().end > self.region.npages() {
             return Err(EINVAL);
         }
@@ -153,6 +170,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         if !self.taken.set(pages) {
             return Err(EBUSY);
         }
+        // ORDERING: Relaxed, because drop reads the count when nobody else can change it.
+        self.unused.add(pages.npages(), Relaxed);
         // SAFETY: We have just set the bits, and the memory is there.
         Ok(unsafe { FreeFolio::new(self, pages) })
     }
@@ -222,6 +241,12 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.ops.folio_free(pages);
     }
 
+    /// Notes that a `FreeFolio` has become another state, or ended.
+    pub(crate) fn note_in_use(&self, pages: DevicePages) {
+        // ORDERING: As in `take`.
+        self.unused.fetch_sub(pages.npages(), Relaxed);
+    }
+
     pub(crate) fn as_raw(&self) -> *mut bindings::dev_pagemap {
         self.pgmap.get()
     }
@@ -231,10 +256,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.pgmap.get().cast()
     }
 
-    /// The number of a page of this pagemap, or `None` for any other page.
-    pub(crate) fn index_of(&self, page: *mut bindings::page) -> Option<usize> {
-        // SAFETY: The callers have a reference to the page.
-        let pfn = unsafe { bindings::page_to_pfn(page) };
+    /// The number of the page with this page frame number, or `None` if it is none of ours.
+    pub(crate) fn index_of(&self, pfn: usize) -> Option<usize> {
         let index = pfn.checked_sub(self.region.first_pfn())?;
         (index < self.region.npages()).then_some(index)
     }
@@ -256,7 +279,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     unsafe fn pages_of(&self, folio: *mut bindings::folio) -> Option<DevicePages> {
         // SAFETY: By the safety requirement.
         let order = unsafe { bindings::folio_order(folio) };
-        let first = self.index_of(folio.cast())?;
+        // SAFETY: As above.
+        let first = self.index_of(unsafe { bindings::folio_pfn(folio) })?;
         DevicePages::new(first, order).ok()
     }
 }
@@ -274,19 +298,24 @@ fn eviction_lock() -> Result<impl PinInit<Mutex<Window>>> {
 #[pinned_drop]
 impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
     fn drop(self: Pin<&mut Self>) {
-        // Nobody can take pages any more, because nobody else has a reference to this. Resident
-        // pages keep working meanwhile: their callbacks use shared references only.
         let this = self.into_ref();
-        for block in 0..this.region.npages() / BLOCK_PAGES {
-            let pages = block * BLOCK_PAGES..(block + 1) * BLOCK_PAGES;
-            while this.taken.count(pages.clone()) != 0 {
-                // There is no way back from here: a page that stays would make the last step wait
-                // as well. So what failed is tried again, after a pause.
-                if this.evict(block).is_err() {
-                    fsleep(EVICT_PAUSE);
+        // Resident pages keep working: their callbacks use shared references only. But they take
+        // no pages any more.
+        // ORDERING: Release pairs with the load in `take`.
+        this.closing.store(true, Release);
+        // A folio that was leaked while it was free holds no reference, and is not waited for.
+        // ORDERING: Relaxed, because the borrows of all `FreeFolio`s have ended.
+        while this.taken() > this.unused.load(Relaxed) {
+            for block in 0..this.region.npages() / BLOCK_PAGES {
+                let pages = block * BLOCK_PAGES..(block + 1) * BLOCK_PAGES;
+                if this.taken.count(pages) != 0 {
+                    // There is no way back from here: a page that stays would make the last step
+                    // wait as well. So an error means: again, after a pause.
+                    let _ = this.evict(block);
                 }
                 crate::cond_resched();
             }
+            fsleep(EVICT_PAUSE);
         }
         // SAFETY: Registered by the type invariant, and called once.
         unsafe { bindings::memunmap_pages(this.as_raw()) };
@@ -315,6 +344,11 @@ impl<T: DevPagemapOps> Callbacks<T> {
         let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
         // SAFETY: By the safety requirement; the order is reset only when the pages are used again.
         if let Some(pages) = unsafe { pagemap.pages_of(folio) } {
+            if pages.order() > 0 {
+                // A head that stays behind would make C take small pages after it for its tails.
+                // SAFETY: The folio is ours and nobody uses it; the core has what it needs of it.
+                unsafe { bindings::zone_device_folio_dissolve(folio, pages.order()) };
+            }
             pagemap.release(pages);
         }
     }

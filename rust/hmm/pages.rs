@@ -19,7 +19,8 @@ pub const BLOCK_PAGES: usize = 1 << PMD_ORDER;
 ///
 /// # Invariants
 ///
-/// `order <= PMD_ORDER`, and `first` is a multiple of `1 << order`.
+/// `order <= PMD_ORDER`, `first` is a multiple of `1 << order`, and `first + (1 << order)` does not
+/// overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DevicePages {
     first: usize,
@@ -33,7 +34,8 @@ impl DevicePages {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `order` is above [`PMD_ORDER`] or `first` is no multiple of `1 << order`.
+    /// [`EINVAL`] when `order` is above [`PMD_ORDER`], `first` is no multiple of `1 << order`, or the
+    /// end of the run is above `usize::MAX`.
     ///
     /// # Examples
     ///
@@ -46,7 +48,8 @@ impl DevicePages {
         if order > PMD_ORDER || first & ((1 << order) - 1) != 0 {
             return Err(EINVAL);
         }
-        // INVARIANT: Both were just checked.
+        first.checked_add(1 << order).ok_or(EINVAL)?;
+        // INVARIANT: All was just checked.
         Ok(Self { first, order })
     }
 

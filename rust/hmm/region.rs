@@ -88,7 +88,7 @@ impl Drop for DeviceRegion {
     }
 }
 
-/// A physical range that is claimed and is not RAM of the system.
+/// A physical range that is reserved and claimed, and is not RAM of the system.
 ///
 /// # Invariants
 ///
@@ -105,16 +105,19 @@ impl ClaimedRange {
         if start % PAGE_SIZE as u64 != 0 || start.checked_add(bytes).is_none() {
             return Err(EINVAL);
         }
-        // SAFETY: This only reads the tree of resources, under its lock.
-        let ram = unsafe {
-            bindings::region_intersects(
-                start,
-                size,
-                bindings::IORESOURCE_SYSTEM_RAM,
-                bindings::IORES_DESC_NONE as usize,
-            )
-        };
-        if ram != bindings::REGION_DISJOINT as i32 {
+        let ram = intersects(
+            start,
+            size,
+            bindings::IORESOURCE_SYSTEM_RAM,
+            bindings::IORES_DESC_NONE,
+        );
+        let reserved = intersects(
+            start,
+            size,
+            bindings::IORESOURCE_MEM as usize,
+            bindings::IORES_DESC_RESERVED,
+        );
+        if ram != bindings::REGION_DISJOINT || reserved != bindings::REGION_INTERSECTS {
             return Err(EBUSY);
         }
         // SAFETY: `iomem_resource` lives for ever; `name` is static.
@@ -139,6 +142,13 @@ impl Drop for ClaimedRange {
     fn drop(&mut self) {
         release(self.start, self.size);
     }
+}
+
+/// How a range lies to the resources of a kind: `REGION_DISJOINT`, `REGION_INTERSECTS` (inside) or
+/// `REGION_MIXED`.
+fn intersects(start: u64, size: usize, flags: usize, desc: u32) -> u32 {
+    // SAFETY: This only reads the tree of resources, under its lock.
+    unsafe { bindings::region_intersects(start, size, flags, desc as usize) as u32 }
 }
 
 fn release(start: u64, size: u64) {

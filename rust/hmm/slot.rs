@@ -137,7 +137,7 @@ impl<'s, D: Direction> Slot<'s, D> {
         let pagemap = self.direction.pagemap();
         match page_of(self.src) {
             None => Source::Hole,
-            Some(page) if is_private(page) => match pagemap.index_of(page.as_ptr()) {
+            Some(page) if is_private(page) => match self.device_index() {
                 // SAFETY: The migration has collected the page, which is one of this pagemap.
                 Some(index) => Source::Device(unsafe { DevicePage::new(pagemap, index) }),
                 // Not reached, because `is_usable` is checked first.
@@ -151,12 +151,23 @@ impl<'s, D: Direction> Slot<'s, D> {
         }
     }
 
-    /// Whether there can be a destination: not for a page of another device, whose content nobody
-    /// here can read. The owner that C was given keeps those out already.
+    /// Whether there can be a destination.
+    ///
+    /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
+    /// even be read. Not for pages of another device, whose content nobody here can read; the owner
+    /// that C was given keeps those out already.
     fn is_usable(&self) -> bool {
-        let pagemap = self.direction.pagemap();
-        page_of(self.src)
-            .is_none_or(|page| !is_private(page) || pagemap.index_of(page.as_ptr()).is_some())
+        match page_of(self.src) {
+            None => true,
+            Some(page) if is_private(page) => self.device_index().is_some(),
+            Some(page) => is_anonymous(page),
+        }
+    }
+
+    /// The number of the page on this device that stands here.
+    fn device_index(&self) -> Option<usize> {
+        let pfn = self.src >> bindings::MIGRATE_PFN_SHIFT;
+        self.direction.pagemap().index_of(pfn)
     }
 
     fn put(self, pfn: usize, order: u32) {
@@ -176,11 +187,12 @@ impl<T: DevPagemapOps> Slot<'_, ToDevice<'_, T>> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the folio is of another order, or has pages that were not filled. The folio
-    /// is put, and the page stays where it is.
+    /// [`EINVAL`] when the folio is one of another device or of another order, or has pages that
+    /// were not filled. The folio is put, and the page stays where it is.
     pub fn give(self, folio: LockedFolio<'_, T>) -> Result {
         let order = folio.pages().order();
-        if order != self.order() || !folio.is_filled() {
+        let pagemap = self.direction.pagemap();
+        if !folio.is_of(pagemap) || order != self.order() || !folio.is_filled() {
             return Err(EINVAL);
         }
         self.put(folio.into_pfn(), order);
@@ -196,7 +208,7 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; [`EAGAIN`] when somebody else has the new folio locked for a moment.
+    /// [`ENOMEM`].
     ///
     /// C functions: `vma_alloc_folio()`, `folio_alloc()`.
     pub fn alloc(&self) -> Result<SystemFolio> {
@@ -269,6 +281,14 @@ fn page_of(slot: usize) -> Option<NonNull<bindings::page>> {
 fn is_private(page: NonNull<bindings::page>) -> bool {
     // SAFETY: The page is valid, because the migration has a reference to it.
     unsafe { bindings::is_device_private_page(page.as_ptr()) }
+}
+
+/// Whether a page of a slot is anonymous memory.
+fn is_anonymous(page: NonNull<bindings::page>) -> bool {
+    // SAFETY: The page is valid, because the migration has a reference to it.
+    let folio = unsafe { bindings::page_folio(page.as_ptr()) };
+    // SAFETY: As above.
+    unsafe { bindings::folio_test_anon(folio) }
 }
 
 /// The order of the folio of a slot.

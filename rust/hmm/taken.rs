@@ -8,6 +8,7 @@
 use core::ops::Range;
 
 use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::atomic::ordering::Acquire;
@@ -27,7 +28,7 @@ impl TakenMap {
     /// A map of `npages` pages, none of them taken.
     pub(crate) fn new(npages: usize) -> Result<Self> {
         let len = npages.div_ceil(BITS);
-        let mut words = KVVec::with_capacity(len, GFP_KERNEL)?;
+        let mut words = KVVec::with_capacity(len, GFP_KERNEL | __GFP_NOWARN)?;
         for _ in 0..len {
             words.push(Atomic::new(0), GFP_KERNEL)?;
         }

@@ -76,7 +76,7 @@ impl DevPagemapOps for Probe {
             Ok(())
         });
         match result {
-            Ok(()) | Err(EAGAIN) => fault.retry(),
+            Ok(()) => fault.retry(),
             Err(_) => fault.bus_error(),
         }
     }

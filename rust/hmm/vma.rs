@@ -57,7 +57,8 @@ impl Deref for LockedVma<'_> {
 ///
 /// C: `mm_struct.task_size`.
 pub fn task_size(mm: &MmWithUser) -> usize {
-    // SAFETY: The struct is valid while we have a reference to it, and the member is written only
-    // by exec, before anybody else can have one.
+    // SAFETY: The struct is valid while we have a reference to it. The member is written by exec
+    // alone, before the task returns to user space, so before any program could have handed the
+    // address space to a driver.
     unsafe { (*mm.as_raw()).__bindgen_anon_1.task_size }
 }

@@ -17,8 +17,10 @@ use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::flags::__GFP_ZERO;
 use kernel::alloc::KVBox;
 use kernel::alloc::KVVec;
+use kernel::new_mutex;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::Mutex;
 use kernel::sync::SetOnce;
 
 use crate::bindings;
@@ -32,8 +34,8 @@ struct Frame(UnsafeCell<MaybeUninit<[u8; PAGE_SIZE]>>);
 type Block = KVBox<MaybeUninit<[Frame; BLOCK_PAGES]>>;
 
 enum Backing {
-    /// Allocated a block at a time, on first use.
-    Lazy(KVVec<SetOnce<Block>>),
+    /// Allocated a block at a time, on first use; by one task at a time, which holds the lock.
+    Lazy(KVVec<SetOnce<Block>>, Pin<KBox<Mutex<()>>>),
     /// A physical range that the system does not use as RAM, mapped whole.
     Fixed(Mapping),
 }
@@ -67,13 +69,13 @@ impl Vram {
     /// [`EINVAL`] when `npages` is 0 or no multiple of [`BLOCK_PAGES`]; [`ENOMEM`].
     pub fn lazy(npages: usize) -> Result<Self> {
         let blocks = whole_blocks(npages)?;
-        let mut slots = KVVec::with_capacity(blocks, GFP_KERNEL)?;
+        let mut slots = KVVec::with_capacity(blocks, GFP_KERNEL | __GFP_NOWARN)?;
         for _ in 0..blocks {
             slots.push(SetOnce::new(), GFP_KERNEL)?;
         }
         Ok(Self {
             blocks,
-            backing: Backing::Lazy(slots),
+            backing: Backing::Lazy(slots, KBox::pin_init(new_mutex!(()), GFP_KERNEL)?),
         })
     }
 
@@ -81,13 +83,18 @@ impl Vram {
     /// must have been kept from the system, for example with `memmap=512M$0x180000000` on the
     /// kernel command line. The range is claimed under `name` in `/proc/iomem`.
     ///
+    /// The range must lie in one that the firmware's memory map, or that parameter, calls reserved;
+    /// so no RAM in use and no registers of a device are taken. That nothing else uses it is the
+    /// word of who loads the module, as it is for a driver of persistent memory: give this only
+    /// what root has said, such as a module parameter.
+    ///
     /// May sleep.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] when `npages` is 0 or no multiple of [`BLOCK_PAGES`], or `start` is not page
-    /// aligned, or the range wraps; [`EBUSY`] when the system uses a part of the range as RAM, or
-    /// somebody else has claimed it; [`ENOMEM`] when it cannot be mapped.
+    /// aligned, or the range wraps; [`EBUSY`] when the system uses a part of the range as RAM, the
+    /// range is not reserved, or somebody else has claimed it; [`ENOMEM`] when it cannot be mapped.
     pub fn fixed(start: u64, npages: usize, name: &'static CStr) -> Result<Self> {
         let blocks = whole_blocks(npages)?;
         let size = npages.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
@@ -104,7 +111,8 @@ impl Vram {
 
     /// Makes sure that there is memory behind block `block`. New memory is zeroed.
     ///
-    /// May sleep; quick when the memory is there already.
+    /// May sleep; takes a mutex, under which one block is allocated. Quick when the memory is there
+    /// already.
     ///
     /// # Errors
     ///
@@ -113,19 +121,16 @@ impl Vram {
         if block >= self.blocks {
             return Err(EINVAL);
         }
-        let Backing::Lazy(slots) = &self.backing else {
+        let Backing::Lazy(slots, lock) = &self.backing else {
             return Ok(());
         };
         let slot = slots.get(block).ok_or(EINVAL)?;
+        if slot.as_ref().is_some() {
+            return Ok(());
+        }
+        let _guard = lock.lock();
         if slot.as_ref().is_none() {
-            let memory: Block = KVBox::new_uninit(GFP_KERNEL | __GFP_NOWARN | __GFP_ZERO)?;
-            if !slot.populate(memory) {
-                // Somebody else was quicker. `populate` gives up before the other one has
-                // finished, so wait until the block can be seen.
-                while slot.as_ref().is_none() {
-                    crate::cond_resched();
-                }
-            }
+            slot.populate(KVBox::new_uninit(GFP_KERNEL | __GFP_NOWARN | __GFP_ZERO)?);
         }
         Ok(())
     }
@@ -140,7 +145,7 @@ impl Vram {
     /// The pointer is valid for `PAGE_SIZE` bytes and as long as `self`.
     pub(crate) fn frame(&self, page: usize) -> Option<NonNull<u8>> {
         match &self.backing {
-            Backing::Lazy(slots) => {
+            Backing::Lazy(slots, _) => {
                 let block = slots.get(page / BLOCK_PAGES)?.as_ref()?;
                 let frames: *const Frame = block.as_ptr().cast();
                 // SAFETY: The remainder is below BLOCK_PAGES, the length of the array.
@@ -178,7 +183,7 @@ struct Mapping {
 impl Mapping {
     fn new(start: u64, size: usize, name: &'static CStr) -> Result<Self> {
         let range = ClaimedRange::new(start, size, name)?;
-        // SAFETY: The range is ours, and is not RAM of the system.
+        // SAFETY: The range is ours, reserved, and not RAM of the system.
         let base = unsafe { bindings::memremap(start, size, bindings::MEMREMAP_WB as usize) };
         // INVARIANT: `base` was mapped just now.
         Ok(Self {

@@ -52,8 +52,9 @@ struct dmirror_cmd {
  * cpages: pages of the range that the device sees and that were copied to @ptr.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates (hugetlb, device and DAX mappings)
- *   ENOENT  some page cannot be moved (pages of files, pinned, swapped out, or
- *           on another device); the others were
+ *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
+ *           another device, or locked or referenced by others all the while;
+ *           the others were
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
  *           system memory is left for bookkeeping
  */
@@ -63,13 +64,13 @@ struct dmirror_cmd {
 
 /*
  * MIGRATE_TO_SYS: move those pages of the range that are on this device back to
- * system memory. @ptr is not used. Pages that are elsewhere stay there.
+ * system memory. @ptr is not used. Pages that are elsewhere stay there, and so do
+ * pages that others have locked or referenced all the while; that is no error.
  * cpages: pages that came back.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates
- *   EBUSY   some page on the device stayed locked or referenced by others
- *           through all retries; the others came back
  *   ENOMEM  no system memory for a page
+ *   EIO     the device cannot give back the data of a page
  */
 #define DMIRROR_NR_MIGRATE_TO_SYS	0x03
 #define DMIRROR_MIGRATE_TO_SYS \

@@ -85,7 +85,7 @@ impl DevPagemapOps for Memory {
             Ok(())
         });
         match result {
-            Ok(()) | Err(EAGAIN) => fault.retry(),
+            Ok(()) => fault.retry(),
             Err(ENOMEM) => fault.out_of_memory(),
             Err(_) => fault.bus_error(),
         }

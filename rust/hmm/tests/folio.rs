@@ -7,7 +7,12 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use super::device;
+use super::UserMemory;
 use crate::DevicePages;
+use crate::LockedVma;
+use crate::Migration;
+use crate::Select;
+use crate::Window;
 use crate::BLOCK_PAGES;
 use crate::PMD_ORDER;
 
@@ -45,6 +50,37 @@ mod suite {
         assert_eq!(pagemap.ops().freed.get(), BLOCK_PAGES + 3);
         drop(pagemap.take(pages)?.init());
         assert_eq!(pagemap.ops().freed.get(), 2 * BLOCK_PAGES + 3);
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_of_another_device_is_refused() -> Result {
+        let pagemap = device(1)?;
+        let other = device(1)?;
+        let memory = UserMemory::filled(1, 7)?;
+        let mut window = Window::new(1)?;
+        {
+            let task = kernel::current!();
+            let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+            let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+            let range = memory.start..memory.start + PAGE_SIZE;
+            let select = Select::System;
+            let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
+            let slot = migration.slots().next().ok_or(ENOENT)?;
+            let mut foreign = other.take(DevicePages::new(0, 0)?)?.init();
+            foreign.fill_zero()?;
+            assert_eq!(slot.give(foreign).err(), Some(EINVAL));
+        }
+        assert_eq!(other.taken(), 0);
+        assert_eq!(memory.is_filled(0, 7), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_free_folio_that_was_leaked_does_not_hold_the_pagemap() -> Result {
+        let pagemap = device(1)?;
+        core::mem::forget(pagemap.take(DevicePages::new(0, 0)?)?);
+        drop(pagemap);
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod suite {
         assert_eq!(DevicePages::new(7, 0)?.npages(), 1);
         assert_eq!(DevicePages::new(4, 3).err(), Some(EINVAL));
         assert_eq!(DevicePages::new(0, PMD_ORDER + 1).err(), Some(EINVAL));
+        assert_eq!(DevicePages::new(usize::MAX, 0).err(), Some(EINVAL));
         Ok(())
     }
 
@@ -101,6 +102,9 @@ mod suite {
         // The kernel itself starts at 16 MiB.
         let ram = Vram::fixed(16 << 20, BLOCK_PAGES, c"hmm test");
         assert_eq!(ram.err(), Some(EBUSY));
+        // Free addresses, as far as anybody knows; but nobody said that they are set aside.
+        let unknown = Vram::fixed(1 << 40, BLOCK_PAGES, c"hmm test");
+        assert_eq!(unknown.err(), Some(EBUSY));
         let unaligned = Vram::fixed((16 << 20) + 1, BLOCK_PAGES, c"hmm test");
         assert_eq!(unaligned.err(), Some(EINVAL));
         let wrapping = Vram::fixed(u64::MAX & !0xfff, BLOCK_PAGES, c"hmm test");

@@ -14,6 +14,7 @@ use crate::Migration;
 use crate::Select;
 use crate::Source;
 use crate::Window;
+use crate::PMD_ORDER;
 
 /// Moves `npages` pages to pages 0, 1, … of the device, as far as `give` says so for each; commits
 /// if `commit` says so. Returns the number of pages that moved.
@@ -202,6 +203,18 @@ mod suite {
             assert_eq!(memory.is_filled(nth, 70 + nth as u8), Ok(true));
         }
         assert_eq!(pagemap.ops().faults.get(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn small_pages_of_a_former_large_folio_are_evicted() -> Result {
+        let pagemap = device(1)?;
+        drop(pagemap.take(DevicePages::new(0, PMD_ORDER)?)?.init());
+        let memory = UserMemory::filled(4, 75)?;
+        // Not the first page, where the head of the large folio was.
+        assert_eq!(migrate(&pagemap, &memory, 4, true, |nth| nth > 1), Ok(2));
+        assert_eq!(pagemap.evict(0), Ok((2, 0)));
+        assert_eq!(memory.is_filled(3, 78), Ok(true));
         Ok(())
     }
 

@@ -7,9 +7,11 @@
 //! [`Command`] and a method of [`Device`]; [`Device::call`] carries it.
 
 use std::fmt;
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -104,6 +106,19 @@ pub struct Device {
     file: File,
 }
 
+/// How much memory a device has, and how much of it is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All pages.
+    pub pages: u64,
+    /// Free pages, those of free blocks among them.
+    pub free_pages: u64,
+    /// All blocks of 2 MiB.
+    pub blocks: u64,
+    /// Blocks that are free as a whole.
+    pub free_blocks: u64,
+}
+
 impl Device {
     /// Opens the device file at `path`.
     ///
@@ -114,6 +129,29 @@ impl Device {
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
         Ok(Self { file })
+    }
+
+    /// What is free on the device, by `/proc/self/fdinfo`; `None` for a module
+    /// that does not say, such as test_hmm.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with.
+    pub fn room(&self) -> io::Result<Option<Room>> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.file.as_raw_fd()))?;
+        let number = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+            value.trim().parse().ok()
+        };
+        let room = || {
+            Some(Room {
+                pages: number("dmirror-pages:")?,
+                free_pages: number("dmirror-free-pages:")?,
+                blocks: number("dmirror-blocks:")?,
+                free_blocks: number("dmirror-free-blocks:")?,
+            })
+        };
+        Ok(room())
     }
 
     /// Moves the pages of `range` to the memory of the device, then copies the

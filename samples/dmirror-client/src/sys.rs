@@ -311,3 +311,17 @@ pub(crate) fn pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
+
+/// A file whose pages the kernel itself cannot reach: `memfd_secret(2)`.
+///
+/// # Errors
+///
+/// `ENOSYS` where the kernel has none, or what the system call fails with.
+pub fn secret_file() -> io::Result<File> {
+    // SAFETY: the system call takes an integer and touches no memory.
+    let answer = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    let fd = Errno::result(answer)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(fd.into())
+}

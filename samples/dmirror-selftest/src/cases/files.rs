@@ -13,6 +13,7 @@ use dmirror_client::PageRange;
 use dmirror_client::Region;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
+use dmirror_client::secret_file;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 
@@ -34,6 +35,7 @@ cases! { "files":
     private_file_written = "Pages that were written in a private file mapping are the program's own: they go out and come back.",
     among_others = "Pages that cannot move do not keep the others of the range from moving.",
     program_text = "The program's own code stays, with ENOENT.",
+    secret_memory = "Memory that not even the kernel can read (memfd_secret) stays, with ENOENT.",
     special_mapping = "A mapping that the kernel manages itself is refused with EINVAL.",
     hugetlb = "A hugetlb mapping is refused with EINVAL.",
 }
@@ -144,6 +146,16 @@ fn mapping_called(name: &str) -> Option<PageRange> {
     let line = maps.lines().find(|line| line.ends_with(name))?;
     let start = u64::from_str_radix(line.split('-').next()?, 16).ok()?;
     PageRange::new(start, 1).ok()
+}
+
+fn secret_memory(context: &Context) -> Result<()> {
+    let Ok(file) = secret_file() else {
+        return skip("this kernel has no memfd_secret");
+    };
+    file.set_len((PAGES * page_size()) as u64)?;
+    let memory = Memory::of(Region::options(PAGES).shared_file(file).map()?);
+    memory.fill(memory.all());
+    stays(context, &memory)
 }
 
 fn special_mapping(context: &Context) -> Result<()> {

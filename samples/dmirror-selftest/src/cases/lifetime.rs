@@ -22,6 +22,7 @@ use crate::check::Where;
 use crate::check::at;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
@@ -33,6 +34,7 @@ cases! { "lifetime":
     close_leaves_other_processes_alone = "Closing a file leaves other processes' pages on the device.",
     open_again = "A file that is opened later brings back pages that an earlier one moved.",
     exit_frees_device_memory = "Device memory of processes that ended is used again: their pages add up to more than there is.",
+    device_memory_adds_up = "Each page that goes to the device is one free page less; afterwards all blocks are whole again.",
     exec = "A process that executes another program leaves nothing on the device that would disturb.",
     killed_while_migrating = "Processes killed in the middle of migrating leave a device that works.",
     inherited_descriptor = "A descriptor works on the memory of the process that opened it, whoever uses it.",
@@ -101,6 +103,32 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn device_memory_adds_up(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let Some(empty) = device.room()? else {
+        return skip("this module does not say what is free");
+    };
+    equal(
+        "free pages of an idle device",
+        empty.free_pages,
+        empty.pages,
+    )?;
+    equal(
+        "free blocks of an idle device",
+        empty.free_blocks,
+        empty.blocks,
+    )?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    let room = device.room()?.unwrap_or(empty);
+    equal("free pages", room.free_pages, empty.pages - PAGES as u64)?;
+    equal("free blocks", room.free_blocks, empty.blocks - 1)?;
+    memory.verify(1..PAGES / 2)?;
+    memory.move_back(&device, PAGES / 2..PAGES - 1, PAGES / 2 - 1)?;
+    drop(memory);
+    equal("room at the end", device.room()?, Some(empty))
 }
 
 fn exec(context: &Context) -> Result<()> {
