@@ -17,7 +17,14 @@ SCRIPTS=$TOP/scripts
 CACHE=${DMIRROR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dmirror}
 mkdir -p "$CACHE"
 CACHE=$(cd "$CACHE" && pwd)
-: >>"$CACHE/.dmirror-cache" # by which clean.sh knows it
+# A mark tells it from a folder of other people's, which clean.sh must not remove.
+if [ ! -e "$CACHE/.dmirror-cache" ]; then
+	if [ -n "$(ls -A "$CACHE")" ]; then
+		printf '%s: error: %s is not empty, and no cache of this project\n' "${0##*/}" "$CACHE" >&2
+		exit 1
+	fi
+	: >"$CACHE/.dmirror-cache"
+fi
 
 # Quick products live in the checkout.
 # shellcheck disable=SC2034 # used by the scripts

@@ -135,6 +135,7 @@ proptest! {
         if let Ok(range) = range {
             prop_assert_eq!(range.start() as u64, addr);
             prop_assert_eq!(range.npages() as u64, npages);
+            prop_assert_eq!(range.end() as u128, end);
         }
     }
 }

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a person types. Each target is one line to a script, and every script
+# can be called by hand. How the modules are built stands in Kbuild, which the
+# kernel's build system reads instead of this file.
+
+# What the scripts take from here, with its `$` as it was typed. scripts/guest.sh
+# says what each one means.
+settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL NAME LEAKS PAGING KDIR
+$(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
+	$(eval override export $(name) := $$(value $(name)))))
+
+.PHONY: all modules run shell guest kunit selftest lint doc test rust-analyzer clean distclean help
+.NOTPARALLEL:
+
+all: modules
+
+modules: ## build dmirror.ko and samples/minimal for the stock kernel (KERNEL=debug, or KDIR=/a/kernel/build)
+	@scripts/modules.sh
+
+run: ## boot the stock kernel in QEMU, show the demo, run the selftest
+	@scripts/run.sh
+
+shell: ## a guest with the module loaded and the programs on PATH, interactive
+	@scripts/shell.sh
+
+guest: ## run CMD='…' in a guest; FILES='a b' KERNEL=stock|debug MODULE=dmirror|test_hmm|none MEM=4G CPUS=2 ARGS='…' APPEND='…'
+	@scripts/guest.sh
+
+kunit: ## KUnit suites of both crates, on the debug kernel
+	@scripts/kunit.sh
+
+selftest: ## the bundled selftest, on the stock and the debug kernel
+	@scripts/selftest.sh
+
+lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
+	@scripts/lint.sh
+
+doc: ## rustdoc of both crates and of the client library, in build/doc
+	@scripts/doc.sh
+
+test: ## all of the tests; ends with "N passed, N failed, N skipped"
+	@scripts/test.sh
+
+rust-analyzer: ## rust-project.json for editors
+	@scripts/rust-analyzer.sh
+
+clean: ## remove build/
+	@scripts/clean.sh
+
+distclean: ## remove build/ and the cache (build root, kernels, downloads)
+	@scripts/clean.sh --cache
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

@@ -1,0 +1,16 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build the C programs of guest/, static, in the build root. Prints the folder
+# that holds them.
+. "$(dirname "$0")/lib.sh"
+
+out=$BUILD/guest
+mkdir -p "$out"
+for source in "$SCRIPTS"/guest/*.c; do
+	program=$out/$(basename "$source" .c)
+	if [ "$source" -nt "$program" ] || [ "$TOP/rust/uapi/dmirror.h" -nt "$program" ]; then
+		in_root gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/rust/uapi" -o "$program" "$source" >&2
+	fi
+done
+printf '%s\n' "$out"

@@ -1,0 +1,246 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run a command in a QEMU guest, with the module loaded. What the command
+# prints goes to standard output and nothing else does; the kernel log goes to
+# build/log/NAME-KERNEL.log. Set by environment or make variables:
+#
+#   CMD='…'              what to run, by sh, in /files (see also INTERACTIVE)
+#   FILES='a b'          programs (static) and data for /files
+#   KERNEL=stock|debug   MODULE=dmirror|test_hmm|none   MEM=4G   CPUS=2
+#   ARGS='…'             parameters of the module
+#   APPEND='…'           parameters of the kernel
+#   TIMEOUT=900          seconds after which a guest counts as hung
+#   ACCEL=kvm|tcg…       how QEMU executes; found out by itself otherwise
+#   NAME=guest           what the kernel log is called
+#   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal
+#   PAGING=4             levels of page tables, 4 or 5
+#   LEAKS=0              do not look for leaked memory on the debug kernel, which
+#                        takes 10 to 20 seconds
+#   INTERACTIVE=1        a shell on the terminal instead of CMD
+#
+# Exits with the status of CMD, or with
+#   120  the kernel complained; the complaint is shown (see complaints.sh)
+#   121  the guest ended before CMD did
+#   122  the guest did not get as far as CMD, or the module did not load
+#   124  the guest hung and was stopped
+#   125  a setting makes no sense, or something could not be built
+DIE_STATUS=125
+. "$(dirname "$0")/lib.sh"
+
+CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
+KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
+TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
+PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-}
+
+check_settings() {
+	local file names=' '
+	[[ $KERNEL =~ ^(stock|debug)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock or debug."
+	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
+	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
+	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
+	[[ $TIMEOUT =~ ^[1-9][0-9]*$ ]] || die "TIMEOUT=$TIMEOUT" "TIMEOUT is a number of seconds."
+	[[ $PAGING =~ ^[45]$ ]] || die "PAGING=$PAGING" "PAGING is 4 or 5."
+	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
+	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
+	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
+	[ "$INTERACTIVE" = 1 ] || [ -n "$CMD" ] || die "no CMD was given" "Example: make guest CMD='ls /dev/hmm_dmirror*'"
+	for file in $FILES; do
+		[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
+		[[ $names != *" ${file##*/} "* ]] || die "FILES names two files called ${file##*/}"
+		names+="${file##*/} "
+	done
+}
+
+# A device file for KVM may be there and usable on a machine whose processor
+# does not offer it; a guest then hangs at its first instruction.
+choose_accel() {
+	if [ -n "$ACCEL" ]; then
+		accel=$ACCEL
+	elif grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo && [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+		accel=kvm
+	else
+		accel=tcg,thread=multi
+	fi
+	cpu=max
+	[ "${accel%%,*}" != kvm ] || cpu=host
+}
+
+# prepare: sets image, and fills $tmp/root with everything but the tools.
+prepare() {
+	local dir modules=() module
+	# A guest without our module shall start even when that does not build.
+	if [ "$MODULE" = dmirror ]; then
+		"$SCRIPTS/modules.sh" "$KERNEL" >/dev/null || die "the modules were not built"
+	elif [ -e "$TOP/Kbuild" ]; then
+		"$SCRIPTS/modules.sh" "$KERNEL" >/dev/null || note "going on without our modules"
+	fi
+	for module in "$BUILD/$KERNEL"/*.ko "$BUILD/$KERNEL"/samples/*/*.ko; do
+		[ ! -e "$module" ] || modules+=("$module")
+	done
+	case $KERNEL in
+	stock)
+		dir=$("$SCRIPTS/stock-kernel.sh")/stock
+		image=$(find "$dir" -name 'vmlinuz*' | head -n1)
+		release=$(cat "${dir%/*}/build/include/config/kernel.release")
+		;;
+	debug)
+		dir=$("$SCRIPTS/debug-kernel.sh")
+		image=$dir/arch/x86/boot/bzImage
+		release=$(cat "$dir/include/config/kernel.release")
+		;;
+	esac
+	[ -r "$image" ] || die "there is no image of the $KERNEL kernel in $dir"
+	[ "$MODULE" != test_hmm ] || modules+=("$("$SCRIPTS/test-hmm.sh" "$KERNEL")")
+
+	mkdir -p "$tmp/root"/{bin,dev,etc,files,guest,proc,root,sys,tmp,"lib/modules/$release/extra"}
+	[ "${#modules[@]}" -eq 0 ] || cp "${modules[@]}" "$tmp/root/lib/modules/$release/extra"
+	if ! dir=$("$SCRIPTS/samples.sh"); then
+		note "going on without the programs of samples/"
+	else
+		find "$dir" -maxdepth 1 -type f -perm -u+x ! -name '*.so' -exec cp -t "$tmp/root/bin" {} +
+	fi
+	cp "$SCRIPTS/guest/init" "$tmp/root/init"
+	cp "$SCRIPTS/guest/load-module" "$tmp/root/bin"
+	printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'user:x:1000:1000:user:/tmp:/bin/sh' >"$tmp/root/etc/passwd"
+	printf '%s\n' 'root:x:0:' 'user:x:1000:' >"$tmp/root/etc/group"
+	# shellcheck disable=SC2086 # several files
+	[ -z "$FILES" ] || cp -rL $FILES "$tmp/root/files"
+	printf '%s\n' "$CMD" >"$tmp/root/guest/command"
+	{
+		# The guest speaks up a little before it is stopped.
+		local deadline=$((TIMEOUT > 40 ? TIMEOUT - 20 : TIMEOUT / 2))
+		[ "$INTERACTIVE" = 0 ] || deadline=0
+		printf '%s=%q\n' MODULE "$MODULE" INTERACTIVE "$INTERACTIVE" DEADLINE "$deadline" LEAKS "$LEAKS"
+		# shellcheck disable=SC1003 # a quote within quotes
+		printf "ARGS='%s'\n" "${ARGS//\'/\'\\\'\'}"
+		[ ! -t 1 ] || GUEST_TERM=${TERM:-dumb}
+		if [ -n "$GUEST_TERM" ]; then printf 'export TERM=%q\n' "$GUEST_TERM"; else echo 'export TERM=dumb NO_COLOR=1'; fi
+	} >"$tmp/root/guest/settings"
+}
+
+# pack: makes $tmp/initrd of $tmp/root, in the build root. Busybox is the
+# build root's; so is depmod. Modules go without debug information, which is
+# most of them, and which the guest would have to unpack.
+pack() {
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	in_root bash -euc '
+		cp /bin/busybox "$1/root/bin"
+		ln -s busybox "$1/root/bin/sh"
+		find "$1/root/lib/modules" -name "*.ko" -exec strip --strip-debug {} +
+		touch "$1/root/lib/modules/$2"/modules.{order,builtin,builtin.modinfo}
+		depmod -b "$1/root" "$2"
+		cd "$1/root"
+		find . | cpio --quiet -o -H newc -R 0:0 >"$1/initrd"
+	' pack "$tmp" "$release"
+}
+
+# Four levels are a quarter faster under emulation. With five the debug kernel
+# complains now and then while it boots, for nothing: an interrupt that arrives
+# while the kernel identifies its processor finds the feature bits cleared, and
+# KASAN takes good addresses for wild ones.
+paging=
+[ "$PAGING" = 5 ] || paging=no5lvl
+
+# qemu ARGUMENT... : the machine. HPET stays off: under emulation the stock
+# kernel hangs while it probes it.
+qemu() {
+	exec "$SCRIPTS/in-root.sh" qemu-system-x86_64 \
+		-machine q35,hpet=off -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
+		-nodefaults -display none -no-reboot -kernel "$image" -initrd "$tmp/initrd" \
+		-append "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
+		-chardev "file,id=log,path=$tmp/log" -serial chardev:log "$@"
+}
+
+run_interactive() {
+	note "Ctrl-A X stops the guest; so do exit and poweroff -f. Kernel log: $log"
+	(qemu -chardev stdio,id=io,mux=on,signal=off -serial chardev:io -mon chardev=io) || true
+}
+
+# run_command: QEMU gets a pipe, since it makes its standard output
+# non-blocking, which our caller's shall not become.
+run_command() {
+	local reader
+	mkfifo "$tmp/pipe"
+	cat "$tmp/pipe" &
+	reader=$!
+	(
+		export -f qemu
+		export SCRIPTS accel cpu paging CPUS MEM image tmp APPEND
+		exec timeout -k 5 "$TIMEOUT" bash -c 'qemu -chardev stdio,id=io,signal=off -serial chardev:io'
+	) </dev/null >"$tmp/pipe" 2>"$tmp/errors" &
+	runner=$!
+	wait "$runner" || qemu_status=$?
+	runner=
+	wait "$reader" || true
+}
+
+# judge: the exit status, from what the guest said in its log.
+judge() {
+	local status
+	if ! "$SCRIPTS/complaints.sh" "$log" >"$tmp/complaints"; then
+		note "the $KERNEL kernel complained (all of its log: $log)"
+		cat "$tmp/complaints" >&2
+		status=$(said 'command exit')
+		[ -z "$status" ] || note "the command itself exited with $status"
+		return 120
+	fi
+	[ "$INTERACTIVE" = 0 ] || return 0
+	if [ "$qemu_status" -eq 124 ] || [ "$qemu_status" -eq 137 ]; then
+		explain "the guest hung: it was stopped after $TIMEOUT s (TIMEOUT)"
+		return 124
+	elif [ -n "$(said 'module did not')" ]; then
+		note "MODULE=$MODULE did not load (kernel log: $log)"
+		return 122
+	elif [ -z "$(said 'command')" ]; then
+		explain "the guest did not get as far as the command"
+		return 122
+	elif [ -z "$(said 'end')" ]; then
+		explain "the guest ended before it had finished"
+		return 121
+	fi
+	return "$(said 'command exit')"
+}
+
+# said WORDS: what follows them in the guest's last such line, or a dot.
+said() {
+	local line
+	line=$(grep -a "dmirror-guest: $1" "$log" | tail -n1)
+	line=${line##*"dmirror-guest: $1"}
+	[ -z "$line" ] && grep -qa "dmirror-guest: $1" "$log" && line=.
+	printf '%s' "${line# }"
+}
+
+explain() {
+	note "$1"
+	[ ! -s "$tmp/errors" ] || sed 's/^/    /' "$tmp/errors" >&2
+	printf '    The end of the kernel log (all of it: %s):\n' "$log" >&2
+	tail -n 40 "$log" | sed 's/^/    /' >&2
+}
+
+clean_up() {
+	[ -z "${runner:-}" ] || kill "$runner" 2>/dev/null || true
+	rm -rf -- "$tmp"
+}
+
+check_settings
+choose_accel
+mkdir -p "$BUILD/log" "$BUILD/tmp"
+tmp=$(mktemp -d "$BUILD/tmp/guest.XXXXXX")
+# While a guest runs its log is a link; another guest takes the next name.
+log=$BUILD/log/$NAME-$KERNEL.log
+for ((i = 2; i < 100; i++)); do
+	if [ ! -L "$log" ] || [ ! -e "$log" ]; then break; fi
+	log=$BUILD/log/$NAME-$KERNEL-$i.log
+done
+: >"$tmp/log"
+ln -sfn "$tmp/log" "$log"
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+prepare
+pack
+qemu_status=0
+if [ "$INTERACTIVE" = 1 ]; then run_interactive; else run_command; fi
+tr -d '\r' <"$tmp/log" >"$tmp/log.clean"
+mv -T "$tmp/log.clean" "$log"
+judge

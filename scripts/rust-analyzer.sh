@@ -1,0 +1,13 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Make rust-project.json for editors, from a build for the stock kernel.
+. "$(dirname "$0")/lib.sh"
+
+root=$("$SCRIPTS/root.sh")
+# The bindings are built first: an editor reads them.
+out=$("$SCRIPTS/modules.sh" stock)
+"$SCRIPTS/modules.sh" stock rust-analyzer >/dev/null
+# Seen from outside the build root, its standard library is elsewhere.
+sed "s|\"/usr/|\"$root/usr/|g" "$out/rust-project.json" >"$TOP/rust-project.json"
+note "made rust-project.json"

@@ -1,0 +1,28 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run the bundled selftest in a guest, and compare what ran with its own list
+# of cases.
+#
+#   scripts/selftest.sh [stock|debug|reserved]...      default: stock debug
+#
+# "reserved" is the stock kernel with device memory that was set aside on the
+# kernel's command line, and with five levels of page tables, where physical
+# addresses are wider. Takes the settings of guest.sh; CMD is the selftest.
+. "$(dirname "$0")/lib.sh"
+. "$SCRIPTS/cases.sh"
+
+# A static program: its list can be asked for here.
+programs=$("$SCRIPTS/samples.sh")
+[ $# -gt 0 ] || set -- stock debug
+for place; do
+	settings=(KERNEL="$place" NAME=selftest)
+	[ "$place" != reserved ] || settings=(
+		KERNEL=stock NAME=selftest-reserved MEM=8G PAGING=5 APPEND='memmap=1G$0x180000000'
+		ARGS='vram_base=0x180000000 vram_size=0x40000000'
+	)
+	export CMD=dmirror-selftest "${settings[@]}"
+	guest_cases "$place: " "$programs/dmirror-selftest" --list
+	unset "${settings[@]%%=*}"
+done
+totals
