@@ -53,6 +53,10 @@ guest_cases() {
 	mkdir -p "$BUILD/log"
 	"$@" >"$output.list"
 	"$SCRIPTS/guest.sh" >"$output.ktap" || status=$?
+	if [ "$status" -eq 122 ] || [ "$status" -eq 125 ]; then
+		failed "${prefix}no case ran: the guest did not get that far (status $status, see above)"
+		return
+	fi
 	in_root "$SCRIPTS/ktap.py" --prefix "$prefix" --expect "$output.list" "$output.ktap" >"$output.cases" || true
 	sed '$d' "$output.cases"
 	add_totals "$output.cases" || failed "${prefix}the results could not be read"

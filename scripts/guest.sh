@@ -153,7 +153,7 @@ qemu() {
 }
 
 run_interactive() {
-	note "Ctrl-A X stops the guest; so do exit and poweroff -f. Kernel log: $log"
+	note "Ctrl-A X stops the guest; so do exit and poweroff. Kernel log: $log"
 	(qemu -chardev stdio,id=io,mux=on,signal=off -serial chardev:io -mon chardev=io) || true
 }
 
@@ -236,7 +236,7 @@ done
 : >"$tmp/log"
 ln -sfn "$tmp/log" "$log"
 trap clean_up EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP
 prepare
 pack
 qemu_status=0

@@ -8,6 +8,5 @@ root=$("$SCRIPTS/root.sh")
 # The bindings are built first: an editor reads them.
 out=$("$SCRIPTS/modules.sh" stock)
 "$SCRIPTS/modules.sh" stock rust-analyzer >/dev/null
-# Seen from outside the build root, its standard library is elsewhere.
-sed "s|\"/usr/|\"$root/usr/|g" "$out/rust-project.json" >"$TOP/rust-project.json"
+in_root "$SCRIPTS/rust_project.py" "$out/rust-project.json" "$TOP/rust-project.json" "$root" "$TOP" "$out"
 note "made rust-project.json"
