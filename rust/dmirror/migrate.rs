@@ -133,7 +133,7 @@ fn step_to_device(
         } else if attempt + 1 < MIGRATE_TRIES {
             when_full = WhenFull::TakeWhatIsFree;
             lacking = npages;
-            fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+            let_others_finish(pagemap);
         }
         if let Err(error) = pause_for_others() {
             step.error = Some(error);
@@ -246,7 +246,7 @@ fn step_to_system(
         if came >= length || (attempt > 0 && pass.moved == 0) {
             break;
         }
-        fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+        let_others_finish(pagemap);
         pause_for_others()?;
     }
     Ok(length)
@@ -293,6 +293,13 @@ fn readable_vma<'a>(
     LockedVma::lookup(mmap, address)
         .filter(|vma| vma.flags() & VM_READ != 0)
         .ok_or(EINVAL)
+}
+
+/// Between passes: lets others finish with pages that they have locked. Who holds them for longest
+/// is an eviction, perhaps of the very pages that are wanted.
+fn let_others_finish(pagemap: &DevPagemap<DeviceMemory>) {
+    pagemap.wait_for_eviction();
+    fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
 }
 
 /// Between steps: lets others run, and stops when the task was killed.

@@ -215,6 +215,14 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
     }
 
+    /// Waits until an eviction pass that runs now has ended, and with it the locks that it has on the
+    /// pages of a block. For a migration that found pages of its range locked.
+    ///
+    /// May sleep. Takes the eviction lock, so must not be called with a folio locked.
+    pub fn wait_for_eviction(&self) {
+        drop(self.eviction.lock());
+    }
+
     /// One pass over a block: the number of pages that came back, and the error that kept others
     /// on the device.
     fn evict_once(&self, first: usize) -> (usize, Option<Error>) {
