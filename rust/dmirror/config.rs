@@ -22,7 +22,7 @@ pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 pub(crate) const WINDOW_PAGES: usize = 64;
 
 /// How often a migration tries pages that were locked or referenced by somebody else.
-pub(crate) const MIGRATE_TRIES: usize = 8;
+pub(crate) const MIGRATE_TRIES: usize = 16;
 
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
