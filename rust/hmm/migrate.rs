@@ -337,24 +337,39 @@ impl<'a> Inner<'a> {
     }
 
     fn move_pages(&mut self) {
+        // SAFETY: The slots are as the set-up left them, and each destination is a locked folio, by
+        // the type invariant.
+        unsafe { self.call(bindings::migrate_vma_pages, bindings::migrate_device_pages) };
+        // INVARIANT: One of the functions was just called.
+        self.phase = Phase::Migrated;
+    }
+
+    /// Calls the one of two C functions that is for this kind of migration.
+    ///
+    /// # Safety
+    ///
+    /// It must be the turn of these functions in the protocol of `migrate_vma_setup()` or
+    /// `migrate_device_range()`.
+    unsafe fn call(
+        &mut self,
+        of_vma: unsafe extern "C" fn(*mut bindings::migrate_vma),
+        of_device: unsafe extern "C" fn(*mut usize, *mut usize, usize),
+    ) {
         let src = self.slots.src.as_mut_ptr();
         let dst = self.slots.dst.as_mut_ptr();
         match &mut self.vma {
             Some(args) => {
                 args.raw.src = src;
                 args.raw.dst = dst;
-                // SAFETY: The slots are as `migrate_vma_setup()` left them, and each destination is
-                // a locked folio, by the type invariant.
-                unsafe { bindings::migrate_vma_pages(&mut args.raw) };
+                // SAFETY: By the safety requirement; the arguments are those of the set-up.
+                unsafe { of_vma(&mut args.raw) };
             }
             None => {
                 let npages = self.slots.src.len();
-                // SAFETY: As above, for `migrate_device_range()`.
-                unsafe { bindings::migrate_device_pages(src, dst, npages) };
+                // SAFETY: By the safety requirement; both arrays have `npages` entries.
+                unsafe { of_device(src, dst, npages) };
             }
         }
-        // INVARIANT: One of the functions was just called.
-        self.phase = Phase::Migrated;
     }
 }
 
@@ -369,20 +384,12 @@ impl Drop for Inner<'_> {
                 *slot = 0;
             }
         }
-        let src = self.slots.src.as_mut_ptr();
-        let dst = self.slots.dst.as_mut_ptr();
-        match &mut self.vma {
-            Some(args) => {
-                args.raw.src = src;
-                args.raw.dst = dst;
-                // SAFETY: The migration was set up and is finalized once, by the type invariant.
-                unsafe { bindings::migrate_vma_finalize(&mut args.raw) };
-            }
-            None => {
-                let npages = self.slots.src.len();
-                // SAFETY: As above.
-                unsafe { bindings::migrate_device_finalize(src, dst, npages) };
-            }
-        }
+        // SAFETY: The migration was set up and is finalized once, by the type invariant.
+        unsafe {
+            self.call(
+                bindings::migrate_vma_finalize,
+                bindings::migrate_device_finalize,
+            )
+        };
     }
 }
