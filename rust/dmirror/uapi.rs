@@ -2,7 +2,7 @@
 
 //! The ABI, as bindgen makes it from `rust/uapi/dmirror.h`.
 
-#![allow(missing_docs, non_camel_case_types, unreachable_pub)]
+#![allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 
 use kernel::ffi;
 

@@ -7,6 +7,11 @@
  * Numbers and layouts are those of the kernel's own lib/test_hmm module, so
  * that a program written for the one runs on the other.
  *
+ * hmm_dmirror0 and 1 have private memory, which no CPU can reach: a CPU that
+ * touches a page there brings it back. hmm_dmirror2 and 3 are there if the
+ * module was given addresses for them; they have coherent memory, which CPUs
+ * reach like any other.
+ *
  * Every command takes a struct dmirror_cmd by reference and works on the
  * address space of the process that OPENED the device file, whoever calls.
  * Pages are PAGE_SIZE bytes; a range is addr up to, not including,
@@ -14,9 +19,10 @@
  *
  * Errors that all commands share:
  *   EINVAL  unknown command; addr is not page aligned; npages is 0, or the
- *           range wraps around or leaves the address space; the address space
- *           of the opener is gone
+ *           range wraps around (not for RELEASE and FLAGS, which have no range);
+ *           the address space of the opener is gone
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
+ *   ENOMEM  no system memory for bookkeeping
  *   EINTR   a fatal signal arrived; what was done until then stays done
  * The struct is written back, with true counts of what was done, on success and
  * on every error, except where the range is unaligned or empty or wraps around.
@@ -30,9 +36,9 @@
 /**
  * struct dmirror_cmd - argument of every command
  * @addr: in: first virtual address of the range, page aligned
- * @ptr: in: user buffer of npages * PAGE_SIZE bytes, where a command has one
+ * @ptr: in: user buffer, where a command has one
  * @npages: in: length of the range in pages
- * @cpages: out: pages that the command moved or copied
+ * @cpages: out: pages that the command moved, copied or looked at
  * @faults: out: rounds of device faults that the command took
  */
 struct dmirror_cmd {
@@ -46,10 +52,42 @@ struct dmirror_cmd {
 #define DMIRROR_IOC_MAGIC	'H'
 
 /*
+ * READ: the device reads the range, through its own page table, and hands it out
+ * at @ptr, npages * PAGE_SIZE bytes. What the table lacks is faulted in, as a CPU
+ * would; pages on this device are read there and stay.
+ * cpages: pages copied to @ptr. faults: rounds of faults.
+ *   EFAULT  a part of the range is not mapped, not readable, or mapped by a device
+ *   EBUSY   the range did not hold still for a second
+ *
+ * READ_UNLOCKED is the same without a limit of time, for memory whose faults are
+ * answered by user space (userfaultfd).
+ */
+#define DMIRROR_NR_READ			0x00
+#define DMIRROR_READ \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_READ, struct dmirror_cmd)
+#define DMIRROR_NR_READ_UNLOCKED	0x09
+#define DMIRROR_READ_UNLOCKED \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_READ_UNLOCKED, struct dmirror_cmd)
+
+/*
+ * WRITE: the device writes npages * PAGE_SIZE bytes from @ptr to the range. A page
+ * that may be shared with another process is copied first, in system memory, as it
+ * would be for a CPU.
+ * cpages: pages written. faults: rounds of faults.
+ *   EPERM   a part of the range is mapped, but not for writing
+ *   EFAULT  a part of the range is not mapped or not readable, or mapped by a device
+ *   EBUSY   as for READ
+ */
+#define DMIRROR_NR_WRITE		0x01
+#define DMIRROR_WRITE \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_WRITE, struct dmirror_cmd)
+
+/*
  * MIGRATE_TO_DEV: move the pages of the range to the memory of the device,
- * then copy the range, as the device sees it, to @ptr. Holes and zero pages
- * become zeroed device pages; pages that are on the device stay there.
- * cpages: pages of the range that the device sees and that were copied to @ptr.
+ * then copy the range, as the device sees it, to @ptr, npages * PAGE_SIZE bytes.
+ * Holes and zero pages become zeroed device pages; pages that are on the device
+ * stay there. A huge page moves whole, unless the device has no block for it.
+ * cpages: pages of the range that are on the device and were copied to @ptr.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates (hugetlb, device and DAX mappings)
  *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
@@ -64,16 +102,118 @@ struct dmirror_cmd {
 
 /*
  * MIGRATE_TO_SYS: move those pages of the range that are on this device back to
- * system memory. @ptr is not used. Pages that are elsewhere stay there, and so do
- * pages that others have locked or referenced all the while; that is no error.
- * cpages: pages that came back.
+ * system memory. @ptr is not used. Pages that are elsewhere stay there.
+ * cpages: pages that came back, 512 for a huge page.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates
+ *   EBUSY   some page stayed on the device, because others had it locked or
+ *           referenced all the while; the others came back
  *   ENOMEM  no system memory for a page
  *   EIO     the device cannot give back the data of a page
  */
 #define DMIRROR_NR_MIGRATE_TO_SYS	0x03
 #define DMIRROR_MIGRATE_TO_SYS \
 	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_MIGRATE_TO_SYS, struct dmirror_cmd)
+
+/*
+ * SNAPSHOT: write one byte for each page to @ptr, which says how the process has
+ * it mapped and where it is, without changing either: values of enum dmirror_prot.
+ * cpages: bytes written.
+ *   EBUSY   the range did not hold still for a second
+ */
+#define DMIRROR_NR_SNAPSHOT		0x04
+#define DMIRROR_SNAPSHOT \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_SNAPSHOT, struct dmirror_cmd)
+
+/*
+ * EXCLUSIVE: give the device exclusive access to the pages of the range, which it
+ * needs for atomic operations, and copy them, as the device sees them, to @ptr,
+ * npages * PAGE_SIZE bytes. The device's own READ and WRITE work on such pages and
+ * keep them exclusive; a CPU that touches one ends that. Pages on a device come
+ * back to system memory first.
+ * cpages: pages that were made exclusive and copied.
+ *   EFAULT  a part of the range is not mapped, or not for writing
+ *   EOPNOTSUPP  a page is one of a file or of hugetlb
+ *   EBUSY   a page did not hold still for a second
+ */
+#define DMIRROR_NR_EXCLUSIVE		0x05
+#define DMIRROR_EXCLUSIVE \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_EXCLUSIVE, struct dmirror_cmd)
+
+/*
+ * CHECK_EXCLUSIVE: fail if the device has exclusive access to any page of the
+ * range. @ptr is not used.
+ *   EPERM   it has
+ */
+#define DMIRROR_NR_CHECK_EXCLUSIVE	0x06
+#define DMIRROR_CHECK_EXCLUSIVE \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_CHECK_EXCLUSIVE, struct dmirror_cmd)
+
+/*
+ * RELEASE: bring every page on the device back to system memory, whoever owns it.
+ * The device stays usable. @addr, @ptr and @npages are not used.
+ * cpages: pages that came back.
+ *   EBUSY   some page stayed on the device, because others had it locked or
+ *           referenced all the while; the others came back
+ *   ENOMEM  no system memory for a page
+ *   EIO     the device cannot give back the data of a page
+ */
+#define DMIRROR_NR_RELEASE		0x07
+#define DMIRROR_RELEASE \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_RELEASE, struct dmirror_cmd)
+
+/*
+ * FLAGS: set the flags of the device to @npages, 0 to clear them. @addr and @ptr
+ * are not used.
+ *   EINVAL  a bit that has no meaning is set
+ */
+#define DMIRROR_NR_FLAGS		0x08
+#define DMIRROR_FLAGS \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_FLAGS, struct dmirror_cmd)
+
+/*
+ * The next allocation of a page fails, once: that of a device page in
+ * MIGRATE_TO_DEV, or of a system page in MIGRATE_TO_SYS or a CPU's fault. What was
+ * to be allocated for a huge page is tried again in small pages; a small page stays
+ * where it is (ENOENT, ENOMEM), and a CPU faults again.
+ */
+#define DMIRROR_FLAG_FAIL_ALLOC		0x01
+
+/**
+ * enum dmirror_prot - what SNAPSHOT says of a page
+ * @DMIRROR_PROT_NONE: nothing is mapped there, or something that this device
+ *	cannot use as it is: swapped out, on its way, or on another private device
+ * @DMIRROR_PROT_READ: mapped for reading, in system memory if no place is given
+ * @DMIRROR_PROT_WRITE: mapped for reading and writing, likewise
+ * @DMIRROR_PROT_PMD: flag: mapped by one entry for 2 MiB
+ * @DMIRROR_PROT_PUD: flag: mapped by one entry for 1 GiB
+ * @DMIRROR_PROT_ZERO: flag: the zero page
+ * @DMIRROR_PROT_DEV_PRIVATE_LOCAL: place: private memory of this device
+ * @DMIRROR_PROT_DEV_PRIVATE_REMOTE: place: private memory of another device
+ * @DMIRROR_PROT_DEV_COHERENT_LOCAL: place: coherent memory of this device
+ * @DMIRROR_PROT_DEV_COHERENT_REMOTE: place: coherent memory of another device
+ * @DMIRROR_PROT_ERROR: no mapping, or one that no device may use
+ *
+ * READ or WRITE, a place, and flags are put together by bitwise or.
+ */
+enum dmirror_prot {
+	DMIRROR_PROT_NONE			= 0x00,
+	DMIRROR_PROT_READ			= 0x01,
+	DMIRROR_PROT_WRITE			= 0x02,
+	DMIRROR_PROT_PMD			= 0x04,
+	DMIRROR_PROT_PUD			= 0x08,
+	DMIRROR_PROT_ZERO			= 0x10,
+	DMIRROR_PROT_DEV_PRIVATE_LOCAL		= 0x20,
+	DMIRROR_PROT_DEV_PRIVATE_REMOTE		= 0x30,
+	DMIRROR_PROT_DEV_COHERENT_LOCAL		= 0x40,
+	DMIRROR_PROT_DEV_COHERENT_REMOTE	= 0x50,
+	DMIRROR_PROT_ERROR			= 0xff,
+};
+
+/*
+ * mmap() of the device file gives fresh zeroed pages of the kernel, mapped at once
+ * (a mixed map). They are ordinary memory, which the device can read and write, and
+ * which never migrates.
+ */
 
 #endif /* _UAPI_DMIRROR_H */

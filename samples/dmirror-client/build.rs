@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .header(header.display().to_string())
         .allowlist_type("dmirror_.*")
         .allowlist_var("DMIRROR_.*")
+        .prepend_enum_name(false)
         .derive_default(true)
         .derive_eq(true)
         .generate()?

@@ -25,21 +25,79 @@ use crate::range::page_size;
 use crate::region::Region;
 use crate::sys;
 
+/// What a byte of [`Device::snapshot`] says: one of [`READ`](prot::READ) and
+/// [`WRITE`](prot::WRITE), a place, and flags, or [`NONE`](prot::NONE) or
+/// [`ERROR`](prot::ERROR) alone.
+pub mod prot {
+    use crate::abi;
+
+    macro_rules! values {
+        ($($(#[$doc:meta])* $name:ident = $value:ident;)*) => {
+            $($(#[$doc])* pub const $name: u8 = abi::$value as u8;)*
+        };
+    }
+
+    values! {
+        /// Nothing that the device could use as it is.
+        NONE = DMIRROR_PROT_NONE;
+        /// Mapped for reading.
+        READ = DMIRROR_PROT_READ;
+        /// Mapped for reading and writing.
+        WRITE = DMIRROR_PROT_WRITE;
+        /// Flag: mapped by one entry for 2 MiB.
+        PMD = DMIRROR_PROT_PMD;
+        /// Flag: the zero page.
+        ZERO = DMIRROR_PROT_ZERO;
+        /// Place: private memory of this device.
+        PRIVATE_LOCAL = DMIRROR_PROT_DEV_PRIVATE_LOCAL;
+        /// Place: coherent memory of this device.
+        COHERENT_LOCAL = DMIRROR_PROT_DEV_COHERENT_LOCAL;
+        /// Place: coherent memory of another device.
+        COHERENT_REMOTE = DMIRROR_PROT_DEV_COHERENT_REMOTE;
+        /// No mapping, or one that no device may use.
+        ERROR = DMIRROR_PROT_ERROR;
+    }
+}
+
 /// The commands of the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// The device reads memory.
+    Read,
+    /// The device reads memory, however long its faults take.
+    ReadUnlocked,
+    /// The device writes memory.
+    Write,
     /// Move pages to the memory of the device, and hand out its view of them.
     MigrateToDevice,
     /// Move pages that are on the device back to system memory.
     MigrateToSystem,
+    /// Tell how and where pages are mapped.
+    Snapshot,
+    /// Give the device exclusive access to pages.
+    Exclusive,
+    /// Fail if the device has exclusive access to a page.
+    CheckExclusive,
+    /// Bring everything on the device back to system memory.
+    Release,
+    /// Set the flags of the device.
+    Flags,
 }
 
 impl Command {
     /// The number of the command, as the header has it.
     pub fn number(self) -> u32 {
         match self {
+            Self::Read => abi::DMIRROR_NR_READ,
+            Self::ReadUnlocked => abi::DMIRROR_NR_READ_UNLOCKED,
+            Self::Write => abi::DMIRROR_NR_WRITE,
             Self::MigrateToDevice => abi::DMIRROR_NR_MIGRATE_TO_DEV,
             Self::MigrateToSystem => abi::DMIRROR_NR_MIGRATE_TO_SYS,
+            Self::Snapshot => abi::DMIRROR_NR_SNAPSHOT,
+            Self::Exclusive => abi::DMIRROR_NR_EXCLUSIVE,
+            Self::CheckExclusive => abi::DMIRROR_NR_CHECK_EXCLUSIVE,
+            Self::Release => abi::DMIRROR_NR_RELEASE,
+            Self::Flags => abi::DMIRROR_NR_FLAGS,
         }
     }
 }
@@ -47,8 +105,16 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Read => "READ",
+            Self::ReadUnlocked => "READ_UNLOCKED",
+            Self::Write => "WRITE",
             Self::MigrateToDevice => "MIGRATE_TO_DEV",
             Self::MigrateToSystem => "MIGRATE_TO_SYS",
+            Self::Snapshot => "SNAPSHOT",
+            Self::Exclusive => "EXCLUSIVE",
+            Self::CheckExclusive => "CHECK_EXCLUSIVE",
+            Self::Release => "RELEASE",
+            Self::Flags => "FLAGS",
         })
     }
 }
@@ -79,23 +145,30 @@ pub struct CallError {
     pub counts: Option<Counts>,
 }
 
-/// Where a command puts the data that it hands out.
+/// The buffer that a command is given.
 #[derive(Debug)]
-pub enum Output<'a> {
-    /// The command hands out none, or shall find a null pointer.
+pub enum Buffer<'a> {
+    /// The command needs none, or shall find a null pointer.
     Null,
-    /// Memory of the program.
+    /// Memory of the program that the command fills, a page for each page.
+    Output(&'a mut [u8]),
+    /// Memory of the program that the command reads, a page for each page.
+    Input(&'a [u8]),
+    /// Memory of the program that the command fills, a byte for each page.
     Bytes(&'a mut [u8]),
-    /// A mapping, which may be one that the kernel cannot write to.
+    /// A mapping, which may be one that the kernel cannot access.
     Region(&'a Region),
 }
 
-impl Output<'_> {
+impl Buffer<'_> {
+    /// Its address, and for how many pages of a range it has room.
     fn parts(&mut self) -> Option<(u64, usize)> {
         match self {
             Self::Null => None,
+            Self::Output(bytes) => Some((bytes.as_mut_ptr() as u64, bytes.len() / page_size())),
+            Self::Input(bytes) => Some((bytes.as_ptr() as u64, bytes.len() / page_size())),
             Self::Bytes(bytes) => Some((bytes.as_mut_ptr() as u64, bytes.len())),
-            Self::Region(region) => Some((region.addr(), region.len())),
+            Self::Region(region) => Some((region.addr(), region.len() / page_size())),
         }
     }
 }
@@ -175,12 +248,7 @@ impl Device {
         range: PageRange,
         view: &mut [u8],
     ) -> Result<Counts, CallError> {
-        self.call(
-            Command::MigrateToDevice,
-            range.addr(),
-            range.pages(),
-            Output::Bytes(view),
-        )
+        self.call_range(Command::MigrateToDevice, range, Buffer::Output(view))
     }
 
     /// Moves those pages of `range` that are on this device back to system
@@ -192,12 +260,132 @@ impl Device {
     /// never migrates), `EBUSY` (some page stayed locked or referenced; the
     /// others came back), `ENOMEM`, `EINTR`.
     pub fn migrate_to_system(&self, range: PageRange) -> Result<Counts, CallError> {
-        self.call(
-            Command::MigrateToSystem,
-            range.addr(),
-            range.pages(),
-            Output::Null,
-        )
+        self.call_range(Command::MigrateToSystem, range, Buffer::Null)
+    }
+
+    /// The device reads `range`, and hands it out in `view`. [`Counts::pages`]
+    /// is the number of pages copied.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EFAULT` (a part cannot be read), `EBUSY` (it did not
+    /// hold still), `ENOMEM`, `EINTR`.
+    ///
+    /// # Panics
+    ///
+    /// If `view` is shorter than `range`.
+    pub fn read(&self, range: PageRange, view: &mut [u8]) -> Result<Counts, CallError> {
+        self.call_range(Command::Read, range, Buffer::Output(view))
+    }
+
+    /// As [`read`](Self::read), however long user space takes to answer faults.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    ///
+    /// # Panics
+    ///
+    /// If `view` is shorter than `range`.
+    pub fn read_unlocked(&self, range: PageRange, view: &mut [u8]) -> Result<Counts, CallError> {
+        self.call_range(Command::ReadUnlocked, range, Buffer::Output(view))
+    }
+
+    /// The device writes `data` to `range`. [`Counts::pages`] is the number of
+    /// pages written.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EPERM` (a part is not for writing), `EFAULT` (a part
+    /// is not mapped), `EBUSY` (it did not hold still), `ENOMEM`, `EINTR`.
+    ///
+    /// # Panics
+    ///
+    /// If `data` is shorter than `range`.
+    pub fn write(&self, range: PageRange, data: &[u8]) -> Result<Counts, CallError> {
+        self.call_range(Command::Write, range, Buffer::Input(data))
+    }
+
+    /// How and where the pages of `range` are mapped, a byte a page; see
+    /// [`prot`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EBUSY` (the range did not hold still), `ENOMEM`,
+    /// `EINTR`.
+    pub fn snapshot(&self, range: PageRange) -> Result<Vec<u8>, CallError> {
+        let mut bytes = vec![0; range.pages() as usize];
+        self.call_range(Command::Snapshot, range, Buffer::Bytes(&mut bytes))?;
+        Ok(bytes)
+    }
+
+    /// Gives the device exclusive access to the pages of `range`, and hands out
+    /// in `view` what it sees there. [`Counts::pages`] is the number of pages
+    /// that became exclusive.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EFAULT` (a part is not for writing), `EOPNOTSUPP` (a
+    /// page is not anonymous), `EBUSY` (a page did not hold still), `ENOMEM`,
+    /// `EINTR`.
+    ///
+    /// # Panics
+    ///
+    /// If `view` is shorter than `range`.
+    pub fn exclusive(&self, range: PageRange, view: &mut [u8]) -> Result<Counts, CallError> {
+        self.call_range(Command::Exclusive, range, Buffer::Output(view))
+    }
+
+    /// Whether the device has exclusive access to a page of `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with anything but `EPERM`, which is the answer yes.
+    pub fn is_exclusive(&self, range: PageRange) -> Result<bool, CallError> {
+        match self.call_range(Command::CheckExclusive, range, Buffer::Null) {
+            Ok(_) => Ok(false),
+            Err(error) if error.errno == Errno::EPERM => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings everything on the device back to system memory, whoever owns it.
+    /// [`Counts::pages`] is the number of pages that came back.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EBUSY` (some page stayed), `ENOMEM`, `EIO`, `EINTR`.
+    pub fn release(&self) -> Result<Counts, CallError> {
+        // test_hmm demands a range, and ignores it.
+        self.call(Command::Release, 0, 1, Buffer::Null)
+    }
+
+    /// Has the next allocation of a page fail, once.
+    ///
+    /// # Errors
+    ///
+    /// None that a device of this ABI gives.
+    pub fn fail_next_allocation(&self) -> Result<(), CallError> {
+        let flags = u64::from(abi::DMIRROR_FLAG_FAIL_ALLOC);
+        self.call(Command::Flags, 0, flags, Buffer::Null).map(drop)
+    }
+
+    /// Clears the flags of the device.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] with `EINVAL` on test_hmm, which cannot do it.
+    pub fn clear_flags(&self) -> Result<(), CallError> {
+        self.call(Command::Flags, 0, 0, Buffer::Null).map(drop)
+    }
+
+    fn call_range(
+        &self,
+        command: Command,
+        range: PageRange,
+        buffer: Buffer<'_>,
+    ) -> Result<Counts, CallError> {
+        self.call(command, range.addr(), range.pages(), buffer)
     }
 
     /// Sends `command` for any address and number of pages, sensible or not.
@@ -208,21 +396,21 @@ impl Device {
     ///
     /// # Panics
     ///
-    /// If `output` is memory that is shorter than `pages` pages.
+    /// If `buffer` is memory that is too short for `pages` pages.
     pub fn call(
         &self,
         command: Command,
         addr: u64,
         pages: u64,
-        mut output: Output<'_>,
+        mut buffer: Buffer<'_>,
     ) -> Result<Counts, CallError> {
         // The kernel writes both on each answer that has counts.
         const UNTOUCHED: u64 = u64::MAX;
-        let ptr = output.parts().map_or(0, |(ptr, len)| {
-            let room = (len / page_size()) as u64;
+        let ptr = buffer.parts().map_or(0, |(ptr, room)| {
+            let room = room as u64;
             assert!(
                 pages <= room,
-                "the output has room for {room} pages, not for {pages}"
+                "the buffer has room for {room} pages, not for {pages}"
             );
             ptr
         });

@@ -11,7 +11,7 @@ use dmirror_client::Errno;
 use dmirror_client::PageRange;
 use dmirror_client::Region;
 use dmirror_client::Survey;
-use dmirror_client::device::Output;
+use dmirror_client::device::Buffer;
 use dmirror_client::page_size;
 use dmirror_client::region::Protection;
 
@@ -47,7 +47,7 @@ fn refused(device: &Device, addr: u64, pages: u64) -> Result<()> {
         let what = format!("{command} of {pages:#x} pages at {addr:#x}");
         fails(
             &what,
-            device.call(command, addr, pages, Output::Null),
+            device.call(command, addr, pages, Buffer::Null),
             Errno::EINVAL,
         )?;
     }
@@ -163,26 +163,26 @@ fn bad_output(context: &Context) -> Result<()> {
         )
     };
 
-    fails("null buffer", send(Output::Null), Errno::EFAULT)?;
+    fails("null buffer", send(Buffer::Null), Errno::EFAULT)?;
     memory.verify(memory.all())?;
     output.protect(0..16, Protection::None)?;
     fails(
         "buffer without access",
-        send(Output::Region(&output)),
+        send(Buffer::Region(&output)),
         Errno::EFAULT,
     )?;
     memory.verify(memory.all())?;
     output.protect(0..16, Protection::Read)?;
     fails(
         "read-only buffer",
-        send(Output::Region(&output)),
+        send(Buffer::Region(&output)),
         Errno::EFAULT,
     )?;
     memory.verify(memory.all())?;
     output.protect(0..8, Protection::ReadWrite)?;
     fails(
         "buffer of which half is writable",
-        send(Output::Region(&output)),
+        send(Buffer::Region(&output)),
         Errno::EFAULT,
     )?;
     memory.verify(memory.all())?;
@@ -263,7 +263,7 @@ fn after_errors(context: &Context) -> Result<()> {
             Command::MigrateToDevice,
             range.addr(),
             range.pages(),
-            Output::Null,
+            Buffer::Null,
         );
         fails("null buffer", answer, Errno::EFAULT).with_context(|| format!("round {round}"))?;
     }

@@ -12,8 +12,8 @@ use dmirror_client::PageRange;
 use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
+use dmirror_client::device::Buffer;
 use dmirror_client::device::Command;
-use dmirror_client::device::Output;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -228,7 +228,7 @@ fn split_by_mprotect(context: &Context) -> Result<()> {
         Command::MigrateToSystem,
         range.addr(),
         range.pages(),
-        Output::Null,
+        Buffer::Null,
     )?;
     equal("pages moved back", counts.pages, PAGES as u64)?;
     equal(
