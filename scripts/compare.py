@@ -41,8 +41,8 @@ def split(name):
     return f"{fixture}.{test}", variant.removeprefix(f"{fixture}_").removeprefix("device_")
 
 
-def table(names, modules, complaints):
-    """Head and rows of the table, lists of words."""
+def table(names, modules):
+    """Head, rows and totals of the table, lists of words."""
     variants = list(dict.fromkeys(split(name)[1] for name in names))
     cells = {}
     for module, found in modules.items():
@@ -59,10 +59,7 @@ def table(names, modules, complaints):
     words = list(dict.fromkeys(word for row in rows for word in row[1:] if word))
     words = ["passed", *sorted(word for word in words if word != "passed")]
     totals = [[f"total {word}", *(count(word, column) for column in columns)] for word in words]
-    last = ["kernel complaints", *("" for _ in columns)]
-    for index, module in enumerate(modules):
-        last[1 + index] = str(complaints[module])
-    return head, rows, [*totals, last]
+    return head, rows, totals
 
 
 def show(head, rows, totals, markdown):
@@ -71,6 +68,7 @@ def show(head, rows, totals, markdown):
         print("|", " | ".join("---" for _ in head), "|")
         for row in rows + totals:
             print("|", " | ".join(row), "|")
+        print()
         return
     widths = [max(len(row[i]) for row in [head, *rows, *totals]) for i in range(len(head))]
     for part in ([head], rows, totals):
@@ -96,7 +94,7 @@ def main():
         with open(f"{path}.complaints", encoding="utf-8") as stream:
             complaints[module] = int(stream.read())
 
-    show(*table(names, modules, complaints), args.markdown)
+    show(*table(names, modules), args.markdown)
     for module, found in modules.items():
         passed = sum(found.get(name) == "passed" for name in names)
         print(f"{module}: {passed} of {len(names)} cases passed, {complaints[module]} lines of complaint by the kernel")
