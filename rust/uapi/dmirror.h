@@ -172,10 +172,10 @@ struct dmirror_cmd {
 	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_FLAGS, struct dmirror_cmd)
 
 /*
- * The next allocation of a page fails, once: that of a device page in
- * MIGRATE_TO_DEV, or of a system page in MIGRATE_TO_SYS or a CPU's fault. What was
- * to be allocated for a huge page is tried again in small pages; a small page stays
- * where it is (ENOENT, ENOMEM), and a CPU faults again.
+ * The next allocation of pages fails, once: that of device pages in MIGRATE_TO_DEV,
+ * or of system pages in MIGRATE_TO_SYS, a CPU's fault or an eviction. It is tried
+ * again: for a huge page in small pages, for a small page in another pass, and a CPU
+ * faults again. So the failure shows in how pages move, not in whether they do.
  */
 #define DMIRROR_FLAG_FAIL_ALLOC		0x01
 
