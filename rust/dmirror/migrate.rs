@@ -38,6 +38,7 @@ use crate::device::DeviceMemory;
 use crate::file::pause_for_others;
 use crate::file::window_at;
 use crate::file::Call;
+use crate::inject::Site;
 use crate::pool::Reservation;
 use crate::pool::WhenFull;
 
@@ -242,6 +243,10 @@ fn fill(
     memory: &DeviceMemory,
     pass: &mut Pass,
 ) -> Result {
+    let injection = memory.injection();
+    if injection.fails(Site::Lock) {
+        return Ok(());
+    }
     let refused = memory.fails_now();
     if slot.order() == 0 {
         if refused {
@@ -249,6 +254,7 @@ fn fill(
             return Ok(());
         }
         return match reservation.pop_page()? {
+            Some(_) if injection.fails(Site::CopyIn) => Err(EIO),
             Some(folio) => slot.fill(folio),
             None => {
                 pass.lacking += 1;
@@ -258,6 +264,9 @@ fn fill(
     }
     if !refused {
         if let Some(folio) = reservation.pop_block() {
+            if injection.fails(Site::CopyIn) {
+                return Err(EIO);
+            }
             return slot.fill(folio);
         }
     }

@@ -6,17 +6,20 @@
 use hmm::DeviceRegion;
 use hmm::Vram;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
 use crate::file;
+use crate::inject::Injection;
 use crate::pool::Reservation;
 use crate::pool::Room;
 use crate::pool::WhenFull;
 
 fn device(blocks: usize) -> Result<Device> {
     let vram = Vram::lazy(blocks * BLOCK_PAGES)?;
-    Device::new(DeviceRegion::private(vram, c"dmirror test")?)
+    let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
+    Device::new(DeviceRegion::private(vram, c"dmirror test")?, injection)
 }
 
 /// A reservation of `npages` pages.

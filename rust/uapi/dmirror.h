@@ -20,7 +20,8 @@
  * Errors that all commands share:
  *   EINVAL  unknown command; addr is not page aligned; npages is 0, or the
  *           range wraps around (not for RELEASE and FLAGS, which have no range);
- *           the address space of the opener is gone
+ *           the address space of the opener is gone (EFAULT for READ,
+ *           READ_UNLOCKED and WRITE)
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
  *   ENOMEM  no system memory for bookkeeping
  *   EINTR   a fatal signal arrived; what was done until then stays done
@@ -57,7 +58,8 @@ struct dmirror_cmd {
  * would; pages on this device are read there and stay.
  * cpages: pages copied to @ptr. faults: rounds of faults.
  *   EFAULT  a part of the range is not mapped, not readable, or mapped by a device
- *   EBUSY   the range did not hold still for a second
+ *   EBUSY   the range did not hold still for a second, in which the time that a
+ *           fault takes does not count
  *
  * READ_UNLOCKED is the same without a limit of time, for memory whose faults are
  * answered by user space (userfaultfd).
@@ -93,6 +95,7 @@ struct dmirror_cmd {
  *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
  *           another device, or locked or referenced by others all the while;
  *           the others were
+ *   EIO     the device cannot take the data of a page
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
  *           system memory is left for bookkeeping
  */
