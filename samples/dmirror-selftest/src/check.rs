@@ -9,6 +9,7 @@ use anyhow::Result;
 use anyhow::bail;
 use dmirror_client::CallError;
 use dmirror_client::Counts;
+use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::PageRange;
 use dmirror_client::Place;
@@ -62,6 +63,15 @@ pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Res
     }
 }
 
+/// Lets pass what the header allows when someone else holds a page.
+pub fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Where pages shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -101,6 +111,19 @@ pub fn at(what: &str, survey: &Survey, place: Where) -> Result<()> {
             places.len(),
             wrong.len(),
             places[first],
+        ),
+    }
+}
+
+/// Checks that SNAPSHOT says `expected` of all pages of `range`.
+pub fn snapshot_is(what: &str, device: &Device, range: PageRange, expected: u8) -> Result<()> {
+    let bytes = device.snapshot(range)?;
+    match bytes.iter().position(|byte| *byte != expected) {
+        None => Ok(()),
+        Some(page) => bail!(
+            "{what}: expected {expected:#04x} for all {} pages, seen {:#04x} for page {page}",
+            bytes.len(),
+            bytes[page],
         ),
     }
 }
