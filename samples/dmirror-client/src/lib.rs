@@ -42,6 +42,8 @@
 //! ```
 
 mod abi;
+#[cfg(target_arch = "x86_64")]
+mod compat;
 pub mod device;
 pub mod module;
 pub mod pattern;

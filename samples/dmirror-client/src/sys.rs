@@ -5,6 +5,8 @@
 //! What is here has safe functions only; the types keep what the system calls
 //! demand. Whoever adds to it keeps to one operation a block.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod compat;
 pub(crate) mod memory;
 pub(crate) mod swap;
 pub(crate) mod uffd;

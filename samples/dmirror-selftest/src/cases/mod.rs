@@ -2,19 +2,32 @@
 
 //! The cases, one file a theme. Those that unload the module come last.
 
+mod access;
+mod counts;
+mod device_races;
 mod devices;
 mod errors;
 mod evict;
+mod exclusive;
+mod exclusive_refused;
 mod fault;
 mod files;
+mod flags;
 mod fork;
 mod huge;
 mod lifetime;
 mod mapping;
 mod migrate;
+mod mmap;
 mod observers;
+mod opens;
 mod races;
+mod read;
+mod release;
+mod snapshot;
 mod unload;
+mod user_faults;
+mod write;
 
 use anyhow::Result;
 
@@ -59,7 +72,20 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         lifetime::CASES,
         devices::CASES,
         evict::CASES,
+        read::CASES,
+        write::CASES,
+        access::CASES,
+        user_faults::CASES,
+        snapshot::CASES,
+        exclusive::CASES,
+        exclusive_refused::CASES,
+        release::CASES,
+        flags::CASES,
+        mmap::CASES,
+        opens::CASES,
+        counts::CASES,
         races::CASES,
+        device_races::CASES,
         unload::CASES,
     ]
     .into_iter()
