@@ -172,8 +172,8 @@ fn read_unmapped(context: &Context) -> Result<()> {
 fn read_beyond_memory(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
-    // More than any machine has. It fails at the first page: the buffer is null.
-    let pages = (1 << 45) / page_size() as u64;
+    // As far as addresses go. It fails at the first page: the buffer is null.
+    let pages = ((1 << 47) - memory.region.addr()) / page_size() as u64 - 1;
     for command in [Command::Read, Command::Write, Command::Snapshot] {
         let answer = device.call(command, memory.region.addr(), pages, Buffer::Null);
         let counts = fails_counted(&command.to_string(), answer, Errno::EFAULT)?;

@@ -212,7 +212,8 @@ fn cut_by_dontneed(context: &Context) -> Result<()> {
     memory.expect("the part that was dropped", 100..200, Where::Nowhere)?;
     memory.device_reads(&device, 0..100)?;
     memory.device_reads(&device, 200..512)?;
-    memory.move_back(&device, memory.all(), 412)?;
+    let counts = device.migrate_to_system(memory.region.range())?;
+    equal("pages moved back", counts.pages, 412)?;
     ensure!(memory.region.is_zero(100..200));
     memory.verify(0..100)?;
     memory.verify(200..512)

@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use anyhow::anyhow;
+use anyhow::bail;
 use anyhow::ensure;
+use dmirror_client::CallError;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::PageRange;
@@ -79,9 +81,39 @@ fn round_trip(device: &Device, range: PageRange, view: &mut [u8]) -> Result<()> 
     unless_held(device.migrate_to_system(range))
 }
 
+/// The device writes a range, again and again where others do not let it hold
+/// still for a second; returns how often that was.
+fn write(device: &Device, range: PageRange, bytes: &[u8]) -> Result<u64> {
+    for busy in 0..20 {
+        match device.write(range, bytes) {
+            Ok(counts) => {
+                equal("pages written", counts.pages, range.pages())?;
+                return Ok(busy);
+            }
+            Err(error) if error.errno == Errno::EBUSY => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bail!("the device did not get to write in 20 s")
+}
+
+/// As [`Memory::device_reads`] for all of it, where others may not let it hold
+/// still.
+fn reads(device: &Device, memory: &Memory) -> Result<()> {
+    let busy = |error: &CallError| error.errno == Errno::EBUSY;
+    match memory.device_reads(device, memory.all()) {
+        Err(error) if error.downcast_ref().is_some_and(busy) => Ok(()),
+        answer => answer.map(drop),
+    }
+}
+
 /// The device's view of the first word of each page.
 fn first_words(device: &Device, range: PageRange, view: &mut [u8]) -> Result<Vec<u64>> {
-    device.read(range, view)?;
+    let mut busy = 0;
+    while let Err(error) = device.read(range, view) {
+        busy += 1;
+        ensure!(error.errno == Errno::EBUSY && busy < 20, error);
+    }
     let words = view.chunks_exact(page_size());
     words
         .map(|page| Ok(u64::from_ne_bytes(page[..8].try_into()?)))
@@ -109,7 +141,7 @@ fn device_reads_what_was_stored(context: &Context) -> Result<()> {
 /// compares them by turns with what the device and the CPU read.
 fn counters(writer: &Device, mover: &Device, region: &Region, pages: PageRange) -> Result<()> {
     let mut out = vec![0; pages.bytes() as usize];
-    let mut bytes = vec![0; pages.bytes() as usize];
+    let (mut bytes, mut busy) = (vec![0; pages.bytes() as usize], 0);
     let count = pages.pages() as usize;
     let first = (pages.addr() - region.addr()) as usize / page_size();
     against(
@@ -118,11 +150,7 @@ fn counters(writer: &Device, mover: &Device, region: &Region, pages: PageRange) 
             for page in bytes.chunks_exact_mut(page_size()) {
                 page[..8].copy_from_slice(&round.to_ne_bytes());
             }
-            equal(
-                "pages written",
-                writer.write(pages, &bytes)?.pages,
-                pages.pages(),
-            )?;
+            busy += write(writer, pages, &bytes)?;
             let words = if round % 2 == 0 {
                 first_words(writer, pages, &mut bytes)?
             } else {
@@ -132,7 +160,9 @@ fn counters(writer: &Device, mover: &Device, region: &Region, pages: PageRange) 
             };
             equal("words after the device wrote", words, vec![round; count])
         },
-    )
+    )?;
+    println!("{busy} times busy");
+    Ok(())
 }
 
 fn device_writes_are_not_lost(context: &Context) -> Result<()> {
@@ -152,7 +182,7 @@ fn device_writes_to_huge_pages(context: &Context) -> Result<()> {
     let memory = huge::huge(1)?;
     let region = &memory.region;
     let mut out = vec![0; region.len()];
-    let mut bytes = vec![0; 4 * page_size()];
+    let (mut bytes, mut busy) = (vec![0; 4 * page_size()], 0);
     let part = region.part(300..304);
     against(
         || round_trip(&device, region.range(), &mut out),
@@ -160,12 +190,13 @@ fn device_writes_to_huge_pages(context: &Context) -> Result<()> {
             for page in bytes.chunks_exact_mut(page_size()) {
                 page[..8].copy_from_slice(&round.to_ne_bytes());
             }
-            device.write(part, &bytes)?;
+            busy += write(&device, part, &bytes)?;
             let words = first_words(&device, part, &mut bytes)?;
             equal("words after the device wrote", words, vec![round; 4])?;
             equal("word that the CPU reads", region.touch(301), round)
         },
     )?;
+    println!("{busy} times busy");
     memory.verify(0..300)?;
     memory.verify(304..512)
 }
@@ -181,7 +212,7 @@ fn reads_of_dropped_pages(context: &Context) -> Result<()> {
             // Takes what has become free, and other rounds of invalidations.
             neighbours.region.advise(0..PAGES, Advice::DontNeed)?;
             neighbours.fill(0..PAGES);
-            neighbours.device_reads(device, 0..PAGES).map(drop)
+            reads(device, &neighbours)
         },
         |round| {
             region.advise(0..PAGES, Advice::DontNeed)?;
@@ -206,7 +237,7 @@ fn release_during_migration(context: &Context) -> Result<()> {
             unless_held(device.migrate_to_device(range, &mut view))?;
             let page = round as usize * 7 % PAGES;
             memory.data().check(&memory.region, page..page + 1)?;
-            memory.device_reads(&device, memory.all()).map(drop)
+            reads(&device, &memory)
         },
     )?;
     memory.move_out(&device, memory.all())?;
@@ -227,7 +258,7 @@ fn close_during_migration(context: &Context) -> Result<()> {
         },
         |_| {
             unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
-            memory.device_reads(&device, memory.all())?;
+            reads(&device, &memory)?;
             memory.verify(0..PAGES / 2)
         },
     )?;
@@ -235,7 +266,7 @@ fn close_during_migration(context: &Context) -> Result<()> {
 }
 
 /// Lets pass that a page did not hold still.
-fn unless_busy<T>(answer: Result<T, dmirror_client::CallError>) -> Result<()> {
+fn unless_busy<T>(answer: Result<T, CallError>) -> Result<()> {
     match answer {
         Ok(_) => Ok(()),
         Err(error) if error.errno == Errno::EBUSY => Ok(()),
@@ -275,7 +306,7 @@ fn exclusive_against_devices(context: &Context) -> Result<()> {
         |round| {
             unless_busy(first.exclusive(range, &mut one))?;
             if round % 8 == 0 {
-                memory.device_reads(&first, memory.all())?;
+                reads(&first, &memory)?;
                 memory.verify(memory.all())?;
             }
             Ok(())
@@ -304,7 +335,7 @@ fn writes_during_protection_changes(context: &Context) -> Result<()> {
             let before = first_words(&device, region.range(), &mut seen)?;
             let pages = match device.write(region.range(), &bytes) {
                 Ok(counts) => counts.pages,
-                Err(error) if error.errno == Errno::EPERM => {
+                Err(error) if matches!(error.errno, Errno::EPERM | Errno::EBUSY) => {
                     refused += 1;
                     error.counts.map_or(0, |counts| counts.pages)
                 }

@@ -33,6 +33,7 @@ cases! { "exclusive":
     nothing_else_is = "Pages that nobody asked for are not exclusive.",
     read_by_the_device = "The device's reads keep its pages exclusive.",
     written_by_the_device = "The device's writes keep its pages exclusive, and the CPU sees them afterwards.",
+    faults_around_it = "Faults of the device on holes beside its exclusive pages keep these exclusive.",
     read_by_a_cpu = "A read by the CPU ends the exclusive access to the page that it touches alone.",
     written_by_a_cpu = "A write by the CPU ends the exclusive access; the device sees the data.",
     again_and_again = "Device and CPU write one page by turns, and each sees the other's data.",
@@ -145,6 +146,27 @@ fn written_by_the_device(context: &Context) -> Result<()> {
     }
     memory.verify(memory.all())?;
     free(&device, &memory, 0..PAGES)
+}
+
+fn faults_around_it(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    for write in [false, true] {
+        let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+        memory.fill(4..20);
+        take(&device, &memory, 4..20)?;
+        if write {
+            memory.device_refills(&device, 2)?;
+        } else {
+            let mut view = vec![0xa5; memory.region.len()];
+            device.read(memory.region.range(), &mut view)?;
+            memory
+                .data()
+                .check_bytes(&view[4 * page_size()..20 * page_size()], 4)?;
+        }
+        held(&device, &memory, 4..20)?;
+        memory.verify(4..20)?;
+    }
+    Ok(())
 }
 
 fn read_by_a_cpu(context: &Context) -> Result<()> {

@@ -10,8 +10,10 @@ use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
+use dmirror_client::CallError;
+use dmirror_client::Command;
+use dmirror_client::Counts;
 use dmirror_client::Device;
-use dmirror_client::Errno;
 use dmirror_client::Exit;
 use dmirror_client::Region;
 use dmirror_client::Signal;
@@ -29,8 +31,7 @@ use crate::memory::Memory;
 
 cases! { "access":
     unlocked_waits_for_user_space = "READ_UNLOCKED waits, longer than a second, until the program has answered its faults.",
-    unlocked_is_killed = "A process that waits in READ_UNLOCKED for an answer that never comes can be killed.",
-    fault_without_an_answer = "READ and WRITE do not wait without end for an answer of the program.",
+    killed_while_waiting = "A process whose command waits for an answer that never comes can be killed.",
 }
 
 const PAGES: usize = 8;
@@ -75,16 +76,42 @@ fn unlocked_waits_for_user_space(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unlocked_is_killed(context: &Context) -> Result<()> {
+fn killed_while_waiting(context: &Context) -> Result<()> {
+    killed(context, |device, memory| {
+        let mut view = vec![0xa5; memory.region.len()];
+        device.read_unlocked(memory.region.range(), &mut view)
+    })?;
+    killed(context, |device, memory| {
+        let mut view = vec![0xa5; memory.region.len()];
+        device.read(memory.region.range(), &mut view)
+    })?;
+    killed(context, |device, memory| {
+        let bytes = memory.data().to_bytes(memory.all());
+        device.write(memory.region.range(), &bytes)
+    })
+}
+
+/// Kills a process in a command whose faults nobody answers. Any but
+/// READ_UNLOCKED may also fail instead of waiting.
+fn killed(
+    context: &Context,
+    command: fn(&Device, &Memory) -> Result<Counts, CallError>,
+) -> Result<()> {
     let started = Gate::new()?;
     let child = helper(|| {
         let device = context.open()?;
         let answer = reported();
         started.send(answer.is_ok().into())?;
         let (memory, _uffd) = answer?;
-        let mut view = vec![0xa5; memory.region.len()];
-        device.read_unlocked(memory.region.range(), &mut view)?;
-        bail!("the device read memory that was not there")
+        match command(&device, &memory) {
+            Ok(_) => bail!("the device did what it cannot have done"),
+            Err(error) if error.command == Command::ReadUnlocked => Err(error.into()),
+            Err(error) => {
+                println!("{error}");
+                thread::sleep(Duration::from_secs(20)); // to be killed
+                Ok(())
+            }
+        }
     })?;
     if started.receive()? == 0 {
         return skip("this kernel has no userfaultfd, or not for this user");
@@ -95,37 +122,4 @@ fn unlocked_is_killed(context: &Context) -> Result<()> {
     equal("end of the child", end, Exit::Signal(Signal::SIGKILL))?;
     let device = context.open()?;
     Memory::new(4)?.device_reads(&device, 0..4).map(drop)
-}
-
-/// Checks that a command ends although nobody answers: with EBUSY or EFAULT. A
-/// child does it, so that a device that waits for ever is a failure and no hang.
-fn ends(context: &Context, command: fn(&Device, &Memory) -> Option<Errno>) -> Result<()> {
-    let started = Gate::new()?;
-    let child = helper(|| {
-        let device = context.open()?;
-        let answer = reported();
-        started.send(answer.is_ok().into())?;
-        let (memory, _uffd) = answer?;
-        match command(&device, &memory) {
-            Some(Errno::EBUSY | Errno::EFAULT) => Ok(()),
-            other => bail!("expected EBUSY or EFAULT, seen {other:?}"),
-        }
-    })?;
-    if started.receive()? == 0 {
-        return skip("this kernel has no userfaultfd, or not for this user");
-    }
-    child.join()
-}
-
-fn fault_without_an_answer(context: &Context) -> Result<()> {
-    ends(context, |device, memory| {
-        let mut view = vec![0xa5; memory.region.len()];
-        let answer = device.read(memory.region.range(), &mut view);
-        answer.err().map(|error| error.errno)
-    })?;
-    ends(context, |device, memory| {
-        let bytes = memory.data().to_bytes(memory.all());
-        let answer = device.write(memory.region.range(), &bytes);
-        answer.err().map(|error| error.errno)
-    })
 }
