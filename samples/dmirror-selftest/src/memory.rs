@@ -64,6 +64,21 @@ impl Memory {
         self.fill(self.all());
     }
 
+    /// The bytes that pages shall hold.
+    pub fn content(&self, pages: Range<usize>) -> Vec<u8> {
+        let words = Region::words_per_page();
+        (pages.start * words..pages.end * words)
+            .flat_map(|index| self.data().word(index / words, index % words).to_ne_bytes())
+            .collect()
+    }
+
+    /// Has the device write the pattern of another round to all pages.
+    pub fn refill_by_device(&self, device: &Device, round: u16) -> Result<()> {
+        self.data.set(self.data().round(round));
+        let counts = device.write(self.region.range(), &self.content(self.all()))?;
+        equal("pages written", counts.pages, self.region.pages() as u64)
+    }
+
     /// Reads every byte of pages by the CPU and compares.
     pub fn verify(&self, pages: Range<usize>) -> Result<()> {
         self.data()

@@ -47,9 +47,8 @@ impl Mapping {
     /// empty.
     pub(crate) fn take_pages(&self) -> io::Result<Self> {
         let target = Self::reserve(self.len, page_size())?;
-        let flags = MRemapFlags::MREMAP_MAYMOVE
-            | MRemapFlags::MREMAP_FIXED
-            | MRemapFlags::MREMAP_DONTUNMAP;
+        let flags =
+            MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED | MRemapFlags::MREMAP_DONTUNMAP;
         let to = Some(target.at(0, target.len));
         // SAFETY: both ranges are owned here; the old one stays mapped, and any
         // content is valid for words that are accessed by atomics.

@@ -2,6 +2,7 @@
 
 //! The cases, one file a theme. Those that unload the module come last.
 
+mod death;
 mod devices;
 mod errors;
 mod evict;
@@ -9,11 +10,20 @@ mod fault;
 mod files;
 mod fork;
 mod huge;
+mod ksm;
 mod lifetime;
+mod madvise;
 mod mapping;
+mod memcg;
 mod migrate;
+mod mlock;
+mod mprotect;
+mod mremap;
+mod numa;
 mod observers;
 mod races;
+mod swap;
+mod uffd;
 mod unload;
 
 use anyhow::Result;
@@ -51,14 +61,24 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         migrate::CASES,
         fault::CASES,
         mapping::CASES,
+        mprotect::CASES,
+        mremap::CASES,
+        madvise::CASES,
+        mlock::CASES,
+        numa::CASES,
+        uffd::CASES,
         huge::CASES,
         files::CASES,
         errors::CASES,
         observers::CASES,
         fork::CASES,
         lifetime::CASES,
+        death::CASES,
         devices::CASES,
         evict::CASES,
+        swap::CASES,
+        ksm::CASES,
+        memcg::CASES,
         races::CASES,
         unload::CASES,
     ]
