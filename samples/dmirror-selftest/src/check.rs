@@ -4,6 +4,9 @@
 //! what was seen.
 
 use std::fmt::Debug;
+use std::io;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use anyhow::bail;
@@ -14,6 +17,7 @@ use dmirror_client::Errno;
 use dmirror_client::Module;
 use dmirror_client::PageRange;
 use dmirror_client::Place;
+use dmirror_client::Room;
 use dmirror_client::Survey;
 use thiserror::Error;
 
@@ -85,6 +89,30 @@ pub fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
     }
 }
 
+/// What is free on a device before a case, to compare with what is afterwards.
+#[derive(Debug)]
+pub struct Before(Option<Room>);
+
+impl Before {
+    /// Looks at a device.
+    pub fn of(device: &Device) -> Result<Self> {
+        Ok(Self(device.room()?))
+    }
+
+    /// Checks that no page stayed on the device. A process that ends gives its
+    /// pages back a moment later, when the last user of its memory is gone.
+    pub fn nothing_is_left(&self, device: &Device) -> Result<()> {
+        let as_before = || Ok::<_, io::Error>(device.room()? == self.0);
+        for _ in 0..200 {
+            if as_before()? {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        equal("room on the device afterwards", device.room()?, self.0)
+    }
+}
+
 /// Where pages shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -94,6 +122,8 @@ pub enum Where {
     System,
     /// Not populated.
     Nowhere,
+    /// In swap space.
+    Swap,
 }
 
 impl Where {
@@ -102,6 +132,7 @@ impl Where {
             Self::Device => matches!(place, Place::Device { .. } | Place::Hidden),
             Self::System => matches!(place, Place::System { .. }),
             Self::Nowhere => place == Place::Absent,
+            Self::Swap => place == Place::Swapped,
         }
     }
 }

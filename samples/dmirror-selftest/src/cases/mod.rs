@@ -4,6 +4,7 @@
 
 mod access;
 mod counts;
+mod death;
 mod device_races;
 mod devices;
 mod errors;
@@ -15,16 +16,25 @@ mod files;
 mod flags;
 mod fork;
 mod huge;
+mod ksm;
 mod lifetime;
+mod madvise;
 mod mapping;
+mod memcg;
 mod migrate;
+mod mlock;
 mod mmap;
+mod mprotect;
+mod mremap;
+mod numa;
 mod observers;
 mod opens;
 mod races;
 mod read;
 mod release;
 mod snapshot;
+mod swap;
+mod uffd;
 mod unload;
 mod user_faults;
 mod write;
@@ -64,12 +74,19 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         migrate::CASES,
         fault::CASES,
         mapping::CASES,
+        mprotect::CASES,
+        mremap::CASES,
+        madvise::CASES,
+        mlock::CASES,
+        numa::CASES,
+        uffd::CASES,
         huge::CASES,
         files::CASES,
         errors::CASES,
         observers::CASES,
         fork::CASES,
         lifetime::CASES,
+        death::CASES,
         devices::CASES,
         evict::CASES,
         read::CASES,
@@ -84,6 +101,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mmap::CASES,
         opens::CASES,
         counts::CASES,
+        swap::CASES,
+        ksm::CASES,
+        memcg::CASES,
         races::CASES,
         device_races::CASES,
         unload::CASES,

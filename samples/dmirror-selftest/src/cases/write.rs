@@ -3,7 +3,6 @@
 //! WRITE: the CPU sees what the device wrote, and nobody sees what he should
 //! not.
 
-use std::fs;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
@@ -20,12 +19,12 @@ use super::files;
 use super::huge;
 use crate::check::Where;
 use crate::check::equal;
-use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::memory::HUGE;
 use crate::memory::Memory;
+use crate::swapping::swap_on;
 
 cases! { "write":
     system_pages = "The device writes pages in system memory, which stay there.",
@@ -381,15 +380,9 @@ fn survives_madv_free(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn has_swap() -> bool {
-    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
-}
-
 fn survives_swapping(context: &Context) -> Result<()> {
-    if !has_swap() {
-        return skip("there is no swap space");
-    }
     let device = context.open()?;
+    let _area = swap_on()?;
     let memory = Memory::of(Region::options(PAGES).shared().map()?);
     ensure!(memory.region.is_zero(memory.all()));
     memory.device_fills(&device, memory.all())?;
@@ -403,6 +396,7 @@ fn survives_swapping(context: &Context) -> Result<()> {
 
 fn reclaimed_after_the_write(context: &Context) -> Result<()> {
     let device = context.open()?;
+    let _area = swap_on()?;
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.device_refills(&device, round)?;
