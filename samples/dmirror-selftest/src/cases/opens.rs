@@ -32,6 +32,7 @@ cases! { "opens":
     after_the_other_brought_back = "After one open file brought pages back, another one that had moved them reads them right.",
     after_madv_dontneed = "Every open file forgets pages that were dropped.",
     huge = "Two open files see each other's work on huge pages.",
+    part_of_a_huge_page = "An open file reads and writes a part of a huge page that another one moved to the device.",
     many = "32 open files see what the CPU and one of them write.",
     closing_one = "Closing one open file leaves pages on the device, and another one's view of them.",
     closed_before_the_fault = "Pages come back by a fault after the file that moved them was closed, in a child too.",
@@ -159,6 +160,24 @@ fn huge(context: &Context) -> Result<()> {
     memory.device_reads(&first, memory.all())?;
     memory.device_reads(&second, memory.all())?;
     memory.verify(memory.all())
+}
+
+fn part_of_a_huge_page(context: &Context) -> Result<()> {
+    let mover = context.open()?;
+    let memory = huge::huge(1)?;
+    memory.move_out(&mover, memory.all())?;
+    // Each with a page table that does not have the huge page yet.
+    for pages in [300..304, 511..512, 1..2, 100..400] {
+        memory.device_reads(&context.open()?, pages)?;
+    }
+    let (old, new) = (memory.data(), memory.data().round(2));
+    memory.expect_round(2);
+    memory.device_fills(&context.open()?, 300..304)?;
+    memory.expect("after writing", memory.all(), Where::Device)?;
+    old.check(&memory.region, 0..300)?;
+    new.check(&memory.region, 300..304)?;
+    old.check(&memory.region, 304..512)?;
+    Ok(())
 }
 
 fn many(context: &Context) -> Result<()> {
