@@ -92,6 +92,7 @@ prepare() {
 	stock)
 		dir=$("$SCRIPTS/stock-kernel.sh")/stock
 		image=$(find "$dir" -name 'vmlinuz*' | head -n1)
+		modules+=("$("$SCRIPTS/ram-disk.sh")")
 		release=$(cat "${dir%/*}/build/include/config/kernel.release")
 		;;
 	debug)

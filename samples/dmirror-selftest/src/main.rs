@@ -5,12 +5,14 @@
 //! is loaded; cases that need more, such as root, skip and say why.
 
 mod cases;
+mod cgroup;
 mod check;
 mod context;
 mod ktap;
 mod memory;
 mod reload;
 mod runner;
+mod swapping;
 
 use std::io;
 use std::path::PathBuf;
