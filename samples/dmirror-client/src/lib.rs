@@ -16,7 +16,7 @@
 //! | [`module`] | the kernel module's state, unloading and loading it |
 //! | [`process`] | child processes |
 //!
-//! All unsafe code is in one private file, `sys.rs`.
+//! All unsafe code is in one private module, `sys`.
 //!
 //! # Examples
 //!
@@ -47,7 +47,7 @@ pub mod place;
 pub mod process;
 pub mod range;
 pub mod region;
-#[expect(unsafe_code, reason = "the one file where it is allowed")]
+#[expect(unsafe_code, reason = "the one module where it is allowed")]
 mod sys;
 
 pub use device::CallError;
@@ -67,4 +67,14 @@ pub use process::fork_child;
 pub use range::PageRange;
 pub use range::page_size;
 pub use region::Region;
+pub use sys::query::Scan;
+pub use sys::query::Scanned;
+pub use sys::query::mincore;
+pub use sys::query::nodes;
+pub use sys::query::pagemap_scan;
+pub use sys::ring::Ring;
+pub use sys::ring::Transfer;
 pub use sys::secret_file;
+pub use sys::signal::count_signals;
+pub use sys::signal::signals_counted;
+pub use sys::signal::use_signal_stack;
