@@ -27,7 +27,7 @@ cases! { "huge":
 }
 
 /// `count` huge pages, filled; skips where the kernel gives none.
-fn huge(count: usize) -> Result<Memory> {
+pub(super) fn huge(count: usize) -> Result<Memory> {
     let memory = Memory::of(options(count).map().context("MADV_HUGEPAGE")?);
     memory.fill(memory.all());
     if Usage::of(memory.region.range())?.huge < memory.region.len() as u64 {

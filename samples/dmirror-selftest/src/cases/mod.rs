@@ -3,6 +3,7 @@
 //! The cases, one file a theme. Those that unload the module come last.
 
 mod devices;
+mod dirty;
 mod errors;
 mod evict;
 mod fault;
@@ -13,6 +14,7 @@ mod lifetime;
 mod mapping;
 mod migrate;
 mod observers;
+mod proc;
 mod races;
 mod unload;
 
@@ -55,6 +57,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         files::CASES,
         errors::CASES,
         observers::CASES,
+        proc::CASES,
+        dirty::CASES,
         fork::CASES,
         lifetime::CASES,
         devices::CASES,
