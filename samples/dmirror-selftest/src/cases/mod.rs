@@ -9,6 +9,7 @@ mod evict;
 mod fault;
 mod files;
 mod fork;
+mod frames;
 mod huge;
 mod lifetime;
 mod mapping;
@@ -59,6 +60,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         observers::CASES,
         proc::CASES,
         dirty::CASES,
+        frames::CASES,
         fork::CASES,
         lifetime::CASES,
         devices::CASES,
