@@ -2,6 +2,7 @@
 
 //! The cases, one file a theme. Those that unload the module come last.
 
+mod debugger;
 mod devices;
 mod dirty;
 mod errors;
@@ -61,6 +62,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         proc::CASES,
         dirty::CASES,
         frames::CASES,
+        debugger::CASES,
         fork::CASES,
         lifetime::CASES,
         devices::CASES,
