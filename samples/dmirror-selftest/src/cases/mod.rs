@@ -12,12 +12,14 @@ mod files;
 mod fork;
 mod frames;
 mod huge;
+mod io;
 mod lifetime;
 mod mapping;
 mod migrate;
 mod observers;
 mod proc;
 mod races;
+mod task;
 mod unload;
 
 use anyhow::Result;
@@ -63,6 +65,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         dirty::CASES,
         frames::CASES,
         debugger::CASES,
+        io::CASES,
+        task::CASES,
         fork::CASES,
         lifetime::CASES,
         devices::CASES,
