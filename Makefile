@@ -6,11 +6,12 @@
 
 # What the scripts take from here, with its `$` as it was typed. scripts/guest.sh
 # says what each one means.
-settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL NAME LEAKS PAGING KDIR
+settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest lint doc test rust-analyzer clean distclean help
+.PHONY: all modules run shell guest kunit selftest conformance compare lint doc test
+.PHONY: rust-analyzer clean distclean help
 .NOTPARALLEL:
 
 all: modules
@@ -30,8 +31,14 @@ guest: ## run CMD='…' in a guest; FILES='a b' KERNEL=stock|debug MODULE=dmirro
 kunit: ## KUnit suites of both crates, on the debug kernel
 	@scripts/kunit.sh
 
-selftest: ## the bundled selftest, on the stock and the debug kernel
+selftest: ## the bundled selftest, on the stock and the debug kernel; MODULE=test_hmm: on upstream's module
 	@scripts/selftest.sh
+
+conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=test_hmm: on upstream's module
+	@scripts/conformance.sh
+
+compare: ## upstream's hmm-tests on our module and on upstream's, case by case
+	@scripts/compare.sh
 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/lint.sh

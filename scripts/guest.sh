@@ -12,6 +12,9 @@
 #   APPEND='…'           parameters of the kernel
 #   TIMEOUT=900          seconds after which a guest counts as hung
 #   ACCEL=kvm|tcg…       how QEMU executes; found out by itself otherwise
+#   CLOCK=host           what time it is in the guest. CLOCK=instructions, for
+#                        emulation only: one takes a nanosecond, and idle time
+#                        is skipped, so that a busy host makes nothing late
 #   NAME=guest           what the kernel log is called
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal
 #   PAGING=4             levels of page tables, 4 or 5
@@ -31,7 +34,7 @@ DIE_STATUS=125
 CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
-PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-}
+PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-host}
 
 check_settings() {
 	local file names=' '
@@ -41,6 +44,7 @@ check_settings() {
 	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
 	[[ $TIMEOUT =~ ^[1-9][0-9]*$ ]] || die "TIMEOUT=$TIMEOUT" "TIMEOUT is a number of seconds."
 	[[ $PAGING =~ ^[45]$ ]] || die "PAGING=$PAGING" "PAGING is 4 or 5."
+	[[ $CLOCK =~ ^(host|instructions)$ ]] || die "CLOCK=$CLOCK" "CLOCK is host or instructions."
 	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
 	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
 	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
@@ -62,8 +66,13 @@ choose_accel() {
 	else
 		accel=tcg,thread=multi
 	fi
-	cpu=max
-	[ "${accel%%,*}" != kvm ] || cpu=host
+	cpu=max clock=
+	if [ "${accel%%,*}" = kvm ]; then
+		cpu=host
+	elif [ "$CLOCK" = instructions ]; then
+		# Processors take turns then, in one thread.
+		accel=tcg,thread=single clock='-icount shift=0,sleep=off'
+	fi
 }
 
 # prepare: sets image, and fills $tmp/root with everything but the tools.
@@ -145,7 +154,8 @@ paging=
 # qemu ARGUMENT... : the machine. HPET stays off: under emulation the stock
 # kernel hangs while it probes it.
 qemu() {
-	exec "$SCRIPTS/in-root.sh" qemu-system-x86_64 \
+	# shellcheck disable=SC2086 # an option and its argument, or nothing
+	exec "$SCRIPTS/in-root.sh" qemu-system-x86_64 $clock \
 		-machine q35,hpet=off -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
 		-nodefaults -display none -no-reboot -kernel "$image" -initrd "$tmp/initrd" \
 		-append "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
@@ -166,7 +176,7 @@ run_command() {
 	reader=$!
 	(
 		export -f qemu
-		export SCRIPTS accel cpu paging CPUS MEM image tmp APPEND
+		export SCRIPTS accel cpu clock paging CPUS MEM image tmp APPEND
 		exec timeout -k 5 "$TIMEOUT" bash -c 'qemu -chardev stdio,id=io,signal=off -serial chardev:io'
 	) </dev/null >"$tmp/pipe" 2>"$tmp/errors" &
 	runner=$!

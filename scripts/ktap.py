@@ -21,6 +21,7 @@ STAMP = re.compile(r"^(<\d+>)?\[ *\d+\.\d+\](\[ *[TC]\d+\])? ?")
 VERSION = re.compile(r"^( *)K?TAP version \d+$", re.IGNORECASE)
 PLAN = re.compile(r"^( *)1\.\.(\d+)( *#.*)?$")
 SUBTEST = re.compile(r"^( *)# Subtest: (.*)$")
+SKIP = re.compile("^SKIP *", re.IGNORECASE)
 RESULT = re.compile(r"^( *)(not )?ok (\d+)(?: -)?(?: ([^#]*?))?(?: *# *(.*))?$")
 COMMENT = re.compile(r"^ *#")
 
@@ -42,7 +43,7 @@ class Level:
 
 
 class Report:
-    """What was read: cases as (name, state, comments), and problems."""
+    """What was read: cases as (name, state, what was said of them), and problems."""
 
     def __init__(self):
         self.cases = []
@@ -81,15 +82,17 @@ class Report:
             parent.count = max(parent.count, number)
         if children:
             suite = self._levels.pop(children[0])
-            if not (directive or "").upper().startswith("SKIP"):
+            if not SKIP.match(directive or ""):
                 self.problems += suite.problems(name)
             if failed and not suite.failed:
                 self.problems.append(f"{name}: failed, though no case of it did")
         else:
             state = "failed" if failed else "passed"
-            if (directive or "").upper().startswith("SKIP"):
+            if SKIP.match(directive or ""):
                 state = "skipped"
-            self.cases.append((".".join([*self._path(depth), name]), state, self._comments))
+            reason = SKIP.sub("", directive or "")
+            said = [*self._comments, reason] if reason else self._comments
+            self.cases.append((".".join([*self._path(depth), name]), state, said))
         self._comments = []
 
     def read(self, lines):
@@ -126,6 +129,13 @@ class Report:
                           for name in sorted(ran - set(names))]
 
 
+def show(name, state, said=()):
+    """Print the line of a case, and below it why it is not one that passed."""
+    print(f"{state:8}{name}")
+    for line in {"failed": said, "skipped": said[-1:]}.get(state, ()):
+        print(f"        {line}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", help="what to read (default: standard input)")
@@ -140,17 +150,14 @@ def main():
             report.expect([line.strip() for line in stream if line.strip()])
 
     totals = {"passed": 0, "failed": 0, "skipped": 0}
-    for name, state, comments in report.cases:
+    for name, state, said in report.cases:
         totals[state] += 1
-        print(f"{state:8}{args.prefix}{name}")
-        if state == "failed":
-            for comment in comments:
-                print(f"        {comment}")
+        show(args.prefix + name, state, said)
     for problem in report.problems:
         totals["failed"] += 1
-        print(f"{'failed':8}{args.prefix}{problem}")
+        show(args.prefix + problem, "failed")
     if not report.cases:
-        print(f"{'failed':8}{args.prefix}no case ran")
+        show(args.prefix + "no case ran", "failed")
         totals["failed"] += 1
     print(", ".join(f"{count} {state}" for state, count in totals.items()))
     return 1 if totals["failed"] else 0

@@ -16,9 +16,11 @@ parts=(
 	"guest-stock:guest-checks.sh stock"
 	"selftest-stock:selftest.sh stock"
 	"selftest-reserved:selftest.sh reserved"
+	"conformance-stock:conformance.sh stock"
 	"kunit:kunit.sh"
 	"guest-debug:guest-checks.sh debug"
 	"selftest-debug:selftest.sh debug"
+	"conformance:conformance.sh debug"
 )
 
 if [ "${1:-}" = --list ]; then
@@ -37,7 +39,7 @@ for part in "${parts[@]}"; do
 	name=${part%%:*}
 	[ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
 	# What takes so long the first time is no time of the part's.
-	[[ $name != kunit && $name != *-debug ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
+	[[ $name != kunit && $name != conformance && $name != *-debug ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
 	note "$name"
 	before=("$PASSED" "$FAILED" "$SKIPPED" "$SECONDS")
 	output=$BUILD/log/test-$name.out

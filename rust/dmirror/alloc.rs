@@ -162,13 +162,6 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     }
 
     /// Takes a whole block; returns its first page.
-    #[cfg_attr(
-        MODULE,
-        expect(
-            dead_code,
-            reason = "only a large folio takes a whole block, and migration splits those"
-        )
-    )]
     pub(crate) fn alloc_block(&mut self) -> Option<usize> {
         let index = self.take_free()?;
         self.set(index, State::Whole);

@@ -2,24 +2,36 @@
 
 //! Sizes, windows and bounds: the one place where they stand.
 
-/// The device files, one for each private device.
-pub(crate) const NODE_NAMES: [&kernel::str::CStr; DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
+use kernel::str::CStr;
+
+/// The device files of devices with private memory.
+pub(crate) const PRIVATE_NODES: [&CStr; PRIVATE_DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
+
+/// The device files of devices with coherent memory.
+pub(crate) const COHERENT_NODES: [&CStr; 2] = [c"hmm_dmirror2", c"hmm_dmirror3"];
 
 /// The number of private devices.
-pub(crate) const DEVICES: usize = 2;
+pub(crate) const PRIVATE_DEVICES: usize = 2;
 
 /// What the memory of a device is called in `/proc/iomem`.
-pub(crate) const REGION_NAME: &kernel::str::CStr = c"dmirror";
+pub(crate) const REGION_NAME: &CStr = c"dmirror";
 
-/// Memory of a device in bytes, where the module parameter `capacity` gives no other.
+/// Memory of a private device in bytes, where the module parameter `capacity` gives no other.
 pub(crate) const DEFAULT_CAPACITY: u64 = 512 << 20;
+
+/// Memory of a coherent device in bytes, where the module parameter `spm_size` gives no other:
+/// what test_hmm takes.
+pub(crate) const DEFAULT_SPM_SIZE: u64 = 256 << 20;
 
 /// The most memory that a device can be given, in bytes; the kernel's own bounds lie not far above.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
-/// The most pages that one step of a migration moves: what is copied to user space in one piece,
-/// and for how many pages the `mmap_lock` is held at a time.
-pub(crate) const WINDOW_PAGES: usize = 64;
+/// The most pages that one step of a command handles, in one aligned run of that many: what one
+/// entry of a page table can map, and for how many pages the `mmap_lock` is held at a time.
+pub(crate) const WINDOW_PAGES: usize = hmm::BLOCK_PAGES;
+
+/// Pages that are copied to or from user space in one piece.
+pub(crate) const BOUNCE_PAGES: usize = 64;
 
 /// How often a migration tries pages that were locked or referenced by somebody else.
 pub(crate) const MIGRATE_TRIES: usize = 16;
@@ -27,5 +39,17 @@ pub(crate) const MIGRATE_TRIES: usize = 16;
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
+/// How often a migration tries to reserve device pages while others hold reservations.
+pub(crate) const RESERVE_TRIES: usize = 100;
+
+/// How long it waits before it tries that again, in microseconds.
+pub(crate) const RESERVE_PAUSE_US: i64 = 1000;
+
 /// How many blocks a reservation tries to evict before it gives up, for each block of the device.
 pub(crate) const EVICT_ROUNDS: usize = 2;
+
+/// How often RELEASE goes over the blocks that have pages left.
+pub(crate) const RELEASE_ROUNDS: usize = 8;
+
+/// How long a device tries to get at pages that are taken from it again and again, in milliseconds.
+pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;

@@ -8,34 +8,75 @@ use hmm::DevPagemapOps;
 use hmm::DevicePages;
 use hmm::DeviceRegion;
 use hmm::FaultAnswer;
-use hmm::Vram;
+use hmm::Window;
 use kernel::prelude::*;
+use kernel::sync::atomic::ordering::Relaxed;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::Arc;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 
-use crate::config::REGION_NAME;
+use crate::config::MIGRATE_PAUSE_US;
+use crate::config::RELEASE_ROUNDS;
 use crate::pool::Pool;
 
-/// A device with private memory.
-#[pin_data]
+/// A device with memory of its own.
 pub(crate) struct Device {
-    #[pin]
-    pagemap: DevPagemap<DeviceMemory>,
+    pagemap: Arc<DevPagemap<DeviceMemory>>,
 }
 
 impl Device {
-    /// A device whose memory is `vram`.
-    pub(crate) fn new(vram: Vram) -> impl PinInit<Self, Error> {
-        let npages = vram.npages();
-        try_pin_init!(Self {
-            pagemap <- DevPagemap::new(
-                DeviceRegion::private(vram, REGION_NAME)?,
-                DeviceMemory::new(npages),
-            ),
+    /// A device whose memory is `region`.
+    pub(crate) fn new(region: DeviceRegion) -> Result<Self> {
+        let memory = DeviceMemory::new(region.npages());
+        Ok(Self {
+            pagemap: Arc::pin_init(DevPagemap::new(region, memory), GFP_KERNEL)?,
         })
     }
 
     /// The pages of the device.
-    pub(crate) fn pagemap(&self) -> &DevPagemap<DeviceMemory> {
+    pub(crate) fn pagemap(&self) -> &Arc<DevPagemap<DeviceMemory>> {
         &self.pagemap
+    }
+
+    /// Brings every page back to system memory, whoever owns it; returns how many came.
+    ///
+    /// May sleep. Pages that others have locked are tried again, within bounds.
+    ///
+    /// # Errors
+    ///
+    /// As `rust/uapi/dmirror.h` lists them for `RELEASE`; `count` is true all the same.
+    pub(crate) fn release(&self, count: &mut u64) -> Result {
+        let pagemap = &*self.pagemap;
+        let mut outcome = Ok(());
+        for round in 0..RELEASE_ROUNDS {
+            if round > 0 {
+                fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+            }
+            outcome = Ok(());
+            let mut left = 0;
+            for block in 0..pagemap.region().npages() / hmm::BLOCK_PAGES {
+                if pagemap.taken_in(block) == 0 {
+                    continue;
+                }
+                match pagemap.evict(block) {
+                    Ok((moved, stayed)) => {
+                        *count += moved as u64;
+                        left += stayed;
+                    }
+                    Err(error) => outcome = Err(error),
+                }
+                hmm::cond_resched();
+                if hmm::fatal_signal_pending() {
+                    return Err(EINTR);
+                }
+            }
+            // What a migration has reserved is no page that could come back.
+            if outcome.is_ok() && left <= pagemap.unused() {
+                return Ok(());
+            }
+        }
+        outcome.and(Err(EBUSY))
     }
 }
 
@@ -46,18 +87,34 @@ impl Device {
 pub(crate) struct DeviceMemory {
     #[pin]
     pool: Pool,
+    /// Whether the next allocation is to fail.
+    fail_next: Atomic<bool>,
 }
 
 impl DeviceMemory {
     fn new(npages: usize) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             pool <- Pool::new(npages),
+            fail_next: Atomic::new(false),
         })
     }
 
     /// The pages that are free.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Says whether the next allocation is to fail.
+    pub(crate) fn set_fail_next(&self, fail: bool) {
+        // ORDERING: Relaxed: the flag stands for itself.
+        self.fail_next.store(fail, Relaxed);
+    }
+
+    /// Whether this allocation is to fail, which only one is told.
+    pub(crate) fn fails_now(&self) -> bool {
+        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
+        // cache is not written to by every allocation.
+        self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
     }
 }
 
@@ -71,24 +128,31 @@ impl DevPagemapOps for DeviceMemory {
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        let mut arrays = [[0; 1]; 2];
-        let failure = match fault.collect(&mut arrays) {
-            Ok(mut migration) => {
-                let mut failure = None;
-                for slot in migration.slots() {
-                    failure = slot.fill_system().err();
-                }
-                drop(migration.commit());
-                failure
-            }
-            Err(error) => Some(error),
-        };
-        match failure {
+        match bring_back(&fault) {
             // Either the page came back, or somebody else has a reference to it and is about to
-            // bring it back or to let go of it.
-            None => fault.retry(),
-            Some(ENOMEM) => fault.out_of_memory(),
-            Some(_) => fault.bus_error(),
+            // bring it back or to let go of it. Or it was told to fail, once.
+            Ok(()) | Err(EAGAIN) => fault.retry(),
+            Err(ENOMEM) => fault.out_of_memory(),
+            Err(_) => fault.bus_error(),
         }
     }
+
+    fn before_system_alloc(&self, _order: u32) -> Result {
+        if self.fails_now() {
+            return Err(EAGAIN);
+        }
+        Ok(())
+    }
+}
+
+/// Brings back what a CPU has touched: a page, or a huge page that is mapped as one.
+fn bring_back(fault: &CpuFault<'_, DeviceMemory>) -> Result {
+    let mut window = Window::new(fault.npages())?;
+    let mut migration = fault.collect(&mut window)?;
+    let mut outcome = Ok(());
+    for slot in migration.slots() {
+        outcome = slot.fill_system();
+    }
+    drop(migration.commit());
+    outcome
 }

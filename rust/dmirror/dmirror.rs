@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! dmirror: an emulated device with private memory.
+//! dmirror: an emulated device with memory of its own, private or coherent.
 //!
 //! ```text
-//! ioctl -> file -> request (checked words) -> migrate -> hmm -> C
+//! ioctl -> file -> request (checked words) -> access, migrate -> hmm -> C
 //! CPU fault, last put, split: C -> hmm::DevPagemapOps -> device
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+use hmm::DeviceRegion;
 use hmm::Node;
 use hmm::Vram;
 use hmm::BLOCK_PAGES;
@@ -21,6 +22,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+mod access;
 mod alloc;
 mod config;
 mod device;
@@ -32,10 +34,12 @@ mod request;
 mod tests;
 mod uapi;
 
+use config::COHERENT_NODES;
 use config::DEFAULT_CAPACITY;
-use config::DEVICES;
+use config::DEFAULT_SPM_SIZE;
 use config::MAX_CAPACITY;
-use config::NODE_NAMES;
+use config::PRIVATE_DEVICES;
+use config::PRIVATE_NODES;
 use config::REGION_NAME;
 use device::Device;
 use file::DmirrorFile;
@@ -59,6 +63,18 @@ module! {
             default: 0,
             description: "Size of that memory in bytes; each device has an equal share",
         },
+        spm_addr_dev0: u64 {
+            default: 0,
+            description: "Physical address of coherent memory for hmm_dmirror2, kept with memmap=",
+        },
+        spm_addr_dev1: u64 {
+            default: 0,
+            description: "Physical address of coherent memory for hmm_dmirror3, kept with memmap=",
+        },
+        spm_size: u64 {
+            default: 0,
+            description: "Size of each coherent memory in bytes (default 256 MiB)",
+        },
     },
 }
 
@@ -69,25 +85,67 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 /// Dropping it removes the files; the last of them lets go of the device, which then brings its
 /// pages back.
 struct DmirrorModule {
-    _nodes: [Pin<KBox<Node<DmirrorFile>>>; DEVICES],
+    _nodes: KVec<Pin<KBox<Node<DmirrorFile>>>>,
 }
 
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let memory = MemoryPlan::from_params()?;
+        let coherent = coherent_regions()?;
+        let mut devices = KVec::new();
+        for (nth, name) in PRIVATE_NODES.into_iter().enumerate() {
+            let region = DeviceRegion::private(memory.vram(nth)?, REGION_NAME)?;
+            devices.push((name, Device::new(region)?), GFP_KERNEL)?;
+        }
+        for (region, name) in coherent.into_iter().zip(COHERENT_NODES) {
+            devices.push((name, Device::new(region)?), GFP_KERNEL)?;
+        }
         // Files last: they can be opened at once.
-        let device = |nth| Arc::pin_init(Device::new(memory.vram(nth)?), GFP_KERNEL);
-        let devices = [device(0)?, device(1)?];
-        let node = |nth: usize| {
-            KBox::pin_init(Node::new(NODE_NAMES[nth], devices[nth].clone()), GFP_KERNEL)
-        };
-        Ok(Self {
-            _nodes: [node(0)?, node(1)?],
-        })
+        let mut nodes = KVec::with_capacity(devices.len(), GFP_KERNEL)?;
+        for (name, device) in devices {
+            let node = Node::new(name, Arc::new(device, GFP_KERNEL)?);
+            nodes.push(KBox::pin_init(node, GFP_KERNEL)?, GFP_KERNEL)?;
+        }
+        Ok(Self { _nodes: nodes })
     }
 }
 
-/// Where the memory of the devices comes from.
+/// The memory of the coherent devices: of none, or of both.
+fn coherent_regions() -> Result<KVec<DeviceRegion>> {
+    let starts = [
+        module_parameters::spm_addr_dev0.value(),
+        module_parameters::spm_addr_dev1.value(),
+    ];
+    let size = match module_parameters::spm_size.value() {
+        0 => DEFAULT_SPM_SIZE,
+        size => size,
+    };
+    let mut regions = KVec::new();
+    if starts == [0; 2] {
+        return Ok(regions);
+    }
+    if starts.contains(&0) {
+        pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n");
+        return Err(EINVAL);
+    }
+    if starts.iter().any(|start| start % BLOCK_BYTES != 0)
+        || size % BLOCK_BYTES != 0
+        || size > MAX_CAPACITY
+    {
+        pr_err!("spm_addr_dev0, spm_addr_dev1 and spm_size must be multiples of {BLOCK_BYTES}, and spm_size not above {MAX_CAPACITY}\n");
+        return Err(EINVAL);
+    }
+    for start in starts {
+        let vram = Vram::coherent(start, (size >> PAGE_SHIFT) as usize)?;
+        let region = DeviceRegion::coherent(vram, REGION_NAME).inspect_err(|_| {
+            pr_err!("no coherent memory at {start:#x}: is it kept with memmap=?\n")
+        })?;
+        regions.push(region, GFP_KERNEL)?;
+    }
+    Ok(regions)
+}
+
+/// Where the memory of the private devices comes from.
 enum MemoryPlan {
     /// From the system, up to so many pages for each device.
     Reserve { npages: usize },
@@ -130,9 +188,12 @@ impl MemoryPlan {
             );
             return Err(EINVAL);
         }
-        let share = size / DEVICES as u64;
-        if base % BLOCK_BYTES != 0 || share == 0 || size % (DEVICES as u64 * BLOCK_BYTES) != 0 {
-            pr_err!("vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {DEVICES} times that\n");
+        let share = size / PRIVATE_DEVICES as u64;
+        if base % BLOCK_BYTES != 0
+            || share == 0
+            || size % (PRIVATE_DEVICES as u64 * BLOCK_BYTES) != 0
+        {
+            pr_err!("vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {PRIVATE_DEVICES} times that\n");
             return Err(EINVAL);
         }
         Ok(Self::Range {

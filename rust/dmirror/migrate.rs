@@ -2,78 +2,103 @@
 
 //! Migration of a range to the device and back.
 //!
-//! A range is worked through in steps of at most a window. Before a step to the device takes any
-//! lock it reserves device pages, evicting others if it must; so eviction never runs while source
-//! folios are locked.
+//! A range is worked through in steps of at most a window, which one entry of a page table could
+//! map. Before a step to the device takes any lock it reserves device pages, evicting others if it
+//! must; so eviction never runs while source folios are locked.
 //!
-//! Locks, for one step: `mmap_lock` for reading, then folio locks.
+//! Locks, for one step: the claim of the mirror, `mmap_lock` for reading, folio locks, then the
+//! update lock of the mirror.
+
+use core::ops::Range;
 
 use hmm::DevPagemap;
+use hmm::Huge;
+use hmm::Kind;
 use hmm::LockedVma;
 use hmm::Migration;
-use hmm::Select;
-use hmm::Source;
-use hmm::Window;
+use hmm::PagePlace;
+use hmm::PageView;
+use hmm::Patience;
+use hmm::Slot;
+use hmm::ToDevice;
 use kernel::mm::virt::flags::READ as VM_READ;
-use kernel::mm::MmWithUser;
-use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel::uaccess::UserPtr;
-use kernel::uaccess::UserSlice;
 
+use crate::access;
 use crate::config::MIGRATE_PAUSE_US;
 use crate::config::MIGRATE_TRIES;
+use crate::config::RESERVE_PAUSE_US;
+use crate::config::RESERVE_TRIES;
 use crate::config::WINDOW_PAGES;
 use crate::device::DeviceMemory;
-use crate::file::Buffers;
-use crate::file::Counts;
+use crate::file::pause_for_others;
+use crate::file::window_at;
+use crate::file::Call;
 use crate::pool::Reservation;
 use crate::pool::WhenFull;
-use crate::request::UserRange;
 
-/// The pages of a step, one bit each.
-type PageSet = u64;
+/// The pages of a window, one bit each.
+#[derive(Clone, Copy, Default)]
+struct PageSet([u64; WINDOW_PAGES / u64::BITS as usize]);
 
-const _: () = assert!(WINDOW_PAGES <= PageSet::BITS as usize);
+impl PageSet {
+    fn insert(&mut self, nth: usize) {
+        if let Some(word) = self.0.get_mut(nth / 64) {
+            *word |= 1 << (nth % 64);
+        }
+    }
 
-/// Moves a range to the device, and copies what the device then sees of it to `out`.
+    fn contains(&self, nth: usize) -> bool {
+        self.0
+            .get(nth / 64)
+            .is_some_and(|word| word >> (nth % 64) & 1 != 0)
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The first run of pages in the set that begins at `from` or later, below `end`.
+    fn run(&self, from: usize, end: usize) -> Option<Range<usize>> {
+        let start = (from..end).find(|&nth| self.contains(nth))?;
+        let end = (start..end).find(|&nth| !self.contains(nth)).unwrap_or(end);
+        Some(start..end)
+    }
+}
+
+/// Moves the range to the device, and copies what the device then sees of it to `out`.
 ///
 /// May sleep.
 ///
 /// # Errors
 ///
 /// As `rust/uapi/dmirror.h` lists them for `MIGRATE_TO_DEV`.
-pub(crate) fn to_device(
-    pagemap: &DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    range: UserRange,
-    out: UserPtr,
-    buffers: &mut Buffers,
-    counts: &mut Counts,
-) -> Result {
-    let mut all_seen = true;
-    let mut done = 0;
-    while done < range.npages() {
-        let start = range.start() + done * PAGE_SIZE;
-        let wanted = (range.npages() - done).min(WINDOW_PAGES);
-        let step = step_to_device(pagemap, mm, start, wanted, buffers);
-        for nth in (0..step.npages).filter(|nth| step.seen >> nth & 1 != 0) {
-            let page = &buffers.bounce[nth * PAGE_SIZE..(nth + 1) * PAGE_SIZE];
-            let to = out.wrapping_byte_add((done + nth) * PAGE_SIZE);
-            UserSlice::new(to, PAGE_SIZE).writer().write_slice(page)?;
-            counts.cpages += 1;
+pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
+    let range = call.range();
+    let mut all_there = true;
+    let mut at = range.start;
+    while at < range.end {
+        let step = step_to_device(call, window_at(at, range.end));
+        let npages = step.range.len() / PAGE_SIZE;
+        let mut from = 0;
+        while let Some(run) = step.there.run(from, npages) {
+            from = run.end;
+            let part = at + run.start * PAGE_SIZE..at + run.end * PAGE_SIZE;
+            let to = out.wrapping_byte_add(part.start - range.start);
+            access::read_part(call, part, to, Patience::Bounded)?;
         }
         if let Some(error) = step.error {
             return Err(error);
         }
-        all_seen &= step.seen.count_ones() as usize == step.npages;
-        done += step.npages;
+        all_there &= step.there.len() == npages;
+        at = step.range.end;
         pause_for_others()?;
     }
-    if all_seen {
+    if all_there {
         Ok(())
     } else {
         Err(ENOENT)
@@ -82,207 +107,253 @@ pub(crate) fn to_device(
 
 /// What a step to the device has come to.
 struct Step {
-    /// Its length; less than was asked for when the VMA ends.
-    npages: usize,
-    /// The pages that the device sees; their content is in the bounce buffer.
-    seen: PageSet,
+    /// What it was about; less than was asked for when the VMA ends.
+    range: Range<usize>,
+    /// The pages that are on the device.
+    there: PageSet,
     /// Why it did not go on.
     error: Option<Error>,
 }
 
-/// Moves up to `npages` pages from address `start` on, with bounded retries for pages that are
-/// locked or referenced by somebody else.
-fn step_to_device(
-    pagemap: &DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    start: usize,
-    npages: usize,
-    buffers: &mut Buffers,
-) -> Step {
+/// What a pass is to have when it begins.
+struct Wanted {
+    block: bool,
+    pages: usize,
+    when_full: WhenFull,
+}
+
+/// Moves a window, with bounded retries for pages that are locked or referenced by somebody else.
+fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
     let mut step = Step {
-        npages,
-        seen: 0,
+        range,
+        there: PageSet::default(),
         error: None,
     };
-    let mut lacking = npages;
-    let mut when_full = WhenFull::TakeWhatIsFree;
-    for attempt in 0..MIGRATE_TRIES {
-        let mut reservation = match Reservation::new(pagemap, lacking, when_full) {
-            Ok(reservation) => reservation,
-            Err(error) => {
-                step.error = Some(error);
-                break;
-            }
-        };
-        let pass = match pass_to_device(pagemap, mm, start, npages, &mut reservation, buffers) {
-            Ok(pass) => pass,
-            Err(error) => {
-                step.error = Some(error);
-                break;
-            }
-        };
-        step.npages = pass.npages;
-        step.seen = pass.seen;
-        if pass.seen.count_ones() as usize == pass.npages {
-            break;
-        }
-        // Only pages that can move are worth evicting others for.
-        if pass.lacking > 0 {
-            when_full = WhenFull::Evict;
-            lacking = pass.lacking;
-        } else if attempt + 1 < MIGRATE_TRIES {
-            when_full = WhenFull::TakeWhatIsFree;
-            lacking = npages;
-            let_others_finish(pagemap);
-        }
-        if let Err(error) = pause_for_others() {
-            step.error = Some(error);
-            break;
-        }
-    }
+    let result = try_step_to_device(call, &mut step);
+    step.error = result.err();
     step
 }
 
-/// What one pass over the pages of a step has come to.
-struct Pass {
-    npages: usize,
-    seen: PageSet,
-    /// Pages that could move, had there been room for them.
-    lacking: usize,
-}
-
-fn pass_to_device<'d>(
-    pagemap: &'d DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    start: usize,
-    npages: usize,
-    reservation: &mut Reservation<'d>,
-    buffers: &mut Buffers,
-) -> Result<Pass> {
-    let mmap = mm.mmap_read_lock();
-    let vma = readable_vma(&mmap, start)?;
-    let npages = npages.min((vma.end() - start) >> PAGE_SHIFT);
-    let range = start..start + npages * PAGE_SIZE;
-    let window = &mut buffers.window;
-    let mut migration = Migration::to_device(vma, range, Select::SystemAndDevice, pagemap, window)?;
-    let mut resident: PageSet = 0;
-    let mut lacking = 0;
-    for slot in migration.slots() {
-        let nth = slot.nth();
-        let page = &mut buffers.bounce[nth * PAGE_SIZE..(nth + 1) * PAGE_SIZE];
-        let source = slot.source();
-        if let Source::Device(source) = &source {
-            source.read(page)?;
-            resident |= 1 << nth;
-            continue;
+fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
+    let npages = step.range.len() / PAGE_SIZE;
+    let pagemap = call.mirror.pagemap();
+    let huge = match pagemap.region().kind() {
+        Kind::Private => Huge::Keep,
+        // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
+        Kind::Coherent => Huge::Split,
+    };
+    let block = huge == Huge::Keep && npages == WINDOW_PAGES;
+    let mut wanted = Wanted {
+        block,
+        pages: if block { 0 } else { npages },
+        when_full: WhenFull::TakeWhatIsFree,
+    };
+    for attempt in 0..MIGRATE_TRIES {
+        if attempt > 0 {
+            pause_for_others()?;
         }
-        let Some(folio) = reservation.pop() else {
-            lacking += 1;
-            continue;
+        let mut reservation = reserve(pagemap, &wanted)?;
+        let pass = pass_to_device(call, step, huge, &mut reservation)?;
+        drop(reservation);
+        step.there = on_device(call, step.range.clone())?;
+        let missing = step.range.len() / PAGE_SIZE - step.there.len();
+        if missing == 0 || pass.refused >= missing {
+            break;
+        }
+        wanted = if pass.lacks_block || pass.lacking > 0 {
+            // Only pages that can move are worth evicting others for.
+            Wanted {
+                block: pass.lacks_block,
+                pages: pass.lacking,
+                when_full: WhenFull::Evict,
+            }
+        } else {
+            let_others_finish(pagemap);
+            Wanted {
+                block: false,
+                pages: missing,
+                when_full: WhenFull::TakeWhatIsFree,
+            }
         };
-        let mut folio = folio.init();
-        match &source {
-            Source::System(source) => folio.fill_from(source)?,
-            _ => folio.fill_zero()?,
-        }
-        folio.read(0, page)?;
-        slot.give(folio)?;
     }
-    let migration = migration.commit();
-    let moved = (0..npages).filter(|&nth| migration.has_moved(nth));
-    Ok(Pass {
-        npages,
-        seen: moved.fold(resident, |seen, nth| seen | 1 << nth),
-        lacking,
-    })
+    Ok(())
 }
 
-/// Moves those pages of a range that are on the device to system memory.
+/// Reserves what is wanted. If there is no block, small pages do; while others hold reservations,
+/// which cannot be evicted, it waits for them with none of its own.
+fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
+    let mut tries = RESERVE_TRIES;
+    loop {
+        let mut reservation = Reservation::new(pagemap);
+        let mut pages = wanted.pages;
+        if wanted.block && !reservation.add_block(wanted.when_full)? {
+            pages = WINDOW_PAGES;
+        }
+        match reservation.add_pages(pages, wanted.when_full) {
+            Ok(()) => return Ok(reservation),
+            Err(ENOMEM) => {}
+            Err(error) => return Err(error),
+        }
+        let own = reservation.npages();
+        if pagemap.unused() <= own || tries == 0 {
+            return Err(ENOMEM);
+        }
+        drop(reservation);
+        tries -= 1;
+        fsleep(Delta::from_micros(RESERVE_PAUSE_US));
+        pause_for_others()?;
+    }
+}
+
+/// What one pass towards the device has come to.
+#[derive(Default)]
+struct Pass {
+    /// There was a huge page, and no block nor enough small pages for it.
+    lacks_block: bool,
+    /// Pages that could move and found no room.
+    lacking: usize,
+    /// Pages that were told not to move.
+    refused: usize,
+}
+
+fn pass_to_device(
+    call: &mut Call<'_>,
+    step: &mut Step,
+    huge: Huge,
+    reservation: &mut Reservation<'_>,
+) -> Result<Pass> {
+    let mut pass = Pass::default();
+    let pagemap = call.mirror.pagemap();
+    let mut claim = call.mirror.claim(step.range.clone())?;
+    let mmap = call.mm.mmap_read_lock();
+    let vma = readable_vma(&mmap, step.range.start)?;
+    step.range.end = step.range.end.min(vma.end());
+    let window = &mut call.buffers.window;
+    let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
+    for slot in migration.slots() {
+        fill(slot, reservation, pagemap.ops(), &mut pass)?;
+    }
+    claim.map(&migration.commit());
+    Ok(pass)
+}
+
+/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages.
+fn fill(
+    slot: Slot<'_, ToDevice<'_, DeviceMemory>>,
+    reservation: &mut Reservation<'_>,
+    memory: &DeviceMemory,
+    pass: &mut Pass,
+) -> Result {
+    let refused = memory.fails_now();
+    if slot.order() == 0 {
+        if refused {
+            pass.refused += 1;
+            return Ok(());
+        }
+        return match reservation.pop_page()? {
+            Some(folio) => slot.fill(folio),
+            None => {
+                pass.lacking += 1;
+                Ok(())
+            }
+        };
+    }
+    if !refused {
+        if let Some(folio) = reservation.pop_block() {
+            return slot.fill(folio);
+        }
+    }
+    if reservation.npages() < WINDOW_PAGES {
+        pass.lacks_block = true;
+        return Ok(());
+    }
+    let mut small = slot.split();
+    while let Some(slot) = small.next() {
+        let folio = reservation.pop_page()?.ok_or(ENOMEM)?;
+        slot.fill(folio)?;
+    }
+    Ok(())
+}
+
+/// Which pages of a window are on the device now.
+fn on_device(call: &mut Call<'_>, range: Range<usize>) -> Result<PageSet> {
+    let mut there = PageSet::default();
+    let mut nth = 0;
+    call.mirror
+        .snapshot(call.mm, range, &mut call.buffers.range, |view| {
+            if is_local(view) {
+                there.insert(nth);
+            }
+            nth += 1;
+        })?;
+    Ok(there)
+}
+
+fn is_local(view: PageView) -> bool {
+    let PageView::Mapped { place, .. } = view else {
+        return false;
+    };
+    matches!(place, PagePlace::PrivateLocal | PagePlace::CoherentLocal)
+}
+
+/// Moves those pages of the range that are on the device to system memory.
 ///
 /// May sleep.
 ///
 /// # Errors
 ///
 /// As `rust/uapi/dmirror.h` lists them for `MIGRATE_TO_SYS`.
-pub(crate) fn to_system(
-    pagemap: &DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    range: UserRange,
-    window: &mut Window,
-    counts: &mut Counts,
-) -> Result {
-    let mut done = 0;
-    while done < range.npages() {
-        let start = range.start() + done * PAGE_SIZE;
-        let wanted = (range.npages() - done).min(WINDOW_PAGES);
-        done += step_to_system(pagemap, mm, start, wanted, window, counts)?;
+pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
+    let range = call.range();
+    let mut left = 0;
+    let mut at = range.start;
+    while at < range.end {
+        let mut window = window_at(at, range.end);
+        left += step_to_system(call, &mut window)?;
+        at = window.end;
         pause_for_others()?;
     }
-    Ok(())
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(EBUSY)
+    }
 }
 
-/// Moves those of up to `npages` pages that are on the device; returns the length of the step.
-///
-/// A pass does not see pages that are locked or referenced by somebody else. So it goes on, within
-/// bounds, until all pages have come, or a pass found nothing after a pause.
-fn step_to_system(
-    pagemap: &DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    start: usize,
-    npages: usize,
-    window: &mut Window,
-    counts: &mut Counts,
-) -> Result<usize> {
-    let mut came = 0;
-    let mut length = npages;
+/// Moves those pages of a window that are on the device, with bounded retries for those that are
+/// locked or referenced by somebody else. Returns how many stayed.
+fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
+    let mut left = 0;
     for attempt in 0..MIGRATE_TRIES {
-        let pass = pass_to_system(pagemap, mm, start, npages, window)?;
-        length = pass.npages;
-        came += pass.moved;
-        counts.cpages += pass.moved as u64;
-        if let Some(error) = pass.error {
-            return Err(error);
+        if attempt > 0 {
+            let_others_finish(call.mirror.pagemap());
+            pause_for_others()?;
         }
-        if came >= length || (attempt > 0 && pass.moved == 0) {
+        pass_to_system(call, range)?;
+        left = on_device(call, range.clone())?.len();
+        if left == 0 {
             break;
         }
-        let_others_finish(pagemap);
-        pause_for_others()?;
     }
-    Ok(length)
+    Ok(left)
 }
 
-/// What one pass towards system memory has come to.
-struct PassBack {
-    npages: usize,
-    moved: usize,
-    error: Option<Error>,
-}
-
-fn pass_to_system(
-    pagemap: &DevPagemap<DeviceMemory>,
-    mm: &MmWithUser,
-    start: usize,
-    npages: usize,
-    window: &mut Window,
-) -> Result<PassBack> {
-    let mmap = mm.mmap_read_lock();
-    let vma = readable_vma(&mmap, start)?;
-    let npages = npages.min((vma.end() - start) >> PAGE_SHIFT);
-    let range = start..start + npages * PAGE_SIZE;
-    let mut migration = Migration::to_system(vma, range, pagemap, window)?;
-    let mut error = None;
+fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
+    let mmap = call.mm.mmap_read_lock();
+    let vma = readable_vma(&mmap, range.start)?;
+    range.end = range.end.min(vma.end());
+    let pagemap = call.mirror.pagemap();
+    let window = &mut call.buffers.window;
+    let mut migration = Migration::to_system(vma, range.clone(), pagemap, window)?;
+    let mut outcome = Ok(());
     for slot in migration.slots() {
-        if let Err(failure) = slot.fill_system() {
-            error = Some(failure);
+        if let Err(error) = slot.fill_system() {
+            outcome = Err(error);
         }
     }
-    let moved = migration.commit().moved();
-    Ok(PassBack {
-        npages,
-        moved,
-        error,
-    })
+    call.counts.cpages += migration.commit().moved() as u64;
+    // What was told to fail failed for want of memory.
+    outcome.map_err(|error| if error == EAGAIN { ENOMEM } else { error })
 }
 
 /// The VMA at an address that the device may read.
@@ -300,13 +371,4 @@ fn readable_vma<'a>(
 fn let_others_finish(pagemap: &DevPagemap<DeviceMemory>) {
     pagemap.wait_for_eviction();
     fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
-}
-
-/// Between steps: lets others run, and stops when the task was killed.
-fn pause_for_others() -> Result {
-    hmm::cond_resched();
-    if hmm::fatal_signal_pending() {
-        return Err(EINTR);
-    }
-    Ok(())
 }

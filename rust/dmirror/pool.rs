@@ -66,9 +66,14 @@ impl Pool {
         }
     }
 
-    /// Takes one page that is free now. Does not sleep.
-    fn alloc_page(&self) -> Option<usize> {
-        self.allocator.lock().alloc_page()
+    /// Takes pages of the order of a page or of a block that are free now. Does not sleep.
+    fn alloc(&self, order: u32) -> Option<usize> {
+        let mut allocator = self.allocator.lock();
+        match order {
+            0 => allocator.alloc_page(),
+            BLOCK_ORDER => allocator.alloc_block(),
+            _ => None,
+        }
     }
 
     /// The block that was left alone for longest, which becomes the one that was used last, so that
@@ -102,57 +107,130 @@ pub(crate) enum WhenFull {
 /// Pages that a migration will need, taken before it locks anything, so that eviction never runs
 /// while source folios are locked. What is not used goes back on drop.
 pub(crate) struct Reservation<'d> {
+    pagemap: &'d DevPagemap<DeviceMemory>,
+    /// Blocks, and what is left of blocks that were taken apart.
     folios: KVec<FreeFolio<'d, DeviceMemory>>,
+    npages: usize,
+    /// How many blocks may still be evicted for it.
+    rounds: usize,
 }
 
 impl<'d> Reservation<'d> {
-    /// Takes `npages` pages.
+    /// A reservation of nothing.
+    pub(crate) fn new(pagemap: &'d DevPagemap<DeviceMemory>) -> Self {
+        Self {
+            pagemap,
+            folios: KVec::new(),
+            npages: 0,
+            rounds: pagemap.region().npages() / BLOCK_PAGES * EVICT_ROUNDS,
+        }
+    }
+
+    /// Takes a block; returns whether there was one.
     ///
     /// May sleep. Takes folio locks one block at a time, so the caller must hold none.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] when so many pages are not to be had, or system memory ran out.
-    pub(crate) fn new(
-        pagemap: &'d DevPagemap<DeviceMemory>,
-        npages: usize,
-        when_full: WhenFull,
-    ) -> Result<Self> {
-        let mut this = Self {
-            folios: KVec::with_capacity(npages, GFP_KERNEL)?,
-        };
-        let pool = pagemap.ops().pool();
-        let mut rounds = pagemap.region().npages() / BLOCK_PAGES * EVICT_ROUNDS;
-        while this.folios.len() < npages {
-            match take_page(pagemap)? {
-                Some(folio) => this.folios.push(folio, GFP_KERNEL)?,
-                None if when_full == WhenFull::TakeWhatIsFree => break,
-                None => {
-                    let victim = pool.next_victim().ok_or(ENOMEM)?;
-                    rounds = rounds.checked_sub(1).ok_or(ENOMEM)?;
-                    pagemap.evict(victim)?;
-                    if hmm::fatal_signal_pending() {
-                        return Err(EINTR);
-                    }
-                }
-            }
-        }
-        Ok(this)
+    /// [`ENOMEM`] when system memory ran out; [`EINTR`].
+    pub(crate) fn add_block(&mut self, when_full: WhenFull) -> Result<bool> {
+        self.add(BLOCK_ORDER, when_full)
     }
 
-    /// One of the pages.
-    pub(crate) fn pop(&mut self) -> Option<FreeFolio<'d, DeviceMemory>> {
-        self.folios.pop()
+    /// Takes `npages` pages, or with [`WhenFull::TakeWhatIsFree`] as many as there are.
+    ///
+    /// May sleep. Takes folio locks one block at a time, so the caller must hold none.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] when so many pages are not to be had, or system memory ran out; [`EINTR`].
+    pub(crate) fn add_pages(&mut self, npages: usize, when_full: WhenFull) -> Result {
+        self.folios.reserve(npages, GFP_KERNEL)?;
+        for _ in 0..npages {
+            if !self.add(0, when_full)? {
+                return match when_full {
+                    WhenFull::TakeWhatIsFree => Ok(()),
+                    WhenFull::Evict => Err(ENOMEM),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of pages that are left of it.
+    pub(crate) fn npages(&self) -> usize {
+        self.npages
+    }
+
+    /// A block, if there is one.
+    pub(crate) fn pop_block(&mut self) -> Option<FreeFolio<'d, DeviceMemory>> {
+        let nth = self
+            .folios
+            .iter()
+            .position(|folio| folio.pages().order() == BLOCK_ORDER)?;
+        let folio = self.folios.remove(nth).ok()?;
+        self.npages -= BLOCK_PAGES;
+        Some(folio)
+    }
+
+    /// A page, if there is one. Takes a block apart if it must.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] when there is no system memory to note what is left of a block.
+    pub(crate) fn pop_page(&mut self) -> Result<Option<FreeFolio<'d, DeviceMemory>>> {
+        let Some(mut folio) = self.folios.pop() else {
+            return Ok(None);
+        };
+        self.npages -= folio.pages().npages();
+        while folio.pages().order() > 0 {
+            let (low, high) = folio.halve()?;
+            self.npages += high.pages().npages();
+            // With room for what one block can come to, this does not allocate.
+            self.folios.push(high, GFP_KERNEL)?;
+            folio = low;
+        }
+        Ok(Some(folio))
+    }
+
+    /// Takes pages of an order, evicting others if that is wanted; returns whether there were some.
+    fn add(&mut self, order: u32, when_full: WhenFull) -> Result<bool> {
+        self.folios.reserve(1 + BLOCK_ORDER as usize, GFP_KERNEL)?;
+        loop {
+            if let Some(folio) = take(self.pagemap, order)? {
+                self.npages += folio.pages().npages();
+                self.folios.push(folio, GFP_KERNEL)?;
+                return Ok(true);
+            }
+            if when_full == WhenFull::TakeWhatIsFree || self.rounds == 0 {
+                return Ok(false);
+            }
+            self.rounds -= 1;
+            let Some(victim) = self.pagemap.ops().pool().next_victim() else {
+                return Ok(false);
+            };
+            // Where there is no memory for one block, there may be for another, of small pages.
+            match self.pagemap.evict(victim) {
+                Ok(_) | Err(ENOMEM | EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
+            if hmm::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+        }
     }
 }
 
-/// Takes one free page with memory behind it, or `None` when there is none.
-fn take_page(pagemap: &DevPagemap<DeviceMemory>) -> Result<Option<FreeFolio<'_, DeviceMemory>>> {
+/// Takes free pages of an order, with memory behind them, or `None` when there are none.
+fn take(
+    pagemap: &DevPagemap<DeviceMemory>,
+    order: u32,
+) -> Result<Option<FreeFolio<'_, DeviceMemory>>> {
     let pool = pagemap.ops().pool();
-    let Some(page) = pool.alloc_page() else {
+    let Some(page) = pool.alloc(order) else {
         return Ok(None);
     };
-    let pages = DevicePages::new(page, 0)?;
+    let pages = DevicePages::new(page, order)?;
     let memory = pagemap.region().vram().populate(page / BLOCK_PAGES);
     match memory.and_then(|()| pagemap.take(pages)) {
         Ok(folio) => Ok(Some(folio)),

@@ -7,7 +7,6 @@
 pub(crate) struct UserRange {
     start: usize,
     end: usize,
-    npages: usize,
 }
 
 /// The range is empty, not page aligned, or wraps around.
@@ -26,7 +25,6 @@ impl UserRange {
         Ok(Self {
             start: usize::try_from(addr).map_err(|_| BadRange)?,
             end: usize::try_from(end).map_err(|_| BadRange)?,
-            npages: usize::try_from(npages).map_err(|_| BadRange)?,
         })
     }
 
@@ -38,10 +36,5 @@ impl UserRange {
     /// The end, in bytes, exclusive.
     pub(crate) fn end(self) -> usize {
         self.end
-    }
-
-    /// The length in pages; never 0.
-    pub(crate) fn npages(self) -> usize {
-        self.npages
     }
 }

@@ -93,5 +93,13 @@ mod abi {
         // _IOWR('H', nr, 40 bytes)
         assert_eq!(file::MIGRATE_TO_DEV, 0xc028_4802);
         assert_eq!(file::MIGRATE_TO_SYS, 0xc028_4803);
+        assert_eq!(file::READ, 0xc028_4800);
+        assert_eq!(file::WRITE, 0xc028_4801);
+        assert_eq!(file::SNAPSHOT, 0xc028_4804);
+        assert_eq!(file::EXCLUSIVE, 0xc028_4805);
+        assert_eq!(file::CHECK_EXCLUSIVE, 0xc028_4806);
+        assert_eq!(file::RELEASE, 0xc028_4807);
+        assert_eq!(file::FLAGS, 0xc028_4808);
+        assert_eq!(file::READ_UNLOCKED, 0xc028_4809);
     }
 }

@@ -4,7 +4,9 @@
  * for each C header, no logic. The prefix hmm_helper_ is removed again on the
  * Rust side.
  */
+#include "hmm.c"
 #include "kunit.c"
 #include "memremap.c"
 #include "mm.c"
+#include "mmu_notifier.c"
 #include "sched.c"

@@ -13,6 +13,16 @@ bool hmm_helper_is_device_private_page(const struct page *page)
 	return is_device_private_page(page);
 }
 
+bool hmm_helper_is_device_coherent_page(const struct page *page)
+{
+	return is_device_coherent_page(page);
+}
+
+bool hmm_helper_is_zone_device_page(const struct page *page)
+{
+	return is_zone_device_page(page);
+}
+
 struct dev_pagemap *hmm_helper_page_pgmap(const struct page *page)
 {
 	return page_pgmap(page);

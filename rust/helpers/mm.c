@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* include/linux/mm.h, include/linux/pagemap.h, include/linux/highmem.h */
 #include <linux/highmem.h>
+#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
@@ -34,6 +35,16 @@ bool hmm_helper_folio_test_anon(const struct folio *folio)
 	return folio_test_anon(folio);
 }
 
+bool hmm_helper_folio_test_swapbacked(const struct folio *folio)
+{
+	return folio_test_swapbacked(folio);
+}
+
+bool hmm_helper_is_zero_pfn(unsigned long pfn)
+{
+	return is_zero_pfn(pfn);
+}
+
 void hmm_helper_folio_lock(struct folio *folio)
 {
 	folio_lock(folio);
@@ -52,4 +63,15 @@ void hmm_helper_memcpy_from_page(void *to, struct page *page, size_t offset, siz
 void hmm_helper_memcpy_to_page(struct page *page, size_t offset, const void *from, size_t len)
 {
 	memcpy_to_page(page, offset, from, len);
+}
+
+void *hmm_helper_phys_to_virt(phys_addr_t addr)
+{
+	return phys_to_virt(addr);
+}
+
+/* What others may change at the same time; the compiler must not be told otherwise. */
+void hmm_helper_memcpy_racy(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
 }

@@ -18,7 +18,7 @@ use crate::migrate::ToSystem;
 use crate::ops::DevPagemapOps;
 use crate::pagemap::DevPagemap;
 use crate::vma::LockedVma;
-use crate::window::PfnSlots;
+use crate::window::Window;
 
 /// A fault on a page of the device, which the driver must answer.
 ///
@@ -68,31 +68,38 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         unsafe { LockedVma::new(vma) }
     }
 
-    /// Collects the page that was touched for a migration to system memory. `arrays` is where the
-    /// page frame numbers go; two words on the stack do.
+    /// The number of pages that the touched page table entry maps: 1, or
+    /// [`BLOCK_PAGES`](crate::BLOCK_PAGES). They come back together.
+    pub fn npages(&self) -> usize {
+        // SAFETY: `vmf` is valid by the type invariant. The core leaves `pte` alone for an entry
+        // that maps a huge page.
+        if unsafe { self.vmf.as_ref().pte.is_null() } {
+            crate::BLOCK_PAGES
+        } else {
+            1
+        }
+    }
+
+    /// Collects the [`npages`](Self::npages) pages of the touched entry for a migration to system
+    /// memory, with a window for that many.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the VMA is of a kind that never migrates.
+    /// [`EINVAL`] when the VMA is of a kind that never migrates, or the window is too small.
     ///
     /// C function: `migrate_vma_setup()` with `fault_page`.
     pub fn collect<'m>(
         &'m self,
-        arrays: &'m mut [[usize; 1]; 2],
+        window: &'m mut Window,
     ) -> Result<Migration<'m, Collected, ToSystem<'m, T>>> {
-        let [src, dst] = arrays;
-        let start = self.address();
+        let bytes = self.npages() * PAGE_SIZE;
+        let start = self.address() & !(bytes - 1);
         // SAFETY: `vmf` is valid by the type invariant.
         let page = NonNull::new(unsafe { self.vmf.as_ref().page });
-        Migration::from_vma(
-            self.vma(),
-            start..start + PAGE_SIZE,
-            self.pagemap,
-            PfnSlots { src, dst },
-            page,
-        )
+        let slots = window.slots(self.npages())?;
+        Migration::from_vma(self.vma(), start..start + bytes, self.pagemap, slots, page)
     }
 
     /// The page came back, or somebody else has changed the page table; the CPU tries again.

@@ -76,6 +76,35 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
     }
 }
 
+impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
+    /// Makes two of it, each of half the size; the lower one first. Tells the driver by
+    /// [`DevPagemapOps::folio_split`].
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] for a single page, which is freed.
+    pub fn halve(self) -> Result<(Self, Self)> {
+        let (low, high) = self.pages.halves().ok_or(EINVAL)?;
+        let this = ManuallyDrop::new(self);
+        let pagemap = this.pagemap;
+        pagemap.ops().folio_split(low);
+        pagemap.ops().folio_split(high);
+        // INVARIANT: Each half of the pages has one owner, as the whole had.
+        Ok((
+            Self {
+                pagemap,
+                pages: low,
+            },
+            Self {
+                pagemap,
+                pages: high,
+            },
+        ))
+    }
+}
+
 impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
     fn drop(&mut self) {
         self.pagemap.note_in_use(self.pages);
@@ -228,7 +257,9 @@ impl SystemFolio {
         // SAFETY: May be called in any context that may sleep.
         let folio = unsafe {
             bindings::folio_alloc_noprof(
-                bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN,
+                bindings::GFP_HIGHUSER_MOVABLE
+                    | bindings::__GFP_NOWARN
+                    | bindings::__GFP_RETRY_MAYFAIL,
                 order,
             )
         };

@@ -20,6 +20,7 @@ use crate::bindings;
 use crate::folio::unlock_and_put;
 use crate::ops::DevPagemapOps;
 use crate::pagemap::DevPagemap;
+use crate::region::Kind;
 use crate::slot::order_of;
 use crate::slot::Slots;
 use crate::vma::LockedVma;
@@ -37,12 +38,17 @@ pub trait Direction {
     /// The driver's side of the device.
     type Ops: DevPagemapOps;
 
+    /// Whether pages of system memory are migrated, not those of the device.
+    const FROM_SYSTEM: bool;
+
     /// The pages of the device.
     fn pagemap(&self) -> &DevPagemap<Self::Ops>;
 }
 
 impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
     type Ops = T;
+
+    const FROM_SYSTEM: bool = true;
 
     fn pagemap(&self) -> &DevPagemap<T> {
         self.0
@@ -51,6 +57,8 @@ impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
 
 impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
     type Ops = T;
+
+    const FROM_SYSTEM: bool = false;
 
     fn pagemap(&self) -> &DevPagemap<T> {
         self.0
@@ -63,14 +71,13 @@ pub struct Collected(());
 /// State of a migration that has done its work; what moved can be told.
 pub struct Migrated(());
 
-/// Which pages of a VMA to collect for a migration to the device.
+/// What to do with a huge page that lies in the range as a whole, and with a hole of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Select {
-    /// System pages and holes.
-    System,
-    /// Those, and pages that are on this device already. The latter show what the device holds;
-    /// they need no destination, and stay where they are without one.
-    SystemAndDevice,
+pub enum Huge {
+    /// Split it, and migrate small pages.
+    Split,
+    /// Migrate it whole: its slot has order [`PMD_ORDER`](crate::PMD_ORDER).
+    Keep,
 }
 
 /// Pages on their way between system and device memory.
@@ -94,15 +101,10 @@ pub enum Select {
 /// ```ignore
 /// let vma = LockedVma::lookup(&mmap, addr).ok_or(EINVAL)?;
 /// let mut migration =
-///     Migration::to_device(vma, addr..end, Select::System, &pagemap, &mut window)?;
+///     Migration::to_device(vma, addr..end, Huge::Split, &pagemap, &mut window)?;
 /// for slot in migration.slots() {
-///     let mut folio = my_alloc(&pagemap)?.init();
-///     match slot.source() {
-///         Source::Hole => folio.fill_zero()?,
-///         Source::System(page) => folio.fill_from(&page)?,
-///         Source::Device(_) => continue,
-///     }
-///     slot.give(folio)?;
+///     let folio = my_alloc(&pagemap)?;
+///     slot.fill(folio)?;
 /// }
 /// let moved = migration.commit().moved();
 /// ```
@@ -113,8 +115,9 @@ pub struct Migration<'a, S, D> {
 }
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
-    /// Collects the pages of `range` (bytes, page aligned, the end exclusive) for a migration to
-    /// the device. The range must lie in the VMA and must not have more pages than the window.
+    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are in system
+    /// memory, and holes, for a migration to the device. The range must lie in the VMA and must not
+    /// have more pages than the window.
     ///
     /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
     ///
@@ -127,13 +130,13 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
     pub fn to_device(
         vma: LockedVma<'a>,
         range: Range<usize>,
-        select: Select,
+        huge: Huge,
         pagemap: &'a DevPagemap<T>,
         window: &'a mut Window,
     ) -> Result<Self> {
         let mut flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
-        if select == Select::SystemAndDevice {
-            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+        if huge == Huge::Keep {
+            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         }
         let slots = window.slots(range.len() >> PAGE_SHIFT)?;
         Ok(Self {
@@ -146,8 +149,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are on the
-    /// device for a migration to system memory. The range must lie in the VMA and must not have
-    /// more pages than the window.
+    /// device for a migration to system memory; a huge page that lies in it comes whole. The range
+    /// must lie in the VMA and must not have more pages than the window.
     ///
     /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
     ///
@@ -175,7 +178,11 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         slots: PfnSlots<'a>,
         fault_page: Option<NonNull<bindings::page>>,
     ) -> Result<Self> {
-        let flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+        let select = match pagemap.region().kind() {
+            Kind::Private => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+            Kind::Coherent => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+        };
+        let flags = select | bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         Ok(Self {
             inner: Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?,
             direction: ToSystem(pagemap),
@@ -254,11 +261,14 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
 impl<D: Direction> Migration<'_, Migrated, D> {
     /// The number of pages that moved.
     pub fn moved(&self) -> usize {
-        let Inner { slots, .. } = &self.inner;
-        (0..slots.src.len())
-            .filter(|&nth| self.has_moved(nth))
-            .map(|nth| 1usize << order_of(slots.dst[nth]))
-            .sum()
+        let mut moved = 0;
+        let PfnSlots { dst, .. } = &self.inner.slots;
+        for (nth, &dst) in dst.iter().enumerate() {
+            if self.has_moved(nth) {
+                moved += 1 << order_of(dst);
+            }
+        }
+        moved
     }
 
     /// Whether page `nth` of the range (counted from 0) moved. Of a folio of several pages that
@@ -267,6 +277,27 @@ impl<D: Direction> Migration<'_, Migrated, D> {
         let src = self.inner.slots.src.get(nth).copied().unwrap_or(0);
         let dst = self.inner.slots.dst.get(nth).copied().unwrap_or(0);
         src & bindings::MIGRATE_PFN_MIGRATE != 0 && dst & bindings::MIGRATE_PFN_VALID != 0
+    }
+
+    /// The addresses of the range, if there was a VMA.
+    pub(crate) fn range(&self) -> Option<Range<usize>> {
+        let args = self.inner.vma.as_ref()?;
+        Some(args.raw.start..args.raw.end)
+    }
+
+    pub(crate) fn pagemap(&self) -> &DevPagemap<D::Ops> {
+        self.direction.pagemap()
+    }
+
+    /// What moved `nth` pages from the start of the range: the page frame number of its new place,
+    /// its order, and whether the process may write to it without a fault.
+    pub(crate) fn destination(&self, nth: usize) -> Option<(usize, u32, bool)> {
+        if !self.has_moved(nth) {
+            return None;
+        }
+        let dst = self.inner.slots.dst[nth];
+        let writable = self.inner.slots.src[nth] & bindings::MIGRATE_PFN_WRITE != 0;
+        Some((dst >> bindings::MIGRATE_PFN_SHIFT, order_of(dst), writable))
     }
 }
 

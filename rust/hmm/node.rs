@@ -13,6 +13,7 @@ use kernel::fs::File;
 use kernel::miscdevice::MiscDevice;
 use kernel::miscdevice::MiscDeviceOptions;
 use kernel::miscdevice::MiscDeviceRegistration;
+use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 use kernel::sync::Arc;
@@ -53,6 +54,18 @@ pub trait NodeOps: Sized + 'static {
         cmd: u32,
         arg: usize,
     ) -> Result<isize>;
+
+    /// Sets up a mapping of the file; without it, `mmap(2)` is refused.
+    ///
+    /// May sleep. Called with the `mmap_lock` held for writing.
+    ///
+    /// # Errors
+    ///
+    /// What `mmap(2)` is to return.
+    fn mmap(file: <Self::File as ForeignOwnable>::Borrowed<'_>, vma: &VmaNew) -> Result {
+        let _ = (file, vma);
+        Err(ENODEV)
+    }
 
     /// Adds lines to `/proc/PID/fdinfo/FD`.
     ///
@@ -116,6 +129,10 @@ impl<T: NodeOps> MiscDevice for Adapter<T> {
         arg: usize,
     ) -> Result<isize> {
         T::ioctl(data, cmd, arg)
+    }
+
+    fn mmap(data: <T::File as ForeignOwnable>::Borrowed<'_>, _file: &File, vma: &VmaNew) -> Result {
+        T::mmap(data, vma)
     }
 
     fn show_fdinfo(data: <T::File as ForeignOwnable>::Borrowed<'_>, m: &SeqFile, _file: &File) {

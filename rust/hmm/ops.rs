@@ -48,6 +48,19 @@ pub trait DevPagemapOps: Send + Sync + Sized + 'static {
         let _ = piece;
     }
 
+    /// Asked before a folio of system memory is allocated for pages that come back; an error counts
+    /// as one of the allocation. For drivers that test how they fail.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the driver returns; the pages then stay on the device, or come back one by one.
+    fn before_system_alloc(&self, order: u32) -> Result {
+        let _ = order;
+        Ok(())
+    }
+
     /// Fills the next page of a system folio with a page of device memory.
     ///
     /// May sleep. Called for pages that are locked and unmapped, when the device is evicted or

@@ -29,7 +29,7 @@ use crate::ops::DevPagemapOps;
 use crate::pages::DevicePages;
 use crate::pages::BLOCK_PAGES;
 use crate::region::DeviceRegion;
-use crate::slot::Source;
+use crate::region::Kind;
 use crate::taken::TakenMap;
 use crate::window::Window;
 
@@ -98,6 +98,10 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         Error: From<E>,
     {
         let range = region.range();
+        let kind = match region.kind() {
+            Kind::Private => bindings::memory_type_MEMORY_DEVICE_PRIVATE,
+            Kind::Coherent => bindings::memory_type_MEMORY_DEVICE_COHERENT,
+        };
         let npages = region.npages();
         try_pin_init!(Self {
             taken: TakenMap::new(npages)?,
@@ -109,7 +113,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             // Last: nothing below can fail after it, so that it need not be undone here.
             pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
                 let mut pgmap = bindings::dev_pagemap {
-                    type_: bindings::memory_type_MEMORY_DEVICE_PRIVATE,
+                    type_: kind,
                     ops: &Callbacks::<T>::TABLE,
                     owner: slot.cast(),
                     nr_range: 1,
@@ -142,6 +146,23 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Does not sleep. The answer may be old when it arrives.
     pub fn taken(&self) -> usize {
         self.taken.count(0..self.region.npages())
+    }
+
+    /// The number of pages that are owned by [`FreeFolio`]s: taken, and not in use yet.
+    ///
+    /// Does not sleep. The answer may be old when it arrives.
+    pub fn unused(&self) -> usize {
+        // ORDERING: Relaxed, because nothing is concluded from it.
+        self.unused.load(Relaxed)
+    }
+
+    /// The number of pages of block `block` that are in use, or owned by a [`FreeFolio`].
+    ///
+    /// Does not sleep. The answer may be old when it arrives.
+    pub fn taken_in(&self, block: usize) -> usize {
+        let end = self.region.npages();
+        let first = block.saturating_mul(BLOCK_PAGES).min(end);
+        self.taken.count(first..(first + BLOCK_PAGES).min(end))
     }
 
     /// Takes pages for use that the driver's allocator has found to be free.
@@ -233,10 +254,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             Err(error) => return (0, Some(error)),
         };
         for slot in migration.slots() {
-            if let Source::Device(_) = slot.source() {
-                if let Err(error) = slot.fill_system() {
-                    failure = Some(error);
-                }
+            if let Err(error) = slot.fill_system() {
+                failure = Some(error);
             }
         }
         let moved = migration.commit().moved();

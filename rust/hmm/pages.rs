@@ -9,6 +9,9 @@ use crate::bindings;
 /// Order of a folio that one PMD entry maps: `1 << PMD_ORDER` pages.
 pub const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
 
+/// Order of what one PUD entry maps.
+pub const PUD_ORDER: u32 = bindings::HPAGE_PUD_ORDER;
+
 /// Pages in a block: as many as a PMD-sized folio has (2 MiB on x86-64).
 pub const BLOCK_PAGES: usize = 1 << PMD_ORDER;
 
@@ -51,6 +54,23 @@ impl DevicePages {
         first.checked_add(1 << order).ok_or(EINVAL)?;
         // INVARIANT: All was just checked.
         Ok(Self { first, order })
+    }
+
+    /// The lower and the upper half, or `None` for a single page.
+    pub fn halves(self) -> Option<(Self, Self)> {
+        let order = self.order.checked_sub(1)?;
+        let middle = self.first + (1 << order);
+        // INVARIANT: What is a multiple of a power of two is one of its half, and so is the middle.
+        Some((
+            Self {
+                first: self.first,
+                order,
+            },
+            Self {
+                first: middle,
+                order,
+            },
+        ))
     }
 
     /// The first page, counted from the start of the region.

@@ -7,13 +7,14 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::slice;
 
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use crate::bindings;
 use crate::device::DevicePage;
+use crate::folio::unlock_and_put;
+use crate::folio::FreeFolio;
 use crate::folio::LockedFolio;
 use crate::folio::SystemFolio;
 use crate::migrate::Direction;
@@ -58,8 +59,8 @@ type Target = Option<(*mut bindings::vm_area_struct, usize)>;
 /// As for [`Slot`]: the entries are those of a migration that keeps its pages collected for `'s`.
 pub struct Slots<'s, D: Direction> {
     nth: usize,
-    src: slice::Iter<'s, usize>,
-    dst: slice::IterMut<'s, usize>,
+    src: &'s [usize],
+    dst: &'s mut [usize],
     direction: &'s D,
     target: Target,
 }
@@ -68,7 +69,7 @@ impl<'s, D: Direction> Slots<'s, D> {
     /// # Safety
     ///
     /// The slices are the entries of a migration in direction `direction` that has collected its
-    /// pages and keeps them so for `'s`; `target` belongs to the same migration.
+    /// pages and keeps them so for `'s`, of one length; `target` belongs to the same migration.
     pub(crate) unsafe fn new(
         src: &'s [usize],
         dst: &'s mut [usize],
@@ -78,8 +79,8 @@ impl<'s, D: Direction> Slots<'s, D> {
         // INVARIANT: By the safety requirement.
         Self {
             nth: 0,
-            src: src.iter(),
-            dst: dst.iter_mut(),
+            src,
+            dst,
             direction,
             target,
         }
@@ -92,16 +93,21 @@ impl<'s, D: Direction> Iterator for Slots<'s, D> {
 
     fn next(&mut self) -> Option<Slot<'s, D>> {
         loop {
+            let src = *self.src.first()?;
+            let len = (1 << order_of(src)).min(self.src.len());
+            let (dst, rest) = core::mem::take(&mut self.dst).split_at_mut(len);
+            self.src = &self.src[len..];
+            self.dst = rest;
             // INVARIANT: By the type invariant.
             let slot = Slot {
                 nth: self.nth,
-                src: *self.src.next()?,
-                dst: self.dst.next()?,
+                src,
+                dst,
                 direction: self.direction,
                 target: self.target,
             };
-            self.nth += 1;
-            if slot.src & bindings::MIGRATE_PFN_MIGRATE != 0 && *slot.dst == 0 && slot.is_usable() {
+            self.nth += len;
+            if src & bindings::MIGRATE_PFN_MIGRATE != 0 && slot.dst[0] == 0 && slot.is_usable() {
                 return Some(slot);
             }
         }
@@ -112,11 +118,12 @@ impl<'s, D: Direction> Iterator for Slots<'s, D> {
 ///
 /// # Invariants
 ///
-/// The migration that this is a part of has collected its pages, and keeps them so for `'s`.
+/// The migration that this is a part of has collected its pages, and keeps them so for `'s`. `dst`
+/// has an entry for each page.
 pub struct Slot<'s, D: Direction> {
     nth: usize,
     src: usize,
-    dst: &'s mut usize,
+    dst: &'s mut [usize],
     direction: &'s D,
     target: Target,
 }
@@ -127,47 +134,67 @@ impl<'s, D: Direction> Slot<'s, D> {
         self.nth
     }
 
-    /// The order that the destination must have.
+    /// The order of the folio, or of the hole: 0, or [`PMD_ORDER`](crate::PMD_ORDER). A destination
+    /// has the same one; where there is none of that order, see [`split`](Self::split).
     pub fn order(&self) -> u32 {
         order_of(self.src)
     }
 
     /// What stands here; for a folio of several pages, its first page.
     pub fn source(&self) -> Source<'s, D::Ops> {
+        self.source_at(0)
+    }
+
+    /// What stands `nth` pages after the start of the folio or hole.
+    ///
+    /// Beyond its end, that is a hole.
+    pub fn source_at(&self, nth: usize) -> Source<'s, D::Ops> {
         let pagemap = self.direction.pagemap();
-        match page_of(self.src) {
-            None => Source::Hole,
-            Some(page) if is_private(page) => match self.device_index() {
-                // SAFETY: The migration has collected the page, which is one of this pagemap.
-                Some(index) => Source::Device(unsafe { DevicePage::new(pagemap, index) }),
-                // Not reached, because `is_usable` is checked first.
-                None => Source::Hole,
-            },
-            // INVARIANT: The migration has collected the page.
-            Some(page) => Source::System(SystemPage {
-                page,
-                _migration: PhantomData,
-            }),
+        let Some(pfn) = pfn_of(self.src).filter(|_| nth < 1 << self.order()) else {
+            return Source::Hole;
+        };
+        let pfn = pfn + nth;
+        match pagemap.index_of(pfn) {
+            // SAFETY: The migration has collected the folio of the page, which is one of this
+            // pagemap.
+            Some(index) => Source::Device(unsafe { DevicePage::new(pagemap, index) }),
+            None => {
+                // SAFETY: The migration has a reference to the folio that the page belongs to.
+                let page = unsafe { bindings::pfn_to_page(pfn) };
+                match NonNull::new(page) {
+                    // INVARIANT: The migration has collected the page.
+                    Some(page) => Source::System(SystemPage {
+                        page,
+                        _migration: PhantomData,
+                    }),
+                    None => Source::Hole,
+                }
+            }
+        }
+    }
+
+    /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
+    /// the migration is committed, for which there has to be a VMA.
+    pub fn split(self) -> SplitSlot<'s, D> {
+        SplitSlot {
+            slot: self,
+            next: 0,
         }
     }
 
     /// Whether there can be a destination.
     ///
     /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
-    /// even be read. Not for pages of another device, whose content nobody here can read; the owner
-    /// that C was given keeps those out already.
+    /// even be read. Not for pages of another device, nor for system pages on the way to system
+    /// memory, which C collects in some cases.
     fn is_usable(&self) -> bool {
-        match page_of(self.src) {
-            None => true,
-            Some(page) if is_private(page) => self.device_index().is_some(),
-            Some(page) => is_anonymous(page),
+        let Some(pfn) = pfn_of(self.src) else {
+            return D::FROM_SYSTEM;
+        };
+        if self.direction.pagemap().index_of(pfn).is_some() {
+            return !D::FROM_SYSTEM;
         }
-    }
-
-    /// The number of the page on this device that stands here.
-    fn device_index(&self) -> Option<usize> {
-        let pfn = self.src >> bindings::MIGRATE_PFN_SHIFT;
-        self.direction.pagemap().index_of(pfn)
+        D::FROM_SYSTEM && is_plain(pfn)
     }
 
     fn put(self, pfn: usize, order: u32) {
@@ -176,11 +203,72 @@ impl<'s, D: Direction> Slot<'s, D> {
         } else {
             0
         };
-        *self.dst = pfn << bindings::MIGRATE_PFN_SHIFT | bindings::MIGRATE_PFN_VALID | compound;
+        self.dst[0] = pfn << bindings::MIGRATE_PFN_SHIFT | bindings::MIGRATE_PFN_VALID | compound;
+    }
+}
+
+/// A folio, or a hole, of several pages that each get a destination of their own: all of them, or
+/// none, which drop sees to.
+pub struct SplitSlot<'s, D: Direction> {
+    slot: Slot<'s, D>,
+    next: usize,
+}
+
+impl<'s, D: Direction> SplitSlot<'s, D> {
+    /// The next page, in order.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what it lends depends on the borrow"
+    )]
+    pub fn next(&mut self) -> Option<Slot<'_, D>> {
+        let nth = self.next;
+        let dst = self.slot.dst.get_mut(nth..nth + 1)?;
+        self.next += 1;
+        let pfn = pfn_of(self.slot.src).map_or(0, |_| nth << bindings::MIGRATE_PFN_SHIFT);
+        // INVARIANT: By that of the folio; the entry is that of its page.
+        Some(Slot {
+            nth: self.slot.nth + nth,
+            src: (self.slot.src & !bindings::MIGRATE_PFN_COMPOUND) + pfn,
+            dst,
+            direction: self.slot.direction,
+            target: self.slot.target,
+        })
+    }
+}
+
+impl<D: Direction> Drop for SplitSlot<'_, D> {
+    fn drop(&mut self) {
+        if self.slot.dst.iter().all(|&dst| dst != 0) {
+            return;
+        }
+        for dst in self.slot.dst.iter_mut().filter(|dst| **dst != 0) {
+            // SAFETY: The destination was given just before: locked and held by us.
+            unsafe { unlock_and_put(*dst >> bindings::MIGRATE_PFN_SHIFT) };
+            *dst = 0;
+        }
     }
 }
 
 impl<T: DevPagemapOps> Slot<'_, ToDevice<'_, T>> {
+    /// Copies the pages to a folio, or zeroes it for a hole, and gives it as destination.
+    ///
+    /// Sleeps for no longer than [`FreeFolio::init`].
+    ///
+    /// # Errors
+    ///
+    /// As [`give`](Self::give).
+    pub fn fill(self, folio: FreeFolio<'_, T>) -> Result {
+        let mut folio = folio.init();
+        for nth in 0..folio.pages().npages() {
+            match self.source_at(nth) {
+                Source::System(page) => folio.fill_from(&page)?,
+                Source::Hole => folio.fill_zero()?,
+                Source::Device(_) => return Err(EINVAL),
+            }
+        }
+        self.give(folio)
+    }
+
     /// Gives the destination.
     ///
     /// Does not sleep.
@@ -208,17 +296,26 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`].
+    /// [`ENOMEM`], and what [`DevPagemapOps::before_system_alloc`] returns.
     ///
     /// C functions: `vma_alloc_folio()`, `folio_alloc()`.
     pub fn alloc(&self) -> Result<SystemFolio> {
+        self.direction
+            .pagemap()
+            .ops()
+            .before_system_alloc(self.order())?;
         let Some((vma, start)) = self.target else {
             return SystemFolio::new(self.order());
         };
+        let mut flags = bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;
+        if self.order() > 0 {
+            // Small pages do as well.
+            flags |= bindings::__GFP_NORETRY;
+        }
         // SAFETY: The VMA is valid while the migration lives, and the address lies in it.
         let folio = unsafe {
             bindings::vma_alloc_folio_noprof(
-                bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN,
+                flags,
                 self.order() as i32,
                 vma,
                 start + self.nth * PAGE_SIZE,
@@ -245,8 +342,8 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
         Ok(())
     }
 
-    /// Allocates a destination, has the driver copy the device pages to it, and gives it. Does
-    /// nothing for a hole.
+    /// Allocates a destination, has the driver copy the device pages to it, and gives it. When
+    /// there is no memory for a large folio, its pages get one each, if there is a VMA.
     ///
     /// May sleep.
     ///
@@ -254,41 +351,47 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     ///
     /// As [`alloc`](Self::alloc), and what [`DevPagemapOps::copy_to_system`] returns.
     pub fn fill_system(self) -> Result {
-        let Source::Device(first) = self.source() else {
-            return Ok(());
-        };
+        match self.alloc() {
+            Ok(folio) => self.copy_and_give(folio),
+            Err(_) if self.order() > 0 && self.target.is_some() => {
+                let mut small = self.split();
+                while let Some(slot) = small.next() {
+                    let folio = slot.alloc()?;
+                    slot.copy_and_give(folio)?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy_and_give(self, mut folio: SystemFolio) -> Result {
         let pagemap = self.direction.pagemap();
-        let mut folio = self.alloc()?;
         for nth in 0..1 << self.order() {
-            // SAFETY: The migration has collected the folio that all these pages belong to.
-            let page = unsafe { DevicePage::new(pagemap, first.index() + nth) };
+            let Source::Device(page) = self.source_at(nth) else {
+                return Err(EINVAL);
+            };
             pagemap.ops().copy_to_system(&page, &mut folio)?;
         }
         self.give(folio)
     }
 }
 
-/// The page of a slot, if it has one.
-fn page_of(slot: usize) -> Option<NonNull<bindings::page>> {
-    if slot & bindings::MIGRATE_PFN_VALID == 0 {
-        return None;
-    }
-    // SAFETY: The slot was filled by C with the number of a page that exists.
-    NonNull::new(unsafe { bindings::pfn_to_page(slot >> bindings::MIGRATE_PFN_SHIFT) })
+/// The page frame number of a slot, if it has a page.
+fn pfn_of(slot: usize) -> Option<usize> {
+    (slot & bindings::MIGRATE_PFN_VALID != 0).then_some(slot >> bindings::MIGRATE_PFN_SHIFT)
 }
 
-/// Whether a page of a slot is device private memory.
-fn is_private(page: NonNull<bindings::page>) -> bool {
-    // SAFETY: The page is valid, because the migration has a reference to it.
-    unsafe { bindings::is_device_private_page(page.as_ptr()) }
-}
-
-/// Whether a page of a slot is anonymous memory.
-fn is_anonymous(page: NonNull<bindings::page>) -> bool {
-    // SAFETY: The page is valid, because the migration has a reference to it.
-    let folio = unsafe { bindings::page_folio(page.as_ptr()) };
+/// Whether the page of a slot is anonymous memory of the system.
+fn is_plain(pfn: usize) -> bool {
+    // SAFETY: The page exists, because the migration has a reference to it.
+    let page = unsafe { bindings::pfn_to_page(pfn) };
     // SAFETY: As above.
-    unsafe { bindings::folio_test_anon(folio) }
+    let folio = unsafe { bindings::page_folio(page) };
+    // SAFETY: As above.
+    let anonymous = unsafe { bindings::folio_test_anon(folio) };
+    // SAFETY: As above.
+    anonymous && !unsafe { bindings::is_zone_device_page(page) }
 }
 
 /// The order of the folio of a slot.

@@ -38,15 +38,19 @@ enum Backing {
     Lazy(KVVec<SetOnce<Block>>, Pin<KBox<Mutex<()>>>),
     /// A physical range that the system does not use as RAM, mapped whole.
     Fixed(Mapping),
+    /// Memory from this physical address on that the pages of the device map themselves.
+    Coherent(u64),
 }
 
 /// The memory of an emulated device: a number of whole blocks of [`BLOCK_PAGES`] pages.
 ///
 /// # Invariants
 ///
-/// The bytes of page n are written only by the holder of the [`LockedFolio`](crate::LockedFolio)
-/// that covers device page n, and read only by that holder or by a migration that has this device
-/// page locked and unmapped. The `DevPagemap` that owns this memory hands those out once a page.
+/// The bytes of page n are accessed by the holder of the [`LockedFolio`](crate::LockedFolio) that
+/// covers device page n, or by a migration that has this page locked and unmapped; and, while it is
+/// in use and neither is the case, by those who have it mapped, through a
+/// [`Mirror`](crate::Mirror) or, if it is coherent memory, as CPUs. The `DevPagemap` that owns this
+/// memory hands out each page once.
 pub struct Vram {
     blocks: usize,
     backing: Backing,
@@ -104,6 +108,30 @@ impl Vram {
         })
     }
 
+    /// Memory of `npages` pages from physical address `start` (bytes) on that CPUs reach like any
+    /// other, once a [`DevPagemap`](crate::DevPagemap) has been made of it. It must have been kept
+    /// from the system, as for [`fixed`](Self::fixed).
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `npages` is 0 or no multiple of [`BLOCK_PAGES`].
+    pub fn coherent(start: u64, npages: usize) -> Result<Self> {
+        Ok(Self {
+            blocks: whole_blocks(npages)?,
+            backing: Backing::Coherent(start),
+        })
+    }
+
+    /// The physical address of coherent memory.
+    pub(crate) fn start(&self) -> Option<u64> {
+        match self.backing {
+            Backing::Coherent(start) => Some(start),
+            _ => None,
+        }
+    }
+
     /// The number of pages.
     pub fn npages(&self) -> usize {
         self.blocks * BLOCK_PAGES
@@ -158,6 +186,15 @@ impl Vram {
                 }
                 // SAFETY: The mapping has `npages()` pages, and `page` is below that.
                 Some(unsafe { mapping.base.byte_add(page * PAGE_SIZE) })
+            }
+            Backing::Coherent(start) => {
+                if page >= self.npages() {
+                    return None;
+                }
+                let address = start + (page * PAGE_SIZE) as u64;
+                // SAFETY: The address is inside the region. It is accessed only for pages that a
+                // `DevPagemap` has handed out, and that one has mapped them.
+                NonNull::new(unsafe { bindings::phys_to_virt(address) }.cast())
             }
         }
     }

@@ -7,39 +7,53 @@ use kernel::alloc::KVVec;
 use kernel::prelude::*;
 
 /// Arrays for a migration of up to a number of pages, made once and used again and again.
-pub struct Window {
-    src: KVVec<usize>,
-    dst: KVVec<usize>,
+pub struct Window(Arrays);
+
+enum Arrays {
+    /// For one page, so that a fault needs no memory for them.
+    One([[usize; 1]; 2]),
+    Many {
+        src: KVVec<usize>,
+        dst: KVVec<usize>,
+    },
 }
 
 impl Window {
     /// Arrays for up to `npages` pages; 16 bytes a page.
     ///
-    /// May sleep.
+    /// May sleep; does not for a single page, and then does not fail.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] when `npages` is 0; [`ENOMEM`].
     pub fn new(npages: usize) -> Result<Self> {
-        if npages == 0 {
-            return Err(EINVAL);
-        }
-        Ok(Self {
-            src: KVVec::from_elem(0, npages, GFP_KERNEL)?,
-            dst: KVVec::from_elem(0, npages, GFP_KERNEL)?,
-        })
+        Ok(Self(match npages {
+            0 => return Err(EINVAL),
+            1 => Arrays::One([[0; 1]; 2]),
+            _ => Arrays::Many {
+                src: KVVec::from_elem(0, npages, GFP_KERNEL)?,
+                dst: KVVec::from_elem(0, npages, GFP_KERNEL)?,
+            },
+        }))
     }
 
     /// The most pages that a migration with this window can have.
     pub fn npages(&self) -> usize {
-        self.src.len()
+        match &self.0 {
+            Arrays::One(_) => 1,
+            Arrays::Many { src, .. } => src.len(),
+        }
     }
 
     /// The arrays for `npages` pages.
     pub(crate) fn slots(&mut self, npages: usize) -> Result<PfnSlots<'_>> {
+        let (src, dst) = match &mut self.0 {
+            Arrays::One([src, dst]) => (&mut src[..], &mut dst[..]),
+            Arrays::Many { src, dst } => (&mut src[..], &mut dst[..]),
+        };
         Ok(PfnSlots {
-            src: self.src.get_mut(..npages).ok_or(EINVAL)?,
-            dst: self.dst.get_mut(..npages).ok_or(EINVAL)?,
+            src: src.get_mut(..npages).ok_or(EINVAL)?,
+            dst: dst.get_mut(..npages).ok_or(EINVAL)?,
         })
     }
 }

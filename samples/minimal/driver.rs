@@ -17,12 +17,11 @@ use hmm::DevPagemapOps;
 use hmm::DevicePages;
 use hmm::DeviceRegion;
 use hmm::FaultAnswer;
+use hmm::Huge;
 use hmm::LockedVma;
 use hmm::Migration;
 use hmm::Node;
 use hmm::NodeOps;
-use hmm::Select;
-use hmm::Source;
 use hmm::Vram;
 use hmm::Window;
 use hmm::BLOCK_PAGES;
@@ -78,8 +77,8 @@ impl DevPagemapOps for Memory {
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        let mut arrays = [[0; 1]; 2];
-        let result = fault.collect(&mut arrays).and_then(|mut migration| {
+        let result = Window::new(fault.npages()).and_then(|mut window| {
+            let mut migration = fault.collect(&mut window)?;
             migration.slots().try_for_each(|slot| slot.fill_system())?;
             drop(migration.commit());
             Ok(())
@@ -106,16 +105,9 @@ fn to_device(pagemap: &DevPagemap<Memory>, address: usize) -> Result<usize> {
     let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, address).ok_or(EINVAL)?;
     let range = address..address.checked_add(PAGE_SIZE).ok_or(EINVAL)?;
-    let mut migration = Migration::to_device(vma, range, Select::System, pagemap, &mut window)?;
+    let mut migration = Migration::to_device(vma, range, Huge::Split, pagemap, &mut window)?;
     if let Some(slot) = migration.slots().next() {
-        let mut folio = folio.init();
-        match slot.source() {
-            Source::System(page) => folio.fill_from(&page)?,
-            Source::Hole => folio.fill_zero()?,
-            // Not selected: what is on the device stays there.
-            Source::Device(_) => return Ok(0),
-        }
-        slot.give(folio)?;
+        slot.fill(folio)?;
     }
     let moved = migration.commit().moved();
     Ok(moved)

@@ -9,9 +9,9 @@ use super::device;
 use super::Pagemap;
 use super::UserMemory;
 use crate::DevicePages;
+use crate::Huge;
 use crate::LockedVma;
 use crate::Migration;
-use crate::Select;
 use crate::Source;
 use crate::Window;
 use crate::PMD_ORDER;
@@ -30,7 +30,7 @@ fn migrate(
     let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
     let range = memory.start..memory.start + npages * PAGE_SIZE;
-    let mut migration = Migration::to_device(vma, range, Select::System, pagemap, &mut window)?;
+    let mut migration = Migration::to_device(vma, range, Huge::Split, pagemap, &mut window)?;
     for slot in migration.slots() {
         if !give(slot.nth()) {
             continue;
@@ -122,7 +122,7 @@ mod suite {
             let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
             let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
             let range = memory.start..memory.start + PAGE_SIZE;
-            let select = Select::System;
+            let select = Huge::Split;
             let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
             let slot = migration.slots().next().ok_or(ENOENT)?;
             let empty = pagemap.take(DevicePages::new(0, 0)?)?.init();
@@ -172,7 +172,7 @@ mod suite {
             let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
             let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
             let range = memory.start..memory.start + 2 * PAGE_SIZE;
-            let select = Select::SystemAndDevice;
+            let select = Huge::Split;
             let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
             let mut bytes = KVec::from_elem(0_u8, PAGE_SIZE, GFP_KERNEL)?;
             for slot in migration.slots() {

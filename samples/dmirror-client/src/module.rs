@@ -17,8 +17,11 @@ use nix::kmod::ModuleInitFlags;
 use nix::kmod::delete_module;
 use nix::kmod::finit_module;
 
+/// This project's module.
+const OURS: &str = "dmirror";
+
 /// The modules that offer `/dev/hmm_dmirror*`: this project's and the kernel's.
-const KNOWN: [&str; 2] = ["dmirror", "test_hmm"];
+const KNOWN: [&str; 2] = [OURS, "test_hmm"];
 
 /// A kernel module, loaded or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,12 @@ impl Module {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is this project's, which has more than the ABI: parameters,
+    /// counts of what is free, counts of commands that failed.
+    pub fn is_ours(&self) -> bool {
+        self.name == OURS
     }
 
     /// Its folder in sysfs, which is there while it is loaded.

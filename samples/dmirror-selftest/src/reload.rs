@@ -8,6 +8,7 @@ use anyhow::ensure;
 use dmirror_client::Module;
 use dmirror_client::module::Loader;
 
+use crate::check::needs_ours;
 use crate::check::skip;
 use crate::context::Context;
 
@@ -57,6 +58,7 @@ pub fn with_capacity(
     bytes: u64,
     body: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
+    needs_ours("a capacity to be chosen")?;
     let (module, loader) = context.module()?;
     let unloaded = Unloaded::new(&module, loader)?;
     if loader

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page table of a device: pure logic, no kernel calls.
+//!
+//! A radix tree over page numbers, with [`FANOUT`] entries a node as hardware has. An entry is for
+//! one page, or for a run of [`FANOUT`] pages that are mapped as one (a PMD leaf). The caller
+//! supplies the nodes: those that a change may need are handed in as [`Spares`], so that nothing is
+//! allocated under the lock that protects the table. Clearing needs none, and frees the nodes that
+//! it empties.
+
+use core::ops::DerefMut;
+use core::ops::Range;
+
+/// Entries of a node, and pages of a run that one entry can map.
+pub(crate) const FANOUT: usize = 1 << BITS;
+
+const BITS: u32 = 9;
+
+/// Levels of nodes; entries for pages are in nodes of level 0, runs in those of level 1.
+const LEVELS: u32 = 5;
+
+/// The first page number that has no place: bytes of 57 address bits, in pages of 4 KiB.
+pub(crate) const END: usize = 1 << (BITS * LEVELS);
+
+/// The most nodes that mapping pages of one aligned run of [`FANOUT`] can need.
+pub(crate) const MAX_SPARES: usize = LEVELS as usize - 1;
+
+/// What a device may do with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Read and write it.
+    Write,
+    /// Read, write and do atomic operations on it, with no CPU in between.
+    Exclusive,
+}
+
+/// A page frame, and what the device may do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The page frame number; for a run that of its first page.
+    pub(crate) pfn: usize,
+    /// What the device may do.
+    pub(crate) access: Access,
+}
+
+/// A place in a node.
+pub(crate) enum Place<B> {
+    /// Nothing is mapped.
+    Empty,
+    /// A page, or in a node of level 1 a run of pages.
+    Leaf(Entry),
+    /// A node of the next lower level.
+    Node(B),
+}
+
+/// A node of the tree.
+pub(crate) struct Node<B> {
+    /// Places that are not empty.
+    pub(crate) used: usize,
+    /// The places.
+    pub(crate) places: [Place<B>; FANOUT],
+}
+
+/// Nodes for a change, made before the lock is taken. A node holds nothing.
+pub(crate) struct Spares<B>(pub(crate) [Option<B>; MAX_SPARES]);
+
+impl<B> Spares<B> {
+    fn take(&mut self) -> Result<B, NoSpare> {
+        self.0.iter_mut().find_map(Option::take).ok_or(NoSpare)
+    }
+}
+
+/// More nodes are needed than were handed in; or there is no such page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoSpare;
+
+/// A page table.
+pub(crate) struct Table<B> {
+    root: B,
+}
+
+impl<B: DerefMut<Target = Node<B>>> Table<B> {
+    /// A table that maps nothing; `root` is a node that holds nothing.
+    pub(crate) fn new(root: B) -> Self {
+        Self { root }
+    }
+
+    /// The entry of page number `page`; of a run, the part that is for this page.
+    pub(crate) fn get(&self, page: usize) -> Option<Entry> {
+        let (first, entry) = self.find(page..page.checked_add(1)?)?;
+        (first == page).then_some(entry)
+    }
+
+    /// Maps page number `page`. A run that covers it is dropped whole.
+    pub(crate) fn set(
+        &mut self,
+        page: usize,
+        entry: Entry,
+        spares: &mut Spares<B>,
+    ) -> Result<(), NoSpare> {
+        self.put(page, 0, entry, spares)
+    }
+
+    /// Maps the aligned run of pages that begins with page number `page`.
+    pub(crate) fn set_run(
+        &mut self,
+        page: usize,
+        entry: Entry,
+        spares: &mut Spares<B>,
+    ) -> Result<(), NoSpare> {
+        if page % FANOUT != 0 {
+            return Err(NoSpare);
+        }
+        self.put(page, 1, entry, spares)
+    }
+
+    /// Unmaps the pages. A run that is mapped as one, and of which a part is unmapped, is dropped
+    /// whole.
+    pub(crate) fn clear(&mut self, pages: Range<usize>) {
+        let end = pages.end.min(END);
+        if pages.start < end {
+            clear_below(&mut self.root, LEVELS - 1, pages.start, end - 1);
+        }
+    }
+
+    /// The first page of the range that is mapped, and its entry.
+    pub(crate) fn find(&self, pages: Range<usize>) -> Option<(usize, Entry)> {
+        let end = pages.end.min(END);
+        if pages.start >= end {
+            return None;
+        }
+        find_below(&self.root, LEVELS - 1, pages.start, end - 1)
+    }
+
+    fn put(
+        &mut self,
+        page: usize,
+        at: u32,
+        entry: Entry,
+        spares: &mut Spares<B>,
+    ) -> Result<(), NoSpare> {
+        if page >= END {
+            return Err(NoSpare);
+        }
+        let mut node: &mut Node<B> = &mut self.root;
+        for level in (at + 1..LEVELS).rev() {
+            let Node { used, places } = node;
+            let place = &mut places[index(page, level)];
+            if !matches!(place, Place::Node(_)) {
+                let child = spares.take()?;
+                if matches!(place, Place::Empty) {
+                    *used += 1;
+                }
+                *place = Place::Node(child);
+            }
+            let Place::Node(child) = place else {
+                return Err(NoSpare);
+            };
+            node = child;
+        }
+        let place = &mut node.places[index(page, at)];
+        if matches!(place, Place::Empty) {
+            node.used += 1;
+        }
+        *place = Place::Leaf(entry);
+        Ok(())
+    }
+}
+
+/// The place of a page number in a node of a level.
+fn index(page: usize, level: u32) -> usize {
+    (page >> (BITS * level)) % FANOUT
+}
+
+/// The pages below one place of a node, less one.
+fn mask(level: u32) -> usize {
+    (1 << (BITS * level)) - 1
+}
+
+/// Unmaps the pages from `first` to `last`, both inclusive and in the node.
+fn clear_below<B: DerefMut<Target = Node<B>>>(
+    node: &mut Node<B>,
+    level: u32,
+    first: usize,
+    last: usize,
+) {
+    let mut page = first;
+    loop {
+        // The last page below this place.
+        let end = (page | mask(level)).min(last);
+        let place = &mut node.places[index(page, level)];
+        let empty = match place {
+            Place::Empty => false,
+            Place::Leaf(_) => true,
+            Place::Node(child) => {
+                let whole = page & mask(level) == 0 && end & mask(level) == mask(level);
+                if !whole {
+                    clear_below(child, level - 1, page, end);
+                }
+                whole || child.used == 0
+            }
+        };
+        if empty {
+            *place = Place::Empty;
+            node.used -= 1;
+        }
+        if end == last {
+            return;
+        }
+        page = end + 1;
+    }
+}
+
+/// The first mapped page from `first` to `last`, both inclusive and in the node.
+fn find_below<B: DerefMut<Target = Node<B>>>(
+    node: &Node<B>,
+    level: u32,
+    first: usize,
+    last: usize,
+) -> Option<(usize, Entry)> {
+    let mut page = first;
+    loop {
+        let end = (page | mask(level)).min(last);
+        match &node.places[index(page, level)] {
+            Place::Empty => {}
+            Place::Leaf(entry) => {
+                let pfn = entry.pfn + (page & mask(level));
+                return Some((page, Entry { pfn, ..*entry }));
+            }
+            Place::Node(child) => {
+                let found = find_below(child, level - 1, page, end);
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        if end == last {
+            return None;
+        }
+        page = end + 1;
+    }
+}

@@ -1,0 +1,33 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run upstream's test suite of the ABI, hmm-tests, unmodified, in a guest. Each
+# case that the program lists has to report; a complaint of the kernel is a
+# failure. What takes the kernel down has failed, and the cases behind it run
+# after another boot.
+#
+#   scripts/conformance.sh [stock|debug]       default: debug
+#
+# Takes the settings of guest.sh; CMD is the suite. MODULE=test_hmm runs it on
+# upstream's own module.
+. "$(dirname "$0")/lib.sh"
+. "$SCRIPTS/cases.sh"
+. "$SCRIPTS/boots.sh"
+
+tests=$("$SCRIPTS/hmm-tests.sh")
+export KERNEL=${1:-${KERNEL:-debug}} MODULE=${MODULE:-dmirror}
+export NAME=conformance-$MODULE FILES=$tests/hmm-tests
+# The harness stops a case after 30 s, and the benchmark after 120 s, which is
+# little under emulation: these are to be seconds of the guest, not of the host.
+export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-1800}
+
+# Two coherent devices with 256 MiB each, in memory that the system leaves alone.
+export MEM=${MEM:-8G} APPEND="memmap=512M\$0x180000000 ${APPEND:-}"
+export ARGS=${ARGS-spm_addr_dev0=0x180000000 spm_addr_dev1=0x190000000}
+
+export CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
+may_skip=
+# Debian's kernel has no CONFIG_GUP_TEST.
+[ "$KERNEL" != stock ] || may_skip='hmm\.[a-z_]*\.hmm_gup_test: .*could not find gup_test driver'
+boot_cases "" "$tests/cases" "-r " --may-skip "$may_skip"
+totals
