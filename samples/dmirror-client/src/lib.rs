@@ -18,7 +18,7 @@
 //! | [`swap`] | swap areas on block devices |
 //! | [`uffd`] | faults answered by the program itself |
 //!
-//! All unsafe code is in one private file, `sys.rs`.
+//! All unsafe code is in one private module, `sys`.
 //!
 //! # Examples
 //!
@@ -52,7 +52,7 @@ pub mod process;
 pub mod range;
 pub mod region;
 pub mod swap;
-#[expect(unsafe_code, reason = "the one file where it is allowed")]
+#[expect(unsafe_code, reason = "the one module where it is allowed")]
 mod sys;
 pub mod uffd;
 
@@ -75,5 +75,15 @@ pub use range::page_size;
 pub use region::Region;
 pub use swap::SwapArea;
 pub use sys::memory::nodes_of;
+pub use sys::query::Scan;
+pub use sys::query::Scanned;
+pub use sys::query::mincore;
+pub use sys::query::nodes;
+pub use sys::query::pagemap_scan;
+pub use sys::ring::Ring;
+pub use sys::ring::Transfer;
 pub use sys::secret_file;
+pub use sys::signal::count_signals;
+pub use sys::signal::signals_counted;
+pub use sys::signal::use_signal_stack;
 pub use uffd::Uffd;

@@ -196,6 +196,12 @@ impl Gate {
         self.send(0)
     }
 
+    /// Whether the other side has sent something that was not received.
+    pub fn is_open(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+    }
+
     /// Waits for a number that the other side sends.
     pub fn receive(&self) -> Result<u64> {
         let mut fds = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];

@@ -4,6 +4,7 @@
 //! (version 1) on standard output. Runs by hand on any machine where the module
 //! is loaded; cases that need more, such as root, skip and say why.
 
+mod buffer;
 mod cases;
 mod cgroup;
 mod check;

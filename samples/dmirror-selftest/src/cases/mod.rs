@@ -5,8 +5,10 @@
 mod access;
 mod counts;
 mod death;
+mod debugger;
 mod device_races;
 mod devices;
+mod dirty;
 mod errors;
 mod evict;
 mod exclusive;
@@ -15,7 +17,9 @@ mod fault;
 mod files;
 mod flags;
 mod fork;
+mod frames;
 mod huge;
+mod io;
 mod ksm;
 mod lifetime;
 mod madvise;
@@ -29,11 +33,13 @@ mod mremap;
 mod numa;
 mod observers;
 mod opens;
+mod proc;
 mod races;
 mod read;
 mod release;
 mod snapshot;
 mod swap;
+mod task;
 mod uffd;
 mod unload;
 mod user_faults;
@@ -84,6 +90,12 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         files::CASES,
         errors::CASES,
         observers::CASES,
+        proc::CASES,
+        dirty::CASES,
+        frames::CASES,
+        debugger::CASES,
+        io::CASES,
+        task::CASES,
         fork::CASES,
         lifetime::CASES,
         death::CASES,

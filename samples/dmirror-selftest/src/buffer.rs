@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whole pages of the program's heap: memory with which the program calls the
+//! kernel as programs do, and which a device may hold at that moment.
+
+use std::ops::Range;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::PageRange;
+use dmirror_client::page_size;
+
+use crate::check::Where;
+use crate::check::all_at;
+use crate::check::equal;
+
+/// Page-aligned bytes of the heap.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    inside: Range<usize>,
+}
+
+/// The bytes of round `round`: `pages` pages of which each word tells its place
+/// and its round.
+pub fn content(pages: usize, round: u8) -> Vec<u8> {
+    (0..pages * page_size() / 8)
+        .map(|word| (word as u64 ^ (u64::from(round) << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .flat_map(u64::to_ne_bytes)
+        .collect()
+}
+
+/// Checks bytes against those of a round.
+pub fn is_content(what: &str, bytes: &[u8], round: u8) -> Result<()> {
+    let expected = content(bytes.len() / page_size(), round);
+    let wrong = bytes.iter().zip(&expected).position(|(a, b)| a != b);
+    ensure!(
+        wrong.is_none() && bytes.len() == expected.len(),
+        "{what}: byte {:#x} of {:#x} is not that of round {round}",
+        wrong.unwrap_or(expected.len()),
+        bytes.len()
+    );
+    Ok(())
+}
+
+impl Buffer {
+    /// `pages` pages with the content of round `round`.
+    pub fn new(pages: usize, round: u8) -> Self {
+        let size = page_size();
+        let bytes = vec![0; (pages + 1) * size];
+        let start = bytes.as_ptr().addr().next_multiple_of(size) - bytes.as_ptr().addr();
+        let mut buffer = Self {
+            bytes,
+            inside: start..start + pages * size,
+        };
+        buffer.fill(round);
+        buffer
+    }
+
+    /// Writes the content of another round.
+    pub fn fill(&mut self, round: u8) {
+        let pages = self.inside.len() / page_size();
+        self.bytes_mut().copy_from_slice(&content(pages, round));
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.inside.clone()]
+    }
+
+    /// The bytes, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.inside.clone()]
+    }
+
+    /// Where the pages are in the address space.
+    pub fn range(&self) -> Result<PageRange> {
+        range_of(self.bytes())
+    }
+
+    /// Moves the pages to the device, and checks that it sees the content of
+    /// round `round`.
+    pub fn move_out(&self, device: &Device, round: u8) -> Result<()> {
+        let range = self.range()?;
+        let mut view = vec![0xa5; self.inside.len()];
+        let counts = device.migrate_to_device(range, &mut view)?;
+        equal("pages moved out", counts.pages, range.pages())?;
+        is_content("the device's view", &view, round)?;
+        self.expect("after moving out", Where::Device)
+    }
+
+    /// Checks, by what the kernel says, where the pages are.
+    pub fn expect(&self, what: &str, place: Where) -> Result<()> {
+        all_at(what, self.range()?, place)
+    }
+
+    /// Reads every byte by the CPU and compares with the content of a round.
+    pub fn verify(&self, round: u8) -> Result<()> {
+        is_content("memory read by the CPU", self.bytes(), round)
+    }
+}
+
+/// The whole pages that hold `bytes`.
+pub fn range_of(bytes: &[u8]) -> Result<PageRange> {
+    let size = page_size();
+    let start = bytes.as_ptr().addr() / size * size;
+    let end = (bytes.as_ptr().addr() + bytes.len()).next_multiple_of(size);
+    PageRange::new(start as u64, ((end - start) / size) as u64).context("bytes of this program")
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bits that tell whether a page was written or read: with them other programs
+//! save the memory of a process piece by piece.
+
+use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::PageRange;
+
+use super::cases;
+use super::huge::huge;
+use crate::check::Where;
+use crate::check::equal;
+use crate::check::skip;
+use crate::context::Context;
+use crate::memory::Memory;
+
+cases! { "dirty":
+    clear_refs = "Clearing the referenced bits leaves resident pages there, and the program their data.",
+    out = "What was written since soft-dirty bits were cleared shows after it went to the device.",
+    back = "What was written since soft-dirty bits were cleared shows after it came back.",
+    cleared_on_the_device = "Soft-dirty bits cleared on the device stay clear until the program writes.",
+    huge_page = "What was written of a huge page since soft-dirty bits were cleared shows on the device and back.",
+}
+
+const PAGES: usize = 32;
+
+fn clear_refs(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    for kind in ["1", "2", "3"] {
+        fs::write("/proc/self/clear_refs", kind)?;
+        memory.expect(kind, memory.all(), Where::Device)?;
+    }
+    memory.verify(memory.all())
+}
+
+/// Which pages of `range` are soft-dirty.
+fn soft_dirty(range: PageRange) -> Result<Vec<bool>> {
+    let mut entries = vec![0; range.pages() as usize * 8];
+    File::open("/proc/self/pagemap")?
+        .read_exact_at(&mut entries, range.page_numbers().start * 8)?;
+    Ok(entries
+        .chunks_exact(8)
+        .map(|entry| entry[6] & 0x80 != 0) // bit 55
+        .collect())
+}
+
+/// Clears all soft-dirty bits of this process; skips where there are none.
+fn clear_soft_dirty(memory: &Memory) -> Result<()> {
+    fs::write("/proc/self/clear_refs", "4")?;
+    memory.region.store(0, memory.region.load(0));
+    let bits = soft_dirty(memory.region.range())?;
+    if !bits[0] {
+        return skip("the kernel keeps no soft-dirty bits");
+    }
+    fs::write("/proc/self/clear_refs", "4")?;
+    Ok(())
+}
+
+/// Checks that of `memory` every second page is soft-dirty.
+fn every_second(what: &str, memory: &Memory) -> Result<()> {
+    let expected: Vec<bool> = memory.all().map(|page| page % 2 == 1).collect();
+    equal(what, soft_dirty(memory.region.range())?, expected)
+}
+
+/// Writes every second page, with the data that it has.
+fn write_every_second(memory: &Memory) {
+    for page in memory.all().skip(1).step_by(2) {
+        memory.fill(page..page + 1);
+    }
+}
+
+fn out(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    clear_soft_dirty(&memory)?;
+    write_every_second(&memory);
+    every_second("before", &memory)?;
+    memory.move_out(&device, memory.all())?;
+    every_second("on the device", &memory)?;
+    memory.verify(memory.all())
+}
+
+fn back(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    clear_soft_dirty(&memory)?;
+    write_every_second(&memory);
+    memory.move_out(&device, memory.all())?;
+    memory.move_back(&device, 0..PAGES / 2, PAGES / 2)?;
+    every_second("with half of it back by command", &memory)?;
+    memory.verify(memory.all())?;
+    every_second("with the rest back by CPU reads", &memory)
+}
+
+fn cleared_on_the_device(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    clear_soft_dirty(&memory)?;
+    memory.fill(memory.all());
+    memory.move_out(&device, memory.all())?;
+    fs::write("/proc/self/clear_refs", "4")?;
+    memory.expect("after clearing", memory.all(), Where::Device)?;
+    let range = memory.region.range();
+    equal("after clearing", soft_dirty(range)?, vec![false; PAGES])?;
+    write_every_second(&memory);
+    memory.verify(memory.all())?;
+    if !soft_dirty(range)?.contains(&true) {
+        // Clearing leaves the device's entry a writable one (clear_soft_dirty in
+        // fs/proc/task_mmu.c), so the page comes back writable, and no fault tells
+        // of the write.
+        return skip("the kernel's own defect: writes after bits were cleared there are lost");
+    }
+    every_second("after writes", &memory)
+}
+
+fn huge_page(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = huge(1)?;
+    clear_soft_dirty(&memory)?;
+    // The kernel may keep one bit for all of the huge page: what was written
+    // shows, and maybe more.
+    let written = 7;
+    let shows = |what: &str| -> Result<()> {
+        let bits = soft_dirty(memory.region.range())?;
+        ensure!(
+            bits[written],
+            "{what}: the page that was written does not show"
+        );
+        Ok(())
+    };
+    memory.fill(written..written + 1);
+    shows("before")?;
+    memory.move_out(&device, memory.all())?;
+    shows("on the device")?;
+    memory.region.touch(0);
+    shows("back")?;
+    memory.verify(memory.all())
+}

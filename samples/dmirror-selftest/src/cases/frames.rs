@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that tell of page frames, read over the frames of the device while
+//! pages are there and while they move. A page of the device is none of the
+//! kernel's that these files know, and they have to see that.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::Place;
+use dmirror_client::Survey;
+use dmirror_client::page_size;
+
+use super::cases;
+use crate::check::Where;
+use crate::check::at;
+use crate::check::equal;
+use crate::check::skip;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::helper;
+use crate::context::is_root;
+use crate::memory::Memory;
+
+cases! { "frames":
+    of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages.",
+    whole_range = "The files about page frames can be read over the whole range of a device and around it.",
+    of_pages_that_came_back = "Pages that came back are anonymous memory that is mapped once.",
+    during_migration = "The files about page frames can be read while pages go to the device and come back.",
+    idle = "The bitmap of idle pages has no resident page in it, and marking all of them idle does no harm.",
+    idle_during_migration = "The bitmap of idle pages can be read and written while pages move.",
+}
+
+const PAGES: usize = 64;
+
+const FILES: [&str; 3] = ["/proc/kpageflags", "/proc/kpagecount", "/proc/kpagecgroup"];
+const BITMAP: &str = "/sys/kernel/mm/page_idle/bitmap";
+
+/// Bits of kpageflags, from linux/kernel-page-flags.h.
+const ANON: u64 = 1 << 12;
+const NOPAGE: u64 = 1 << 20;
+const OFFLINE: u64 = 1 << 23;
+
+/// A file with a word for each frame.
+struct PerFrame(File);
+
+impl PerFrame {
+    fn open(path: &str) -> Result<Self> {
+        if !is_root() {
+            return skip("page frames are shown to root only");
+        }
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                skip(format!("the kernel has no {path}"))
+            }
+            file => Ok(Self(file.context(path.to_owned())?)),
+        }
+    }
+
+    /// The words of `frames`; fewer if the file ends before.
+    fn read(&self, frames: Range<u64>) -> Result<Vec<u64>> {
+        let mut bytes = vec![0xff; (frames.end - frames.start) as usize * 8];
+        let mut done = 0;
+        while done < bytes.len() {
+            match self
+                .0
+                .read_at(&mut bytes[done..], frames.start * 8 + done as u64)?
+            {
+                0 => break,
+                length => done += length,
+            }
+        }
+        bytes.truncate(done);
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()))
+            .collect())
+    }
+}
+
+/// The frames of the device that hold pages of `memory`, and their number.
+fn frames_there(memory: &Memory) -> Result<Range<u64>> {
+    let survey = Survey::of(memory.region.range())?;
+    at("the pages", &survey, Where::Device)?;
+    let frames: Vec<u64> = frames(&survey)?;
+    let (first, last) = (frames.iter().min(), frames.iter().max());
+    Ok(*first.context("no page")?..*last.context("no page")? + 1)
+}
+
+fn frames(survey: &Survey) -> Result<Vec<u64>> {
+    if !survey.frames_shown() {
+        return skip("page frames are shown to root only");
+    }
+    survey
+        .places()
+        .iter()
+        .map(|place| match place {
+            Place::Device { frame, .. } | Place::System { frame } => Ok(*frame),
+            place => bail!("expected a page with a frame, seen {place:?}"),
+        })
+        .collect()
+}
+
+/// Checks what a file about frames says of frames of the device: nothing.
+fn says_nothing(path: &str, words: &[u64]) -> Result<()> {
+    // None of the frames is memory that the kernel hands out, so there are no
+    // flags but those that say so, no mappings, no group.
+    let odd = words.iter().find(|word| *word & !(NOPAGE | OFFLINE) != 0);
+    ensure!(
+        odd.is_none(),
+        "{path} says {odd:x?} of a frame of the device"
+    );
+    Ok(())
+}
+
+fn of_resident_pages(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    for path in FILES {
+        let Ok(file) = PerFrame::open(path) else {
+            continue;
+        };
+        let words = file.read(frames_there(&memory)?)?;
+        println!("{path}: {} words", words.len());
+        says_nothing(path, &words)?;
+    }
+    PerFrame::open(FILES[0])?;
+    memory.expect("after the files were read", memory.all(), Where::Device)?;
+    memory.verify(memory.all())
+}
+
+fn whole_range(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    let survey = Survey::of(memory.region.range())?;
+    let frames = frames_there(&memory)?;
+    let range = survey
+        .devices()
+        .find(|device| device.frames.contains(&frames.start))
+        .context("no device in /proc/iomem holds the pages")?
+        .frames
+        .clone();
+    println!("frames of the device: {range:x?}");
+    // A section of memory on either side: where the kernel's records end.
+    let section = (128 << 20) / page_size() as u64;
+    for path in FILES {
+        let Ok(file) = PerFrame::open(path) else {
+            continue;
+        };
+        for edge in [range.start, frames.start, range.end] {
+            file.read(edge.saturating_sub(600)..edge + 600)
+                .with_context(|| format!("{path} around {edge:#x}"))?;
+            file.read(edge.saturating_sub(section)..edge.saturating_sub(section - 8))?;
+        }
+        let step = (range.end - range.start) / 4096 + 1;
+        for frame in range.clone().step_by(step as usize) {
+            says_nothing(path, &file.read(frame..frame + 1)?)?;
+        }
+    }
+    memory.verify(memory.all())
+}
+
+fn of_pages_that_came_back(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let (flags, counts) = (PerFrame::open(FILES[0])?, PerFrame::open(FILES[1])?);
+    memory.move_out(&device, memory.all())?;
+    memory.move_back(&device, 0..PAGES / 2, PAGES / 2)?;
+    memory.verify(memory.all())?;
+    for frame in frames(&Survey::of(memory.region.range())?)? {
+        let (flags, counts) = (
+            flags.read(frame..frame + 1)?,
+            counts.read(frame..frame + 1)?,
+        );
+        ensure!(
+            flags.first().is_some_and(|flags| flags & ANON != 0),
+            "the flags of frame {frame:#x} are {flags:x?}"
+        );
+        equal("the count of mappings", counts, vec![1])?;
+    }
+    Ok(())
+}
+
+/// Calls `look` again and again while another process moves memory out and back;
+/// `look` is given the frames that were of the device, and those in front of the
+/// move.
+fn while_moving(context: &Context, look: impl Fn(Range<u64>, &[u64]) -> Result<()>) -> Result<()> {
+    const ROUNDS: usize = 12;
+    let (found, go, done) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let move_around = || -> Result<()> {
+        let device = context.open()?;
+        let memory = Memory::new(PAGES)?;
+        for frame in frames(&Survey::of(memory.region.range())?)? {
+            found.send(frame)?;
+        }
+        memory.move_out(&device, memory.all())?;
+        let frames = frames_there(&memory)?;
+        found.send(frames.start)?;
+        found.send(frames.end)?;
+        go.wait()?;
+        let mut view = vec![0; memory.region.len()];
+        for round in 0..ROUNDS {
+            memory.refill(round as u16 + 2);
+            // A page that someone looks at may stay behind.
+            let _ = device.migrate_to_device(memory.region.range(), &mut view);
+            if round % 2 == 0 {
+                let _ = device.migrate_to_system(memory.region.range());
+            }
+            memory.verify(memory.all())?;
+        }
+        Ok(())
+    };
+    let child = helper(|| {
+        let result = move_around();
+        done.open()?;
+        result
+    })?;
+    let system: Vec<u64> = (0..PAGES).map(|_| found.receive()).collect::<Result<_>>()?;
+    let there = found.receive()?..found.receive()?;
+    go.open()?;
+    let mut looks = 0;
+    while !done.is_open()? {
+        look(there.clone(), &system)?;
+        looks += 1;
+    }
+    println!("looked {looks} times");
+    child.join()
+}
+
+fn during_migration(context: &Context) -> Result<()> {
+    let files: Vec<(&str, PerFrame)> = FILES
+        .into_iter()
+        .filter_map(|path| Some((path, PerFrame::open(path).ok()?)))
+        .collect();
+    PerFrame::open(FILES[0])?;
+    while_moving(context, |there, system| {
+        for (path, file) in &files {
+            says_nothing(path, &file.read(there.clone())?)?;
+            for frame in system {
+                file.read(*frame..*frame + 1)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The bitmap of idle pages, a word for each 64 frames.
+struct Idle {
+    read: PerFrame,
+    write: File,
+}
+
+impl Idle {
+    fn open() -> Result<Self> {
+        let read = PerFrame::open(BITMAP)?;
+        let write = File::options().write(true).open(BITMAP)?;
+        Ok(Self { read, write })
+    }
+
+    /// The words that hold `frames`.
+    fn words(frames: Range<u64>) -> Range<u64> {
+        frames.start / 64..frames.end.div_ceil(64)
+    }
+
+    fn get(&self, frames: Range<u64>) -> Result<Vec<u64>> {
+        self.read.read(Self::words(frames))
+    }
+
+    /// Marks pages idle. Beyond the last frame of memory the file has an end.
+    fn mark(&self, frames: Range<u64>) -> Result<()> {
+        for word in Self::words(frames) {
+            match self.write.write_at(&[0xff; 8], word * 8) {
+                Err(error) if error.raw_os_error() != Some(dmirror_client::Errno::ENXIO as i32) => {
+                    return Err(error).context("marking pages idle");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn idle(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let idle = Idle::open()?;
+    let system = frames(&Survey::of(memory.region.range())?)?;
+    memory.move_out(&device, memory.all())?;
+    let there = frames_there(&memory)?;
+    idle.mark(there.clone())?;
+    let words = idle.get(there)?;
+    ensure!(
+        words.iter().all(|word| *word == 0),
+        "pages of the device are idle: {words:x?}"
+    );
+    memory.expect("after marking", memory.all(), Where::Device)?;
+    memory.verify(memory.all())?;
+    // Idle before they go.
+    for frame in system {
+        idle.mark(frame..frame + 1)?;
+    }
+    for frame in frames(&Survey::of(memory.region.range())?)? {
+        idle.mark(frame..frame + 1)?;
+    }
+    memory.move_out(&device, memory.all())?;
+    memory.move_back(&device, memory.all(), PAGES)?;
+    memory.verify(memory.all())
+}
+
+fn idle_during_migration(context: &Context) -> Result<()> {
+    let idle = Idle::open()?;
+    while_moving(context, |there, system| {
+        idle.mark(there.clone())?;
+        idle.get(there)?;
+        for frame in system {
+            idle.mark(*frame..*frame + 1)?;
+            idle.get(*frame..*frame + 1)?;
+        }
+        Ok(())
+    })
+}

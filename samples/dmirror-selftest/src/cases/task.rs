@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that the kernel itself uses on a program's behalf, on the device: its
+//! stacks, signal frames, futex words, everything it has.
+
+use std::fs;
+use std::hint::black_box;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::PageRange;
+use dmirror_client::Region;
+use dmirror_client::Signal;
+use dmirror_client::count_signals;
+use dmirror_client::page_size;
+use dmirror_client::signals_counted;
+use dmirror_client::use_signal_stack;
+use nix::sys::signal::raise;
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+use super::cases;
+use crate::check::Where;
+use crate::check::all_at;
+use crate::check::equal;
+use crate::context::Context;
+use crate::context::helper;
+
+cases! { "task":
+    futex_wait = "A futex call looks at a word on a resident page, private or shared.",
+    futex_wake = "A thread that waits for a word is woken when the word's page is on the device.",
+    futex_pi = "A futex with priority inheritance is taken and given back on a resident page.",
+    stack = "A program goes on when the pages of its stack go to the device.",
+    thread_stack = "A thread goes on when all of its stack goes to the device.",
+    signal_frame = "A signal finds its frame on resident pages of the stack, and returns from there.",
+    signal_stack = "A signal is handled on a stack of its own whose pages are resident.",
+    everything = "A program goes on, threads and all, when everything that it has in memory goes to the device.",
+}
+
+/// A word on a page of its own.
+#[repr(C, align(4096))]
+struct Word {
+    word: AtomicU32,
+    _rest: [u8; 4092],
+}
+
+impl Word {
+    fn new(value: u32) -> Box<Self> {
+        Box::new(Self {
+            word: AtomicU32::new(value),
+            _rest: [0; 4092],
+        })
+    }
+
+    fn range(&self) -> Result<PageRange> {
+        let at = (&raw const *self).addr() as u64;
+        let size = page_size() as u64;
+        Ok(PageRange::new(at / size * size, 1)?)
+    }
+
+    fn move_out(&self, device: &Device) -> Result<()> {
+        let mut view = vec![0; page_size()];
+        device.migrate_to_device(self.range()?, &mut view)?;
+        all_at("the word", self.range()?, Where::Device)
+    }
+}
+
+const KINDS: [futex::Flags; 2] = [futex::Flags::PRIVATE, futex::Flags::empty()];
+
+fn futex_wait(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    for flags in KINDS {
+        let word = Word::new(7);
+        word.move_out(&device)?;
+        let answer = futex::wait(&word.word, flags, 8, None);
+        equal("waiting for another value", answer, Err(Errno::AGAIN))?;
+        all_at("after the look", word.range()?, Where::System)?;
+        word.move_out(&device)?;
+        let short = futex::Timespec {
+            tv_sec: 0,
+            tv_nsec: 20_000_000,
+        };
+        let answer = futex::wait(&word.word, flags, 7, Some(&short));
+        equal("waiting in vain", answer, Err(Errno::TIMEDOUT))?;
+        word.move_out(&device)?;
+        equal("sleepers", futex::wake(&word.word, flags, 1), Ok(0))?;
+    }
+    Ok(())
+}
+
+fn futex_wake(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    for flags in KINDS {
+        let word = Word::new(0);
+        thread::scope(|scope| -> Result<()> {
+            let sleeper = scope.spawn(|| {
+                let patience = futex::Timespec {
+                    tv_sec: 60,
+                    tv_nsec: 0,
+                };
+                futex::wait(&word.word, flags, 0, Some(&patience))
+            });
+            let mut woken = 0;
+            let start = Instant::now();
+            while woken == 0 && start.elapsed() < Duration::from_secs(30) {
+                thread::sleep(Duration::from_millis(50));
+                word.move_out(&device)?;
+                woken = futex::wake(&word.word, flags, 1)?;
+            }
+            equal("threads woken", woken, 1)?;
+            let answer = sleeper.join();
+            ensure!(matches!(answer, Ok(Ok(()))), "the sleeper: {answer:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn futex_pi(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    for flags in KINDS {
+        let word = Word::new(0);
+        word.move_out(&device)?;
+        // The kernel exchanges the word: it is 0, so nobody has it.
+        futex::lock_pi(&word.word, flags, None).context("taking it")?;
+        // ORDERING: the word is looked at, nothing else.
+        let taken = word.word.load(Ordering::Relaxed);
+        ensure!(taken != 0, "the futex was taken, and its word is 0");
+        word.move_out(&device)?;
+        futex::unlock_pi(&word.word, flags).context("giving it back")?;
+        // ORDERING: as above.
+        equal("the word", word.word.load(Ordering::Relaxed), 0)?;
+    }
+    Ok(())
+}
+
+/// Moves what can be moved of `range` to the device, and says how many pages the
+/// kernel counts.
+fn push_out(device: &Device, range: PageRange) -> u64 {
+    const CHUNK: u64 = 64;
+    let mut view = vec![0; CHUNK as usize * page_size()];
+    let mut count = 0;
+    for start in (0..range.pages()).step_by(CHUNK as usize) {
+        let Some(part) = range.part(start..range.pages().min(start + CHUNK)) else {
+            break;
+        };
+        // What belongs to files, or is in use, stays.
+        count += match device.migrate_to_device(part, &mut view) {
+            Ok(counts) => counts.pages,
+            Err(error) => error.counts.map_or(0, |counts| counts.pages),
+        };
+    }
+    count
+}
+
+/// Fills a frame, has what is in use of the stack moved, goes deeper, and checks
+/// the frame on the way back.
+fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
+    let mut frame = [0_u64; 900];
+    for (index, word) in frame.iter_mut().enumerate() {
+        *word = (depth << 32) | index as u64;
+    }
+    let here = (&raw const frame).addr();
+    black_box(&mut frame);
+    let size = page_size();
+    let start = here / size * size;
+    let pages = (top.next_multiple_of(size) - start) / size;
+    let range = PageRange::new(start as u64, pages as u64)?;
+    let mut moved = push_out(device, range);
+    if depth > 0 {
+        moved += dive(device, top, depth - 1)?;
+    }
+    black_box(&mut frame);
+    let wrong = (0..frame.len()).find(|index| frame[*index] != ((depth << 32) | *index as u64));
+    ensure!(
+        wrong.is_none(),
+        "at depth {depth} word {wrong:?} of the frame has changed"
+    );
+    Ok(moved)
+}
+
+fn stack(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let top = 0_u64;
+    let moved = dive(&device, (&raw const top).addr(), 12)?;
+    println!("{moved} pages moved");
+    ensure!(moved > 100, "only {moved} pages of the stack moved");
+    Ok(())
+}
+
+fn thread_stack(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let top = 0_u64;
+                    dive(&device, (&raw const top).addr(), 8)
+                })
+            })
+            .collect();
+        for thread in threads {
+            let moved = thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            ensure!(moved > 50, "only {moved} pages of the stack moved");
+        }
+        Ok(())
+    })
+}
+
+/// Moves the pages of the stack at and below this function's frame.
+#[inline(never)]
+fn push_stack_out(device: &Device, pages: usize) -> Result<u64> {
+    let here = 0_u64;
+    let size = page_size();
+    let end = (&raw const here).addr() / size * size + size;
+    let start = end - pages * size;
+    Ok(push_out(
+        device,
+        PageRange::new(start as u64, pages as u64)?,
+    ))
+}
+
+/// Touches the stack, so that there are pages below this function's frame.
+#[inline(never)]
+fn use_stack() {
+    black_box(&mut [1_u8; 20 * 4096]);
+}
+
+fn signal_frame(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    count_signals(Signal::SIGUSR1, false)?;
+    for round in 1..=20 {
+        use_stack();
+        let moved = push_stack_out(&device, 8)?;
+        ensure!(moved >= 6, "only {moved} pages of the stack moved");
+        raise(Signal::SIGUSR1)?;
+        equal("signals handled", signals_counted(), round)?;
+    }
+    Ok(())
+}
+
+fn signal_stack(context: &Context) -> Result<()> {
+    const PAGES: usize = 16;
+    let device = context.open()?;
+    count_signals(Signal::SIGUSR1, true)?;
+    let region = Region::options(PAGES).huge(false).map()?;
+    for word in 0..PAGES * Region::words_per_page() {
+        region.store(word, 1);
+    }
+    let range = use_signal_stack(region)?;
+    let mut view = vec![0; range.bytes() as usize];
+    for round in 1..=20 {
+        let counts = device.migrate_to_device(range, &mut view)?;
+        equal(
+            "pages of the signal stack moved",
+            counts.pages,
+            range.pages(),
+        )?;
+        all_at("before the signal", range, Where::Device)?;
+        raise(Signal::SIGUSR1)?;
+        equal("signals handled", signals_counted(), round)?;
+        // The frame begins at the end of the stack.
+        let top = range.part(range.pages() - 1..range.pages());
+        all_at("after it", top.context("no last page")?, Where::System)?;
+    }
+    Ok(())
+}
+
+/// The private writable mappings of this process, stacks and thread-local memory
+/// among them.
+fn own_memory() -> Result<Vec<PageRange>> {
+    let text = fs::read_to_string("/proc/self/maps")?;
+    let mut ranges = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (addresses, rights) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        if !rights.starts_with("rw") || !rights.ends_with('p') {
+            continue;
+        }
+        let (start, end) = addresses.split_once('-').context("a line of maps")?;
+        let start = u64::from_str_radix(start, 16)?;
+        let end = u64::from_str_radix(end, 16)?;
+        ranges.push(PageRange::new(start, (end - start) / page_size() as u64)?);
+    }
+    Ok(ranges)
+}
+
+/// What a thread computes again and again, with memory from the heap and locks.
+fn work(rounds: u64) -> u64 {
+    (0..rounds).fold(0, |sum, round| {
+        let mut numbers: Vec<u64> = (0..2000)
+            .map(|number: u64| number.wrapping_mul(round | 1) % 9973)
+            .collect();
+        numbers.sort_unstable();
+        numbers.iter().fold(sum, |sum, number| {
+            sum.wrapping_mul(31).wrapping_add(*number)
+        })
+    })
+}
+
+fn everything(context: &Context) -> Result<()> {
+    // In a process that has only this to lose.
+    helper(|| {
+        let device = context.open()?;
+        let expected = work(12);
+        for round in 0..3 {
+            let results = thread::scope(|scope| -> Result<Vec<u64>> {
+                let workers: Vec<_> = (0..2).map(|_| scope.spawn(|| work(12))).collect();
+                let mut moved = 0;
+                for range in own_memory()? {
+                    // Stacks of threads are large and empty.
+                    let pages = range.pages().min(512);
+                    for part in [0..pages, range.pages() - pages..range.pages()] {
+                        moved += range.part(part).map_or(0, |part| push_out(&device, part));
+                    }
+                }
+                println!("round {round}: {moved} pages moved");
+                ensure!(moved > 20, "only {moved} pages moved");
+                workers
+                    .into_iter()
+                    .map(|worker| {
+                        worker
+                            .join()
+                            .map_err(|_| anyhow::anyhow!("a thread panicked"))
+                    })
+                    .collect()
+            })?;
+            ensure!(
+                results.iter().all(|result| *result == expected),
+                "a thread has computed something else: {results:?}, not {expected}"
+            );
+        }
+        Ok(())
+    })?
+    .join()
+}
