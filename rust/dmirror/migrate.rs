@@ -21,6 +21,7 @@ use hmm::PageView;
 use hmm::Patience;
 use hmm::Slot;
 use hmm::ToDevice;
+use kernel::mm::virt::flags::MERGEABLE as VM_MERGEABLE;
 use kernel::mm::virt::flags::READ as VM_READ;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -227,6 +228,12 @@ fn pass_to_device(
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, step.range.start)?;
     step.range.end = step.range.end.min(vma.end());
+    // `migrate_vma_setup()` takes the entries of a page away by hand, and puts them back by rmap. That
+    // misses merged pages that KSM looked for in vain meanwhile: their process would wait for them
+    // for ever.
+    if vma.flags() & VM_MERGEABLE != 0 {
+        return Ok(pass);
+    }
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
     for slot in migration.slots() {
