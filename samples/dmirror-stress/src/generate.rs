@@ -184,7 +184,14 @@ mod tests {
         assert_eq!(lines, FIRST);
     }
 
-    const FIRST: [&str; 6] = ["", "", "", "", "", ""];
+    const FIRST: [&str; 6] = [
+        "parent map 0 file 76",
+        "parent map 1 huge 512",
+        "parent map 2 huge 512",
+        "parent dontfork 0 512+512",
+        "parent cold 1 523+1",
+        "parent EXCLUSIVE 1 3 74+39",
+    ];
 
     #[test]
     fn seeds_differ() {
