@@ -129,13 +129,20 @@ impl Real {
         let mut out = stream.try_clone()?;
         for line in BufReader::new(stream).lines() {
             let line = line?;
-            let answer = match line.parse::<Op>() {
+            let op = line.parse::<Op>();
+            // What is no operation is the end. The stream has none: this process has
+            // inherited its other side, too.
+            let ends = op.is_err();
+            let answer = match op {
                 Ok(op) => runner.run(&op),
                 Err(_) => runner.verify().map(|()| "ended".into()),
             };
             match answer {
                 Ok(outcome) => writeln!(out, "ok {outcome}")?,
                 Err(failure) => writeln!(out, "bad {failure}")?,
+            }
+            if ends {
+                break;
             }
         }
         Ok(())

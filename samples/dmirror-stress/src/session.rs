@@ -191,7 +191,7 @@ impl Session {
                 Ok(Report {
                     failure: Some(failure),
                     ..
-                }) => {
+                }) if kind_of(&failure) == kind_of(&last) => {
                     last = failure;
                     true
                 }
@@ -309,6 +309,13 @@ impl Report {
         }
         Ok(report)
     }
+}
+
+/// What a failure says, but for where and with which numbers: a program shall not
+/// be shrunk to another failure.
+fn kind_of(failure: &str) -> String {
+    let what = failure.rsplit(": ").next().unwrap_or(failure);
+    what.chars().filter(|c| c.is_ascii_alphabetic()).collect()
 }
 
 fn print_counts(counts: &Counts) {
