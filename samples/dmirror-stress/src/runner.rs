@@ -418,9 +418,9 @@ impl<W: World> Runner<W> {
         match byte {
             // A huge page on another device: hmm_vma_handle_absent_pmd() of the kernel
             // calls an entry of 2 MiB an error that it calls absent if it is of 4 KiB.
-            prot::ERROR if (0..NODES).any(|other| {
-                other != node_of(handle) && self.model.may_be_on(page, other)
-            }) =>
+            prot::ERROR
+                if (0..NODES)
+                    .any(|other| other != node_of(handle) && self.model.may_be_on(page, other)) =>
             {
                 return Ok(());
             }

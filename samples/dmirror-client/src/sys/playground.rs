@@ -121,7 +121,7 @@ impl Playground {
             for (nth, word) in words.into_iter().enumerate() {
                 self.mapping.store(offset / 8 + nth, word);
             }
-        } else if argument < USER_END && argument >= LOW_END {
+        } else if (LOW_END..USER_END).contains(&argument) {
             return Err(Errno::EADDRNOTAVAIL);
         }
         // SAFETY: the kernel accesses the struct, the range and the buffer that it
@@ -143,7 +143,7 @@ impl Playground {
     /// Refuses addresses from which `bytes` bytes reach memory outside.
     fn confine(&self, addr: u64, bytes: u64) -> Result<(), Errno> {
         let inside = (self.addr()..self.addr() + self.len as u64).contains(&addr);
-        let nowhere = addr >= USER_END || addr < LOW_END;
+        let nowhere = !(LOW_END..USER_END).contains(&addr);
         let wraps = addr.checked_add(bytes.max(FEW_BYTES)).is_none();
         let few = bytes <= FEW_BYTES;
         if inside || (nowhere && (few || (!wraps && addr >= USER_END))) {
