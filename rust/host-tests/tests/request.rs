@@ -17,7 +17,8 @@ const PAGE: u64 = 1 << SHIFT;
 const LAST: u64 = u64::MAX - (PAGE - 1);
 
 fn range(addr: u64, npages: u64) -> Result<(usize, usize), BadRange> {
-    UserRange::new(addr, npages, SHIFT).map(|range| (range.start(), (range.end() - range.start()) >> SHIFT))
+    UserRange::new(addr, npages, SHIFT)
+        .map(|range| (range.start(), (range.end() - range.start()) >> SHIFT))
 }
 
 #[test]
