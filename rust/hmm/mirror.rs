@@ -138,12 +138,12 @@ impl Invalidate for State {
 /// ```ignore
 /// let mirror = KBox::pin_init(Mirror::new(mm, pagemap), GFP_KERNEL)?;
 /// let mut buffer = RangeBuffer::new()?;
-/// loop {
-///     if let Some(page) = mirror.lock().page(address) {
-///         break page.read(0, &mut bytes);
+/// let page = address..address + PAGE_SIZE;
+/// mirror.fault(mm, page, Access::Read, Patience::Bounded, &mut buffer, |guard| {
+///     if let Some(page) = guard.page(address) {
+///         result = page.read(0, &mut bytes);
 ///     }
-///     mirror.fault(mm, address..address + PAGE_SIZE, Access::Read, Patience::Long, &mut buffer)?;
-/// }
+/// })?;
 /// ```
 #[pin_data]
 pub struct Mirror<T: DevPagemapOps> {
