@@ -19,6 +19,7 @@ use kernel::time::Monotonic;
 use kernel::uaccess::UserPtr;
 use kernel::uaccess::UserSlice;
 
+use crate::alloc::BLOCK_PAGES;
 use crate::config::ACCESS_TIMEOUT_MS;
 use crate::config::BOUNCE_PAGES;
 use crate::config::FAULT_PAGES;
@@ -290,6 +291,7 @@ fn copy_mapped(
     copy: Copy,
 ) -> usize {
     let npages = (range.len() / PAGE_SIZE).min(BOUNCE_PAGES);
+    let mut used = None;
     for nth in 0..npages {
         let Some(page) = guard.page(range.start + nth * PAGE_SIZE) else {
             return nth;
@@ -304,6 +306,12 @@ fn copy_mapped(
         };
         if copied.is_err() {
             return nth;
+        }
+        // What the device uses is not the first to be evicted.
+        let block = page.device_index().map(|index| index / BLOCK_PAGES);
+        if let Some(block) = block.filter(|_| block != used) {
+            page.pagemap().ops().pool().touch(block);
+            used = Some(block);
         }
     }
     npages

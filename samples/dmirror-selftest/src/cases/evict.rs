@@ -21,6 +21,7 @@ use crate::reload::with_capacity;
 cases! { "evict":
     four_times_the_capacity = "A program that moves four times the device's memory there finds all its data right.",
     oldest_first = "When the device is full, the pages that were moved first come back first.",
+    used_by_the_device = "When the device is full, the pages that it has just read stay, and older ones come back.",
     other_processes = "A process gets room on a full device, and the one that had it loses no data.",
     several_at_once = "Processes that together want more than there is all finish with their data right.",
 }
@@ -74,6 +75,27 @@ fn oldest_first(context: &Context) -> Result<()> {
         }
         first.expect("after all others", first.all(), Where::System)?;
         second.expect("moved after it", second.all(), Where::Device)?;
+        third.expect("moved last", third.all(), Where::Device)?;
+        for memory in [&first, &second, &third] {
+            memory.verify(memory.all())?;
+        }
+        Ok(())
+    })
+}
+
+fn used_by_the_device(context: &Context) -> Result<()> {
+    with_small_device(context, || {
+        let device = context.open()?;
+        let first = Memory::new(pages(1))?;
+        let second = Memory::new(pages(BLOCKS - 1))?;
+        let third = Memory::new(pages(1))?;
+        for memory in [&first, &second] {
+            move_there(&device, memory)?;
+        }
+        let mut view = vec![0; page_size()];
+        device.read(first.region.part(0..1), &mut view)?;
+        move_there(&device, &third)?;
+        first.expect("used by the device", first.all(), Where::Device)?;
         third.expect("moved last", third.all(), Where::Device)?;
         for memory in [&first, &second, &third] {
             memory.verify(memory.all())?;
