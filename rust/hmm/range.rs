@@ -150,7 +150,7 @@ impl<T: DevPagemapOps> Mirror<T> {
     /// [`EFAULT`] when a part is not mapped, not readable, or not ordinary memory; [`EPERM`] when a
     /// part is not for writing and `access` is not [`Access::Read`]; [`EBUSY`] when patience ran
     /// out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as
-    /// above. What the fault handler of a driver's mapping says, such as `EHWPOISON`.
+    /// above. A page that was lost to a memory error is [`EFAULT`], too.
     ///
     /// C function: `hmm_range_fault_unlocked_timeout()`.
     pub fn fault(
