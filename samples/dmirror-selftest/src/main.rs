@@ -9,6 +9,7 @@ mod cases;
 mod cgroup;
 mod check;
 mod context;
+mod disk;
 mod ktap;
 mod memory;
 mod reload;
