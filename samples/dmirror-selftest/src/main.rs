@@ -10,6 +10,7 @@ mod cgroup;
 mod check;
 mod context;
 mod disk;
+mod inject;
 mod ktap;
 mod memory;
 mod reload;

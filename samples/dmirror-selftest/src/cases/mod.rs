@@ -11,6 +11,7 @@ mod devices;
 mod dirty;
 mod errors;
 mod evict;
+mod evict_huge;
 mod exclusive;
 mod exclusive_refused;
 mod fault;
@@ -19,6 +20,7 @@ mod flags;
 mod fork;
 mod frames;
 mod huge;
+mod huge_whole;
 mod io;
 mod ksm;
 mod lifetime;
@@ -87,6 +89,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         numa::CASES,
         uffd::CASES,
         huge::CASES,
+        huge_whole::CASES,
         files::CASES,
         errors::CASES,
         observers::CASES,
@@ -101,6 +104,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         death::CASES,
         devices::CASES,
         evict::CASES,
+        evict_huge::CASES,
         read::CASES,
         write::CASES,
         access::CASES,
