@@ -3,6 +3,7 @@
 //! The cases, one file a theme. Those that unload the module come last.
 
 mod access;
+mod coherent;
 mod counts;
 mod death;
 mod debugger;
@@ -122,6 +123,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         memcg::CASES,
         races::CASES,
         device_races::CASES,
+        coherent::CASES,
         unload::CASES,
     ]
     .into_iter()
