@@ -20,6 +20,7 @@ mod files;
 mod flags;
 mod fork;
 mod frames;
+mod held;
 mod huge;
 mod huge_whole;
 mod io;
@@ -123,6 +124,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         memcg::CASES,
         races::CASES,
         device_races::CASES,
+        held::CASES,
         coherent::CASES,
         unload::CASES,
     ]
