@@ -15,6 +15,7 @@ mod evict;
 mod evict_huge;
 mod exclusive;
 mod exclusive_refused;
+mod failing;
 mod fault;
 mod files;
 mod flags;
@@ -125,6 +126,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         races::CASES,
         device_races::CASES,
         held::CASES,
+        failing::CASES,
         coherent::CASES,
         unload::CASES,
     ]
