@@ -357,14 +357,14 @@ impl<T: DevPagemapOps> MappedPage<'_, T> {
                         data.len(),
                     )
                 };
-                self.mark_dirty();
             }
         }
+        self.mark_dirty();
         Ok(())
     }
 
     /// Makes sure that reclaim does not take the page for one that nobody has written to: mm does
-    /// not see what a device writes.
+    /// not see what a device writes. A page of the device takes the mark along when it comes back.
     fn mark_dirty(&self) {
         // SAFETY: The page is valid by the type invariant.
         let folio = unsafe { bindings::page_folio(self.as_raw()) };

@@ -27,18 +27,21 @@ cases! { "evict":
 }
 
 /// Blocks of the device in these cases, of `HUGE` bytes each.
-const BLOCKS: usize = 3;
+pub(super) const BLOCKS: usize = 3;
 
-fn pages(blocks: usize) -> usize {
+pub(super) fn pages(blocks: usize) -> usize {
     blocks * HUGE / page_size()
 }
 
-fn with_small_device(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn with_small_device(
+    context: &Context,
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     with_capacity(context, (BLOCKS * HUGE) as u64, body)
 }
 
 /// Moves memory to the device, and checks that the device has seen each page.
-fn move_there(device: &Device, memory: &Memory) -> Result<()> {
+pub(super) fn move_there(device: &Device, memory: &Memory) -> Result<()> {
     let mut view = vec![0xa5; memory.region.len()];
     let range = memory.region.part(memory.all());
     let counts = device.migrate_to_device(range, &mut view)?;
