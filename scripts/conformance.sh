@@ -19,7 +19,7 @@ export KERNEL=${1:-${KERNEL:-debug}} MODULE=${MODULE:-dmirror}
 export NAME=conformance-$MODULE FILES=$tests/hmm-tests
 # The harness stops a case after 30 s, and the benchmark after 120 s, which is
 # little under emulation: these are to be seconds of the guest, not of the host.
-export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-1800}
+export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 
 # Two coherent devices with 256 MiB each, in memory that the system leaves alone.
 export MEM=${MEM:-8G} APPEND="memmap=512M\$0x180000000 ${APPEND:-}"

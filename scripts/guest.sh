@@ -70,8 +70,9 @@ choose_accel() {
 	if [ "${accel%%,*}" = kvm ]; then
 		cpu=host
 	elif [ "$CLOCK" = instructions ]; then
-		# Processors take turns then, in one thread.
-		accel=tcg,thread=single clock='-icount shift=0,sleep=off'
+		# Processors take turns then, in one thread. A string instruction counts,
+		# and costs, as many as it has steps: the kernel shall not copy by bytes.
+		accel=tcg,thread=single cpu=max,-erms,-fsrm clock='-icount shift=0,sleep=off'
 	fi
 }
 
@@ -91,6 +92,7 @@ prepare() {
 	stock)
 		dir=$("$SCRIPTS/stock-kernel.sh")/stock
 		image=$(find "$dir" -name 'vmlinuz*' | head -n1)
+		modules+=("$("$SCRIPTS/ram-disk.sh")")
 		release=$(cat "${dir%/*}/build/include/config/kernel.release")
 		;;
 	debug)

@@ -13,7 +13,7 @@ make_folder() {
 	local dir=$1 linux=$stock/linux
 	local mm=$linux/tools/testing/selftests/mm
 	in_root make -C "$linux" O="$dir/headers" -j"$JOBS" headers
-	in_root gcc -O2 -static -D_GNU_SOURCE \
+	in_root gcc -O2 -static -D_GNU_SOURCE -fmacro-prefix-map="$linux/=" \
 		-I"$dir/headers/usr/include" -I"$linux/tools/include/uapi" \
 		-I"$linux/tools/testing/selftests" -I"$linux" \
 		-o "$dir/hmm-tests" "$mm/hmm-tests.c" "$mm/vm_util.c" "$mm/hugepage_settings.c" \

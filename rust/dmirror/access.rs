@@ -20,6 +20,7 @@ use kernel::uaccess::UserSlice;
 
 use crate::config::ACCESS_TIMEOUT_MS;
 use crate::config::BOUNCE_PAGES;
+use crate::config::FAULT_PAGES;
 use crate::file::pause_for_others;
 use crate::file::window_at;
 use crate::file::Call;
@@ -241,20 +242,33 @@ fn copy_mapped(call: &mut Call<'_>, range: Range<usize>, direction: Direction) -
     range.len().div_ceil(PAGE_SIZE).min(BOUNCE_PAGES)
 }
 
-/// A round of device faults for the start of a range. Where the window as a whole cannot be had, the
-/// first page of it decides: so everything before the page that is the reason is accessed.
+/// A round of device faults: for the range, or as much of it as one round is for. Returns once the
+/// start of the range was mapped; what keeps a later part from being mapped is found when the
+/// access gets there.
 fn fault(call: &mut Call<'_>, range: Range<usize>, access: Access, patience: Patience) -> Result {
     call.counts.faults += 1;
-    let window = window_at(range.start, range.end);
-    let first = range.start..range.start + PAGE_SIZE;
-    let buffer = &mut call.buffers.range;
-    let (mirror, mm) = (call.mirror, call.mm);
-    match mirror.fault(mm, window.clone(), access, patience, buffer) {
-        Err(error) if window != first && !matches!(error, EBUSY | EINTR) => {
-            mirror.fault(mm, first, access, patience, buffer)
+    let end = range.end.min(range.start + FAULT_PAGES * PAGE_SIZE);
+    let mut at = range.start;
+    while at < end {
+        let window = window_at(at, end);
+        let buffer = &mut call.buffers.range;
+        let result = call
+            .mirror
+            .fault(call.mm, window.clone(), access, patience, buffer);
+        match result {
+            Ok(()) => at = window.end,
+            Err(_) if at > range.start => return Ok(()),
+            Err(error @ (EBUSY | EINTR)) => return Err(error),
+            // The first page alone decides: so everything before the page that is the reason is
+            // accessed.
+            Err(_) => {
+                let first = at..at + PAGE_SIZE;
+                return call.mirror.fault(call.mm, first, access, patience, buffer);
+            }
         }
-        result => result,
+        pause_for_others()?;
     }
+    Ok(())
 }
 
 /// Sees to it that an access which gets nowhere ends.

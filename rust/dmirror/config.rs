@@ -33,6 +33,9 @@ pub(crate) const WINDOW_PAGES: usize = hmm::BLOCK_PAGES;
 /// Pages that are copied to or from user space in one piece.
 pub(crate) const BOUNCE_PAGES: usize = 64;
 
+/// Pages that a round of device faults maps.
+pub(crate) const FAULT_PAGES: usize = 16384;
+
 /// How often a migration tries pages that were locked or referenced by somebody else.
 pub(crate) const MIGRATE_TRIES: usize = 16;
 

@@ -5,9 +5,12 @@
 use hmm::CpuFault;
 use hmm::DevPagemap;
 use hmm::DevPagemapOps;
+use hmm::DevicePage;
 use hmm::DevicePages;
 use hmm::DeviceRegion;
 use hmm::FaultAnswer;
+use hmm::Step;
+use hmm::SystemFolio;
 use hmm::Window;
 use kernel::prelude::*;
 use kernel::sync::atomic::ordering::Relaxed;
@@ -18,6 +21,8 @@ use kernel::time::Delta;
 
 use crate::config::MIGRATE_PAUSE_US;
 use crate::config::RELEASE_ROUNDS;
+use crate::inject::Injection;
+use crate::inject::Site;
 use crate::pool::Pool;
 
 /// A device with memory of its own.
@@ -27,8 +32,8 @@ pub(crate) struct Device {
 
 impl Device {
     /// A device whose memory is `region`.
-    pub(crate) fn new(region: DeviceRegion) -> Result<Self> {
-        let memory = DeviceMemory::new(region.npages());
+    pub(crate) fn new(region: DeviceRegion, injection: Arc<Injection>) -> Result<Self> {
+        let memory = DeviceMemory::new(region.npages(), injection);
         Ok(Self {
             pagemap: Arc::pin_init(DevPagemap::new(region, memory), GFP_KERNEL)?,
         })
@@ -89,13 +94,15 @@ pub(crate) struct DeviceMemory {
     pool: Pool,
     /// Whether the next allocation is to fail.
     fail_next: Atomic<bool>,
+    injection: Arc<Injection>,
 }
 
 impl DeviceMemory {
-    fn new(npages: usize) -> impl PinInit<Self, Error> {
+    fn new(npages: usize, injection: Arc<Injection>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             pool <- Pool::new(npages),
             fail_next: Atomic::new(false),
+            injection,
         })
     }
 
@@ -108,6 +115,11 @@ impl DeviceMemory {
     pub(crate) fn set_fail_next(&self, fail: bool) {
         // ORDERING: Relaxed: the flag stands for itself.
         self.fail_next.store(fail, Relaxed);
+    }
+
+    /// The delays and failures that tests ask for.
+    pub(crate) fn injection(&self) -> &Injection {
+        &self.injection
     }
 
     /// Whether this allocation is to fail, which only one is told.
@@ -141,7 +153,21 @@ impl DevPagemapOps for DeviceMemory {
         if self.fails_now() {
             return Err(EAGAIN);
         }
+        if self.injection.fails(Site::SystemAlloc) {
+            return Err(ENOMEM);
+        }
         Ok(())
+    }
+
+    fn between(&self, step: Step) {
+        self.injection.delay(step);
+    }
+
+    fn copy_to_system(&self, from: &DevicePage<'_, Self>, to: &mut SystemFolio) -> Result {
+        if self.injection.fails(Site::CopyOut) {
+            return Err(EIO);
+        }
+        to.fill_from(from)
     }
 }
 

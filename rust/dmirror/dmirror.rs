@@ -27,6 +27,7 @@ mod alloc;
 mod config;
 mod device;
 mod file;
+mod inject;
 mod migrate;
 mod pool;
 mod request;
@@ -43,6 +44,7 @@ use config::PRIVATE_NODES;
 use config::REGION_NAME;
 use device::Device;
 use file::DmirrorFile;
+use inject::Injection;
 
 module! {
     type: DmirrorModule,
@@ -91,14 +93,15 @@ struct DmirrorModule {
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let memory = MemoryPlan::from_params()?;
+        let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
         let coherent = coherent_regions()?;
         let mut devices = KVec::new();
         for (nth, name) in PRIVATE_NODES.into_iter().enumerate() {
             let region = DeviceRegion::private(memory.vram(nth)?, REGION_NAME)?;
-            devices.push((name, Device::new(region)?), GFP_KERNEL)?;
+            devices.push((name, Device::new(region, injection.clone())?), GFP_KERNEL)?;
         }
         for (region, name) in coherent.into_iter().zip(COHERENT_NODES) {
-            devices.push((name, Device::new(region)?), GFP_KERNEL)?;
+            devices.push((name, Device::new(region, injection.clone())?), GFP_KERNEL)?;
         }
         // Files last: they can be opened at once.
         let mut nodes = KVec::with_capacity(devices.len(), GFP_KERNEL)?;

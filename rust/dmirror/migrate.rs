@@ -38,6 +38,7 @@ use crate::device::DeviceMemory;
 use crate::file::pause_for_others;
 use crate::file::window_at;
 use crate::file::Call;
+use crate::inject::Site;
 use crate::pool::Reservation;
 use crate::pool::WhenFull;
 
@@ -157,7 +158,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         drop(reservation);
         step.there = on_device(call, step.range.clone())?;
         let missing = step.range.len() / PAGE_SIZE - step.there.len();
-        if missing == 0 || pass.refused >= missing {
+        if missing == 0 {
             break;
         }
         wanted = if pass.lacks_block || pass.lacking > 0 {
@@ -212,8 +213,6 @@ struct Pass {
     lacks_block: bool,
     /// Pages that could move and found no room.
     lacking: usize,
-    /// Pages that were told not to move.
-    refused: usize,
 }
 
 fn pass_to_device(
@@ -244,13 +243,18 @@ fn fill(
     memory: &DeviceMemory,
     pass: &mut Pass,
 ) -> Result {
+    let injection = memory.injection();
+    if injection.fails(Site::Lock) {
+        return Ok(());
+    }
     let refused = memory.fails_now();
     if slot.order() == 0 {
         if refused {
-            pass.refused += 1;
+            // The next pass tries again.
             return Ok(());
         }
         return match reservation.pop_page()? {
+            Some(_) if injection.fails(Site::CopyIn) => Err(EIO),
             Some(folio) => slot.fill(folio),
             None => {
                 pass.lacking += 1;
@@ -260,6 +264,9 @@ fn fill(
     }
     if !refused {
         if let Some(folio) = reservation.pop_block() {
+            if injection.fails(Site::CopyIn) {
+                return Err(EIO);
+            }
             return slot.fill(folio);
         }
     }
@@ -352,8 +359,11 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
         }
     }
     call.counts.cpages += migration.commit().moved() as u64;
-    // What was told to fail failed for want of memory.
-    outcome.map_err(|error| if error == EAGAIN { ENOMEM } else { error })
+    match outcome {
+        // Told to fail once: the next pass tries again.
+        Err(EAGAIN) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// The VMA at an address that the device may read.

@@ -22,6 +22,7 @@ use crate::alloc::BLOCK_ORDER;
 use crate::alloc::BLOCK_PAGES;
 use crate::config::EVICT_ROUNDS;
 use crate::device::DeviceMemory;
+use crate::inject::Site;
 
 // The allocator, which knows nothing of the kernel, and mm speak of the same blocks.
 const _: () = assert!(BLOCK_ORDER == hmm::PMD_ORDER && BLOCK_PAGES == hmm::BLOCK_PAGES);
@@ -197,6 +198,13 @@ impl<'d> Reservation<'d> {
     fn add(&mut self, order: u32, when_full: WhenFull) -> Result<bool> {
         self.folios.reserve(1 + BLOCK_ORDER as usize, GFP_KERNEL)?;
         loop {
+            let injection = self.pagemap.ops().injection();
+            if injection.fails(Site::DeviceAlloc) {
+                return match when_full {
+                    WhenFull::TakeWhatIsFree => Ok(false),
+                    WhenFull::Evict => Err(ENOMEM),
+                };
+            }
             if let Some(folio) = take(self.pagemap, order)? {
                 self.npages += folio.pages().npages();
                 self.folios.push(folio, GFP_KERNEL)?;

@@ -3,19 +3,30 @@
 //! KUnit suites of the driver. The allocator and the requests, which are pure logic, are tested on
 //! the host as well, in `rust/host-tests`.
 
+use hmm::DeviceRegion;
 use hmm::Vram;
-use kernel::alloc::flags::GFP_KERNEL;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
 use crate::file;
+use crate::inject::Injection;
 use crate::pool::Reservation;
 use crate::pool::Room;
 use crate::pool::WhenFull;
 
-fn device(blocks: usize) -> Result<Pin<KBox<Device>>> {
-    KBox::pin_init(Device::new(Vram::lazy(blocks * BLOCK_PAGES)?), GFP_KERNEL)
+fn device(blocks: usize) -> Result<Device> {
+    let vram = Vram::lazy(blocks * BLOCK_PAGES)?;
+    let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
+    Device::new(DeviceRegion::private(vram, c"dmirror test")?, injection)
+}
+
+/// A reservation of `npages` pages.
+fn reserve(device: &Device, npages: usize, when_full: WhenFull) -> Result<Reservation<'_>> {
+    let mut reservation = Reservation::new(device.pagemap());
+    reservation.add_pages(npages, when_full)?;
+    Ok(reservation)
 }
 
 fn room(device: &Device) -> Room {
@@ -34,7 +45,7 @@ mod pool {
             blocks: 2,
         };
         assert_eq!(room(&device), all);
-        let reservation = Reservation::new(device.pagemap(), 3, WhenFull::Evict)?;
+        let reservation = reserve(&device, 3, WhenFull::Evict)?;
         let rest = Room {
             pages: 2 * BLOCK_PAGES - 3,
             blocks: 1,
@@ -48,8 +59,8 @@ mod pool {
     #[test]
     fn pages_that_are_popped_come_back_one_by_one() -> Result {
         let device = device(1)?;
-        let mut reservation = Reservation::new(device.pagemap(), 2, WhenFull::Evict)?;
-        let folio = reservation.pop().ok_or(ENOENT)?.init();
+        let mut reservation = reserve(&device, 2, WhenFull::Evict)?;
+        let folio = reservation.pop_page()?.ok_or(ENOENT)?.init();
         drop(reservation);
         assert_eq!(room(&device).pages, BLOCK_PAGES - 1);
         drop(folio);
@@ -60,25 +71,45 @@ mod pool {
     #[test]
     fn what_is_reserved_cannot_be_evicted() -> Result {
         let device = device(1)?;
-        let pagemap = device.pagemap();
-        let most = Reservation::new(pagemap, BLOCK_PAGES - 1, WhenFull::Evict)?;
-        let two = Reservation::new(pagemap, 2, WhenFull::Evict);
+        let most = reserve(&device, BLOCK_PAGES - 1, WhenFull::Evict)?;
+        let two = reserve(&device, 2, WhenFull::Evict);
         assert_eq!(two.err(), Some(ENOMEM));
         // Nothing was lost on the way to the error.
         assert_eq!(room(&device).pages, 1);
         drop(most);
-        assert!(Reservation::new(pagemap, BLOCK_PAGES, WhenFull::Evict).is_ok());
+        assert!(reserve(&device, BLOCK_PAGES, WhenFull::Evict).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_is_taken_apart_for_pages_and_comes_back_whole() -> Result {
+        let device = device(1)?;
+        let mut reservation = Reservation::new(device.pagemap());
+        assert!(reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        assert!(!reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        assert_eq!(reservation.npages(), BLOCK_PAGES);
+        let page = reservation.pop_page()?.ok_or(ENOENT)?;
+        assert_eq!(page.pages().npages(), 1);
+        assert!(reservation.pop_block().is_none());
+        assert_eq!(reservation.npages(), BLOCK_PAGES - 1);
+        drop(reservation);
+        assert_eq!(room(&device).pages, BLOCK_PAGES - 1);
+        drop(page);
+        let whole = Room {
+            pages: BLOCK_PAGES,
+            blocks: 1,
+        };
+        assert_eq!(room(&device), whole);
         Ok(())
     }
 
     #[test]
     fn without_eviction_there_is_what_is_free() -> Result {
         let device = device(1)?;
-        let pagemap = device.pagemap();
-        let most = Reservation::new(pagemap, BLOCK_PAGES - 1, WhenFull::Evict)?;
-        let mut rest = Reservation::new(pagemap, 2, WhenFull::TakeWhatIsFree)?;
-        assert!(rest.pop().is_some());
-        assert!(rest.pop().is_none());
+        let most = reserve(&device, BLOCK_PAGES - 1, WhenFull::Evict)?;
+        let mut rest = reserve(&device, 2, WhenFull::TakeWhatIsFree)?;
+        assert!(rest.pop_page()?.is_some());
+        assert!(rest.pop_page()?.is_none());
         drop(most);
         Ok(())
     }

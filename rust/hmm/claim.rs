@@ -28,6 +28,7 @@ use crate::mirror::Mirror;
 use crate::mirror::MirrorGuard;
 use crate::mirror::NodeBox;
 use crate::ops::DevPagemapOps;
+use crate::ops::Step;
 use crate::table::Access;
 use crate::table::Entry;
 use crate::table::Spares;
@@ -133,6 +134,8 @@ impl<T: DevPagemapOps> Claim<'_, T> {
                 break;
             }
         }
+        drop(guard);
+        mirror.pagemap().ops().between(Step::OutMapped);
         true
     }
 
@@ -180,6 +183,7 @@ impl<T: DevPagemapOps> Claim<'_, T> {
         })?;
         // SAFETY: The page is valid: its folio is locked and referenced by us.
         let pfn = unsafe { bindings::page_to_pfn(page) };
+        self.mirror.pagemap().ops().between(Step::Exclusive);
         let mut guard = self.mirror.lock();
         let number = address >> PAGE_SHIFT;
         let claim = guard.state.claim.as_ref();

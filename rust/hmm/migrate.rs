@@ -19,6 +19,7 @@ use kernel::prelude::*;
 use crate::bindings;
 use crate::folio::unlock_and_put;
 use crate::ops::DevPagemapOps;
+use crate::ops::Step;
 use crate::pagemap::DevPagemap;
 use crate::region::Kind;
 use crate::slot::order_of;
@@ -41,6 +42,9 @@ pub trait Direction {
     /// Whether pages of system memory are migrated, not those of the device.
     const FROM_SYSTEM: bool;
 
+    /// The steps after which pages are collected, copied and moved.
+    const STEPS: [Step; 3];
+
     /// The pages of the device.
     fn pagemap(&self) -> &DevPagemap<Self::Ops>;
 }
@@ -49,6 +53,8 @@ impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
     type Ops = T;
 
     const FROM_SYSTEM: bool = true;
+
+    const STEPS: [Step; 3] = [Step::OutCollected, Step::OutCopied, Step::OutMoved];
 
     fn pagemap(&self) -> &DevPagemap<T> {
         self.0
@@ -59,6 +65,8 @@ impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
     type Ops = T;
 
     const FROM_SYSTEM: bool = false;
+
+    const STEPS: [Step; 3] = [Step::BackCollected, Step::BackCopied, Step::BackMoved];
 
     fn pagemap(&self) -> &DevPagemap<T> {
         self.0
@@ -139,11 +147,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
             flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         }
         let slots = window.slots(range.len() >> PAGE_SHIFT)?;
-        Ok(Self {
-            inner: Inner::of_vma(vma, range, flags, pagemap, slots, None)?,
-            direction: ToDevice(pagemap),
-            _state: PhantomData,
-        })
+        let inner = Inner::of_vma(vma, range, flags, pagemap, slots, None)?;
+        Ok(Self::collected(inner, ToDevice(pagemap)))
     }
 }
 
@@ -183,11 +188,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
             Kind::Coherent => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
         };
         let flags = select | bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        Ok(Self {
-            inner: Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?,
-            direction: ToSystem(pagemap),
-            _state: PhantomData,
-        })
+        let inner = Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?;
+        Ok(Self::collected(inner, ToSystem(pagemap)))
     }
 
     /// Collects the device pages `pages` (counted from the start of the region, the end exclusive)
@@ -220,19 +222,25 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         };
         kernel::error::to_result(ret)?;
         slots.dst.fill(0);
-        Ok(Self {
-            inner: Inner {
-                slots,
-                vma: None,
-                phase: Phase::Collected,
-            },
-            direction: ToSystem(pagemap),
-            _state: PhantomData,
-        })
+        let inner = Inner {
+            slots,
+            vma: None,
+            phase: Phase::Collected,
+        };
+        Ok(Self::collected(inner, ToSystem(pagemap)))
     }
 }
 
 impl<'a, D: Direction> Migration<'a, Collected, D> {
+    fn collected(inner: Inner<'a>, direction: D) -> Self {
+        direction.pagemap().ops().between(D::STEPS[0]);
+        Self {
+            inner,
+            direction,
+            _state: PhantomData,
+        }
+    }
+
     /// The pages that can be migrated and have no destination yet, in the order of the range.
     pub fn slots(&mut self) -> Slots<'_, D> {
         let target = self.inner.vma.as_ref();
@@ -249,7 +257,10 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
     ///
     /// C functions: `migrate_vma_pages()`, `migrate_device_pages()`.
     pub fn commit(mut self) -> Migration<'a, Migrated, D> {
+        let ops = self.direction.pagemap().ops();
+        ops.between(D::STEPS[1]);
         self.inner.move_pages();
+        ops.between(D::STEPS[2]);
         Migration {
             inner: self.inner,
             direction: self.direction,

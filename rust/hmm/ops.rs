@@ -13,6 +13,30 @@ use crate::fault::FaultAnswer;
 use crate::folio::SystemFolio;
 use crate::pages::DevicePages;
 
+/// A place between two steps of an operation, where others may come in between: see
+/// [`DevPagemapOps::between`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// On the way to the device: pages are collected, and have no destination yet.
+    OutCollected,
+    /// They have been copied.
+    OutCopied,
+    /// They have moved, and neither the device nor the process has them mapped.
+    OutMoved,
+    /// The device has them mapped, the process has not.
+    OutMapped,
+    /// On the way to system memory, for whatever reason: pages are collected.
+    BackCollected,
+    /// They have been copied.
+    BackCopied,
+    /// They have moved, and the process does not have them mapped.
+    BackMoved,
+    /// A device fault has found the pages, and not mapped them.
+    Walked,
+    /// A page was made exclusive to the device, which does not have it mapped.
+    Exclusive,
+}
+
 /// The driver's side of a [`DevPagemap`](crate::DevPagemap).
 ///
 /// The methods are called on the data that the driver gave to
@@ -46,6 +70,12 @@ pub trait DevPagemapOps: Send + Sync + Sized + 'static {
     /// C: `dev_pagemap_ops.folio_split`.
     fn folio_split(&self, piece: DevicePages) {
         let _ = piece;
+    }
+
+    /// Called between the steps of an operation, without a spinlock. For drivers that test races, by
+    /// sleeping there: folios are locked, except at [`Step::Walked`].
+    fn between(&self, step: Step) {
+        let _ = step;
     }
 
     /// Asked before a folio of system memory is allocated for pages that come back; an error counts

@@ -13,6 +13,7 @@ use kernel::error::to_result;
 use kernel::mm::virt::flags::WRITE as VM_WRITE;
 use kernel::mm::MmWithUser;
 use kernel::page::PAGE_SHIFT;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::msecs_to_jiffies;
@@ -28,6 +29,7 @@ use crate::mirror::MirrorGuard;
 use crate::mirror::NodeBox;
 use crate::notifier::Sequence;
 use crate::ops::DevPagemapOps;
+use crate::ops::Step;
 use crate::pagemap::DevPagemap;
 use crate::table::Access;
 use crate::table::Entry;
@@ -157,6 +159,42 @@ impl<T: DevPagemapOps> Mirror<T> {
         patience: Patience,
         buffer: &mut RangeBuffer,
     ) -> Result {
+        pages_of_run(&range)?;
+        let mut at = range.start;
+        while at < range.end {
+            let exclusive = self.next_exclusive(at..range.end);
+            if exclusive > at {
+                self.fault_run(mm, at..exclusive, access, patience, buffer)?;
+            }
+            at = exclusive + PAGE_SIZE;
+        }
+        Ok(())
+    }
+
+    /// The first page of a range that the device has exclusive access to, or its end. A fault would
+    /// end that access, and C faults in everything from the first page that needs it to the end of
+    /// the range.
+    fn next_exclusive(&self, range: Range<usize>) -> usize {
+        let guard = self.lock();
+        let mut at = range.start;
+        while let Some((address, page)) = guard.next(at..range.end) {
+            if page.access() == Access::Exclusive {
+                return address;
+            }
+            at = address + PAGE_SIZE;
+        }
+        range.end
+    }
+
+    /// As [`fault`](Self::fault), for a run of pages none of which is exclusive.
+    fn fault_run(
+        &self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        access: Access,
+        patience: Patience,
+        buffer: &mut RangeBuffer,
+    ) -> Result {
         let mut flags = REQ_FAULT;
         if access != Access::Read {
             flags |= REQ_WRITE;
@@ -238,15 +276,15 @@ impl<T: DevPagemapOps> Mirror<T> {
         let pfns = buffer.pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
         let start = Instant::<Monotonic>::now();
         loop {
-            self.request(pages.clone(), request, pfns);
+            pfns.fill(0);
             let mut args = bindings::hmm_range {
                 notifier: self.notifier().as_raw(),
                 notifier_seq: 0,
                 start: range.start,
                 end: range.end,
                 hmm_pfns: pfns.as_mut_ptr(),
-                default_flags: 0,
-                pfn_flags_mask: usize::MAX,
+                default_flags: request,
+                pfn_flags_mask: 0,
                 dev_private_owner: self.pagemap().owner(),
             };
             // SAFETY: The notifier is inserted and covers the range; the array has an entry for
@@ -254,6 +292,7 @@ impl<T: DevPagemapOps> Mirror<T> {
             to_result(unsafe {
                 bindings::hmm_range_fault_unlocked_timeout(&mut args, patience.jiffies())
             })?;
+            self.pagemap().ops().between(Step::Walked);
             if let Some(state) = self
                 .notifier()
                 .lock_if_unchanged(Sequence(args.notifier_seq))
@@ -274,22 +313,6 @@ impl<T: DevPagemapOps> Mirror<T> {
             }
             if patience.is_over(start) {
                 return Err(EBUSY);
-            }
-        }
-    }
-
-    /// Writes down what is requested of each page: nothing of those that the device has exclusive
-    /// access to, because a fault would end that.
-    fn request(&self, pages: Range<usize>, request: usize, pfns: &mut [usize]) {
-        pfns.fill(request);
-        if request == 0 {
-            return;
-        }
-        let guard = self.lock();
-        for (page, pfn) in pages.zip(pfns) {
-            let entry = guard.state.table.get(page);
-            if entry.is_some_and(|entry| entry.access == Access::Exclusive) {
-                *pfn = 0;
             }
         }
     }
@@ -340,7 +363,7 @@ impl<T: DevPagemapOps> Walked<'_, '_, T> {
     /// may only read; those are pages of its own that may be shared.
     fn map(&mut self, demand: Option<Access>) -> Result<Option<Range<usize>>> {
         if self.is_one_run() {
-            if let Some(entry) = self.entry(self.pfns[0]) {
+            if let Some(entry) = self.entry(self.pages.start, self.pfns[0]) {
                 if demand.is_none_or(|demand| demand == Access::Read || demand == entry.access) {
                     let table = &mut self.guard.state.table;
                     return match table.set_run(self.pages.start, entry, self.spares) {
@@ -352,11 +375,10 @@ impl<T: DevPagemapOps> Walked<'_, '_, T> {
         }
         let mut shared: Option<Range<usize>> = None;
         for (page, &pfn) in self.pages.clone().zip(self.pfns) {
-            // Not requested, if this was a demand.
             if pfn & VALID == 0 || pfn & ERROR != 0 {
                 continue;
             }
-            let Some(entry) = self.entry(pfn) else {
+            let Some(entry) = self.entry(page, pfn) else {
                 if demand.is_some() {
                     return Err(EFAULT);
                 }
@@ -383,13 +405,19 @@ impl<T: DevPagemapOps> Walked<'_, '_, T> {
     }
 
     /// The entry for a page that C says is mapped; `None` when the kernel cannot reach its content.
-    fn entry(&self, pfn: usize) -> Option<Entry> {
+    fn entry(&self, page: usize, pfn: usize) -> Option<Entry> {
         let access = if pfn & WRITABLE != 0 {
             Access::Write
         } else {
             Access::Read
         };
-        let pfn = pfn & !FLAGS;
+        let mut frame = pfn & !FLAGS;
+        if map_order(pfn) == crate::PMD_ORDER {
+            // For a part of a huge page of a device, C gives the page frames from its head on:
+            // see Documentation/known-mm-issues.md. Both begin at a multiple of the same number.
+            frame = frame & !(FANOUT - 1) | page & (FANOUT - 1);
+        }
+        let pfn = frame;
         let reachable = self.guard.pagemap.index_of(pfn).is_some() || is_reachable(pfn);
         reachable.then_some(Entry { pfn, access })
     }

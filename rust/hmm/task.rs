@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a long loop owes to others: to yield the CPU, and to stop when its task was killed.
+//! What a long loop owes to others: to yield the CPU, and to stop when its task was killed; and
+//! chance.
 //!
 //! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h).
@@ -22,4 +23,12 @@ pub fn cond_resched() {
 pub fn fatal_signal_pending() -> bool {
     // SAFETY: `current` is always valid.
     unsafe { bindings::fatal_signal_pending() }
+}
+
+/// A random number: `get_random_u32()`.
+///
+/// Does not sleep.
+pub fn random() -> u32 {
+    // SAFETY: May be called in any context.
+    unsafe { bindings::get_random_u32() }
 }

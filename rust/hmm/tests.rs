@@ -27,6 +27,7 @@ use crate::DeviceRegion;
 use crate::FaultAnswer;
 use crate::SystemFolio;
 use crate::Vram;
+use crate::Window;
 use crate::BLOCK_PAGES;
 
 /// A device that counts what mm asks of it.
@@ -69,8 +70,8 @@ impl DevPagemapOps for Probe {
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
         self.faults.add(1);
-        let mut arrays = [[0; 1]; 2];
-        let result = fault.collect(&mut arrays).and_then(|mut migration| {
+        let result = Window::new(fault.npages()).and_then(|mut window| {
+            let mut migration = fault.collect(&mut window)?;
             migration.slots().try_for_each(|slot| slot.fill_system())?;
             drop(migration.commit());
             Ok(())

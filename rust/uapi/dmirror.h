@@ -20,7 +20,8 @@
  * Errors that all commands share:
  *   EINVAL  unknown command; addr is not page aligned; npages is 0, or the
  *           range wraps around (not for RELEASE and FLAGS, which have no range);
- *           the address space of the opener is gone
+ *           the address space of the opener is gone (EFAULT for READ,
+ *           READ_UNLOCKED and WRITE)
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
  *   ENOMEM  no system memory for bookkeeping
  *   EINTR   a fatal signal arrived; what was done until then stays done
@@ -57,7 +58,8 @@ struct dmirror_cmd {
  * would; pages on this device are read there and stay.
  * cpages: pages copied to @ptr. faults: rounds of faults.
  *   EFAULT  a part of the range is not mapped, not readable, or mapped by a device
- *   EBUSY   the range did not hold still for a second
+ *   EBUSY   the range did not hold still for a second, in which the time that a
+ *           fault takes does not count
  *
  * READ_UNLOCKED is the same without a limit of time, for memory whose faults are
  * answered by user space (userfaultfd).
@@ -93,6 +95,7 @@ struct dmirror_cmd {
  *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
  *           another device, or locked or referenced by others all the while;
  *           the others were
+ *   EIO     the device cannot take the data of a page
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
  *           system memory is left for bookkeeping
  */
@@ -172,10 +175,10 @@ struct dmirror_cmd {
 	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_FLAGS, struct dmirror_cmd)
 
 /*
- * The next allocation of a page fails, once: that of a device page in
- * MIGRATE_TO_DEV, or of a system page in MIGRATE_TO_SYS or a CPU's fault. What was
- * to be allocated for a huge page is tried again in small pages; a small page stays
- * where it is (ENOENT, ENOMEM), and a CPU faults again.
+ * The next allocation of pages fails, once: that of device pages in MIGRATE_TO_DEV,
+ * or of system pages in MIGRATE_TO_SYS, a CPU's fault or an eviction. It is tried
+ * again: for a huge page in small pages, for a small page in another pass, and a CPU
+ * faults again. So the failure shows in how pages move, not in whether they do.
  */
 #define DMIRROR_FLAG_FAIL_ALLOC		0x01
 

@@ -35,12 +35,8 @@ fn migrate(
         if !give(slot.nth()) {
             continue;
         }
-        let mut folio = pagemap.take(DevicePages::new(slot.nth(), 0)?)?.init();
-        match slot.source() {
-            Source::System(page) => folio.fill_from(&page)?,
-            _ => folio.fill_zero()?,
-        }
-        slot.give(folio)?;
+        let folio = pagemap.take(DevicePages::new(slot.nth(), 0)?)?;
+        slot.fill(folio)?;
     }
     if !commit {
         return Ok(0);
@@ -122,8 +118,8 @@ mod suite {
             let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
             let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
             let range = memory.start..memory.start + PAGE_SIZE;
-            let select = Huge::Split;
-            let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
+            let mut migration =
+                Migration::to_device(vma, range, Huge::Split, &pagemap, &mut window)?;
             let slot = migration.slots().next().ok_or(ENOENT)?;
             let empty = pagemap.take(DevicePages::new(0, 0)?)?.init();
             assert_eq!(slot.give(empty).err(), Some(EINVAL));
@@ -162,7 +158,7 @@ mod suite {
     }
 
     #[test]
-    fn a_migration_to_the_device_can_show_what_is_there() -> Result {
+    fn a_migration_shows_what_can_move_and_nothing_else() -> Result {
         let pagemap = device(1)?;
         let memory = UserMemory::filled(2, 60)?;
         assert_eq!(migrate(&pagemap, &memory, 2, true, |nth| nth == 1), Ok(1));
@@ -172,21 +168,27 @@ mod suite {
             let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
             let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
             let range = memory.start..memory.start + 2 * PAGE_SIZE;
-            let select = Huge::Split;
-            let mut migration = Migration::to_device(vma, range, select, &pagemap, &mut window)?;
+            let mut out =
+                Migration::to_device(vma, range.clone(), Huge::Split, &pagemap, &mut window)?;
+            let mut slots = out.slots();
+            let slot = slots.next().ok_or(ENOENT)?;
+            assert_eq!(slot.nth(), 0);
+            assert!(matches!(slot.source(), Source::System(_)));
+            assert!(slots.next().is_none());
+            drop(out);
+
+            let mut back = Migration::to_system(vma, range, &pagemap, &mut window)?;
+            let mut slots = back.slots();
+            let slot = slots.next().ok_or(ENOENT)?;
+            assert_eq!(slot.nth(), 1);
+            let Source::Device(page) = slot.source() else {
+                return Err(EFAULT);
+            };
             let mut bytes = KVec::from_elem(0_u8, PAGE_SIZE, GFP_KERNEL)?;
-            for slot in migration.slots() {
-                match slot.source() {
-                    Source::Device(page) => {
-                        assert_eq!(slot.nth(), 1);
-                        page.read(&mut bytes)?;
-                    }
-                    Source::System(_) => assert_eq!(slot.nth(), 0),
-                    Source::Hole => return Err(EFAULT),
-                }
-            }
+            page.read(&mut bytes)?;
             assert!(bytes.iter().all(|&byte| byte == 61));
-            assert_eq!(migration.commit().moved(), 0);
+            assert!(slots.next().is_none());
+            assert_eq!(back.commit().moved(), 0);
         }
         assert_eq!(pagemap.taken(), 1);
         assert_eq!(memory.is_filled(1, 61), Ok(true));

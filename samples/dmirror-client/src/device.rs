@@ -379,6 +379,17 @@ impl Device {
         self.call(Command::Flags, 0, 0, Buffer::Null).map(drop)
     }
 
+    /// Another descriptor of the same open file, such as
+    /// [`Options::shared_file`](crate::region::Options::shared_file) takes to
+    /// map the device.
+    ///
+    /// # Errors
+    ///
+    /// What dup fails with.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     fn call_range(
         &self,
         command: Command,

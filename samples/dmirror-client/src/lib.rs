@@ -15,6 +15,8 @@
 //! | [`place`] | where pages are, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
 //! | [`module`] | the kernel module's state, unloading and loading it |
 //! | [`process`] | child processes |
+//! | [`swap`] | swap areas on block devices |
+//! | [`uffd`] | faults answered by the program itself |
 //!
 //! All unsafe code is in one private module, `sys`.
 //!
@@ -40,6 +42,8 @@
 //! ```
 
 mod abi;
+#[cfg(target_arch = "x86_64")]
+mod compat;
 pub mod device;
 pub mod module;
 pub mod pattern;
@@ -47,8 +51,10 @@ pub mod place;
 pub mod process;
 pub mod range;
 pub mod region;
+pub mod swap;
 #[expect(unsafe_code, reason = "the one module where it is allowed")]
 mod sys;
+pub mod uffd;
 
 pub use device::CallError;
 pub use device::Command;
@@ -67,10 +73,11 @@ pub use process::fork_child;
 pub use range::PageRange;
 pub use range::page_size;
 pub use region::Region;
+pub use swap::SwapArea;
+pub use sys::memory::nodes_of;
 pub use sys::query::Scan;
 pub use sys::query::Scanned;
 pub use sys::query::mincore;
-pub use sys::query::nodes;
 pub use sys::query::pagemap_scan;
 pub use sys::ring::Ring;
 pub use sys::ring::Transfer;
@@ -78,3 +85,4 @@ pub use sys::secret_file;
 pub use sys::signal::count_signals;
 pub use sys::signal::signals_counted;
 pub use sys::signal::use_signal_stack;
+pub use uffd::Uffd;

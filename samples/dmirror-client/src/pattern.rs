@@ -161,6 +161,15 @@ impl Pattern {
         }
     }
 
+    /// The bytes of the pattern in pages.
+    pub fn to_bytes(self, pages: Range<usize>) -> Vec<u8> {
+        let words = Region::words_per_page();
+        pages
+            .flat_map(|page| (0..words).map(move |word| self.word(page, word)))
+            .flat_map(u64::to_ne_bytes)
+            .collect()
+    }
+
     /// Compares every byte of pages of `region` with the pattern.
     ///
     /// # Errors
@@ -225,6 +234,7 @@ mod tests {
         pattern.fill(&region, 0..3);
         assert_eq!(pattern.check(&region, 0..3), Ok(()));
         assert_eq!(pattern.check_bytes(&region.to_bytes(1..3), 1), Ok(()));
+        assert_eq!(pattern.to_bytes(1..3), region.to_bytes(1..3));
         assert_eq!(
             pattern.from_page(1).check_bytes(&region.to_bytes(1..3), 0),
             Ok(())

@@ -40,6 +40,28 @@ pub enum Advice {
     DontNeed,
     /// The content may be dropped (`MADV_FREE`).
     Free,
+    /// The pages are needed soon (`MADV_WILLNEED`).
+    WillNeed,
+    /// The pages are not needed soon (`MADV_COLD`).
+    Cold,
+    /// The pages are not needed for long: swap them out (`MADV_PAGEOUT`).
+    PageOut,
+    /// Keep the memory from children (`MADV_DONTFORK`).
+    DontFork,
+    /// Undo [`DontFork`](Self::DontFork) (`MADV_DOFORK`).
+    DoFork,
+    /// Children find zeroes (`MADV_WIPEONFORK`).
+    WipeOnFork,
+    /// Merge equal pages (`MADV_MERGEABLE`).
+    Mergeable,
+    /// Undo [`Mergeable`](Self::Mergeable), and what it did (`MADV_UNMERGEABLE`).
+    Unmergeable,
+    /// Make huge pages of small ones now (`MADV_COLLAPSE`).
+    Collapse,
+    /// Fault in, as reading would (`MADV_POPULATE_READ`).
+    PopulateRead,
+    /// Fault in, as writing would (`MADV_POPULATE_WRITE`).
+    PopulateWrite,
 }
 
 /// What is behind a mapping.
@@ -264,6 +286,54 @@ impl Region {
         )
     }
 
+    /// Replaces the pages by fresh anonymous memory (mmap with `MAP_FIXED`).
+    ///
+    /// # Errors
+    ///
+    /// What mmap fails with.
+    pub fn replace(&self, pages: Range<usize>) -> io::Result<()> {
+        let part = self.part(pages);
+        self.mapping.commit(
+            &Backing::Anonymous,
+            self.offset(part),
+            part.bytes() as usize,
+        )
+    }
+
+    /// Keeps the pages in memory (mlock), which faults in those that are not.
+    ///
+    /// # Errors
+    ///
+    /// What mlock fails with.
+    pub fn lock(&self, pages: Range<usize>) -> io::Result<()> {
+        let part = self.part(pages);
+        self.mapping
+            .lock(self.offset(part), part.bytes() as usize, true)
+    }
+
+    /// Undoes [`lock`](Self::lock).
+    ///
+    /// # Errors
+    ///
+    /// What munlock fails with.
+    pub fn unlock(&self, pages: Range<usize>) -> io::Result<()> {
+        let part = self.part(pages);
+        self.mapping
+            .lock(self.offset(part), part.bytes() as usize, false)
+    }
+
+    /// Has the pages be on NUMA node `node`, and moves them there (mbind with
+    /// `MPOL_BIND` and `MPOL_MF_MOVE`).
+    ///
+    /// # Errors
+    ///
+    /// What mbind fails with.
+    pub fn bind(&self, pages: Range<usize>, node: u32) -> io::Result<()> {
+        let part = self.part(pages);
+        self.mapping
+            .bind(self.offset(part), part.bytes() as usize, node)
+    }
+
     /// Cuts the region in two and returns the part from page `page` on. Nothing
     /// changes in the address space; dropping a part unmaps it alone.
     ///
@@ -287,7 +357,29 @@ impl Region {
     ///
     /// What mremap fails with; the mapping is then unmapped.
     pub fn relocate(self) -> io::Result<Self> {
-        let mapping = self.mapping.relocate()?;
+        let pages = self.pages();
+        self.resize(pages)
+    }
+
+    /// Moves the mapping to another address, where it is `pages` pages long
+    /// (mremap): what is new is empty, what is too much is unmapped.
+    ///
+    /// # Errors
+    ///
+    /// What mremap fails with; the mapping is then unmapped.
+    pub fn resize(self, pages: usize) -> io::Result<Self> {
+        let mapping = self.mapping.relocate(pages * page_size())?;
+        Ok(Self { mapping })
+    }
+
+    /// Moves the pages to a new region, and leaves this one mapped and empty
+    /// (mremap with `MREMAP_DONTUNMAP`).
+    ///
+    /// # Errors
+    ///
+    /// What mremap fails with.
+    pub fn take_pages(&self) -> io::Result<Self> {
+        let mapping = self.mapping.take_pages()?;
         Ok(Self { mapping })
     }
 

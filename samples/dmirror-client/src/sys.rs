@@ -3,13 +3,16 @@
 //! All unsafe code of the user space: memory mappings, the ioctl, fork.
 //!
 //! What is here has safe functions only; the types keep what the system calls
-//! demand. Whoever adds to it keeps to one operation a block. What has a file of
-//! its own: questions about pages ([`query`]), io_uring ([`ring`]), signals
-//! ([`signal`]).
+//! demand. Whoever adds to it keeps to one operation a block.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod compat;
+pub(crate) mod memory;
 pub(crate) mod query;
 pub(crate) mod ring;
 pub(crate) mod signal;
+pub(crate) mod swap;
+pub(crate) mod uffd;
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -32,9 +35,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::MRemapFlags;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::mprotect;
@@ -187,15 +188,12 @@ impl Mapping {
     }
 
     pub(crate) fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
-        let advice = match advice {
-            Advice::Huge => MmapAdvise::MADV_HUGEPAGE,
-            Advice::NoHuge => MmapAdvise::MADV_NOHUGEPAGE,
-            Advice::DontNeed => MmapAdvise::MADV_DONTNEED,
-            Advice::Free => MmapAdvise::MADV_FREE,
-        };
+        let advice = memory::number_of(advice);
+        let at = self.at(offset, len).as_ptr();
         // SAFETY: the pages are this value's own, and any content is valid for
         // words that are accessed by atomics.
-        unsafe { madvise(self.at(offset, len), len, advice) }?;
+        let answer = unsafe { libc::madvise(at, len, advice) };
+        Errno::result(answer)?;
         Ok(())
     }
 
@@ -214,13 +212,13 @@ impl Mapping {
         tail
     }
 
-    /// Moves the usable part to other addresses.
-    pub(crate) fn relocate(self) -> io::Result<Self> {
-        let target = Self::reserve(self.len, page_size())?;
+    /// Moves the usable part to other addresses, where it is `len` bytes long.
+    pub(crate) fn relocate(self, len: usize) -> io::Result<Self> {
+        let target = Self::reserve(len, page_size())?;
         let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
         let to = Some(target.at(0, target.len));
         // SAFETY: both ranges are owned here, and no reference into them exists.
-        unsafe { mremap(self.at(0, self.len), self.len, self.len, flags, to) }?;
+        unsafe { mremap(self.at(0, self.len), self.len, len, flags, to) }?;
         self.unmap_guards()?;
         Ok(target)
     }

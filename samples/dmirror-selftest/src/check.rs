@@ -4,15 +4,20 @@
 //! what was seen.
 
 use std::fmt::Debug;
+use std::io;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use anyhow::bail;
 use dmirror_client::CallError;
 use dmirror_client::Counts;
+use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Module;
 use dmirror_client::PageRange;
 use dmirror_client::Place;
+use dmirror_client::Room;
 use dmirror_client::Survey;
 use thiserror::Error;
 
@@ -75,6 +80,39 @@ pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Res
     }
 }
 
+/// Lets pass what the header allows when someone else holds a page.
+pub fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is free on a device before a case, to compare with what is afterwards.
+#[derive(Debug)]
+pub struct Before(Option<Room>);
+
+impl Before {
+    /// Looks at a device.
+    pub fn of(device: &Device) -> Result<Self> {
+        Ok(Self(device.room()?))
+    }
+
+    /// Checks that no page stayed on the device. A process that ends gives its
+    /// pages back a moment later, when the last user of its memory is gone.
+    pub fn nothing_is_left(&self, device: &Device) -> Result<()> {
+        let as_before = || Ok::<_, io::Error>(device.room()? == self.0);
+        for _ in 0..200 {
+            if as_before()? {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        equal("room on the device afterwards", device.room()?, self.0)
+    }
+}
+
 /// Where pages shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -84,6 +122,8 @@ pub enum Where {
     System,
     /// Not populated.
     Nowhere,
+    /// In swap space.
+    Swap,
 }
 
 impl Where {
@@ -92,6 +132,7 @@ impl Where {
             Self::Device => matches!(place, Place::Device { .. } | Place::Hidden),
             Self::System => matches!(place, Place::System { .. }),
             Self::Nowhere => place == Place::Absent,
+            Self::Swap => place == Place::Swapped,
         }
     }
 }
@@ -114,6 +155,19 @@ pub fn at(what: &str, survey: &Survey, place: Where) -> Result<()> {
             places.len(),
             wrong.len(),
             places[first],
+        ),
+    }
+}
+
+/// Checks that SNAPSHOT says `expected` of all pages of `range`.
+pub fn snapshot_is(what: &str, device: &Device, range: PageRange, expected: u8) -> Result<()> {
+    let bytes = device.snapshot(range)?;
+    match bytes.iter().position(|byte| *byte != expected) {
+        None => Ok(()),
+        Some(page) => bail!(
+            "{what}: expected {expected:#04x} for all {} pages, seen {:#04x} for page {page}",
+            bytes.len(),
+            bytes[page],
         ),
     }
 }

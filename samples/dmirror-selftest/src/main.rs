@@ -6,12 +6,14 @@
 
 mod buffer;
 mod cases;
+mod cgroup;
 mod check;
 mod context;
 mod ktap;
 mod memory;
 mod reload;
 mod runner;
+mod swapping;
 
 use std::io;
 use std::path::PathBuf;

@@ -60,8 +60,40 @@ impl Memory {
 
     /// Writes the pattern of another round to all pages.
     pub fn refill(&self, round: u16) {
-        self.data.set(self.data().round(round));
+        self.expect_round(round);
         self.fill(self.all());
+    }
+
+    /// From now on it shall hold the pattern of another round.
+    pub fn expect_round(&self, round: u16) {
+        self.data.set(self.data().round(round));
+    }
+
+    /// The device reads pages. Checks the count and each byte; returns the
+    /// rounds of faults that it took.
+    pub fn device_reads(&self, device: &Device, pages: Range<usize>) -> Result<u64> {
+        let mut view = vec![0xa5; pages.len() * page_size()];
+        let counts = device.read(self.region.part(pages.clone()), &mut view)?;
+        equal("pages read", counts.pages, pages.len() as u64)?;
+        self.data()
+            .check_bytes(&view, pages.start)
+            .context("memory read by the device")?;
+        Ok(counts.faults)
+    }
+
+    /// The device writes the pattern to pages. Checks the count; returns the
+    /// rounds of faults that it took.
+    pub fn device_fills(&self, device: &Device, pages: Range<usize>) -> Result<u64> {
+        let bytes = self.data().to_bytes(pages.clone());
+        let counts = device.write(self.region.part(pages.clone()), &bytes)?;
+        equal("pages written", counts.pages, pages.len() as u64)?;
+        Ok(counts.faults)
+    }
+
+    /// The device writes the pattern of another round to all pages.
+    pub fn device_refills(&self, device: &Device, round: u16) -> Result<u64> {
+        self.expect_round(round);
+        self.device_fills(device, self.all())
     }
 
     /// Reads every byte of pages by the CPU and compares.

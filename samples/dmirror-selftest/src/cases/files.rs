@@ -60,7 +60,7 @@ fn stays(context: &Context, memory: &Memory) -> Result<()> {
 }
 
 /// A file in memory that holds the pattern of a region to come.
-fn file_of(bytes: &[u8]) -> Result<File> {
+pub(super) fn file_of(bytes: &[u8]) -> Result<File> {
     let mut file = File::from(memfd_create("dmirror-selftest", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(bytes)?;
     Ok(file)
@@ -81,7 +81,7 @@ fn shared_file(context: &Context) -> Result<()> {
 
 /// A private mapping of a file, whose pages have the content of the pattern
 /// without having been written through the mapping.
-fn mapped_file() -> Result<Memory> {
+pub(super) fn mapped_file() -> Result<Memory> {
     let file = file_of(&vec![0; PAGES * page_size()])?;
     let writer = Memory::of(
         Region::options(PAGES)
@@ -173,8 +173,8 @@ fn special_mapping(context: &Context) -> Result<()> {
     )
 }
 
-fn hugetlb(context: &Context) -> Result<()> {
-    let device = context.open()?;
+/// A page of the pool of huge pages, or skips where there is none to have.
+pub(super) fn of_the_pool() -> Result<Region> {
     let pool = "/proc/sys/vm/nr_hugepages";
     let before = fs::read_to_string(pool).unwrap_or_default();
     if before.trim() == "0" {
@@ -185,9 +185,12 @@ fn hugetlb(context: &Context) -> Result<()> {
         .hugetlb()
         .map();
     let _ = fs::write(pool, before); // a page in use goes when it is freed
-    let Ok(region) = region else {
-        return skip("no free hugetlb page: set vm.nr_hugepages");
-    };
+    region.or_else(|_| skip("no free hugetlb page: set vm.nr_hugepages"))
+}
+
+fn hugetlb(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let region = of_the_pool()?;
     region.store(0, 77);
     let mut view = vec![0; region.len()];
     let answer = device.migrate_to_device(region.range(), &mut view);

@@ -12,6 +12,7 @@ use super::cases;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::Helper;
@@ -29,6 +30,11 @@ cases! { "fork":
     generations = "Three generations with shared resident pages write and read, each its own.",
     many_children = "Many children share resident pages, and each writes its own data.",
     child_opens_the_device = "A child moves its inherited pages by its own open file.",
+    both_ways_twice = "Forked before, while and after they are on the device, all processes keep their own data.",
+    children_migrate = "Many children move the pages that they share by opens of their own, and write their own data.",
+    while_another_migrates = "Forks in a loop while another process moves the pages give each child the data of its moment.",
+    child_of_a_child_on_the_device = "Pages that a child moved and wrote are its own child's, and none of its parent's.",
+    device_writes_of_both = "What the device writes for a parent and for its child stays each one's own.",
     child_unmaps = "A child that unmaps the shared resident pages takes nothing from its parent.",
 }
 
@@ -267,5 +273,136 @@ fn child_unmaps(context: &Context) -> Result<()> {
     })?;
     child.join()?;
     memory.expect("after the child unmapped them", memory.all(), Where::Device)?;
+    memory.verify(memory.all())
+}
+
+fn both_ways_twice(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let go = Gate::new()?;
+    let child = |round| {
+        let (memory, go) = (&memory, &go);
+        helper(move || {
+            let own = context.open()?;
+            go.wait()?;
+            memory.verify(0..PAGES / 2)?;
+            memory.refill(round);
+            memory.move_out(&own, memory.all())?;
+            memory.verify(memory.all())
+        })
+    };
+    let before = child(11)?;
+    memory.move_out(&device, memory.all())?;
+    let resident = child(12)?;
+    memory.move_back(&device, 0..PAGES / 3, PAGES / 3)?;
+    let after = child(13)?;
+    for _ in 0..3 {
+        go.open()?;
+    }
+    memory.refill(2);
+    let moved = memory.move_out(&device, memory.all());
+    for child in [before, resident, after] {
+        child.join()?;
+    }
+    // What a child copies at this moment it holds.
+    if let Err(error) = moved {
+        println!("while the children were at it: {error:#}");
+        memory.move_out(&device, memory.all())?;
+    }
+    memory.verify(memory.all())
+}
+
+fn children_migrate(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let go = Gate::new()?;
+    let children: Vec<Helper> = (2..8)
+        .map(|round| {
+            helper(|| {
+                let own = context.open()?;
+                let mut view = vec![0; memory.region.len()];
+                go.wait()?;
+                for round in [round, round + 10] {
+                    // Others hold shared pages now and then.
+                    unless_held(own.migrate_to_device(memory.region.range(), &mut view))?;
+                    memory.verify(0..PAGES / 2)?;
+                    memory.refill(round);
+                    unless_held(own.migrate_to_device(memory.region.range(), &mut view))?;
+                    memory.verify(memory.all())?;
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<_>>()?;
+    for _ in &children {
+        go.open()?;
+    }
+    for child in children {
+        child.join()?;
+    }
+    memory.verify(memory.all())
+}
+
+fn while_another_migrates(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    // By the descriptor of this process it moves this process's pages.
+    let mover = helper(|| {
+        let mut view = vec![0; memory.region.len()];
+        loop {
+            unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
+            unless_held(device.migrate_to_system(memory.region.range()))?;
+        }
+    })?;
+    for round in 2..20 {
+        memory.refill(round);
+        let child = helper(|| {
+            memory.verify(0..PAGES / 2)?;
+            memory.refill(round + 100);
+            memory.verify(memory.all())
+        })?;
+        memory.verify(0..PAGES / 4)?;
+        child.join()?;
+    }
+    mover.kill()?;
+    memory.verify(memory.all())
+}
+
+fn child_of_a_child_on_the_device(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    helper(|| {
+        let own = context.open()?;
+        memory.refill(2);
+        memory.move_out(&own, memory.all())?;
+        helper(|| {
+            memory.verify(memory.all())?;
+            memory.refill(3);
+            memory.move_out(&context.open()?, memory.all())?;
+            memory.verify(memory.all())
+        })?
+        .join()?;
+        memory.verify(memory.all())
+    })?
+    .join()?;
+    memory.verify(memory.all())
+}
+
+fn device_writes_of_both(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = resident(&device)?;
+    let written = Gate::new()?;
+    let child = helper(|| {
+        let own = context.open()?;
+        written.wait()?;
+        memory.verify(0..PAGES / 2)?;
+        memory.device_refills(&own, 3)?;
+        memory.move_out(&own, memory.all())?;
+        memory.device_refills(&own, 4)?;
+        memory.verify(memory.all())
+    })?;
+    memory.device_refills(&device, 2)?;
+    written.open()?;
+    child.join()?;
     memory.verify(memory.all())
 }

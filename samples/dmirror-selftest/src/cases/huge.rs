@@ -36,7 +36,7 @@ pub(super) fn huge(count: usize) -> Result<Memory> {
     Ok(memory)
 }
 
-fn options(count: usize) -> Options {
+pub(super) fn options(count: usize) -> Options {
     Region::options(count * HUGE / page_size())
         .align(HUGE)
         .huge(true)

@@ -2,25 +2,48 @@
 
 //! The cases, one file a theme. Those that unload the module come last.
 
+mod access;
+mod counts;
+mod death;
 mod debugger;
+mod device_races;
 mod devices;
 mod dirty;
 mod errors;
 mod evict;
+mod exclusive;
+mod exclusive_refused;
 mod fault;
 mod files;
+mod flags;
 mod fork;
 mod frames;
 mod huge;
 mod io;
+mod ksm;
 mod lifetime;
+mod madvise;
 mod mapping;
+mod memcg;
 mod migrate;
+mod mlock;
+mod mmap;
+mod mprotect;
+mod mremap;
+mod numa;
 mod observers;
+mod opens;
 mod proc;
 mod races;
+mod read;
+mod release;
+mod snapshot;
+mod swap;
 mod task;
+mod uffd;
 mod unload;
+mod user_faults;
+mod write;
 
 use anyhow::Result;
 
@@ -57,6 +80,12 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         migrate::CASES,
         fault::CASES,
         mapping::CASES,
+        mprotect::CASES,
+        mremap::CASES,
+        madvise::CASES,
+        mlock::CASES,
+        numa::CASES,
+        uffd::CASES,
         huge::CASES,
         files::CASES,
         errors::CASES,
@@ -69,9 +98,26 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         task::CASES,
         fork::CASES,
         lifetime::CASES,
+        death::CASES,
         devices::CASES,
         evict::CASES,
+        read::CASES,
+        write::CASES,
+        access::CASES,
+        user_faults::CASES,
+        snapshot::CASES,
+        exclusive::CASES,
+        exclusive_refused::CASES,
+        release::CASES,
+        flags::CASES,
+        mmap::CASES,
+        opens::CASES,
+        counts::CASES,
+        swap::CASES,
+        ksm::CASES,
+        memcg::CASES,
         races::CASES,
+        device_races::CASES,
         unload::CASES,
     ]
     .into_iter()

@@ -13,13 +13,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use anyhow::anyhow;
-use dmirror_client::CallError;
-use dmirror_client::Counts;
 use dmirror_client::Errno;
 use dmirror_client::Region;
 
 use super::cases;
 use crate::check::equal;
+use crate::check::unless_held;
 use crate::context::Context;
 use crate::memory::Memory;
 
@@ -32,15 +31,6 @@ cases! { "races":
 }
 
 const THREADS: usize = 6;
-
-/// Lets pass what the header allows when someone else holds a page.
-fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// Runs `body` in several threads, each with its number, and `main` in this one.
 fn together(

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Commands as a 32-bit program sends them to a 64-bit kernel.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use crate::abi::dmirror_cmd;
+use crate::device::Command;
+use crate::device::Counts;
+use crate::device::Device;
+use crate::sys::compat;
+
+impl Device {
+    /// As [`call`](Self::call) without a buffer, by the kernel's entry for 32-bit
+    /// programs. A kernel without such an entry ends the process with SIGSEGV.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers, `ENOTTY` if the device knows no such calls.
+    pub fn call_as_32_bit(&self, command: Command, addr: u64, pages: u64) -> Result<Counts, Errno> {
+        let mut cmd = dmirror_cmd {
+            addr,
+            npages: pages,
+            ptr: 0,
+            cpages: 0,
+            faults: 0,
+        };
+        compat::ioctl(self.as_fd(), command.number(), &mut cmd)?;
+        Ok(Counts {
+            pages: cmd.cpages,
+            faults: cmd.faults,
+        })
+    }
+}

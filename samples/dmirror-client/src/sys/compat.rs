@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! System calls as a 32-bit program makes them.
+
+use std::arch::asm;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+use nix::sys::mman::mmap_anonymous;
+use nix::sys::mman::munmap;
+
+use crate::abi;
+use crate::abi::dmirror_cmd;
+
+/// The number of ioctl for 32-bit programs (arch/x86/entry/syscalls/syscall_32.tbl).
+const IOCTL: libc::c_int = 54;
+
+/// A struct where 32-bit programs can have one.
+struct Low(NonNull<dmirror_cmd>);
+
+impl Low {
+    const LEN: NonZeroUsize = NonZeroUsize::new(size_of::<dmirror_cmd>()).unwrap();
+
+    fn new() -> Result<Self, Errno> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT;
+        // SAFETY: without MAP_FIXED the kernel picks addresses that nothing uses.
+        let at = unsafe { mmap_anonymous(None, Self::LEN, prot, flags) }?;
+        Ok(Self(at.cast()))
+    }
+}
+
+impl Drop for Low {
+    fn drop(&mut self) {
+        // SAFETY: the page is this value's own, and no reference into it exists.
+        let answer = unsafe { munmap(self.0.cast(), Self::LEN.get()) };
+        debug_assert_eq!(answer, Ok(()));
+    }
+}
+
+/// Sends command `nr` with `cmd`, whose pointer must be null, by the entry for
+/// 32-bit programs. A kernel without one ends the process with SIGSEGV.
+pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> Result<(), Errno> {
+    if cmd.ptr != 0 {
+        return Err(Errno::EADDRNOTAVAIL);
+    }
+    let low = Low::new()?;
+    // SAFETY: the page is mapped for writing, aligned, and nobody else's.
+    unsafe { low.0.write(*cmd) };
+    let fd = device.as_raw_fd() as u64;
+    let answer: libc::c_int;
+    // SAFETY: the kernel reads and writes the struct, and nothing else, since its
+    // pointer is null; the registers that the entry may change are named, and
+    // rbx, which the compiler does not lend, is put back.
+    unsafe {
+        asm!(
+            "xchg rbx, {fd}",
+            "int 0x80",
+            "xchg rbx, {fd}",
+            fd = inout(reg) fd => _,
+            inlateout("eax") IOCTL => answer,
+            in("rcx") abi::request(nr),
+            in("rdx") low.0.as_ptr(),
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+        );
+    }
+    // SAFETY: as above; the kernel has left a struct of numbers there.
+    *cmd = unsafe { low.0.read() };
+    if answer < 0 {
+        return Err(Errno::from_raw(-answer));
+    }
+    Ok(())
+}

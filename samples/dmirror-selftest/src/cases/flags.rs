@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! FLAGS: an allocation that fails on demand, and what becomes of the pages.
+
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Command;
+use dmirror_client::Counts;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Survey;
+use dmirror_client::device::Buffer;
+use dmirror_client::device::prot;
+use dmirror_client::page_size;
+use dmirror_client::place::Usage;
+
+use super::cases;
+use super::huge;
+use crate::check::Where;
+use crate::check::equal;
+use crate::check::fails_counted;
+use crate::check::snapshot_is;
+use crate::context::Context;
+use crate::memory::Memory;
+
+cases! { "flags":
+    cleared = "A flag that was set can be cleared, and has no effect then.",
+    need_no_range = "FLAGS looks at no address.",
+    unknown = "A bit that has no meaning is EINVAL, and sets nothing.",
+    of_the_device = "Flags are the device's: one open file clears what another one set.",
+    once = "Only one allocation fails.",
+    small_pages_out = "Without a device page a small page stays where it is; counts and data are right.",
+    huge_page_out = "Without a device block a huge page goes to the device in small pages.",
+    untouched_huge_out = "Without a device block untouched huge memory becomes small zeroed device pages.",
+    small_pages_back = "Without a system page a small page stays on the device; counts and data are right.",
+    huge_page_back = "Without a huge system page a huge page comes back in small pages.",
+    fault = "A CPU fault for which there is no page at first gets the right data.",
+    huge_fault = "A CPU fault for which there is no huge page at first gets the right data.",
+}
+
+const PAGES: usize = 24;
+
+/// Has the next allocation fail, until it has failed or this is dropped.
+struct Failing<'a>(&'a Device);
+
+impl<'a> Failing<'a> {
+    fn new(device: &'a Device) -> Result<Self> {
+        device.fail_next_allocation()?;
+        Ok(Self(device))
+    }
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        // test_hmm cannot; there the flag ends with the open file.
+        let _ = self.0.clear_flags();
+    }
+}
+
+fn set(device: &Device, addr: u64, flags: u64) -> Result<Counts, dmirror_client::CallError> {
+    device.call(Command::Flags, addr, flags, Buffer::Null)
+}
+
+fn cleared(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let _failing = Failing::new(&device)?;
+    device.clear_flags()?;
+    memory.move_out(&device, memory.all())?;
+    device.fail_next_allocation()?;
+    device.clear_flags()?;
+    memory.move_back(&device, memory.all(), PAGES)?;
+    device.clear_flags()?; // when there is nothing to clear
+    memory.verify(memory.all())
+}
+
+fn need_no_range(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let _failing = Failing::new(&device)?;
+    for addr in [0, 1, 123, u64::MAX] {
+        set(&device, addr, 1)?;
+        set(&device, addr, 0)?;
+    }
+    Ok(())
+}
+
+fn unknown(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    for flags in [2, 3, 0x80, 1 << 32, 1 << 63, u64::MAX] {
+        let answer = set(&device, 0, flags);
+        fails_counted(&format!("flags {flags:#x}"), answer, Errno::EINVAL)?;
+    }
+    memory.move_out(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn of_the_device(context: &Context) -> Result<()> {
+    let (first, second) = (context.open()?, context.open()?);
+    let memory = Memory::new(PAGES)?;
+    let _failing = Failing::new(&first)?;
+    second.clear_flags()?;
+    memory.move_out(&first, memory.all())?;
+    memory.verify(memory.all())
+}
+
+/// MIGRATE_TO_DEV of what cannot go as a whole. Checks the count and the data of
+/// what went, and returns the count.
+fn moves_some(device: &Device, memory: &Memory) -> Result<usize> {
+    let range = memory.region.range();
+    let mut view = vec![0xa5; memory.region.len()];
+    let answer = device.migrate_to_device(range, &mut view);
+    let counts = match answer {
+        Err(error) if error.errno == Errno::ENOMEM => error.counts,
+        answer => Some(fails_counted("MIGRATE_TO_DEV", answer, Errno::ENOENT)?),
+    };
+    let survey = Survey::of(range)?;
+    let moved = survey.on_device();
+    equal(
+        "pages counted",
+        counts.unwrap_or_default().pages,
+        moved as u64,
+    )?;
+    equal(
+        "pages that stayed",
+        survey.in_system(),
+        memory.region.pages() - moved,
+    )?;
+    Ok(moved)
+}
+
+fn once(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    for _ in 0..3 {
+        let _failing = Failing::new(&device)?;
+        moves_some(&device, &memory)?;
+        memory.move_out(&device, memory.all())?;
+        memory.verify(memory.all())?;
+    }
+    Ok(())
+}
+
+fn small_pages_out(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let _failing = Failing::new(&device)?;
+    let moved = moves_some(&device, &memory)?;
+    ensure!(moved < PAGES, "no allocation failed");
+    memory.device_reads(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn huge_page_out(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = huge::huge(2)?;
+    let _failing = Failing::new(&device)?;
+    memory.move_out(&device, memory.all())?;
+    let bytes = device.snapshot(memory.region.range())?;
+    let whole = bytes.iter().filter(|byte| **byte & prot::PMD != 0).count();
+    equal("pages in huge pages", whole, 512)?;
+    memory.device_reads(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn untouched_huge_out(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::of(huge::options(1).map()?);
+    let _failing = Failing::new(&device)?;
+    let view = memory.view(&device, memory.all())?;
+    ensure!(view.iter().all(|byte| *byte == 0));
+    let small = prot::WRITE | prot::PRIVATE_LOCAL;
+    snapshot_is("in small pages", &device, memory.region.range(), small)?;
+    ensure!(memory.region.is_zero(memory.all()));
+    Ok(())
+}
+
+fn small_pages_back(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    let _failing = Failing::new(&device)?;
+    let range = memory.region.range();
+    let answer = device.migrate_to_system(range);
+    let counts = fails_counted("MIGRATE_TO_SYS", answer, Errno::ENOMEM)?;
+    let left = Survey::of(range)?.on_device();
+    ensure!(left > 0, "no allocation failed");
+    equal("pages counted", counts.pages, (PAGES - left) as u64)?;
+    memory.device_reads(&device, memory.all())?;
+    memory.move_back(&device, memory.all(), left)?;
+    memory.verify(memory.all())
+}
+
+fn huge_page_back(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = huge::huge(1)?;
+    let pages = memory.region.pages();
+    memory.move_out(&device, memory.all())?;
+    let _failing = Failing::new(&device)?;
+    memory.move_back(&device, memory.all(), pages)?;
+    let usage = Usage::of(memory.region.range())?;
+    equal("bytes in huge pages", usage.huge, 0)?;
+    memory.verify(memory.all())
+}
+
+fn fault(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    memory.move_out(&device, memory.all())?;
+    for page in memory.all() {
+        let _failing = Failing::new(&device)?;
+        memory.verify(page..page + 1)?;
+        memory.expect("after the fault", page..page + 1, Where::System)?;
+    }
+    memory.refill(2);
+    memory.move_out(&device, memory.all())
+}
+
+fn huge_fault(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let memory = huge::huge(1)?;
+    memory.move_out(&device, memory.all())?;
+    let failing = Failing::new(&device)?;
+    memory.verify(300..301)?;
+    drop(failing);
+    memory.verify(memory.all())?;
+    memory.refill(2);
+    memory.move_out(&device, memory.all())?;
+    let _failing = Failing::new(&device)?;
+    let word = memory.region.len() / page_size() * 9;
+    memory.region.store(word, memory.region.load(word));
+    memory.verify(memory.all())
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! READ and WRITE of memory whose faults another thread of the program answers
+//! (userfaultfd).
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::CallError;
+use dmirror_client::Command;
+use dmirror_client::Counts;
+use dmirror_client::Device;
+use dmirror_client::Exit;
+use dmirror_client::Region;
+use dmirror_client::Signal;
+use dmirror_client::Uffd;
+use dmirror_client::page_size;
+use dmirror_client::uffd::Mode;
+
+use super::cases;
+use crate::check::equal;
+use crate::check::skip;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::helper;
+use crate::memory::Memory;
+
+cases! { "access":
+    unlocked_waits_for_user_space = "READ_UNLOCKED waits, longer than a second, until the program has answered its faults.",
+    killed_while_waiting = "A process whose command waits for an answer that never comes can be killed.",
+}
+
+const PAGES: usize = 8;
+
+/// Untouched memory whose faults are reported, or skips.
+fn reported() -> Result<(Memory, Uffd)> {
+    let Ok(uffd) = Uffd::new() else {
+        return skip("this kernel has no userfaultfd, or not for this user");
+    };
+    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
+    Ok((memory, uffd))
+}
+
+fn unlocked_waits_for_user_space(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    let (memory, uffd) = reported()?;
+    let (region, data) = (&memory.region, memory.data());
+    let mut view = vec![0xa5; region.len()];
+    let first = region.addr() / page_size() as u64;
+    let counts = thread::scope(|scope| -> Result<_> {
+        let answering = scope.spawn(move || -> Result<()> {
+            thread::sleep(Duration::from_millis(1500));
+            for _ in 0..PAGES {
+                let Some(fault) = uffd.wait(Duration::from_secs(20))? else {
+                    bail!("the device asked for no page in 20 s");
+                };
+                let page = (fault.addr / page_size() as u64 - first) as usize;
+                ensure!(!fault.write, "reading faulted page {page} for writing");
+                uffd.copy(region, page, &data.to_bytes(page..page + 1))?;
+            }
+            Ok(())
+        });
+        let counts = device.read_unlocked(region.range(), &mut view);
+        let answered = answering.join();
+        answered.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))?;
+        Ok(counts?)
+    })?;
+    equal("pages read", counts.pages, PAGES as u64)?;
+    data.check_bytes(&view, 0)?;
+    memory.device_reads(&device, memory.all())?;
+    memory.verify(memory.all())
+}
+
+fn killed_while_waiting(context: &Context) -> Result<()> {
+    killed(context, |device, memory| {
+        let mut view = vec![0xa5; memory.region.len()];
+        device.read_unlocked(memory.region.range(), &mut view)
+    })?;
+    killed(context, |device, memory| {
+        let mut view = vec![0xa5; memory.region.len()];
+        device.read(memory.region.range(), &mut view)
+    })?;
+    killed(context, |device, memory| {
+        let bytes = memory.data().to_bytes(memory.all());
+        device.write(memory.region.range(), &bytes)
+    })
+}
+
+/// Kills a process in a command whose faults nobody answers. Any but
+/// READ_UNLOCKED may also fail instead of waiting.
+fn killed(
+    context: &Context,
+    command: fn(&Device, &Memory) -> Result<Counts, CallError>,
+) -> Result<()> {
+    let started = Gate::new()?;
+    let child = helper(|| {
+        let device = context.open()?;
+        let answer = reported();
+        started.send(answer.is_ok().into())?;
+        let (memory, _uffd) = answer?;
+        match command(&device, &memory) {
+            Ok(_) => bail!("the device did what it cannot have done"),
+            Err(error) if error.command == Command::ReadUnlocked => Err(error.into()),
+            Err(error) => {
+                println!("{error}");
+                thread::sleep(Duration::from_secs(20)); // to be killed
+                Ok(())
+            }
+        }
+    })?;
+    if started.receive()? == 0 {
+        return skip("this kernel has no userfaultfd, or not for this user");
+    }
+    thread::sleep(Duration::from_millis(300));
+    child.signal(Signal::SIGKILL)?;
+    let end = child.exit()?;
+    equal("end of the child", end, Exit::Signal(Signal::SIGKILL))?;
+    let device = context.open()?;
+    Memory::new(4)?.device_reads(&device, 0..4).map(drop)
+}
