@@ -78,7 +78,6 @@ pub use sys::memory::nodes_of;
 pub use sys::query::Scan;
 pub use sys::query::Scanned;
 pub use sys::query::mincore;
-pub use sys::query::nodes;
 pub use sys::query::pagemap_scan;
 pub use sys::ring::Ring;
 pub use sys::ring::Transfer;
