@@ -83,6 +83,7 @@ pub use sys::ring::Ring;
 pub use sys::ring::Transfer;
 pub use sys::secret_file;
 pub use sys::signal::count_signals;
+pub use sys::signal::default_signal;
 pub use sys::signal::signals_counted;
 pub use sys::signal::use_signal_stack;
 pub use uffd::Uffd;

@@ -3,27 +3,18 @@
 //! Devices with coherent memory, which CPUs reach like any other: pages stay
 //! there until a command, an eviction or a pin brings them back.
 
-use std::fs::File;
-use std::io::ErrorKind;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
-use dmirror_client::Module;
-use dmirror_client::PageRange;
 use dmirror_client::Ring;
 use dmirror_client::Survey;
 use dmirror_client::device::prot;
-use dmirror_client::module::Loader;
 use dmirror_client::place::Place;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
-use nix::fcntl::OFlag;
 
 use super::cases;
 use super::huge;
@@ -60,7 +51,6 @@ cases! { "coherent":
     pinned = "A long-term pin brings pages back to system memory.",
     other_device = "A page on one device is not taken by another: ENOENT, and it stays.",
     unloaded = "Unloading brings pages back while their program goes on.",
-    wrong_parameters = "One address alone, an address or a size out of place, and memory in use are refused with a line in the log.",
 }
 
 const PAGES: usize = 40;
@@ -269,15 +259,35 @@ fn dropped(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
+/// The physical address at which the memory of a device begins.
+fn start_of(device: &Device) -> Result<u64> {
+    let memory = there(device)?;
+    let survey = Survey::of(memory.region.range())?;
+    let Some(Place::Device { frame, .. }) = survey.places().first() else {
+        return skip("the kernel shows no frames");
+    };
+    let address = frame * dmirror_client::page_size() as u64;
+    let iomem = std::fs::read_to_string("/proc/iomem")?;
+    for line in iomem.lines() {
+        let Some((range, "dmirror")) = line.trim().split_once(" : ") else {
+            continue;
+        };
+        let (start, end) = range.split_once('-').context("a range")?;
+        let start = u64::from_str_radix(start, 16)?;
+        if (start..=u64::from_str_radix(end, 16)?).contains(&address) {
+            return Ok(start);
+        }
+    }
+    bail!("/proc/iomem has no dmirror at {address:#x}")
+}
+
 fn eviction(context: &Context) -> Result<()> {
     const BLOCKS: usize = 2;
     needs_ours("memory of a size to be chosen")?;
-    drop(open(context)?);
-    let (module, _) = context.module()?;
     let mut parameters = vec![format!("spm_size={}", BLOCKS * HUGE)];
-    for name in ["spm_addr_dev0", "spm_addr_dev1"] {
-        let value = module.parameter(name).context("a parameter")?;
-        parameters.push(format!("{name}={value}"));
+    for nth in 0..2 {
+        let start = start_of(&context.open_coherent(nth)?)?;
+        parameters.push(format!("spm_addr_dev{nth}={start:#x}"));
     }
     let parameters: Vec<&str> = parameters.iter().map(String::as_str).collect();
     with_parameters(context, &parameters, || {
@@ -379,103 +389,4 @@ fn unloaded(context: &Context) -> Result<()> {
     unloaded.load_again()?;
     memory.move_out(&open(context)?, memory.all())?;
     memory.verify(memory.all())
-}
-
-/// Lines that the kernel logs while `body` runs.
-fn logged(body: impl FnOnce() -> Result<()>) -> Result<String> {
-    let mut log = File::options()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open("/dev/kmsg")?;
-    let mut record = vec![0; 8192];
-    let mut lines = String::new();
-    let mut rest = |lines: &mut String| -> Result<()> {
-        loop {
-            match log.read(&mut record) {
-                Ok(length) => lines.push_str(&String::from_utf8_lossy(&record[..length])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                // Overwritten before it was read.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    rest(&mut lines)?;
-    lines.clear();
-    body()?;
-    rest(&mut lines)?;
-    Ok(lines)
-}
-
-/// The module's file, whose loading tells an errno.
-fn file_of(loader: &Loader, module: &Module) -> Result<Loader> {
-    if let Loader::File { path, .. } = loader {
-        return Ok(Loader::File {
-            path: path.clone(),
-            parameters: Vec::new(),
-        });
-    }
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let path = Path::new("/lib/modules")
-        .join(release.trim())
-        .join("extra")
-        .join(format!("{}.ko", module.name()));
-    if !path.exists() {
-        return skip(format!("there is no {}", path.display()));
-    }
-    Ok(Loader::File {
-        path,
-        parameters: Vec::new(),
-    })
-}
-
-fn wrong_parameters(context: &Context) -> Result<()> {
-    needs_ours("checks of its parameters")?;
-    let (module, loader) = context.module()?;
-    let file = file_of(loader, &module)?;
-    // A frame of this process lies in memory that the system uses.
-    let memory = Memory::new(1)?;
-    let frame = match Survey::of(PageRange::new(memory.region.addr(), 1)?)?.places() {
-        [Place::System { frame }] if *frame != 0 => *frame,
-        places => return skip(format!("the kernel shows no frames: {places:?}")),
-    };
-    let used = frame * dmirror_client::page_size() as u64 / HUGE as u64 * HUGE as u64;
-    let (used, next) = (
-        format!("spm_addr_dev0={used:#x}"),
-        format!("spm_addr_dev1={:#x}", used + HUGE as u64),
-    );
-    let size = format!("spm_size={HUGE}");
-    let wrong: [(&[&str], Errno); 5] = [
-        (&[&used, &size], Errno::EINVAL),
-        (&[&next, &size], Errno::EINVAL),
-        (
-            &["spm_addr_dev0=0x1000", "spm_addr_dev1=0x2000", &size],
-            Errno::EINVAL,
-        ),
-        (&[&used, &next, "spm_size=4096"], Errno::EINVAL),
-        (&[&used, &next, &size], Errno::EBUSY),
-    ];
-    let unloaded = Unloaded::new(&module, loader)?;
-    for (parameters, errno) in wrong {
-        let mut answer = None;
-        let lines = logged(|| {
-            answer = Some(file.load(&module, parameters));
-            Ok(())
-        })?;
-        let seen = match answer {
-            Some(Err(error)) => error.raw_os_error(),
-            _ => None,
-        };
-        equal(
-            &format!("errno of loading with {parameters:?}"),
-            seen,
-            Some(errno as i32),
-        )?;
-        ensure!(
-            lines.contains("dmirror"),
-            "{parameters:?}: nothing in the log"
-        );
-    }
-    unloaded.load_again()?;
-    context.open().map(drop)
 }

@@ -17,6 +17,7 @@ use dmirror_client::Errno;
 use dmirror_client::Exit;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
+use dmirror_client::default_signal;
 use dmirror_client::place::Usage;
 
 use super::cases;
@@ -286,6 +287,7 @@ fn system_alloc_kill(context: &Context) -> Result<()> {
 /// A child that touches a page, to read or to write, and how it ended.
 fn touched(memory: &Memory, page: usize, write: bool) -> Result<Exit> {
     helper(|| {
+        default_signal(Signal::SIGBUS)?;
         let word = page * dmirror_client::Region::words_per_page();
         let seen = memory.region.load(if write { word } else { word + 1 });
         equal(

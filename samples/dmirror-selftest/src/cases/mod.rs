@@ -38,6 +38,7 @@ mod mremap;
 mod numa;
 mod observers;
 mod opens;
+mod parameters;
 mod proc;
 mod races;
 mod read;
@@ -128,6 +129,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         held::CASES,
         failing::CASES,
         coherent::CASES,
+        parameters::CASES,
         unload::CASES,
     ]
     .into_iter()

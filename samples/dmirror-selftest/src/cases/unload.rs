@@ -240,9 +240,11 @@ fn leaves_no_trace(context: &Context) -> Result<()> {
             .and_then(|()| whole.verify(whole.all()))
             .with_context(|| format!("load {loads}"))?;
     }
-    Unloaded::new(&module, loader)?;
+    let unloaded = Unloaded::new(&module, loader)?;
+    let after = available()?;
+    unloaded.load_again()?;
     if let Some(before) = before {
-        let lost = before - available()?;
+        let lost = before - after;
         println!("{loads} loads cost {lost} bytes");
         ensure!(
             lost < MAY_BE_LOST,
