@@ -13,6 +13,7 @@ parts=(
 	"lint:lint.sh"
 	"doc:doc.sh"
 	"host:host-tests.sh"
+	"compile-fail:compile-fail.sh"
 	"guest-stock:guest-checks.sh stock"
 	"selftest-stock:selftest.sh stock"
 	"selftest-reserved:selftest.sh reserved"

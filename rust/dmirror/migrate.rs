@@ -42,37 +42,13 @@ use crate::file::pause_for_others;
 use crate::file::window_at;
 use crate::file::Call;
 use crate::inject::Site;
+use crate::pageset;
+use crate::pageset::PageSet;
 use crate::pool::Reservation;
 use crate::pool::WhenFull;
 
-/// The pages of a window, one bit each.
-#[derive(Clone, Copy, Default)]
-struct PageSet([u64; WINDOW_PAGES / u64::BITS as usize]);
-
-impl PageSet {
-    fn insert(&mut self, nth: usize) {
-        if let Some(word) = self.0.get_mut(nth / 64) {
-            *word |= 1 << (nth % 64);
-        }
-    }
-
-    fn contains(&self, nth: usize) -> bool {
-        self.0
-            .get(nth / 64)
-            .is_some_and(|word| word >> (nth % 64) & 1 != 0)
-    }
-
-    fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// The first run of pages in the set that begins at `from` or later, below `end`.
-    fn run(&self, from: usize, end: usize) -> Option<Range<usize>> {
-        let start = (from..end).find(|&nth| self.contains(nth))?;
-        let end = (start..end).find(|&nth| !self.contains(nth)).unwrap_or(end);
-        Some(start..end)
-    }
-}
+// A set has a place for each page of a window.
+const _: () = assert!(pageset::PAGES == WINDOW_PAGES);
 
 /// Moves the range to the device, and copies what the device then sees of it to `out`.
 ///

@@ -3,13 +3,17 @@
 //! The pure logic of the driver and of `hmm`, compiled as in the kernel: with `core` and nothing else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc`, `tests/request.rs` and `tests/table`.
+//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/request.rs` and `tests/table`.
 
 #![no_std]
 
 #[path = "../../dmirror/alloc.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod alloc;
+
+#[path = "../../dmirror/pageset.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod pageset;
 
 #[path = "../../dmirror/request.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
