@@ -20,7 +20,10 @@ use hmm::PagePlace;
 use hmm::PageView;
 use hmm::Patience;
 use hmm::Slot;
+use hmm::Source;
 use hmm::ToDevice;
+use kernel::mm::virt::flags::MERGEABLE as VM_MERGEABLE;
+use kernel::mm::virt::flags::NOHUGEPAGE as VM_NOHUGEPAGE;
 use kernel::mm::virt::flags::READ as VM_READ;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -227,18 +230,29 @@ fn pass_to_device(
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, step.range.start)?;
     step.range.end = step.range.end.min(vma.end());
+    // `migrate_vma_setup()` takes the entries of a page away by hand, and puts them back by rmap. That
+    // misses merged pages that KSM looked for in vain meanwhile: their process would wait for them
+    // for ever.
+    if vma.flags() & VM_MERGEABLE != 0 {
+        return Ok(pass);
+    }
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
+    // What was never touched need not become a huge page where the process does not want any.
+    let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
     for slot in migration.slots() {
-        fill(slot, reservation, pagemap.ops(), &mut pass)?;
+        let huge = huge_holes || !matches!(slot.source(), Source::Hole);
+        fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
     }
     claim.map(&migration.commit());
     Ok(pass)
 }
 
-/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages.
+/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages, where
+/// a block is not to be had or not wanted.
 fn fill(
     slot: Slot<'_, ToDevice<'_, DeviceMemory>>,
+    huge: bool,
     reservation: &mut Reservation<'_>,
     memory: &DeviceMemory,
     pass: &mut Pass,
@@ -262,7 +276,7 @@ fn fill(
             }
         };
     }
-    if !refused {
+    if huge && !refused {
         if let Some(folio) = reservation.pop_block() {
             if injection.fails(Site::CopyIn) {
                 return Err(EIO);

@@ -122,7 +122,6 @@ impl Twins {
         for page in 0..2 * TWINS {
             twins.fill(page, base);
         }
-        twins.region.advise(0..2 * TWINS, Advice::Mergeable)?;
         Ok(twins)
     }
 
@@ -158,8 +157,14 @@ impl Twins {
         self.verify(|_| self.base)
     }
 
+    /// Lets KSM merge them.
+    fn offer(&self) -> Result<()> {
+        Ok(self.region.advise(0..2 * TWINS, Advice::Mergeable)?)
+    }
+
     /// Waits until all pages are merged.
     fn merge(&self, ksm: &Ksm) -> Result<()> {
+        self.offer()?;
         for _ in 0..5 {
             ksm.wait(2)?;
             if merged_pages()? >= 2 * TWINS as u64 {
@@ -212,6 +217,7 @@ fn resident(context: &Context) -> Result<()> {
     let device = context.open()?;
     let twins = Twins::new(2)?;
     twins.ask_out(&device)?;
+    twins.offer()?;
     let ksm = Ksm::start()?;
     ksm.wait(3)?;
     all_at("after KSM's scans", twins.region.range(), Where::Device)?;
@@ -245,6 +251,7 @@ fn scan_beside_merged(context: &Context) -> Result<()> {
     twins.ask_out(&device)?;
     // Their data is what KSM looks for among the pages that it has merged.
     let more = Twins::new(4)?;
+    more.offer()?;
     ksm.wait(4)?;
     more.intact()?;
     twins.intact()
@@ -275,6 +282,5 @@ fn end_of_process(context: &Context) -> Result<()> {
         twins.ask_out(&device)
     })?
     .join()?;
-    ksm.wait(1)?;
     before.nothing_is_left(&device)
 }

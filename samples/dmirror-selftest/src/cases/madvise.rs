@@ -46,7 +46,7 @@ cases! { "madvise":
     wipe_on_fork = "MADV_WIPEONFORK shows a child zeroes, and leaves its parent's resident pages alone.",
     collapse_resident = "MADV_COLLAPSE of resident pages makes a huge page of them or refuses, and keeps the data.",
     collapse_mixed = "MADV_COLLAPSE over pages on the device, in system memory and nowhere keeps each one's data.",
-    collapsed_and_out = "A huge page made by MADV_COLLAPSE goes out, its small pages come back, and are made one again.",
+    collapsed_and_out = "A huge page made by MADV_COLLAPSE goes out, comes back, and is made one again.",
     huge_page_daemon = "khugepaged leaves a range on the device alone, and brings no data to harm in a mixed one.",
     huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are.",
     free_and_written_again = "Pages that were written after MADV_FREE are not dropped, wherever they have been.",
@@ -222,11 +222,15 @@ fn collapsed_and_out(context: &Context) -> Result<()> {
         return skip("the kernel makes no huge page here");
     }
     memory.move_out(&device, memory.all())?;
+    // The page is mapped by one entry, so one touch brings all of it back.
     memory.verify(0..16)?;
+    memory.expect("after a touch", memory.all(), Where::System)?;
+    memory.move_out(&device, memory.all())?;
     memory.move_back(&device, 16..HUGE_PAGES, HUGE_PAGES - 16)?;
+    memory.verify(memory.all())?;
     ensure!(
         collapse(&memory)?,
-        "the pages that came back were not made one"
+        "what came back was not made one huge page"
     );
     memory.move_out(&device, memory.all())?;
     memory.verify(memory.all())
