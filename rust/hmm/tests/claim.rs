@@ -88,7 +88,7 @@ mod suite {
         for nth in 0..3 {
             let guard = mirror.lock();
             let page = guard.page(memory.at(nth)).ok_or(ENOENT)?;
-            assert!(page.is_on_device());
+            assert!(page.device_index().is_some());
             page.read(0, &mut byte)?;
             // C does not say of what was a hole that it may be written to.
             let expected = if nth == 1 {

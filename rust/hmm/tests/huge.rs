@@ -416,7 +416,7 @@ mod suite {
             let page = guard.page(memory.at(nth)).ok_or(ENOENT)?;
             let mut byte = [0];
             page.read(9, &mut byte)?;
-            Ok::<_, Error>((byte[0], page.is_on_device(), page.access()))
+            Ok::<_, Error>((byte[0], page.device_index().is_some(), page.access()))
         };
         assert_eq!(read(0), Ok((42, true, Access::Write)));
         assert_eq!(read(1), Ok((0, true, Access::Write)));
@@ -441,12 +441,21 @@ mod suite {
                 assert!(mirror.lock().next(range.clone()).is_none());
             }
             let patience = Patience::Bounded;
-            with_mm(|mm| mirror.fault(mm, range.clone(), Access::Write, patience, &mut buffer))?;
+            with_mm(|mm| {
+                mirror.fault(
+                    mm,
+                    range.clone(),
+                    Access::Write,
+                    patience,
+                    &mut buffer,
+                    |_| (),
+                )
+            })?;
             let bytes = KVec::from_elem(44, PAGE_SIZE, GFP_KERNEL)?;
             {
                 let guard = mirror.lock();
                 let page = guard.page(memory.at(300)).ok_or(ENOENT)?;
-                assert_eq!(page.is_on_device(), on_device);
+                assert_eq!(page.device_index().is_some(), on_device);
                 page.write(0, &bytes)?;
             }
             // A part that is cleared takes all of it along: the device faults it in again.

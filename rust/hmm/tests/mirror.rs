@@ -54,7 +54,7 @@ impl Bench {
         let mut buffer = RangeBuffer::new()?;
         with_mm(|mm| {
             self.mirror
-                .fault(mm, range, access, Patience::Bounded, &mut buffer)
+                .fault(mm, range, access, Patience::Bounded, &mut buffer, |_| ())
         })
     }
 
@@ -95,7 +95,7 @@ impl Bench {
     fn is_on_device(&self, nth: usize) -> Option<bool> {
         let guard = self.mirror.lock();
         let page = guard.page(self.memory.at(nth))?;
-        Some(page.is_on_device())
+        Some(page.device_index().is_some())
     }
 }
 
