@@ -25,6 +25,7 @@ use super::huge;
 use crate::check::Before;
 use crate::check::Where;
 use crate::check::equal;
+use crate::check::fails;
 use crate::check::needs_ours;
 use crate::context::Context;
 use crate::context::Gate;
@@ -350,8 +351,12 @@ fn copy_out_fault(context: &Context) -> Result<()> {
             Exit::Status(0),
         )?;
         memory.device_reads(&device, memory.all())?;
-        memory.device_refills(&device, 2)?;
+        // It may not write what fork has shared: that would have to come back first.
+        let bytes = memory.data().to_bytes(2..PAGES);
+        let answer = device.write(memory.region.part(2..PAGES), &bytes);
+        fails("WRITE", answer, Errno::EIO)?;
         drop(failure);
+        memory.device_refills(&device, 2)?;
         memory.verify(memory.all())?;
     }
     before.nothing_is_left(&device)

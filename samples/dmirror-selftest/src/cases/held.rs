@@ -33,6 +33,7 @@ use super::huge;
 use crate::check::Before;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::needs_ours;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
@@ -324,6 +325,7 @@ fn meet_exit(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
 }
 
 fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> Result<()> {
+    needs_ours("delays on demand")?;
     let before = Before::of(&context.open()?)?;
     for deed in DEEDS {
         let result = match deed {
