@@ -149,9 +149,11 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             }
         } else {
             let_others_finish(pagemap);
+            // A huge page that was locked for a moment is still one.
+            let block = block && missing == WINDOW_PAGES;
             Wanted {
-                block: false,
-                pages: missing,
+                block,
+                pages: if block { 0 } else { missing },
                 when_full: WhenFull::TakeWhatIsFree,
             }
         };
