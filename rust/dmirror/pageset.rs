@@ -25,7 +25,7 @@ impl PageSet {
     pub(crate) fn contains(&self, nth: usize) -> bool {
         self.0
             .get(nth / BITS)
-            .is_some_and(|word| word >> (nth % BITS) & 1 != 0)
+            .is_some_and(|word| (word >> (nth % BITS)) & 1 != 0)
     }
 
     /// The number of pages in the set.

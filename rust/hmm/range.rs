@@ -430,7 +430,7 @@ impl<T: DevPagemapOps> Walked<'_, '_, T> {
         if map_order(pfn) == crate::PMD_ORDER {
             // For a part of a huge page of a device, C gives the page frames from its head on:
             // see Documentation/known-mm-issues.md. Both begin at a multiple of the same number.
-            frame = frame & !(FANOUT - 1) | page & (FANOUT - 1);
+            frame = (frame & !(FANOUT - 1)) | (page & (FANOUT - 1));
         }
         let pfn = frame;
         let reachable = self.guard.pagemap.index_of(pfn).is_some() || is_reachable(pfn);
