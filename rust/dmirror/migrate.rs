@@ -216,10 +216,15 @@ fn pass_to_device(
     }
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
-    // What was never touched need not become a huge page where the process does not want any.
     let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
     for slot in migration.slots() {
-        let huge = huge_holes || !matches!(slot.source(), Source::Hole);
+        let huge = match slot.source() {
+            // What was never touched need not become a huge page where the process wants none.
+            Source::Hole => huge_holes,
+            // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
+            // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
+            _ => slot.is_writable(),
+        };
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
     }
     claim.map(&migration.commit());
