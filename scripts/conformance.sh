@@ -18,11 +18,8 @@ tests=$("$SCRIPTS/hmm-tests.sh")
 export KERNEL=${1:-${KERNEL:-debug}} MODULE=${MODULE:-dmirror}
 export NAME=conformance-$MODULE FILES=$tests/hmm-tests
 # The harness stops a case after 30 s, and the benchmark after 120 s, which is
-# little for the debug kernel under emulation: there, these are to be seconds of
-# the guest, not of the host. The stock kernel needs a tenth of that.
-clock=instructions
-[ "$KERNEL" != stock ] || clock=host
-export CLOCK=${CLOCK:-$clock} TIMEOUT=${TIMEOUT:-3600}
+# little under emulation: these are to be seconds of the guest, not of the host.
+export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 
 # Two coherent devices with 256 MiB each, in memory that the system leaves alone.
 export MEM=${MEM:-8G} APPEND="memmap=512M\$0x180000000 ${APPEND:-}"

@@ -17,7 +17,6 @@ parts=(
 	"guest-stock:guest-checks.sh stock"
 	"selftest-stock:selftest.sh stock"
 	"selftest-reserved:selftest.sh reserved"
-	"conformance-stock:conformance.sh stock"
 	"kunit:kunit.sh"
 	"guest-debug:guest-checks.sh debug"
 	"selftest-debug:selftest.sh debug"
