@@ -34,6 +34,7 @@ use crate::check::Before;
 use crate::check::equal;
 use crate::check::fails;
 use crate::check::needs_ours;
+use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
@@ -327,7 +328,11 @@ fn meet_exit(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
 fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> Result<()> {
     needs_ours("delays on demand")?;
     let before = Before::of(&context.open()?)?;
+    let coming_back = huge_pages && mover != Mover::Out;
     for deed in DEEDS {
+        if coming_back && drops_entries(deed, mover) {
+            continue;
+        }
         let result = match deed {
             Deed::Exit => meet_exit(context, step, mover, huge_pages),
             _ => meet(context, step, mover, deed, huge_pages),
@@ -340,7 +345,25 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
         "the delay afterwards",
         Delay::new(step, 0)?.microseconds()?,
         0,
-    )
+    )?;
+    if coming_back {
+        // All else has passed. To look for the defect would crash a kernel that has it.
+        return skip(
+            "the kernel's own defect: it frees a huge page that is dropped while it comes back",
+        );
+    }
+    Ok(())
+}
+
+/// Whether a deed takes away the migration entry of a huge page that is coming back, which the
+/// kernel takes for one that holds a reference: see Documentation/known-mm-issues.md. A fault holds
+/// the `mmap_lock`, so that most of them wait.
+fn drops_entries(deed: Deed, mover: Mover) -> bool {
+    match deed {
+        Deed::DontNeed => true,
+        Deed::Unmap | Deed::Fork | Deed::Exit => mover == Mover::Release,
+        _ => false,
+    }
 }
 
 fn out_collected(context: &Context) -> Result<()> {
