@@ -27,7 +27,7 @@ matching() {
 
 format_of_kernel_crates() {
 	local sources
-	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/dmirror/*.rs' 'samples/minimal/*.rs')
+	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs')
 	in_root rustfmt --check --config-path "$stock/linux/.rustfmt.toml" "${sources[@]}"
 }
 

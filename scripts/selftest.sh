@@ -7,8 +7,8 @@
 #   scripts/selftest.sh [stock|debug|reserved]...      default: stock debug
 #
 # "reserved" is the stock kernel with device memory that was set aside on the
-# kernel's command line, and with five levels of page tables, where physical
-# addresses are wider. Takes the settings of guest.sh; CMD is the selftest.
+# kernel's command line, for the private devices and for coherent ones, and with
+# five levels of page tables, where physical addresses are wider. Takes the settings of guest.sh; CMD is the selftest.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI. The
 # cases that need more than that skip; others fail, or take the kernel down, and
@@ -24,8 +24,8 @@ export MODULE=${MODULE:-dmirror}
 for place; do
 	settings=(KERNEL="$place" NAME=selftest)
 	[ "$place" != reserved ] || settings=(
-		KERNEL=stock NAME=selftest-reserved MEM=8G PAGING=5 APPEND='memmap=1G$0x180000000'
-		ARGS='vram_base=0x180000000 vram_size=0x40000000'
+		KERNEL=stock NAME=selftest-reserved MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
+		ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
 	)
 	export CMD=dmirror-selftest "${settings[@]}"
 	if [ "$MODULE" = dmirror ]; then

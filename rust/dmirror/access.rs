@@ -8,6 +8,7 @@
 use core::ops::Range;
 
 use hmm::Access;
+use hmm::MirrorGuard;
 use hmm::PagePlace;
 use hmm::PageView;
 use hmm::Patience;
@@ -18,11 +19,14 @@ use kernel::time::Monotonic;
 use kernel::uaccess::UserPtr;
 use kernel::uaccess::UserSlice;
 
+use crate::alloc::BLOCK_PAGES;
 use crate::config::ACCESS_TIMEOUT_MS;
 use crate::config::BOUNCE_PAGES;
 use crate::config::FAULT_PAGES;
+use crate::device::DeviceMemory;
 use crate::file::pause_for_others;
 use crate::file::window_at;
+use crate::file::Buffers;
 use crate::file::Call;
 use crate::uapi;
 
@@ -48,19 +52,19 @@ pub(crate) fn read_part(
     let mut progress = Progress::new(part.start, patience);
     let mut at = part.start;
     while at < part.end {
-        let npages = copy_mapped(call, at..part.end, Direction::Read);
-        if npages > 0 {
-            let to = out.wrapping_byte_add(at - part.start);
-            let bytes = npages * PAGE_SIZE;
-            UserSlice::new(to, bytes)
-                .writer()
-                .write_slice(&call.buffers.bounce[..bytes])?;
-            call.counts.cpages += npages as u64;
-            at += bytes;
-        } else {
-            progress.check(at)?;
-            fault(call, at..part.end, Access::Read, patience)?;
-        }
+        progress.check(at)?;
+        let wanted = Wanted {
+            range: at..part.end,
+            ahead: part.end,
+            copy: Copy::Read,
+        };
+        let bytes = access(call, wanted, patience)? * PAGE_SIZE;
+        let to = out.wrapping_byte_add(at - part.start);
+        UserSlice::new(to, bytes)
+            .writer()
+            .write_slice(&call.buffers.bounce[..bytes])?;
+        call.counts.cpages += (bytes / PAGE_SIZE) as u64;
+        at += bytes;
         pause_for_others()?;
     }
     Ok(())
@@ -85,13 +89,15 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
             .read_slice(&mut call.buffers.bounce[..end - at])?;
         let chunk = at;
         while at < end {
-            let npages = copy_mapped(call, at..end, Direction::Write { skip: at - chunk });
+            progress.check(at)?;
+            let wanted = Wanted {
+                range: at..end,
+                ahead: range.end,
+                copy: Copy::Write { skip: at - chunk },
+            };
+            let npages = access(call, wanted, Patience::Bounded)?;
             call.counts.cpages += npages as u64;
             at += npages * PAGE_SIZE;
-            if npages == 0 {
-                progress.check(at)?;
-                fault(call, at..range.end, Access::Write, Patience::Bounded)?;
-            }
             pause_for_others()?;
         }
     }
@@ -210,27 +216,90 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
     Ok(())
 }
 
-/// Which way [`copy_mapped`] copies.
-enum Direction {
+/// What the device is to access.
+struct Wanted {
+    range: Range<usize>,
+    /// How far a round of faults goes, because the access will get there.
+    ahead: usize,
+    copy: Copy,
+}
+
+/// Which way to copy.
+#[derive(Clone, Copy)]
+enum Copy {
     /// To the start of the bounce buffer.
     Read,
     /// From the bounce buffer, so many bytes after its start.
     Write { skip: usize },
 }
 
-/// Copies what is mapped at the start of the range; returns the number of pages, which ends where
-/// the device has no page mapped, or may not write to it, or the bounce buffer ends.
-fn copy_mapped(call: &mut Call<'_>, range: Range<usize>, direction: Direction) -> usize {
-    let guard = call.mirror.lock();
-    let bounce = &mut call.buffers.bounce;
-    for nth in 0..range.len().div_ceil(PAGE_SIZE).min(BOUNCE_PAGES) {
+/// Copies what is mapped at the start of a range, after a round of faults if nothing is. Returns the
+/// number of pages.
+fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usize> {
+    let Wanted { range, ahead, copy } = wanted;
+    let npages = copy_mapped(&call.mirror.lock(), &mut call.buffers.bounce, &range, copy);
+    if npages > 0 {
+        return Ok(npages);
+    }
+    call.counts.faults += 1;
+    let access = match copy {
+        Copy::Read => Access::Read,
+        Copy::Write { .. } => Access::Write,
+    };
+    let end = ahead.min(range.start + FAULT_PAGES * PAGE_SIZE);
+    let mut copied = 0;
+    let mut at = range.start;
+    while at < end {
+        let window = window_at(at, end);
+        let first = at == range.start;
+        let mut fault = |part: Range<usize>| {
+            let Buffers {
+                range: buffer,
+                bounce,
+                ..
+            } = &mut *call.buffers;
+            let (mirror, mm) = (call.mirror, call.mm);
+            mirror.fault(mm, part, access, patience, buffer, |guard| {
+                if first {
+                    copied = copy_mapped(guard, bounce, &range, copy);
+                }
+            })
+        };
+        match fault(window.clone()) {
+            Ok(()) => at = window.end,
+            // What keeps a later part from being mapped is found when the access gets there.
+            Err(_) if !first => break,
+            Err(error @ (EBUSY | EINTR)) => return Err(error),
+            // The first page alone decides: so everything before the page that is the reason is
+            // accessed.
+            Err(_) => {
+                fault(at..at + PAGE_SIZE)?;
+                break;
+            }
+        }
+        pause_for_others()?;
+    }
+    Ok(copied)
+}
+
+/// Copies what is mapped at the start of a range; returns the number of pages, which ends where the
+/// device has no page mapped, or may not write to it, or the bounce buffer ends.
+fn copy_mapped(
+    guard: &MirrorGuard<'_, DeviceMemory>,
+    bounce: &mut [u8],
+    range: &Range<usize>,
+    copy: Copy,
+) -> usize {
+    let npages = (range.len() / PAGE_SIZE).min(BOUNCE_PAGES);
+    let mut used = None;
+    for nth in 0..npages {
         let Some(page) = guard.page(range.start + nth * PAGE_SIZE) else {
             return nth;
         };
         let offset = nth * PAGE_SIZE;
-        let copied = match direction {
-            Direction::Read => page.read(0, &mut bounce[offset..offset + PAGE_SIZE]),
-            Direction::Write { skip } => {
+        let copied = match copy {
+            Copy::Read => page.read(0, &mut bounce[offset..offset + PAGE_SIZE]),
+            Copy::Write { skip } => {
                 let offset = offset + skip;
                 page.write(0, &bounce[offset..offset + PAGE_SIZE])
             }
@@ -238,37 +307,14 @@ fn copy_mapped(call: &mut Call<'_>, range: Range<usize>, direction: Direction) -
         if copied.is_err() {
             return nth;
         }
-    }
-    range.len().div_ceil(PAGE_SIZE).min(BOUNCE_PAGES)
-}
-
-/// A round of device faults: for the range, or as much of it as one round is for. Returns once the
-/// start of the range was mapped; what keeps a later part from being mapped is found when the
-/// access gets there.
-fn fault(call: &mut Call<'_>, range: Range<usize>, access: Access, patience: Patience) -> Result {
-    call.counts.faults += 1;
-    let end = range.end.min(range.start + FAULT_PAGES * PAGE_SIZE);
-    let mut at = range.start;
-    while at < end {
-        let window = window_at(at, end);
-        let buffer = &mut call.buffers.range;
-        let result = call
-            .mirror
-            .fault(call.mm, window.clone(), access, patience, buffer);
-        match result {
-            Ok(()) => at = window.end,
-            Err(_) if at > range.start => return Ok(()),
-            Err(error @ (EBUSY | EINTR)) => return Err(error),
-            // The first page alone decides: so everything before the page that is the reason is
-            // accessed.
-            Err(_) => {
-                let first = at..at + PAGE_SIZE;
-                return call.mirror.fault(call.mm, first, access, patience, buffer);
-            }
+        // What the device uses is not the first to be evicted.
+        let block = page.device_index().map(|index| index / BLOCK_PAGES);
+        if let Some(block) = block.filter(|_| block != used) {
+            page.pagemap().ops().pool().touch(block);
+            used = Some(block);
         }
-        pause_for_others()?;
     }
-    Ok(())
+    npages
 }
 
 /// Sees to it that an access which gets nowhere ends.

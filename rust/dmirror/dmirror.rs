@@ -29,6 +29,7 @@ mod device;
 mod file;
 mod inject;
 mod migrate;
+mod pageset;
 mod pool;
 mod request;
 #[cfg(CONFIG_KUNIT = "y")]

@@ -42,6 +42,7 @@ use crate::config::WINDOW_PAGES;
 use crate::device::Device;
 use crate::device::DeviceMemory;
 use crate::migrate;
+use crate::request;
 use crate::request::UserRange;
 use crate::uapi;
 use crate::uapi::dmirror_cmd;
@@ -110,9 +111,7 @@ impl Call<'_> {
 /// The part of a range that the step from address `at` on is for: up to the next address that an
 /// entry for [`WINDOW_PAGES`] pages begins at.
 pub(crate) fn window_at(at: usize, end: usize) -> Range<usize> {
-    let bytes = WINDOW_PAGES * PAGE_SIZE;
-    let rest = bytes - at % bytes;
-    at..at + rest.min(end - at)
+    request::window_at(at, end, WINDOW_PAGES * PAGE_SIZE)
 }
 
 /// Between steps: lets others run, and stops when the task was killed.

@@ -82,6 +82,14 @@ impl Injection {
         })
     }
 
+    /// Writes to a file, for the tests of this module.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn write(&self, name: &CStr, number: u32) -> Result {
+        let nth = NAMES.iter().position(|&file| file == name).ok_or(ENOENT)?;
+        self.knobs.put(nth, number);
+        Ok(())
+    }
+
     /// Waits as long as was said for a step. May sleep.
     pub(crate) fn delay(&self, step: Step) {
         let nth = match step {

@@ -20,8 +20,10 @@ use hmm::PagePlace;
 use hmm::PageView;
 use hmm::Patience;
 use hmm::Slot;
+use hmm::Source;
 use hmm::ToDevice;
 use kernel::mm::virt::flags::MERGEABLE as VM_MERGEABLE;
+use kernel::mm::virt::flags::NOHUGEPAGE as VM_NOHUGEPAGE;
 use kernel::mm::virt::flags::READ as VM_READ;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -40,37 +42,13 @@ use crate::file::pause_for_others;
 use crate::file::window_at;
 use crate::file::Call;
 use crate::inject::Site;
+use crate::pageset;
+use crate::pageset::PageSet;
 use crate::pool::Reservation;
 use crate::pool::WhenFull;
 
-/// The pages of a window, one bit each.
-#[derive(Clone, Copy, Default)]
-struct PageSet([u64; WINDOW_PAGES / u64::BITS as usize]);
-
-impl PageSet {
-    fn insert(&mut self, nth: usize) {
-        if let Some(word) = self.0.get_mut(nth / 64) {
-            *word |= 1 << (nth % 64);
-        }
-    }
-
-    fn contains(&self, nth: usize) -> bool {
-        self.0
-            .get(nth / 64)
-            .is_some_and(|word| word >> (nth % 64) & 1 != 0)
-    }
-
-    fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// The first run of pages in the set that begins at `from` or later, below `end`.
-    fn run(&self, from: usize, end: usize) -> Option<Range<usize>> {
-        let start = (from..end).find(|&nth| self.contains(nth))?;
-        let end = (start..end).find(|&nth| !self.contains(nth)).unwrap_or(end);
-        Some(start..end)
-    }
-}
+// A set has a place for each page of a window.
+const _: () = assert!(pageset::PAGES == WINDOW_PAGES);
 
 /// Moves the range to the device, and copies what the device then sees of it to `out`.
 ///
@@ -171,9 +149,11 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             }
         } else {
             let_others_finish(pagemap);
+            // A huge page that was locked for a moment is still one.
+            let block = block && missing == WINDOW_PAGES;
             Wanted {
-                block: false,
-                pages: missing,
+                block,
+                pages: if block { 0 } else { missing },
                 when_full: WhenFull::TakeWhatIsFree,
             }
         };
@@ -236,16 +216,26 @@ fn pass_to_device(
     }
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
+    let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
     for slot in migration.slots() {
-        fill(slot, reservation, pagemap.ops(), &mut pass)?;
+        let huge = match slot.source() {
+            // What was never touched need not become a huge page where the process wants none.
+            Source::Hole => huge_holes,
+            // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
+            // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
+            _ => slot.is_writable(),
+        };
+        fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
     }
     claim.map(&migration.commit());
     Ok(pass)
 }
 
-/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages.
+/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages, where
+/// a block is not to be had or not wanted.
 fn fill(
     slot: Slot<'_, ToDevice<'_, DeviceMemory>>,
+    huge: bool,
     reservation: &mut Reservation<'_>,
     memory: &DeviceMemory,
     pass: &mut Pass,
@@ -269,7 +259,7 @@ fn fill(
             }
         };
     }
-    if !refused {
+    if huge && !refused {
         if let Some(folio) = reservation.pop_block() {
             if injection.fails(Site::CopyIn) {
                 return Err(EIO);

@@ -77,6 +77,11 @@ impl Pool {
         }
     }
 
+    /// Notes that the device has used a block. Does not sleep.
+    pub(crate) fn touch(&self, block: usize) {
+        self.allocator.lock().touch(block * BLOCK_PAGES);
+    }
+
     /// The block that was left alone for longest, which becomes the one that was used last, so that
     /// the next call gives another one. Does not sleep.
     fn next_victim(&self) -> Option<usize> {

@@ -2,6 +2,8 @@
 
 //! Requests: what a caller's words mean, and whether they make sense. Pure logic, no kernel calls.
 
+use core::ops::Range;
+
 /// A page-aligned range of a user address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserRange {
@@ -37,4 +39,11 @@ impl UserRange {
     pub(crate) fn end(self) -> usize {
         self.end
     }
+}
+
+/// The part of a range that goes from address `at` (below `end`) to the next multiple of `bytes`, a
+/// power of two, or to its end.
+pub(crate) fn window_at(at: usize, end: usize, bytes: usize) -> Range<usize> {
+    let rest = bytes - at % bytes;
+    at..at + rest.min(end - at)
 }

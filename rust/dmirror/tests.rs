@@ -4,14 +4,18 @@
 //! the host as well, in `rust/host-tests`.
 
 use hmm::DeviceRegion;
+use hmm::Step;
 use hmm::Vram;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
 use crate::file;
 use crate::inject::Injection;
+use crate::inject::Site;
 use crate::pool::Reservation;
 use crate::pool::Room;
 use crate::pool::WhenFull;
@@ -104,6 +108,75 @@ mod pool {
     }
 
     #[test]
+    fn pages_are_handed_out_before_a_block_is_taken_apart() -> Result {
+        let device = device(2)?;
+        let mut reservation = Reservation::new(device.pagemap());
+        assert!(reservation.add_block(WhenFull::Evict)?);
+        reservation.add_pages(2, WhenFull::Evict)?;
+        assert_eq!(reservation.npages(), BLOCK_PAGES + 2);
+        assert_eq!(device.pagemap().unused(), BLOCK_PAGES + 2);
+        let pages = [reservation.pop_page()?, reservation.pop_page()?];
+        let block = reservation.pop_block().ok_or(ENOENT)?;
+        assert_eq!(block.pages().npages(), BLOCK_PAGES);
+        assert_eq!(reservation.npages(), 0);
+        assert!(reservation.pop_page()?.is_none());
+        assert!(reservation.pop_block().is_none());
+        drop((pages, block, reservation));
+        assert_eq!(device.pagemap().unused(), 0);
+        assert_eq!(device.pagemap().taken(), 0);
+        assert_eq!(room(&device).blocks, 2);
+        Ok(())
+    }
+
+    #[test]
+    fn every_page_of_a_block_can_be_popped_alone() -> Result {
+        let device = device(1)?;
+        let mut reservation = Reservation::new(device.pagemap());
+        assert!(reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        let mut pages = KVec::with_capacity(BLOCK_PAGES, GFP_KERNEL)?;
+        while let Some(page) = reservation.pop_page()? {
+            assert_eq!(page.pages().first(), pages.len());
+            pages.push(page, GFP_KERNEL)?;
+            assert_eq!(reservation.npages(), BLOCK_PAGES - pages.len());
+        }
+        assert_eq!(pages.len(), BLOCK_PAGES);
+        assert_eq!(room(&device).pages, 0);
+        drop(pages);
+        assert_eq!(room(&device).blocks, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn there_is_no_block_where_a_page_is_reserved() -> Result {
+        let device = device(1)?;
+        let page = reserve(&device, 1, WhenFull::Evict)?;
+        let mut reservation = Reservation::new(device.pagemap());
+        assert!(!reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        assert!(!reservation.add_block(WhenFull::Evict)?);
+        assert_eq!(reservation.npages(), 0);
+        drop(page);
+        assert!(reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_reservation_that_is_told_to_fail_keeps_nothing() -> Result {
+        let device = device(1)?;
+        let injection = device.pagemap().ops().injection();
+        injection.write(c"fail_device_alloc_times", 1)?;
+        injection.write(c"fail_device_alloc_interval", 3)?;
+        let failed = reserve(&device, 8, WhenFull::Evict);
+        assert_eq!(failed.err(), Some(ENOMEM));
+        assert_eq!(room(&device).pages, BLOCK_PAGES);
+        injection.write(c"fail_device_alloc_times", 1)?;
+        let part = reserve(&device, 8, WhenFull::TakeWhatIsFree)?;
+        assert_eq!(part.npages(), 2);
+        drop(part);
+        assert_eq!(reserve(&device, 8, WhenFull::Evict)?.npages(), 8);
+        Ok(())
+    }
+
+    #[test]
     fn without_eviction_there_is_what_is_free() -> Result {
         let device = device(1)?;
         let most = reserve(&device, BLOCK_PAGES - 1, WhenFull::Evict)?;
@@ -111,6 +184,107 @@ mod pool {
         assert!(rest.pop_page()?.is_some());
         assert!(rest.pop_page()?.is_none());
         drop(most);
+        Ok(())
+    }
+}
+
+/// Which of the next tries of a site fail, as a string of bits.
+fn failures<const N: usize>(injection: &Injection, site: Site) -> [bool; N] {
+    [(); N].map(|()| injection.fails(site))
+}
+
+#[kunit_tests(dmirror_inject)]
+mod inject {
+    use super::*;
+
+    fn injection() -> Result<Arc<Injection>> {
+        Arc::pin_init(Injection::new(), GFP_KERNEL)
+    }
+
+    const SITES: [(Site, &CStr); 5] = [
+        (Site::DeviceAlloc, c"fail_device_alloc_times"),
+        (Site::SystemAlloc, c"fail_system_alloc_times"),
+        (Site::CopyIn, c"fail_copy_in_times"),
+        (Site::CopyOut, c"fail_copy_out_times"),
+        (Site::Lock, c"fail_lock_times"),
+    ];
+
+    #[test]
+    fn nothing_fails_unless_it_is_told_to() -> Result {
+        let injection = injection()?;
+        for (site, _) in SITES {
+            assert_eq!(failures(&injection, site), [false; 3]);
+        }
+        assert_eq!(injection.write(c"fail_nothing", 1), Err(ENOENT));
+        Ok(())
+    }
+
+    #[test]
+    fn each_site_has_its_own_files() -> Result {
+        for (told, file) in SITES {
+            let injection = injection()?;
+            injection.write(file, 1)?;
+            for (site, _) in SITES {
+                let expected = site as usize == told as usize;
+                assert_eq!(failures(&injection, site), [expected, false]);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_site_fails_so_many_times() -> Result {
+        let injection = injection()?;
+        injection.write(c"fail_copy_in_times", 2)?;
+        assert_eq!(
+            failures(&injection, Site::CopyIn),
+            [true, true, false, false]
+        );
+        injection.write(c"fail_copy_in_times", u32::MAX)?;
+        assert_eq!(failures(&injection, Site::CopyIn), [true; 9]);
+        injection.write(c"fail_copy_in_times", 0)?;
+        assert_eq!(failures(&injection, Site::CopyIn), [false; 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn only_every_nth_try_fails() -> Result {
+        let injection = injection()?;
+        injection.write(c"fail_lock_interval", 3)?;
+        assert_eq!(failures(&injection, Site::Lock), [false; 4]);
+        injection.write(c"fail_lock_times", 2)?;
+        let expected = [false, false, true, false, false, true, false, false, false];
+        assert_eq!(failures(&injection, Site::Lock), expected);
+        for interval in [0, 1] {
+            injection.write(c"fail_lock_interval", interval)?;
+            injection.write(c"fail_lock_times", 1)?;
+            assert_eq!(failures(&injection, Site::Lock), [true, false]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_hundred_percent_and_none_are_no_matter_of_chance() -> Result {
+        let injection = injection()?;
+        injection.write(c"fail_copy_out_times", u32::MAX)?;
+        for percent in [0, 100, 101, u32::MAX] {
+            injection.write(c"fail_copy_out_percent", percent)?;
+            assert_eq!(failures(&injection, Site::CopyOut), [true; 32]);
+        }
+        // So many tries that a mistake is all but sure to show.
+        injection.write(c"fail_copy_out_percent", 50)?;
+        let failed = (0..1000).filter(|_| injection.fails(Site::CopyOut)).count();
+        assert!((300..700).contains(&failed));
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_takes_as_long_as_was_said() -> Result {
+        let injection = injection()?;
+        injection.write(c"delay_walked_us", 5000)?;
+        let start = Instant::<Monotonic>::now();
+        injection.delay(Step::Walked);
+        assert!(start.elapsed().as_micros_ceil() >= 5000);
         Ok(())
     }
 }

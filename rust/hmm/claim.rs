@@ -32,7 +32,6 @@ use crate::ops::Step;
 use crate::table::Access;
 use crate::table::Entry;
 use crate::table::Spares;
-use crate::table::FANOUT;
 
 /// The right to map what the current task is about to migrate, or to make exclusive.
 ///
@@ -45,8 +44,8 @@ use crate::table::FANOUT;
 /// changes afterwards finds the entries and clears them. One claim a mirror is held at a time.
 pub struct Claim<'m, T: DevPagemapOps> {
     mirror: &'m Mirror<T>,
-    /// The page number of the first page.
-    first: usize,
+    /// The numbers of the pages.
+    pages: Range<usize>,
     spares: Spares<NodeBox>,
     _claiming: MutexGuard<'m, ()>,
 }
@@ -81,7 +80,7 @@ impl<T: DevPagemapOps> Mirror<T> {
         }
         Ok(Claim {
             mirror: self,
-            first: pages.start,
+            pages,
             spares,
             _claiming: claiming,
         })
@@ -90,7 +89,8 @@ impl<T: DevPagemapOps> Mirror<T> {
 
 impl<T: DevPagemapOps> Claim<'_, T> {
     /// Maps the pages that have moved to the device, as many of them as can be, in the place where
-    /// the process has them. The range of the migration must begin where the claim does.
+    /// the process has them. The range of the migration must begin where the claim does, and must
+    /// not go beyond it.
     ///
     /// May sleep for the update lock. The folios are still locked, because `migration` lives.
     ///
@@ -103,14 +103,16 @@ impl<T: DevPagemapOps> Claim<'_, T> {
             .claim
             .as_ref()
             .is_some_and(|claim| !claim.spoiled)
-            && migration
-                .range()
-                .is_some_and(|range| range.start == self.first << PAGE_SHIFT)
+            && migration.range().is_some_and(|range| {
+                // A change behind the claim would not have spoiled it.
+                range.start == self.pages.start << PAGE_SHIFT
+                    && range.end <= self.pages.end << PAGE_SHIFT
+            })
             && core::ptr::eq(migration.pagemap(), mirror.pagemap());
         if !good {
             return false;
         }
-        for nth in 0..FANOUT {
+        for nth in 0..self.pages.len() {
             let Some((pfn, order, writable)) = migration.destination(nth) else {
                 continue;
             };
@@ -122,7 +124,7 @@ impl<T: DevPagemapOps> Claim<'_, T> {
                     Access::Read
                 },
             };
-            let page = self.first + nth;
+            let page = self.pages.start + nth;
             let table = &mut guard.state.table;
             let mapped = if order == 0 {
                 table.set(page, entry, &mut self.spares)
@@ -162,7 +164,11 @@ impl<T: DevPagemapOps> Claim<'_, T> {
     ) -> Result<Option<R>> {
         // The guard says that the lock is held; it does not say whose, so that is checked.
         let held = mmap.vma_lookup(address).ok_or(EFAULT)?;
-        if held.mm().as_raw() != mm.as_raw() || address % PAGE_SIZE != 0 {
+        let number = address >> PAGE_SHIFT;
+        if held.mm().as_raw() != mm.as_raw()
+            || address % PAGE_SIZE != 0
+            || !self.pages.contains(&number)
+        {
             return Err(EINVAL);
         }
         // SAFETY: The notifier is inserted in an address space, whose pointer never changes.
@@ -185,9 +191,8 @@ impl<T: DevPagemapOps> Claim<'_, T> {
         let pfn = unsafe { bindings::page_to_pfn(page) };
         self.mirror.pagemap().ops().between(Step::Exclusive);
         let mut guard = self.mirror.lock();
-        let number = address >> PAGE_SHIFT;
         let claim = guard.state.claim.as_ref();
-        let good = claim.is_some_and(|claim| !claim.spoiled && claim.pages.contains(&number));
+        let good = claim.is_some_and(|claim| !claim.spoiled);
         let entry = Entry {
             pfn,
             access: Access::Exclusive,

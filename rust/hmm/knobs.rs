@@ -68,6 +68,16 @@ impl<const N: usize> Knobs<N> {
         self.values.get(nth).map_or(0, |value| value.load(Relaxed))
     }
 
+    /// Puts a number into file `nth`, as root does by writing to it; without such a file, nothing.
+    ///
+    /// Does not sleep.
+    pub fn put(&self, nth: usize, number: u32) {
+        if let Some(value) = self.values.get(nth) {
+            // ORDERING: Relaxed: the number stands for itself.
+            value.store(number, Relaxed);
+        }
+    }
+
     /// Takes one from the number in file `nth`, unless it is 0 or `u32::MAX`, which stands for no
     /// end; returns whether it was not 0.
     ///

@@ -14,7 +14,7 @@ use core::ops::DerefMut;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::mm::MmWithUser;
 use kernel::page::PAGE_SHIFT;
@@ -47,7 +47,7 @@ impl NodeBox {
     fn new() -> Result<Self> {
         let places = pin_init::init_array_from_fn(|_| Place::Empty);
         let node = init!(Node { used: 0, places <- places });
-        Ok(Self(KBox::init(node, GFP_KERNEL | __GFP_NOWARN)?))
+        Ok(Self(KBox::init(node, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?))
     }
 }
 
@@ -138,12 +138,12 @@ impl Invalidate for State {
 /// ```ignore
 /// let mirror = KBox::pin_init(Mirror::new(mm, pagemap), GFP_KERNEL)?;
 /// let mut buffer = RangeBuffer::new()?;
-/// loop {
-///     if let Some(page) = mirror.lock().page(address) {
-///         break page.read(0, &mut bytes);
+/// let page = address..address + PAGE_SIZE;
+/// mirror.fault(mm, page, Access::Read, Patience::Bounded, &mut buffer, |guard| {
+///     if let Some(page) = guard.page(address) {
+///         result = page.read(0, &mut bytes);
 ///     }
-///     mirror.fault(mm, address..address + PAGE_SIZE, Access::Read, Patience::Long, &mut buffer)?;
-/// }
+/// })?;
 /// ```
 #[pin_data]
 pub struct Mirror<T: DevPagemapOps> {
@@ -274,14 +274,20 @@ pub struct MappedPage<'g, T: DevPagemapOps> {
 }
 
 impl<T: DevPagemapOps> MappedPage<'_, T> {
+    /// The pages of the device.
+    pub fn pagemap(&self) -> &DevPagemap<T> {
+        self.pagemap
+    }
+
     /// What the device may do with it.
     pub fn access(&self) -> Access {
         self.entry.access
     }
 
-    /// Whether the page is one of the device's own memory.
-    pub fn is_on_device(&self) -> bool {
-        self.pagemap.index_of(self.entry.pfn).is_some()
+    /// If the page is one of the device's own memory, which one, counted from the start of the
+    /// region.
+    pub fn device_index(&self) -> Option<usize> {
+        self.pagemap.index_of(self.entry.pfn)
     }
 
     /// Copies from the page, from byte `offset` on, to `out`.
@@ -351,14 +357,14 @@ impl<T: DevPagemapOps> MappedPage<'_, T> {
                         data.len(),
                     )
                 };
-                self.mark_dirty();
             }
         }
+        self.mark_dirty();
         Ok(())
     }
 
     /// Makes sure that reclaim does not take the page for one that nobody has written to: mm does
-    /// not see what a device writes.
+    /// not see what a device writes. A page of the device takes the mark along when it comes back.
     fn mark_dirty(&self) {
         // SAFETY: The page is valid by the type invariant.
         let folio = unsafe { bindings::page_folio(self.as_raw()) };
@@ -376,7 +382,7 @@ impl<T: DevPagemapOps> MappedPage<'_, T> {
 
     /// The bytes of a page of the device's own memory; `None` for others.
     fn frame(&self) -> Result<Option<NonNull<u8>>> {
-        match self.pagemap.index_of(self.entry.pfn) {
+        match self.device_index() {
             Some(index) => {
                 let frame = self.pagemap.region().vram().frame(index).ok_or(EIO)?;
                 Ok(Some(frame))

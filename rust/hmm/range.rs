@@ -138,7 +138,9 @@ impl<T: DevPagemapOps> Mirror<T> {
     /// page there that may be shared, and that the device wants to write to, goes back to system
     /// memory first.
     ///
-    /// When this returns, the pages were mapped; by the time they are looked at, they may not be.
+    /// As soon as the start of the range is mapped, `then` is called on the page table, before
+    /// anything can take the pages away again: so whoever accesses them there makes progress, however
+    /// often others take them. Pages that the device has exclusive access to are left alone.
     ///
     /// May sleep, for as long as user space wants where a fault is answered there. Takes the
     /// `mmap_lock` for reading and folio locks; the caller holds none.
@@ -148,7 +150,7 @@ impl<T: DevPagemapOps> Mirror<T> {
     /// [`EFAULT`] when a part is not mapped, not readable, or not ordinary memory; [`EPERM`] when a
     /// part is not for writing and `access` is not [`Access::Read`]; [`EBUSY`] when patience ran
     /// out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as
-    /// above. What the fault handler of a driver's mapping says, such as `EHWPOISON`.
+    /// above. A page that was lost to a memory error is [`EFAULT`], too.
     ///
     /// C function: `hmm_range_fault_unlocked_timeout()`.
     pub fn fault(
@@ -158,13 +160,15 @@ impl<T: DevPagemapOps> Mirror<T> {
         access: Access,
         patience: Patience,
         buffer: &mut RangeBuffer,
+        then: impl FnOnce(&MirrorGuard<'_, T>),
     ) -> Result {
         pages_of_run(&range)?;
+        let mut then = Some(then);
         let mut at = range.start;
         while at < range.end {
             let exclusive = self.next_exclusive(at..range.end);
             if exclusive > at {
-                self.fault_run(mm, at..exclusive, access, patience, buffer)?;
+                self.fault_run(mm, at..exclusive, access, patience, buffer, &mut then)?;
             }
             at = exclusive + PAGE_SIZE;
         }
@@ -194,6 +198,7 @@ impl<T: DevPagemapOps> Mirror<T> {
         access: Access,
         patience: Patience,
         buffer: &mut RangeBuffer,
+        then: &mut Option<impl FnOnce(&MirrorGuard<'_, T>)>,
     ) -> Result {
         let mut flags = REQ_FAULT;
         if access != Access::Read {
@@ -201,9 +206,19 @@ impl<T: DevPagemapOps> Mirror<T> {
         }
         let start = Instant::<Monotonic>::now();
         loop {
-            let shared = self.walk(mm, &range, flags, patience, buffer, |walked| {
-                walked.map(Some(access))
-            })??;
+            let shared =
+                self.walk(mm, &range, flags, patience, buffer, |walked| -> Result<_> {
+                    let shared = walked.map(Some(access))?;
+                    if shared
+                        .as_ref()
+                        .is_none_or(|shared| shared.start > range.start)
+                    {
+                        if let Some(then) = then.take() {
+                            then(walked.guard);
+                        }
+                    }
+                    Ok(shared)
+                })??;
             let Some(shared) = shared else {
                 return Ok(());
             };
@@ -415,7 +430,7 @@ impl<T: DevPagemapOps> Walked<'_, '_, T> {
         if map_order(pfn) == crate::PMD_ORDER {
             // For a part of a huge page of a device, C gives the page frames from its head on:
             // see Documentation/known-mm-issues.md. Both begin at a multiple of the same number.
-            frame = frame & !(FANOUT - 1) | page & (FANOUT - 1);
+            frame = (frame & !(FANOUT - 1)) | (page & (FANOUT - 1));
         }
         let pfn = frame;
         let reachable = self.guard.pagemap.index_of(pfn).is_some() || is_reachable(pfn);

@@ -140,6 +140,12 @@ impl<'s, D: Direction> Slot<'s, D> {
         order_of(self.src)
     }
 
+    /// Whether the process can write to it without a fault; what it may share with another process,
+    /// it cannot.
+    pub fn is_writable(&self) -> bool {
+        self.src & bindings::MIGRATE_PFN_WRITE != 0
+    }
+
     /// What stands here; for a folio of several pages, its first page.
     pub fn source(&self) -> Source<'s, D::Ops> {
         self.source_at(0)
@@ -185,14 +191,16 @@ impl<'s, D: Direction> Slot<'s, D> {
     /// Whether there can be a destination.
     ///
     /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
-    /// even be read. Not for pages of another device, nor for system pages on the way to system
+    /// even be read. Not for folios of the device that are not in use by mm yet, or no more, which an
+    /// eviction can find while their migration is about to lock or to put them: nobody is charged
+    /// for them. Not for pages of another device, nor for system pages on the way to system
     /// memory, which C collects in some cases.
     fn is_usable(&self) -> bool {
         let Some(pfn) = pfn_of(self.src) else {
             return D::FROM_SYSTEM;
         };
         if self.direction.pagemap().index_of(pfn).is_some() {
-            return !D::FROM_SYSTEM;
+            return !D::FROM_SYSTEM && is_anonymous(pfn);
         }
         D::FROM_SYSTEM && is_plain(pfn)
     }
@@ -382,16 +390,22 @@ fn pfn_of(slot: usize) -> Option<usize> {
     (slot & bindings::MIGRATE_PFN_VALID != 0).then_some(slot >> bindings::MIGRATE_PFN_SHIFT)
 }
 
-/// Whether the page of a slot is anonymous memory of the system.
-fn is_plain(pfn: usize) -> bool {
+/// Whether the page of a slot is anonymous memory.
+fn is_anonymous(pfn: usize) -> bool {
     // SAFETY: The page exists, because the migration has a reference to it.
     let page = unsafe { bindings::pfn_to_page(pfn) };
     // SAFETY: As above.
     let folio = unsafe { bindings::page_folio(page) };
     // SAFETY: As above.
-    let anonymous = unsafe { bindings::folio_test_anon(folio) };
+    unsafe { bindings::folio_test_anon(folio) }
+}
+
+/// Whether the page of a slot is anonymous memory of the system.
+fn is_plain(pfn: usize) -> bool {
+    // SAFETY: The page exists, because the migration has a reference to it.
+    let page = unsafe { bindings::pfn_to_page(pfn) };
     // SAFETY: As above.
-    anonymous && !unsafe { bindings::is_zone_device_page(page) }
+    is_anonymous(pfn) && !unsafe { bindings::is_zone_device_page(page) }
 }
 
 /// The order of the folio of a slot.

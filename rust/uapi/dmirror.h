@@ -79,6 +79,7 @@ struct dmirror_cmd {
  *   EPERM   a part of the range is mapped, but not for writing
  *   EFAULT  a part of the range is not mapped or not readable, or mapped by a device
  *   EBUSY   as for READ
+ *   EIO     the device cannot give back the data of a page that is to be copied
  */
 #define DMIRROR_NR_WRITE		0x01
 #define DMIRROR_WRITE \

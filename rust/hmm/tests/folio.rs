@@ -85,6 +85,53 @@ mod suite {
     }
 
     #[test]
+    fn halves_come_down_to_pages_and_all_of_them_back() -> Result {
+        let pagemap = device(1)?;
+        let mut folios = KVec::with_capacity(BLOCK_PAGES, GFP_KERNEL)?;
+        folios.push(pagemap.take(DevicePages::new(0, PMD_ORDER)?)?, GFP_KERNEL)?;
+        let mut pages = KVec::with_capacity(BLOCK_PAGES, GFP_KERNEL)?;
+        while let Some(folio) = folios.pop() {
+            assert_eq!(pagemap.unused(), BLOCK_PAGES);
+            if folio.pages().order() == 0 {
+                assert_eq!(folio.pages().first(), pages.len());
+                pages.push(folio, GFP_KERNEL)?;
+                continue;
+            }
+            let order = folio.pages().order();
+            let (low, high) = folio.halve()?;
+            assert_eq!(low.pages().order(), order - 1);
+            assert_eq!(high.pages().order(), order - 1);
+            folios.push(high, GFP_KERNEL)?;
+            folios.push(low, GFP_KERNEL)?;
+        }
+        assert_eq!(pages.len(), BLOCK_PAGES);
+        // The driver heard of two pieces each time.
+        assert_eq!(pagemap.ops().pieces.get(), 2 * (BLOCK_PAGES - 1));
+        assert_eq!(pagemap.taken(), BLOCK_PAGES);
+        // Some of them used, the others not.
+        let used = pages.pop().ok_or(ENOENT)?.init();
+        assert_eq!(used.pages().first(), BLOCK_PAGES - 1);
+        assert_eq!(pagemap.unused(), BLOCK_PAGES - 1);
+        drop(pages);
+        assert_eq!((pagemap.taken(), pagemap.unused()), (1, 0));
+        drop(used);
+        assert_eq!(pagemap.taken(), 0);
+        assert_eq!(pagemap.ops().freed.get(), BLOCK_PAGES);
+        assert!(pagemap.take(DevicePages::new(0, PMD_ORDER)?).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_has_no_halves_and_comes_back() -> Result {
+        let pagemap = device(1)?;
+        let page = pagemap.take(DevicePages::new(1, 0)?)?;
+        assert_eq!(page.halve().err(), Some(EINVAL));
+        assert_eq!((pagemap.taken(), pagemap.unused()), (0, 0));
+        assert_eq!(pagemap.ops().freed.get(), 1);
+        Ok(())
+    }
+
+    #[test]
     fn only_what_was_filled_can_be_read() -> Result {
         let pagemap = device(1)?;
         let mut folio = pagemap.take(DevicePages::new(2, 1)?)?.init();

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use crate::taken::TakenMap;
 use crate::DevicePages;
 use crate::DeviceRegion;
+use crate::Kind;
 use crate::Vram;
 use crate::Window;
 use crate::BLOCK_PAGES;
@@ -26,6 +27,20 @@ mod suite {
         assert_eq!(DevicePages::new(4, 3).err(), Some(EINVAL));
         assert_eq!(DevicePages::new(0, PMD_ORDER + 1).err(), Some(EINVAL));
         assert_eq!(DevicePages::new(usize::MAX, 0).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn halves_lie_side_by_side_and_are_all_of_it() -> Result {
+        for order in 1..=PMD_ORDER {
+            let whole = DevicePages::new(BLOCK_PAGES, order)?;
+            let (low, high) = whole.halves().ok_or(ENOENT)?;
+            assert_eq!((low.order(), high.order()), (order - 1, order - 1));
+            assert_eq!(low.range().start, whole.range().start);
+            assert_eq!(low.range().end, high.range().start);
+            assert_eq!(high.range().end, whole.range().end);
+        }
+        assert_eq!(DevicePages::new(3, 0)?.halves(), None);
         Ok(())
     }
 
@@ -132,6 +147,43 @@ mod suite {
         assert_eq!(window.npages(), 16);
         assert_eq!(window.slots(16).map(|slots| slots.src.len()), Ok(16));
         assert_eq!(window.slots(17).map(|slots| slots.src.len()), Err(EINVAL));
+        // One page has arrays of its own.
+        let mut one = Window::new(1)?;
+        assert_eq!(one.npages(), 1);
+        assert_eq!(one.slots(1).map(|slots| slots.dst.len()), Ok(1));
+        assert_eq!(one.slots(0).map(|slots| slots.dst.len()), Ok(0));
+        assert_eq!(one.slots(2).map(|slots| slots.src.len()), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn coherent_memory_must_have_been_set_aside() -> Result {
+        assert_eq!(Vram::coherent(1 << 40, 0).err(), Some(EINVAL));
+        assert_eq!(Vram::coherent(1 << 40, BLOCK_PAGES - 1).err(), Some(EINVAL));
+        let coherent = |start| {
+            let vram = Vram::coherent(start, BLOCK_PAGES)?;
+            DeviceRegion::coherent(vram, c"hmm test")
+        };
+        // The kernel itself; addresses of nobody; no block; the end of all addresses.
+        assert_eq!(coherent(16 << 20).err(), Some(EBUSY));
+        assert_eq!(coherent(1 << 40).err(), Some(EBUSY));
+        assert_eq!(coherent((1 << 40) + 0x1000).err(), Some(EINVAL));
+        assert_eq!(coherent(u64::MAX & !0x1f_ffff).err(), Some(EINVAL));
+        // Each kind of region wants its own kind of memory.
+        let vram = Vram::coherent(1 << 40, BLOCK_PAGES)?;
+        assert_eq!(vram.npages(), BLOCK_PAGES);
+        assert!(vram.is_populated(BLOCK_PAGES - 1));
+        assert!(!vram.is_populated(BLOCK_PAGES));
+        assert_eq!(vram.populate(0), Ok(()));
+        assert_eq!(vram.populate(1), Err(EINVAL));
+        let private = DeviceRegion::private(vram, c"hmm test");
+        assert_eq!(private.err(), Some(EINVAL));
+        let lazy = Vram::lazy(BLOCK_PAGES)?;
+        let wrong = DeviceRegion::coherent(lazy, c"hmm test");
+        assert_eq!(wrong.err(), Some(EINVAL));
+        let right = DeviceRegion::private(Vram::lazy(BLOCK_PAGES)?, c"hmm test")?;
+        assert_eq!(right.kind(), Kind::Private);
+        assert_eq!(right.npages(), BLOCK_PAGES);
         Ok(())
     }
 }

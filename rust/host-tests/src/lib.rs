@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure logic of the driver, compiled as in the kernel: with `core` and nothing else.
+//! The pure logic of the driver and of `hmm`, compiled as in the kernel: with `core` and nothing else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc` and `tests/request.rs`.
+//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/request.rs` and `tests/table`.
 
 #![no_std]
 
@@ -11,6 +11,14 @@
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod alloc;
 
+#[path = "../../dmirror/pageset.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod pageset;
+
 #[path = "../../dmirror/request.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod request;
+
+#[path = "../../hmm/table.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod table;

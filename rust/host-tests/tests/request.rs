@@ -7,6 +7,7 @@ mod request;
 
 use proptest::prelude::*;
 
+use request::window_at;
 use request::BadRange;
 use request::UserRange;
 
@@ -119,6 +120,26 @@ fn any_request() -> impl Strategy<Value = (u32, u64, u64)> {
     })
 }
 
+const WINDOW: usize = 2 << 20;
+
+#[test]
+fn a_window_ends_at_a_border_or_with_the_range() {
+    let window = |at, end| window_at(at, end, WINDOW);
+    assert_eq!(window(0, 1 << 30), 0..WINDOW);
+    assert_eq!(window(WINDOW - 0x1000, 1 << 30), WINDOW - 0x1000..WINDOW);
+    assert_eq!(window(WINDOW, 1 << 30), WINDOW..2 * WINDOW);
+    assert_eq!(window(0x1000, 0x2000), 0x1000..0x2000);
+    assert_eq!(window(0x1000, WINDOW), 0x1000..WINDOW);
+    assert_eq!(window(0x1000, WINDOW + 0x1000), 0x1000..WINDOW);
+}
+
+#[test]
+fn the_last_window_of_all_addresses_does_not_wrap() {
+    let end = usize::MAX & !0xfff;
+    assert_eq!(window_at(end - 0x3000, end, WINDOW), end - 0x3000..end);
+    assert_eq!(window_at(end - WINDOW, end, WINDOW).end % WINDOW, 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 4096,
@@ -126,6 +147,24 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    #[test]
+    fn windows_are_side_by_side_and_make_up_the_range(
+        first in 0..1_usize << 40,
+        pages in 1..5000_usize,
+    ) {
+        let (start, end) = (first << SHIFT, (first + pages) << SHIFT);
+        let mut at = start;
+        while at < end {
+            let window = window_at(at, end, WINDOW);
+            prop_assert_eq!(window.start, at);
+            prop_assert!(window.end > at && window.end <= end);
+            prop_assert_eq!(window.start / WINDOW, (window.end - 1) / WINDOW);
+            prop_assert!(window.end == end || window.end % WINDOW == 0);
+            at = window.end;
+        }
+        prop_assert_eq!(at, end);
+    }
 
     #[test]
     fn a_range_is_good_if_it_is_so_in_wider_arithmetic((shift, addr, npages) in any_request()) {

@@ -3,9 +3,7 @@
 //! All unsafe code of the user space: memory mappings, the ioctl, fork.
 //!
 //! What is here has safe functions only; the types keep what the system calls
-//! demand. Whoever adds to it keeps to one operation a block. What has a file of
-//! its own: questions about pages ([`query`]), io_uring ([`ring`]), signals
-//! ([`signal`]).
+//! demand. Whoever adds to it keeps to one operation a block.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod compat;

@@ -79,6 +79,15 @@ impl Context {
         open(&self.second)
     }
 
+    /// Opens coherent device `nth`, 0 or 1, or skips.
+    pub fn open_coherent(&self, nth: usize) -> Result<Device> {
+        let path = Path::new(["/dev/hmm_dmirror2", "/dev/hmm_dmirror3"][nth]);
+        if !path.exists() {
+            return skip("there is no coherent device");
+        }
+        open(path)
+    }
+
     /// Loads the module if it is not there and this run knows how.
     pub fn ensure_loaded(&self) -> Result<()> {
         if !self.device.exists() {

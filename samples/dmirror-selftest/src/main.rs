@@ -9,6 +9,8 @@ mod cases;
 mod cgroup;
 mod check;
 mod context;
+mod disk;
+mod inject;
 mod ktap;
 mod memory;
 mod reload;

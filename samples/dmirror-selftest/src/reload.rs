@@ -59,19 +59,26 @@ pub fn with_capacity(
     body: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     needs_ours("a capacity to be chosen")?;
+    with_parameters(context, &[&format!("capacity={bytes}")], body)
+}
+
+/// Runs `body` with the module loaded with `parameters` alone, and loads it as it
+/// was afterwards. Skips where that cannot be.
+pub fn with_parameters(
+    context: &Context,
+    parameters: &[&str],
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let (module, loader) = context.module()?;
     let unloaded = Unloaded::new(&module, loader)?;
-    if loader
-        .load(&module, &[&format!("capacity={bytes}")])
-        .is_err()
-    {
+    if loader.load(&module, parameters).is_err() {
         unloaded.load_again()?;
-        return skip("the module cannot be loaded with another capacity");
+        return skip(format!("the module does not load with {parameters:?}"));
     }
     let result = body();
     module
         .unload()
-        .context("cannot unload the module with the other capacity")?;
+        .context("cannot unload the module with other parameters")?;
     unloaded.load_again()?;
     result
 }

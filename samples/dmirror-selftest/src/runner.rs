@@ -36,6 +36,7 @@ use nix::unistd::setpgid;
 use crate::cases::Case;
 use crate::check::Skip;
 use crate::context::Context;
+use crate::inject;
 use crate::ktap::Report;
 
 /// What a case's process exits with when it failed, and when it cannot run.
@@ -114,6 +115,7 @@ fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Out
             Outcome::Passed(_) => {}
             Outcome::Skipped(_) => break,
             Outcome::Failed(text) => {
+                inject::all_off();
                 if limits.repeat > 1 {
                     write!(text, "\nin round {round} of {}", limits.repeat)?;
                 }

@@ -5,11 +5,16 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use linux_raw_sys::general::PAGE_IS_FILE;
+use linux_raw_sys::general::PAGE_IS_PRESENT;
+use linux_raw_sys::general::PAGE_IS_SOFT_DIRTY;
+use linux_raw_sys::general::PAGE_IS_SWAPPED;
+use linux_raw_sys::general::page_region;
+use linux_raw_sys::general::pm_scan_arg;
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::range::PageRange;
-use crate::range::page_size;
 
 /// Whether each page of `range` is in memory, by mincore(2).
 ///
@@ -25,78 +30,28 @@ pub fn mincore(range: PageRange) -> Result<Vec<bool>, Errno> {
     Ok(answer.into_iter().map(|byte| byte & 1 != 0).collect())
 }
 
-/// On which memory node each page of `range` is, by move_pages(2) in its form
-/// that only asks: a node, or why there is none.
-///
-/// # Errors
-///
-/// What the system call fails with: `ENOSYS` on a kernel without nodes.
-pub fn nodes(range: PageRange) -> Result<Vec<Result<u32, Errno>>, Errno> {
-    let size = page_size() as u64;
-    let pages: Vec<u64> = range.page_numbers().map(|page| page * size).collect();
-    let mut answer: Vec<i32> = vec![0; pages.len()];
-    let no_nodes = std::ptr::null::<i32>();
-    // SAFETY: the kernel reads as many addresses and writes as many numbers as
-    // there are. Without nodes to move to it does not touch the pages.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            0,
-            pages.len(),
-            pages.as_ptr(),
-            no_nodes,
-            answer.as_mut_ptr(),
-            0,
-        )
-    };
-    Errno::result(done)?;
-    let node = |number: i32| u32::try_from(number).map_err(|_| Errno::from_raw(-number));
-    Ok(answer.into_iter().map(node).collect())
-}
-
-/// What [`pagemap_scan`] looks for: all of these bits, out of `PAGE_IS_*` of
-/// linux/fs.h.
+/// What [`pagemap_scan`] looks for: bits out of `PAGE_IS_*` of linux/fs.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scan(u64);
+pub struct Scan(u32);
 
 impl Scan {
     /// Pages of files.
-    pub const FILE: Self = Self(1 << 2);
+    pub const FILE: Self = Self(PAGE_IS_FILE);
     /// Pages that the CPU can reach.
-    pub const PRESENT: Self = Self(1 << 3);
+    pub const PRESENT: Self = Self(PAGE_IS_PRESENT);
     /// Pages that it cannot, since they are in swap space or elsewhere.
-    pub const SWAPPED: Self = Self(1 << 4);
+    pub const SWAPPED: Self = Self(PAGE_IS_SWAPPED);
     /// Pages written since the bits were cleared.
-    pub const SOFT_DIRTY: Self = Self(1 << 7);
+    pub const SOFT_DIRTY: Self = Self(PAGE_IS_SOFT_DIRTY);
 }
 
 /// Pages next to each other, which [`pagemap_scan`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanned {
     /// The first address.
     pub start: u64,
     /// The first address behind them.
     pub end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg` of linux/fs.h.
-#[derive(Default)]
-#[repr(C)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
 }
 
 /// Finds the pages of `range` that are what `scan` says, by the ioctl
@@ -108,22 +63,36 @@ struct ScanArgument {
 /// none.
 pub fn pagemap_scan(range: PageRange, scan: Scan) -> std::io::Result<Vec<Scanned>> {
     let file = File::open("/proc/self/pagemap")?;
-    let mut found = vec![Scanned::default(); range.pages() as usize];
-    let mut argument = ScanArgument {
-        size: size_of::<ScanArgument>() as u64,
+    let nothing = page_region {
+        start: 0,
+        end: 0,
+        categories: 0,
+    };
+    let mut found = vec![nothing; range.pages() as usize];
+    let mut argument = pm_scan_arg {
+        size: size_of::<pm_scan_arg>() as u64,
+        flags: 0,
         start: range.addr(),
         end: range.end(),
         vec: found.as_mut_ptr() as u64,
         vec_len: found.len() as u64,
-        category_mask: scan.0,
-        return_mask: scan.0,
-        ..ScanArgument::default()
+        walk_end: 0,
+        max_pages: 0,
+        category_inverted: 0,
+        category_mask: scan.0.into(),
+        category_anyof_mask: 0,
+        return_mask: scan.0.into(),
     };
-    let request = nix::request_code_readwrite!(b'f', 16, size_of::<ScanArgument>());
+    let request = nix::request_code_readwrite!(b'f', 16, size_of::<pm_scan_arg>());
     // SAFETY: the request names a struct of this size and layout. The kernel
     // writes to it, and to `found`, as many entries as it is told there are.
     let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, &mut argument) };
     let count = Errno::result(answer)?;
-    found.truncate(count as usize);
-    Ok(found)
+    let found = found.iter().take(count as usize);
+    Ok(found
+        .map(|region| Scanned {
+            start: region.start,
+            end: region.end,
+        })
+        .collect())
 }

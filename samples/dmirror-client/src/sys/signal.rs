@@ -42,6 +42,19 @@ pub fn count_signals(signal: Signal, on_stack: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Has `signal` do to this process what it does by default: the runtime of Rust
+/// looks at SIGBUS and SIGSEGV first, and lets the program try again once.
+///
+/// # Errors
+///
+/// What sigaction fails with.
+pub fn default_signal(signal: Signal) -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no code of this process runs for the signal.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
+}
+
 /// How many signals have been counted.
 pub fn signals_counted() -> u32 {
     // ORDERING: nothing is published through the count.

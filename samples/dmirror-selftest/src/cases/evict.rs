@@ -21,23 +21,27 @@ use crate::reload::with_capacity;
 cases! { "evict":
     four_times_the_capacity = "A program that moves four times the device's memory there finds all its data right.",
     oldest_first = "When the device is full, the pages that were moved first come back first.",
+    used_by_the_device = "When the device is full, the pages that it has just read stay, and older ones come back.",
     other_processes = "A process gets room on a full device, and the one that had it loses no data.",
     several_at_once = "Processes that together want more than there is all finish with their data right.",
 }
 
 /// Blocks of the device in these cases, of `HUGE` bytes each.
-const BLOCKS: usize = 3;
+pub(super) const BLOCKS: usize = 3;
 
-fn pages(blocks: usize) -> usize {
+pub(super) fn pages(blocks: usize) -> usize {
     blocks * HUGE / page_size()
 }
 
-fn with_small_device(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn with_small_device(
+    context: &Context,
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     with_capacity(context, (BLOCKS * HUGE) as u64, body)
 }
 
 /// Moves memory to the device, and checks that the device has seen each page.
-fn move_there(device: &Device, memory: &Memory) -> Result<()> {
+pub(super) fn move_there(device: &Device, memory: &Memory) -> Result<()> {
     let mut view = vec![0xa5; memory.region.len()];
     let range = memory.region.part(memory.all());
     let counts = device.migrate_to_device(range, &mut view)?;
@@ -74,6 +78,27 @@ fn oldest_first(context: &Context) -> Result<()> {
         }
         first.expect("after all others", first.all(), Where::System)?;
         second.expect("moved after it", second.all(), Where::Device)?;
+        third.expect("moved last", third.all(), Where::Device)?;
+        for memory in [&first, &second, &third] {
+            memory.verify(memory.all())?;
+        }
+        Ok(())
+    })
+}
+
+fn used_by_the_device(context: &Context) -> Result<()> {
+    with_small_device(context, || {
+        let device = context.open()?;
+        let first = Memory::new(pages(1))?;
+        let second = Memory::new(pages(BLOCKS - 1))?;
+        let third = Memory::new(pages(1))?;
+        for memory in [&first, &second] {
+            move_there(&device, memory)?;
+        }
+        let mut view = vec![0; page_size()];
+        device.read(first.region.part(0..1), &mut view)?;
+        move_there(&device, &third)?;
+        first.expect("used by the device", first.all(), Where::Device)?;
         third.expect("moved last", third.all(), Where::Device)?;
         for memory in [&first, &second, &third] {
             memory.verify(memory.all())?;

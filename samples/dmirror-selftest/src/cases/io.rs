@@ -47,7 +47,7 @@ use crate::check::equal;
 use crate::check::fails;
 use crate::check::skip;
 use crate::context::Context;
-use crate::context::is_root;
+use crate::disk::Scratch;
 use crate::memory::Memory;
 
 cases! { "io":
@@ -187,9 +187,6 @@ fn vmsplice_gift(context: &Context) -> Result<()> {
     equal("bytes from the pipe", bytes.len(), PAGES * page_size())
 }
 
-/// A disk in memory that nothing else uses.
-const DISK: &str = "/dev/ram0";
-
 /// Opens `path` for direct input and output.
 fn open_direct(path: &Path) -> Result<File> {
     File::options()
@@ -201,62 +198,63 @@ fn open_direct(path: &Path) -> Result<File> {
         .with_context(|| path.display().to_string())
 }
 
-fn have_disk() -> Result<()> {
-    if !is_root() {
-        return skip("needs root");
-    }
-    if !fs::exists(DISK)? {
-        return skip(format!("there is no {DISK}"));
-    }
-    Ok(())
-}
-
 fn direct_device(context: &Context) -> Result<()> {
-    have_disk()?;
+    let disk = Scratch::new()?;
     let device = context.open()?;
-    write_and_read(&device, &open_direct(Path::new(DISK))?, 64)
+    write_and_read(&device, &open_direct(disk.path())?, 64)
 }
 
-/// A file system on the disk, unmounted on drop.
-struct Mounted(PathBuf);
+/// A file system on the disk, unmounted on drop, and then gone from the disk.
+struct Mounted {
+    folder: PathBuf,
+    _disk: Scratch,
+}
 
 impl Mounted {
     fn new() -> Result<Self> {
-        have_disk()?;
-        let made = Command::new("mke2fs").arg("-F").arg(DISK).output();
+        let disk = Scratch::new()?;
+        let made = Command::new("mke2fs").arg("-F").arg(disk.path()).output();
         match made {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return skip("there is no program mke2fs");
             }
             answer => ensure!(answer?.status.success(), "mke2fs failed"),
         }
-        let path = std::env::temp_dir().join(format!("dmirror-disk-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        let mounted = Self(path);
-        match mount(
-            Some(DISK),
-            &mounted.0,
+        let folder = std::env::temp_dir().join(format!("dmirror-disk-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        let mounted = mount(
+            Some(disk.path()),
+            &folder,
             Some("ext4"),
             MsFlags::empty(),
             None::<&str>,
-        ) {
+        );
+        let mounted_here = Self {
+            folder,
+            _disk: disk,
+        };
+        match mounted {
             Err(Errno::ENODEV) => skip("the kernel has no ext4"),
             answer => {
                 answer.context("mount")?;
-                Ok(mounted)
+                Ok(mounted_here)
             }
         }
     }
 
     fn file(&self) -> Result<File> {
-        open_direct(&self.0.join("file"))
+        open_direct(&self.folder.join("file"))
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
+        // The file is closed by now: see the order of the variables.
+        if let Err(error) = umount2(&self.folder, MntFlags::empty()) {
+            println!("{}: {error}", self.folder.display());
+            let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
+        }
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 

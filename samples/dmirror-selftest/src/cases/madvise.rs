@@ -222,11 +222,15 @@ fn collapsed_and_out(context: &Context) -> Result<()> {
         return skip("the kernel makes no huge page here");
     }
     memory.move_out(&device, memory.all())?;
+    // The page is mapped by one entry, so one touch brings all of it back.
     memory.verify(0..16)?;
+    memory.expect("after a touch", memory.all(), Where::System)?;
+    memory.move_out(&device, memory.all())?;
     memory.move_back(&device, 16..HUGE_PAGES, HUGE_PAGES - 16)?;
+    memory.verify(memory.all())?;
     ensure!(
         collapse(&memory)?,
-        "the pages that came back were not made one"
+        "what came back was not made one huge page"
     );
     memory.move_out(&device, memory.all())?;
     memory.verify(memory.all())

@@ -3,6 +3,7 @@
 //! The cases, one file a theme. Those that unload the module come last.
 
 mod access;
+mod coherent;
 mod counts;
 mod death;
 mod debugger;
@@ -11,14 +12,18 @@ mod devices;
 mod dirty;
 mod errors;
 mod evict;
+mod evict_huge;
 mod exclusive;
 mod exclusive_refused;
+mod failing;
 mod fault;
 mod files;
 mod flags;
 mod fork;
 mod frames;
+mod held;
 mod huge;
+mod huge_whole;
 mod io;
 mod ksm;
 mod lifetime;
@@ -33,6 +38,7 @@ mod mremap;
 mod numa;
 mod observers;
 mod opens;
+mod parameters;
 mod proc;
 mod races;
 mod read;
@@ -87,6 +93,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         numa::CASES,
         uffd::CASES,
         huge::CASES,
+        huge_whole::CASES,
         files::CASES,
         errors::CASES,
         observers::CASES,
@@ -101,6 +108,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         death::CASES,
         devices::CASES,
         evict::CASES,
+        evict_huge::CASES,
         read::CASES,
         write::CASES,
         access::CASES,
@@ -118,6 +126,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         memcg::CASES,
         races::CASES,
         device_races::CASES,
+        held::CASES,
+        failing::CASES,
+        coherent::CASES,
+        parameters::CASES,
         unload::CASES,
     ]
     .into_iter()

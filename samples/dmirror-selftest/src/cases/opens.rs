@@ -38,7 +38,7 @@ cases! { "opens":
     closed_before_the_fault = "Pages come back by a fault after the file that moved them was closed, in a child too.",
     two_processes = "Open files of two processes see shared resident pages, each its own side of them.",
     inherited = "A child reads, writes and looks at the opener's memory by an inherited descriptor.",
-    opener_is_gone = "A descriptor whose opener is gone answers EINVAL to every command with a range.",
+    opener_is_gone = "A descriptor whose opener is gone answers EFAULT to READ and WRITE, EINVAL to all others with a range.",
 }
 
 const PAGES: usize = 40;
@@ -321,17 +321,19 @@ fn opener_is_gone(context: &Context) -> Result<()> {
 
 fn all_refused(device: &Device, range: PageRange) -> Result<()> {
     let mut bytes = vec![0xa5; PAGES * page_size()];
-    for command in [
-        Command::Read,
-        Command::ReadUnlocked,
-        Command::Write,
-        Command::Snapshot,
-        Command::Exclusive,
-        Command::CheckExclusive,
+    for (command, errno) in [
+        (Command::Read, Errno::EFAULT),
+        (Command::ReadUnlocked, Errno::EFAULT),
+        (Command::Write, Errno::EFAULT),
+        (Command::MigrateToDevice, Errno::EINVAL),
+        (Command::MigrateToSystem, Errno::EINVAL),
+        (Command::Snapshot, Errno::EINVAL),
+        (Command::Exclusive, Errno::EINVAL),
+        (Command::CheckExclusive, Errno::EINVAL),
     ] {
         let buffer = Buffer::Output(&mut bytes);
         let answer = device.call(command, range.addr(), range.pages(), buffer);
-        fails(&command.to_string(), answer, Errno::EINVAL)?;
+        fails(&command.to_string(), answer, errno)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -52,15 +53,16 @@ cases! { "swap":
 const PAGES: usize = 64;
 
 /// Has the kernel swap pages out, and says how many went. A page that something
-/// else holds for a moment stays.
+/// else holds for a moment stays, as does one that another CPU has just put on a
+/// list of its own: hence the pause.
 fn swap_out(memory: &Memory, pages: Range<usize>) -> Result<usize> {
     let range = memory.region.part(pages.clone());
-    for _ in 0..20 {
+    for _ in 0..40 {
         memory.region.advise(pages.clone(), Advice::PageOut)?;
         if swapped(memory, pages.clone())? == pages.len() {
             return Ok(pages.len());
         }
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(20));
     }
     Ok(Survey::of(range)?.count(|place| *place == Place::Swapped))
 }

@@ -3,7 +3,12 @@
 //! Unloading the module with pages on the device: they all come back, and the
 //! programs go on.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -13,6 +18,7 @@ use dmirror_client::Errno;
 use dmirror_client::place::device_memories;
 
 use super::cases;
+use super::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::context::Context;
@@ -27,6 +33,8 @@ cases! { "unload":
     other_processes = "Unloading brings back the pages of processes that know nothing of it, shared ones too.",
     while_pages_are_touched = "Threads that touch resident pages while the module goes read the right data.",
     nothing_is_left = "After unloading /proc/iomem shows no memory of the device.",
+    huge_pages = "Unloading brings back huge pages of several processes, shared ones too.",
+    leaves_no_trace = "However often the module loads and unloads with resident pages, /proc/iomem, debugfs and memory are as before. DMIRROR_LOADS=N says how often; set --timeout, too.",
     again_and_again = "The module loads and unloads many times with pages on the device.",
 }
 
@@ -94,7 +102,7 @@ fn while_pages_are_touched(context: &Context) -> Result<()> {
         let memory = Memory::new(PAGES)?;
         memory.move_out(&context.open()?, memory.all())?;
         let (region, data) = (&memory.region, memory.data());
-        let unloaded = std::thread::scope(|scope| {
+        let unloaded = thread::scope(|scope| {
             let readers: Vec<_> = [3, 7, 11]
                 .map(|step| {
                     scope.spawn(move || {
@@ -139,6 +147,123 @@ fn nothing_is_left(context: &Context) -> Result<()> {
     }
     memory.verify(memory.all())?;
     unloaded.load_again()
+}
+
+fn huge_pages(context: &Context) -> Result<()> {
+    let (module, loader) = context.module()?;
+    let (there, gone) = (Gate::new()?, Gate::new()?);
+    let memory = huge::huge(2)?;
+    memory.move_out(&context.open()?, memory.all())?;
+    // It shares the pages, and has others of its own.
+    let child = helper(|| {
+        let own = huge::huge(1)?;
+        own.refill(3);
+        own.move_out(&context.open()?, own.all())?;
+        there.open()?;
+        gone.wait()?;
+        own.expect("after unloading", own.all(), Where::System)?;
+        own.verify(own.all())?;
+        memory.verify(memory.all())?;
+        memory.refill(2);
+        memory.verify(memory.all())
+    })?;
+    there.wait()?;
+    let unloaded = Unloaded::new(&module, loader)?;
+    memory.expect("after unloading", memory.all(), Where::System)?;
+    gone.open()?;
+    child.join()?;
+    memory.verify(memory.all())?;
+    unloaded.load_again()
+}
+
+/// What should be as before whenever the module is gone.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    iomem: String,
+    debugfs: Vec<OsString>,
+}
+
+impl Traces {
+    fn now() -> Result<Self> {
+        let mut debugfs = Vec::new();
+        for entry in fs::read_dir("/sys/kernel/debug").into_iter().flatten() {
+            debugfs.push(entry?.file_name());
+        }
+        debugfs.sort_unstable();
+        Ok(Self {
+            iomem: fs::read_to_string("/proc/iomem")?,
+            debugfs,
+        })
+    }
+}
+
+/// Memory that the system could give away, in bytes: the most of what it says for
+/// a second, since some is free only a while after it was given back.
+fn settled() -> Result<i64> {
+    let mut most = available()?;
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(100));
+        most = most.max(available()?);
+    }
+    Ok(most)
+}
+
+/// What the system says of it now.
+fn available() -> Result<i64> {
+    let all = fs::read_to_string("/proc/meminfo")?;
+    let line = all
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: i64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("/proc/meminfo")?
+        .parse()?;
+    Ok(kib * 1024)
+}
+
+fn leaves_no_trace(context: &Context) -> Result<()> {
+    const TIME: Duration = Duration::from_secs(12);
+    const MAY_BE_LOST: i64 = 24 << 20;
+    let (module, loader) = context.module()?;
+    let wanted: Option<u32> = match std::env::var("DMIRROR_LOADS") {
+        Ok(number) => Some(number.parse().context("DMIRROR_LOADS")?),
+        Err(_) => None,
+    };
+    let (small, whole) = (Memory::new(64)?, huge::huge(1)?);
+    let (mut traces, mut before) = (None, None);
+    let (start, mut loads) = (Instant::now(), 0);
+    // The first few rounds fill caches.
+    while wanted.map_or(loads < 8 || start.elapsed() < TIME, |wanted| loads < wanted) {
+        let device = context.open()?;
+        small.move_out(&device, small.all())?;
+        whole.move_out(&device, whole.all())?;
+        drop(device);
+        let unloaded = Unloaded::new(&module, loader)?;
+        let now = Traces::now()?;
+        let first = traces.get_or_insert(Traces::now()?);
+        equal("what is left", &now, &*first)?;
+        loads += 1;
+        if loads == 5 {
+            before = Some(settled()?);
+        }
+        unloaded.load_again()?;
+        small
+            .verify(small.all())
+            .and_then(|()| whole.verify(whole.all()))
+            .with_context(|| format!("load {loads}"))?;
+    }
+    let unloaded = Unloaded::new(&module, loader)?;
+    let after = settled()?;
+    unloaded.load_again()?;
+    if let Some(before) = before {
+        let lost = before - after;
+        println!("{loads} loads cost {lost} bytes");
+        ensure!(
+            lost < MAY_BE_LOST,
+            "{loads} loads have cost {lost} bytes of memory"
+        );
+    }
+    Ok(())
 }
 
 fn again_and_again(context: &Context) -> Result<()> {

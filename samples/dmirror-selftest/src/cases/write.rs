@@ -49,6 +49,7 @@ cases! { "write":
     private_file = "What the device writes to a private mapping of a file is not in the file.",
     writable_again = "Memory that was read-only for a while takes writes of the device again.",
     survives_madv_free = "What the device wrote to a page given up by MADV_FREE is not dropped when memory is reclaimed.",
+    survives_madv_free_there = "What the device wrote to its own page, given up by MADV_FREE before, survives reclaim after it came back.",
     survives_swapping = "What the device wrote to shared memory that had only been read survives swapping.",
     reclaimed_after_the_write = "What the device wrote to private memory survives reclaim.",
 }
@@ -376,6 +377,20 @@ fn survives_madv_free(context: &Context) -> Result<()> {
         memory.region.advise(memory.all(), Advice::PageOut)?;
         memory.verify(memory.all())?;
         memory.device_reads(&device, memory.all())?;
+    }
+    Ok(())
+}
+
+fn survives_madv_free_there(context: &Context) -> Result<()> {
+    let device = context.open()?;
+    for _ in 0..3 {
+        let memory = Memory::new(PAGES)?;
+        memory.region.advise(memory.all(), Advice::Free)?;
+        memory.move_out(&device, memory.all())?;
+        memory.device_refills(&device, 2)?;
+        memory.move_back(&device, memory.all(), PAGES)?;
+        memory.region.advise(memory.all(), Advice::PageOut)?;
+        memory.verify(memory.all())?;
     }
     Ok(())
 }

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which pages of a window something is true of. Pure logic, no kernel calls.
+
+use core::ops::Range;
+
+/// The pages that a set has places for.
+pub(crate) const PAGES: usize = 512;
+
+const BITS: usize = u64::BITS as usize;
+
+/// A set of pages, one bit each, numbered from 0 and below [`PAGES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PageSet([u64; PAGES / BITS]);
+
+impl PageSet {
+    /// Adds a page; none that there is no place for.
+    pub(crate) fn insert(&mut self, nth: usize) {
+        if let Some(word) = self.0.get_mut(nth / BITS) {
+            *word |= 1 << (nth % BITS);
+        }
+    }
+
+    /// Whether a page is in the set.
+    pub(crate) fn contains(&self, nth: usize) -> bool {
+        self.0
+            .get(nth / BITS)
+            .is_some_and(|word| (word >> (nth % BITS)) & 1 != 0)
+    }
+
+    /// The number of pages in the set.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The first run of pages in the set that begins at `from` or later, below `end`.
+    pub(crate) fn run(&self, from: usize, end: usize) -> Option<Range<usize>> {
+        let start = (from..end).find(|&nth| self.contains(nth))?;
+        let end = (start..end).find(|&nth| !self.contains(nth)).unwrap_or(end);
+        Some(start..end)
+    }
+}

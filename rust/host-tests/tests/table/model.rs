@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a table should do, in sets and maps: pages, runs, and which nodes there are.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::nodes::left;
+use crate::nodes::Counted;
+use crate::nodes::Nodes;
+use crate::table::Entry;
+use crate::table::NoSpare;
+use crate::table::Table;
+use crate::table::END;
+use crate::table::FANOUT;
+
+/// Pages below a node of a level.
+fn span(level: u32) -> usize {
+    FANOUT.pow(level + 1)
+}
+
+/// The level of the root, which is always there.
+const ROOT: u32 = 4;
+
+#[derive(Debug, Default)]
+struct Model {
+    pages: BTreeMap<usize, Entry>,
+    /// By their first pages.
+    runs: BTreeMap<usize, Entry>,
+    /// All but the root: level, and the first page below the node.
+    nodes: BTreeSet<(u32, usize)>,
+}
+
+impl Model {
+    fn run_of(&self, page: usize) -> Option<(usize, Entry)> {
+        let first = page / FANOUT * FANOUT;
+        let entry = self.runs.get(&first)?;
+        Some((first, *entry))
+    }
+
+    fn find(&self, range: Range<usize>) -> Option<(usize, Entry)> {
+        if range.start >= range.end {
+            return None;
+        }
+        let page = self.pages.range(range.clone()).next();
+        let page = page.map(|(page, entry)| (*page, *entry));
+        let inside = self.run_of(range.start).map(|(first, entry)| {
+            let pfn = entry.pfn + (range.start - first);
+            (range.start, Entry { pfn, ..entry })
+        });
+        let run = self.runs.range(range).next();
+        let run = run.map(|(page, entry)| (*page, *entry));
+        [page, inside, run]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(page, _)| *page)
+    }
+
+    /// Adds the nodes above what is mapped at level `at`, as far as the spares go; returns how
+    /// many are left, or `None` if they were too few.
+    fn grow(&mut self, page: usize, at: u32, mut spares: usize) -> Option<usize> {
+        for level in (at..ROOT).rev() {
+            let node = (level, page / span(level) * span(level));
+            if !self.nodes.contains(&node) {
+                spares = spares.checked_sub(1)?;
+                self.nodes.insert(node);
+            }
+        }
+        Some(spares)
+    }
+
+    fn set(&mut self, page: usize, entry: Entry, spares: usize) -> Option<usize> {
+        let left = self.grow(page, 0, spares)?;
+        self.runs.remove(&(page / FANOUT * FANOUT));
+        self.pages.insert(page, entry);
+        Some(left)
+    }
+
+    fn set_run(&mut self, page: usize, entry: Entry, spares: usize) -> Option<usize> {
+        let left = self.grow(page, 1, spares)?;
+        self.pages
+            .retain(|other, _| !(page..page + FANOUT).contains(other));
+        self.nodes.remove(&(0, page));
+        self.runs.insert(page, entry);
+        Some(left)
+    }
+
+    fn clear(&mut self, range: Range<usize>) {
+        let meets = |first: usize, pages: usize| first < range.end && range.start < first + pages;
+        if range.start >= range.end {
+            return;
+        }
+        self.pages.retain(|page, _| !meets(*page, 1));
+        self.runs.retain(|first, _| !meets(*first, FANOUT));
+        // From below: a node goes with the last of what it holds.
+        for level in 0..ROOT {
+            let (empty, _): (Vec<_>, Vec<_>) = self
+                .nodes
+                .range((level, 0)..(level + 1, 0))
+                .copied()
+                .partition(|&(_, first)| meets(first, span(level)) && !self.holds(level, first));
+            for node in empty {
+                self.nodes.remove(&node);
+            }
+        }
+    }
+
+    /// Whether the node of this level that begins with page `first` holds anything.
+    fn holds(&self, level: u32, first: usize) -> bool {
+        let below = first..first + span(level);
+        match level {
+            0 => self.pages.range(below).next().is_some(),
+            _ => {
+                let run = level == 1 && self.runs.range(below.clone()).next().is_some();
+                let nodes = (level - 1, below.start)..(level - 1, below.end);
+                run || self.nodes.range(nodes).next().is_some()
+            }
+        }
+    }
+}
+
+/// A table and its model, which are compared after each operation.
+pub(crate) struct Checked {
+    nodes: Nodes,
+    real: Table<Counted>,
+    model: Model,
+}
+
+impl Checked {
+    pub(crate) fn new() -> Self {
+        let nodes = Nodes::default();
+        Self {
+            real: nodes.table(),
+            nodes,
+            model: Model::default(),
+        }
+    }
+
+    /// Maps a page, or a run, with this many spares.
+    pub(crate) fn set(&mut self, page: usize, run: bool, entry: Entry, count: usize) {
+        let mut spares = self.nodes.spares(count);
+        let real = if run {
+            self.real.set_run(page, entry, &mut spares)
+        } else {
+            self.real.set(page, entry, &mut spares)
+        };
+        let model = if page >= END || run && page % FANOUT != 0 {
+            assert_eq!(left(&spares), count, "a page that cannot be took spares");
+            None
+        } else if run {
+            self.model.set_run(page, entry, count)
+        } else {
+            self.model.set(page, entry, count)
+        };
+        match model {
+            None => assert_eq!(real, Err(NoSpare)),
+            Some(rest) => assert_eq!((real, left(&spares)), (Ok(()), rest)),
+        }
+        drop(spares);
+        self.check_around(page);
+    }
+
+    pub(crate) fn clear(&mut self, range: Range<usize>) {
+        self.real.clear(range.clone());
+        self.model.clear(range.clone());
+        self.check_around(range.start);
+        self.check_around(range.end);
+    }
+
+    pub(crate) fn find(&self, range: Range<usize>) {
+        assert_eq!(
+            self.real.find(range.clone()),
+            self.model.find(range.clone()),
+            "in {range:x?}"
+        );
+    }
+
+    /// Compares the nodes, and what is mapped at and near a page.
+    fn check_around(&self, page: usize) {
+        assert_eq!(self.nodes.live(), 1 + self.model.nodes.len(), "nodes");
+        let run = page / FANOUT * FANOUT;
+        let near = [
+            page.wrapping_sub(1),
+            page,
+            page.saturating_add(1),
+            run,
+            run | (FANOUT - 1),
+            run.wrapping_sub(1),
+            run.saturating_add(FANOUT),
+        ];
+        for page in near {
+            let model = page.checked_add(1).and_then(|end| {
+                let (_, entry) = self.model.find(page..end)?;
+                Some(entry)
+            });
+            assert_eq!(self.real.get(page), model, "page {page:#x}");
+        }
+        self.find(page..END);
+    }
+
+    /// Compares all that is mapped.
+    pub(crate) fn check(&self) {
+        let mut start = 0;
+        while let Some((page, _)) = self.model.find(start..END) {
+            self.find(start..END);
+            start = match self.model.run_of(page) {
+                None => page + 1,
+                Some((first, _)) => {
+                    self.check_around(first + FANOUT - 1);
+                    first + FANOUT
+                }
+            };
+        }
+        self.find(start..END);
+    }
+
+    /// Clears everything and lets the table go: no node may be left.
+    pub(crate) fn finish(mut self, clear: bool) {
+        self.check();
+        if clear {
+            self.clear(0..usize::MAX);
+            assert_eq!(self.nodes.live(), 1, "nodes of an empty table");
+        }
+        drop(self.real);
+        assert_eq!(self.nodes.live(), 0, "nodes of no table");
+    }
+}

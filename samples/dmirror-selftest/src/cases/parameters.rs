@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Parameters of the module that make no sense.
+
+use std::fs;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Errno;
+use dmirror_client::Module;
+use dmirror_client::Survey;
+use dmirror_client::module::Loader;
+use dmirror_client::page_size;
+use dmirror_client::place::Place;
+use nix::fcntl::OFlag;
+
+use super::cases;
+use crate::check::equal;
+use crate::check::needs_ours;
+use crate::check::skip;
+use crate::context::Context;
+use crate::memory::HUGE;
+use crate::memory::Memory;
+use crate::reload::Unloaded;
+
+cases! { "coherent":
+    wrong_parameters = "One address alone, an address or a size out of place, and memory in use are refused with a line in the log.",
+}
+
+/// Lines that the kernel logs while `body` runs.
+fn logged(body: impl FnOnce() -> Result<()>) -> Result<String> {
+    let mut log = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open("/dev/kmsg")?;
+    let mut record = vec![0; 8192];
+    let mut lines = String::new();
+    let mut rest = |lines: &mut String| -> Result<()> {
+        loop {
+            match log.read(&mut record) {
+                Ok(length) => lines.push_str(&String::from_utf8_lossy(&record[..length])),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // Overwritten before it was read.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    rest(&mut lines)?;
+    lines.clear();
+    body()?;
+    rest(&mut lines)?;
+    Ok(lines)
+}
+
+/// The module's file, whose loading tells an errno.
+fn file_of(loader: &Loader, module: &Module) -> Result<Loader> {
+    if let Loader::File { path, .. } = loader {
+        return Ok(Loader::File {
+            path: path.clone(),
+            parameters: Vec::new(),
+        });
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let path = Path::new("/lib/modules")
+        .join(release.trim())
+        .join("extra")
+        .join(format!("{}.ko", module.name()));
+    if !path.exists() {
+        return skip(format!("there is no {}", path.display()));
+    }
+    Ok(Loader::File {
+        path,
+        parameters: Vec::new(),
+    })
+}
+
+fn wrong_parameters(context: &Context) -> Result<()> {
+    needs_ours("checks of its parameters")?;
+    let (module, loader) = context.module()?;
+    let file = file_of(loader, &module)?;
+    // A frame of this process lies in memory that the system uses.
+    let memory = Memory::new(1)?;
+    let frame = match Survey::of(memory.region.range())?.places() {
+        [Place::System { frame }] if *frame != 0 => *frame,
+        places => return skip(format!("the kernel shows no frames: {places:?}")),
+    };
+    let used = frame * page_size() as u64 / HUGE as u64 * HUGE as u64;
+    let (used, next) = (
+        format!("spm_addr_dev0={used:#x}"),
+        format!("spm_addr_dev1={:#x}", used + HUGE as u64),
+    );
+    let size = format!("spm_size={HUGE}");
+    let wrong: [(&[&str], Errno); 5] = [
+        (&[&used, &size], Errno::EINVAL),
+        (&[&next, &size], Errno::EINVAL),
+        (
+            &["spm_addr_dev0=0x1000", "spm_addr_dev1=0x2000", &size],
+            Errno::EINVAL,
+        ),
+        (&[&used, &next, "spm_size=4096"], Errno::EINVAL),
+        (&[&used, &next, &size], Errno::EBUSY),
+    ];
+    let unloaded = Unloaded::new(&module, loader)?;
+    for (parameters, errno) in wrong {
+        let mut answer = None;
+        let lines = logged(|| {
+            answer = Some(file.load(&module, parameters));
+            Ok(())
+        })?;
+        let seen = match answer {
+            Some(Err(error)) => error.raw_os_error(),
+            _ => None,
+        };
+        equal(
+            &format!("errno of loading with {parameters:?}"),
+            seen,
+            Some(errno as i32),
+        )?;
+        ensure!(
+            lines.contains("dmirror"),
+            "{parameters:?}: nothing in the log"
+        );
+    }
+    unloaded.load_again()?;
+    context.open().map(drop)
+}

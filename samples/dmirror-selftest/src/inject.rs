@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Delays and failures on demand, by the module's files in debugfs. Each is
+//! switched off when its value is dropped.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use dmirror_client::Module;
+
+use crate::check::needs_ours;
+use crate::check::skip;
+use crate::context::is_root;
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+
+/// Where the files are.
+pub const FOLDER: &str = "/sys/kernel/debug/dmirror";
+
+/// A file that is not 0.
+struct Knob(PathBuf);
+
+impl Knob {
+    fn set(name: &str, value: u32) -> Result<Self> {
+        needs_ours("failures and delays on demand")?;
+        if !is_root() {
+            return skip("needs root");
+        }
+        if fs::read_dir(DEBUGFS).map_or(0, Iterator::count) == 0 {
+            return skip("there is no debugfs");
+        }
+        let knob = Self(Path::new(FOLDER).join(name));
+        fs::write(&knob.0, value.to_string()).with_context(|| knob.0.display().to_string())?;
+        Ok(knob)
+    }
+
+    fn get(&self) -> Result<u32> {
+        Ok(fs::read_to_string(&self.0)?.trim().parse()?)
+    }
+}
+
+impl Drop for Knob {
+    fn drop(&mut self) {
+        match fs::write(&self.0, "0") {
+            // The module was unloaded, and its files with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => println!("cannot switch {} off: {error}", self.0.display()),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Sets all files to 0: a case that was killed could not.
+pub fn all_off() {
+    if !Module::loaded().is_some_and(|module| module.is_ours()) {
+        return;
+    }
+    for file in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
+        let _ = fs::write(file.path(), "0");
+    }
+}
+
+/// A step after which everything waits.
+pub struct Delay(Knob);
+
+impl Delay {
+    /// Waits for `microseconds` after each `step`.
+    pub fn new(step: &str, microseconds: u32) -> Result<Self> {
+        Knob::set(&format!("delay_{step}_us"), microseconds).map(Self)
+    }
+
+    /// What the file says.
+    pub fn microseconds(&self) -> Result<u32> {
+        self.0.get()
+    }
+}
+
+/// How often something fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Often {
+    /// The next time.
+    Once,
+    /// Each third time, without end.
+    EveryThird,
+    /// Each time, without end.
+    Always,
+}
+
+/// Something that fails.
+pub struct Failure {
+    times: Knob,
+    _interval: Option<Knob>,
+}
+
+impl Failure {
+    /// Lets `site` fail.
+    pub fn new(site: &str, often: Often) -> Result<Self> {
+        let interval = match often {
+            Often::EveryThird => Some(Knob::set(&format!("fail_{site}_interval"), 3)?),
+            _ => None,
+        };
+        let times = if often == Often::Once { 1 } else { u32::MAX };
+        Ok(Self {
+            times: Knob::set(&format!("fail_{site}_times"), times)?,
+            _interval: interval,
+        })
+    }
+
+    /// Whether all failures have happened, which for those without end is never.
+    pub fn is_over(&self) -> Result<bool> {
+        Ok(self.times.get()? == 0)
+    }
+}
