@@ -9,6 +9,7 @@ mod cases;
 mod cgroup;
 mod check;
 mod context;
+mod daemon;
 mod disk;
 mod inject;
 mod ktap;

@@ -3,16 +3,11 @@
 //! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
 //! khugepaged makes of such pages.
 
-use std::fs;
-use std::path::Path;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Exit;
@@ -32,7 +27,7 @@ use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
-use crate::context::is_root;
+use crate::daemon::Daemon;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::swapping::swap_on;
@@ -236,62 +231,17 @@ fn collapsed_and_out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-/// khugepaged at work, as fast as it goes; as it was, on drop.
-struct Daemon(Vec<(&'static str, String)>);
-
-impl Daemon {
-    fn folder() -> &'static Path {
-        Path::new("/sys/kernel/mm/transparent_hugepage/khugepaged")
-    }
-
-    fn start() -> Result<Self> {
-        if !is_root() {
-            return skip("needs root");
-        }
-        if !Self::folder().exists() {
-            return skip("this kernel has no khugepaged");
-        }
-        let mut before = Vec::new();
-        for (file, value) in [("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")] {
-            before.push((file, fs::read_to_string(Self::folder().join(file))?));
-            fs::write(Self::folder().join(file), value)?;
-        }
-        Ok(Self(before))
-    }
-
-    fn wait(&self, times: u64) -> Result<()> {
-        let scans = || -> Result<u64> {
-            Ok(fs::read_to_string(Self::folder().join("full_scans"))?
-                .trim()
-                .parse()?)
-        };
-        let goal = scans()? + times + 1;
-        let start = Instant::now();
-        while scans()? < goal {
-            if start.elapsed() > Duration::from_secs(30) {
-                bail!("khugepaged did not scan {times} times in 30 s");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        for (file, value) in &self.0 {
-            let _ = fs::write(Self::folder().join(file), value.trim());
-        }
-    }
-}
-
 fn huge_page_daemon(context: &Context) -> Result<()> {
     let device = context.open()?;
     let resident = collapsible()?;
     let mixed = collapsible()?;
     resident.move_out(&device, resident.all())?;
     mixed.move_out(&device, 100..120)?;
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(
+        "khugepaged",
+        "transparent_hugepage/khugepaged",
+        &[("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")],
+    )?;
     daemon.wait(3)?;
     resident.expect("after khugepaged's scans", resident.all(), Where::Device)?;
     println!(
