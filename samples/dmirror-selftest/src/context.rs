@@ -30,6 +30,7 @@ use nix::poll::poll;
 use nix::unistd::geteuid;
 use nix::unistd::pipe2;
 
+use crate::check::equal;
 use crate::check::skip;
 
 /// How long one process waits for a sign of another.
@@ -175,6 +176,31 @@ impl Helper {
         self.signal(Signal::SIGKILL)?;
         self.exit().map(drop)
     }
+}
+
+/// Runs `parent` in a child process and, when that has ended, `orphan` in a child
+/// of it, with what `parent` returned.
+pub fn outlived<T>(
+    parent: impl FnOnce() -> Result<T>,
+    orphan: impl FnOnce(&T) -> Result<()>,
+) -> Result<()> {
+    let (gone, verdict) = (Gate::new()?, Gate::new()?);
+    helper(|| {
+        let inherited = parent()?;
+        let child = helper(|| {
+            gone.wait()?;
+            let answer = orphan(&inherited);
+            if let Err(error) = &answer {
+                println!("{error:#}");
+            }
+            verdict.send(answer.is_ok().into())
+        })?;
+        std::mem::forget(child); // it outlives this process
+        Ok(())
+    })?
+    .join()?;
+    gone.open()?;
+    equal("whether the orphan succeeded", verdict.receive()?, 1)
 }
 
 /// Lets a process wait for another: what one sends, the other receives. Make it

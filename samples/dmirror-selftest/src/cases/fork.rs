@@ -10,13 +10,13 @@ use dmirror_client::Errno;
 
 use super::cases;
 use crate::check::Where;
-use crate::check::equal;
 use crate::check::fails;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::Helper;
 use crate::context::helper;
+use crate::context::outlived;
 use crate::memory::Memory;
 
 cases! { "fork":
@@ -164,24 +164,18 @@ fn child_exit(context: &Context) -> Result<()> {
 }
 
 fn parent_exit(context: &Context) -> Result<()> {
-    let verdict = Gate::new()?;
-    let gone = Gate::new()?;
-    let parent = helper(|| {
-        let device = context.open()?;
-        let memory = resident(&device)?;
-        let child = helper(|| {
-            gone.wait()?;
-            let good = memory.verify(memory.all()).is_ok();
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = resident(&device)?;
+            Ok((device, memory))
+        },
+        |(_, memory)| {
+            memory.verify(memory.all())?;
             memory.refill(2);
-            let good = good && memory.verify(memory.all()).is_ok();
-            verdict.send(good.into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    parent.join()?;
-    gone.open()?;
-    equal("whether the child found its data", verdict.receive()?, 1)
+            memory.verify(memory.all())
+        },
+    )
 }
 
 fn generations(context: &Context) -> Result<()> {

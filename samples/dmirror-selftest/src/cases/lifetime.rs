@@ -26,6 +26,7 @@ use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::outlived;
 use crate::memory::Memory;
 use crate::reload::with_capacity;
 
@@ -213,38 +214,21 @@ fn inherited_descriptor(context: &Context) -> Result<()> {
 }
 
 fn descriptor_outlives_opener(context: &Context) -> Result<()> {
-    let verdict = Gate::new()?;
-    let gone = Gate::new()?;
-    let opener = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = Memory::new(PAGES)?;
+            memory.move_out(&device, memory.all())?;
+            Ok((device, memory))
+        },
+        |(device, memory)| {
             let mut view = vec![0; memory.region.len()];
             let range = memory.region.range();
-            let answers = fails(
-                "MIGRATE_TO_DEV",
-                device.migrate_to_device(range, &mut view),
-                Errno::EINVAL,
-            )
-            .and_then(|()| {
-                fails(
-                    "MIGRATE_TO_SYS",
-                    device.migrate_to_system(range),
-                    Errno::EINVAL,
-                )
-            })
-            .and_then(|()| memory.verify(memory.all()));
-            if let Err(error) = &answers {
-                println!("{error:#}");
-            }
-            verdict.send(answers.is_ok().into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    opener.join()?;
-    gone.open()?;
-    equal("whether the commands were refused", verdict.receive()?, 1)
+            let answer = device.migrate_to_device(range, &mut view);
+            fails("MIGRATE_TO_DEV", answer, Errno::EINVAL)?;
+            let answer = device.migrate_to_system(range);
+            fails("MIGRATE_TO_SYS", answer, Errno::EINVAL)?;
+            memory.verify(memory.all())
+        },
+    )
 }

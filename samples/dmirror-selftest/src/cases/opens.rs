@@ -21,6 +21,7 @@ use crate::check::fails;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::outlived;
 use crate::memory::Memory;
 
 cases! { "opens":
@@ -297,26 +298,16 @@ fn inherited(context: &Context) -> Result<()> {
 }
 
 fn opener_is_gone(context: &Context) -> Result<()> {
-    let (verdict, gone) = (Gate::new()?, Gate::new()?);
-    let opener = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
-        memory.device_reads(&device, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
-            let answers = all_refused(&device, memory.region.range());
-            if let Err(error) = &answers {
-                println!("{error:#}");
-            }
-            verdict.send(answers.is_ok().into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    opener.join()?;
-    gone.open()?;
-    equal("whether all was refused", verdict.receive()?, 1)
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = Memory::new(PAGES)?;
+            memory.move_out(&device, memory.all())?;
+            memory.device_reads(&device, memory.all())?;
+            Ok((device, memory))
+        },
+        |(device, memory)| all_refused(device, memory.region.range()),
+    )
 }
 
 fn all_refused(device: &Device, range: PageRange) -> Result<()> {
