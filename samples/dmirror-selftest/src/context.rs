@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases work with: devices, child processes, gates between
+//! What the cases work with: devices, child processes, threads, gates between
 //! processes, the module.
 
 use std::fs;
@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -201,6 +202,14 @@ pub fn outlived<T>(
     .join()?;
     gone.open()?;
     equal("whether the orphan succeeded", verdict.receive()?, 1)
+}
+
+/// Waits until a thread has succeeded.
+pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, E>>) -> Result<T> {
+    match thread.join() {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => bail!("a thread panicked"),
+    }
 }
 
 /// Lets a process wait for another: what one sends, the other receives. Make it

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Exit;
@@ -35,6 +34,7 @@ use crate::context::Gate;
 use crate::context::Helper;
 use crate::context::helper;
 use crate::context::is_root;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "death":
@@ -181,7 +181,7 @@ fn thread_ends(context: &Context) -> Result<()> {
             data.check_bytes(&view, 0)?;
             anyhow::Ok(())
         });
-        mover.join().map_err(|_| anyhow!("a thread panicked"))?
+        joined(mover)
     })?;
     memory.expect("after a thread moved them", memory.all(), Where::Device)?;
     memory.verify(0..PAGES / 2)?;

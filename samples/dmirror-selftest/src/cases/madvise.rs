@@ -7,7 +7,6 @@ use std::thread;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Exit;
@@ -27,6 +26,7 @@ use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
+use crate::context::joined;
 use crate::daemon::Daemon;
 use crate::memory::HUGE;
 use crate::memory::Memory;
@@ -333,8 +333,7 @@ fn dontneed_during_migration(context: &Context) -> Result<()> {
                 );
             }
             unless_held(device.migrate_to_system(region.range()))?;
-            dropper.join().map_err(|_| anyhow!("a thread panicked"))??;
-            anyhow::Ok(())
+            joined(dropper)
         })?;
         region.advise(0..PAGES, Advice::DontNeed)?;
         ensure!(

@@ -12,7 +12,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Result;
-use anyhow::anyhow;
 use dmirror_client::Errno;
 use dmirror_client::Region;
 
@@ -20,6 +19,7 @@ use super::cases;
 use crate::check::equal;
 use crate::check::unless_held;
 use crate::context::Context;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "races":
@@ -46,11 +46,7 @@ fn together(
             .collect();
         let mut result = main();
         for thread in threads {
-            result = result.and(
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err(anyhow!("a thread panicked"))),
-            );
+            result = result.and(joined(thread));
         }
         result
     })
@@ -187,9 +183,7 @@ fn unmap_during_migration(context: &Context) -> Result<()> {
             });
             keeper.move_out(&device, 0..PAGES / 2)?;
             drop(victim);
-            mover
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+            joined(mover)
         })?;
         keeper.verify(keeper.all())?;
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Place;
@@ -28,6 +27,7 @@ use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::reload::with_capacity;
@@ -374,10 +374,8 @@ fn pageout_during_migration(context: &Context) -> Result<()> {
             unless_held(device.migrate_to_device(region.range(), &mut view))?;
             unless_held(device.migrate_to_system(region.range()))?;
         }
-        let panicked = |_| anyhow!("a thread panicked");
-        swapper.join().map_err(panicked)??;
-        reader.join().map_err(panicked)??;
-        anyhow::Ok(())
+        joined(swapper)?;
+        joined(reader)
     })?;
     memory.verify(memory.all())
 }

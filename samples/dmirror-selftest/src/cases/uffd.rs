@@ -24,6 +24,7 @@ use crate::check::equal;
 use crate::check::fails_counted;
 use crate::check::skip;
 use crate::context::Context;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "uffd":
@@ -72,12 +73,15 @@ fn no_fault(uffd: &Uffd) -> Result<()> {
 fn write_is_reported(uffd: &Uffd, region: &Region, page: usize, value: u64) -> Result<()> {
     let word = page * Region::words_per_page();
     thread::scope(|scope| {
-        let writer = scope.spawn(|| region.store(word, value));
+        let writer = scope.spawn(|| {
+            region.store(word, value);
+            anyhow::Ok(())
+        });
         let fault = uffd.wait(PATIENCE);
         // The writer must get on, whatever is wrong.
         let waits = !writer.is_finished();
         uffd.protect(region, page..page + 1, false)?;
-        writer.join().map_err(|_| anyhow!("a thread panicked"))?;
+        joined(writer)?;
         let Some(fault) = fault? else {
             return Err(anyhow!("a write to protected page {page} raised no fault"));
         };
@@ -222,7 +226,7 @@ fn answering<T: Send>(
             };
         }
         result?;
-        body.join().map_err(|_| anyhow!("a thread panicked"))?
+        joined(body)
     })
 }
 

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::CallError;
@@ -27,6 +26,7 @@ use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "access":
@@ -66,8 +66,7 @@ fn unlocked_waits_for_user_space(context: &Context) -> Result<()> {
             Ok(())
         });
         let counts = device.read_unlocked(region.range(), &mut view);
-        let answered = answering.join();
-        answered.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))?;
+        joined(answering)?;
         Ok(counts?)
     })?;
     equal("pages read", counts.pages, PAGES as u64)?;
