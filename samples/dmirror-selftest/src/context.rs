@@ -172,6 +172,12 @@ impl Helper {
         }
     }
 
+    /// Waits until it has ended, by SIGKILL.
+    pub fn was_killed(self) -> Result<()> {
+        let end = self.exit()?;
+        equal("end of the child", end, Exit::Signal(Signal::SIGKILL))
+    }
+
     /// Kills it, and waits until it is gone.
     pub fn kill(self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;

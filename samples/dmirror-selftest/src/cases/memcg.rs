@@ -181,11 +181,7 @@ fn killed_alone(context: &Context) -> Result<()> {
     // Where the kernel does not swap there is no such file.
     let _ = group.set("memory.swap.max", "0");
     group.set("memory.max", &limit.to_string())?;
-    equal(
-        "end of the process",
-        child.exit()?,
-        Exit::Signal(Signal::SIGKILL),
-    )?;
+    child.was_killed()?;
     ensure!(
         group.field("memory.events", "oom_kill")? >= 1,
         "the cgroup counts no kill"
