@@ -16,6 +16,9 @@ use dmirror_client::page_size;
 use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
+use crate::context::Gate;
+use crate::context::Helper;
+use crate::context::helper;
 
 /// The size of a huge page, to which memory is aligned, in bytes. A bigger
 /// alignment than needed does no harm on other architectures.
@@ -129,6 +132,17 @@ impl Memory {
         let counts = device.migrate_to_system(range)?;
         equal("pages moved back", counts.pages, expected as u64)?;
         all_at("after moving back", range, Where::System)
+    }
+
+    /// Forks a child that waits for `go`, reads what this process had at the fork,
+    /// and writes a round of its own.
+    pub fn writing_child(&self, go: &Gate, round: u16) -> Result<Helper> {
+        helper(|| {
+            go.wait()?;
+            self.verify(self.all())?;
+            self.refill(round);
+            self.verify(self.all())
+        })
     }
 
     /// Checks, by what the kernel says, where pages are.

@@ -70,12 +70,7 @@ fn parent_writes_first(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = resident(&device)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     written.open()?;
     child.join()?;
@@ -217,14 +212,7 @@ fn many_children(context: &Context) -> Result<()> {
     let memory = resident(&device)?;
     let go = Gate::new()?;
     let children: Vec<Helper> = (2..10)
-        .map(|round| {
-            helper(|| {
-                go.wait()?;
-                memory.verify(memory.all())?;
-                memory.refill(round);
-                memory.verify(memory.all())
-            })
-        })
+        .map(|round| memory.writing_child(&go, round))
         .collect::<Result<_>>()?;
     for _ in &children {
         go.open()?;

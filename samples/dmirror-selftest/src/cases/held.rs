@@ -228,12 +228,7 @@ impl Deed {
             }
             Self::Fork => {
                 let written = Gate::new()?;
-                let child = helper(|| {
-                    written.wait()?;
-                    memory.verify(memory.all())?;
-                    memory.refill(3);
-                    memory.verify(memory.all())
-                })?;
+                let child = memory.writing_child(&written, 3)?;
                 memory.expect_round(2);
                 memory.device_fills(device, memory.all())?;
                 written.open()?;

@@ -307,12 +307,7 @@ fn forked(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = huge_there(&device)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     written.open()?;
     memory.verify(memory.all())?;

@@ -224,12 +224,7 @@ fn closed_before_the_fault(context: &Context) -> Result<()> {
         memory.refill(round);
         memory.move_out(&device, memory.all())?;
         let closed = Gate::new()?;
-        let child = helper(|| {
-            closed.wait()?;
-            memory.verify(memory.all())?;
-            memory.refill(round + 100);
-            memory.verify(memory.all())
-        })?;
+        let child = memory.writing_child(&closed, round + 100)?;
         // The child has the file open, too: only this open file is closed.
         drop(device);
         memory.verify(0..PAGES / 2)?;

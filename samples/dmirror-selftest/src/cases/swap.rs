@@ -265,12 +265,7 @@ fn fork_with_both(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..PAGES / 2)?;
     all_out(&memory, PAGES / 2..PAGES)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     let mut view = vec![0; memory.region.len()];
     // What the child still shares by a swap entry can be in use for a moment.
