@@ -68,9 +68,10 @@ fn no_fault(uffd: &Uffd) -> Result<()> {
     equal("faults", uffd.wait(Duration::ZERO)?, None)
 }
 
-/// Writes the first word of a page in another thread; checks that the write
-/// waits for an answer to a fault on a protected page, and answers it.
-fn write_is_reported(uffd: &Uffd, region: &Region, page: usize, value: u64) -> Result<()> {
+/// Writes the first word of a page as it is in another thread; checks that the
+/// write waits for an answer to a fault on a protected page, and answers it.
+fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
+    let (region, value) = (&memory.region, memory.data().word(page, 0));
     let word = page * Region::words_per_page();
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -165,8 +166,7 @@ fn zeroed(context: &Context) -> Result<()> {
 fn copy_onto_resident(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, memory.all())?;
     let other = vec![0x5a; page_size()];
@@ -187,8 +187,7 @@ fn copy_onto_resident(context: &Context) -> Result<()> {
 fn missing_after_dontneed(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     memory.region.advise(8..16, Advice::DontNeed)?;
@@ -233,32 +232,30 @@ fn answering<T: Send>(
 fn protected_on_the_device(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     memory.move_out(&device, memory.all())?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.expect("after protection", memory.all(), Where::Device)?;
-    write_is_reported(&uffd, &memory.region, 5, memory.data().word(5, 0))?;
+    write_is_reported(&uffd, &memory, 5)?;
     memory.verify(memory.all())?; // reading needs no answer
     no_fault(&uffd)?;
-    write_is_reported(&uffd, &memory.region, 7, memory.data().word(7, 0))
+    write_is_reported(&uffd, &memory, 7)
 }
 
 fn protection_goes_out_and_back(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.move_out(&device, memory.all())?;
-    write_is_reported(&uffd, &memory.region, 3, memory.data().word(3, 0))?;
+    write_is_reported(&uffd, &memory, 3)?;
     memory.move_back(&device, 8..PAGES, PAGES - 8)?;
-    write_is_reported(&uffd, &memory.region, 9, memory.data().word(9, 0))?;
+    write_is_reported(&uffd, &memory, 9)?;
     memory.move_out(&device, memory.all())?;
     memory.verify(10..12)?;
-    write_is_reported(&uffd, &memory.region, 11, memory.data().word(11, 0))?;
+    write_is_reported(&uffd, &memory, 11)?;
     no_fault(&uffd)?;
     memory.verify(memory.all())
 }
@@ -266,8 +263,7 @@ fn protection_goes_out_and_back(context: &Context) -> Result<()> {
 fn unprotected_on_the_device(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.move_out(&device, memory.all())?;
@@ -280,8 +276,7 @@ fn unprotected_on_the_device(context: &Context) -> Result<()> {
 fn move_of_resident_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
     uffd.register(&target, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, 4..PAGES)?;
@@ -314,8 +309,7 @@ fn move_of_resident_pages(context: &Context) -> Result<()> {
 fn move_of_returned_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
     uffd.register(&target, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, memory.all())?;
@@ -356,8 +350,7 @@ fn device_reads_missing(context: &Context) -> Result<()> {
 fn device_writes_protected(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
