@@ -40,6 +40,11 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Small pages, untouched.
+    pub fn untouched(pages: usize) -> Result<Self> {
+        Ok(Self::of(Region::options(pages).huge(false).map()?))
+    }
+
     /// A region as it is, to be filled.
     pub fn of(region: Region) -> Self {
         let data = Cell::new(Pattern::new(&region, 1));

@@ -73,7 +73,7 @@ fn exit(context: &Context) -> Result<()> {
 /// another, for ever; `body` runs in the first thread meanwhile.
 fn busy(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(MANY).huge(false).map()?);
+    let memory = Memory::untouched(MANY)?;
     let region = &memory.region;
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -336,7 +336,7 @@ fn core_dump(context: &Context) -> Result<()> {
 fn file_closed_by_death(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
-    let more = Memory::of(Region::options(MANY).huge(false).map()?);
+    let more = Memory::untouched(MANY)?;
     for round in 0..6 {
         let started = Gate::new()?;
         // The child's commands work on this process's memory.

@@ -151,7 +151,7 @@ fn written_by_the_device(context: &Context) -> Result<()> {
 fn faults_around_it(context: &Context) -> Result<()> {
     let device = context.open()?;
     for write in [false, true] {
-        let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+        let memory = Memory::untouched(PAGES)?;
         memory.fill(4..20);
         take(&device, &memory, 4..20)?;
         if write {
@@ -206,7 +206,7 @@ fn again_and_again(context: &Context) -> Result<()> {
 
 fn untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let mut view = vec![0xa5; memory.region.len()];
     let counts = device.exclusive(memory.region.range(), &mut view)?;
     equal("pages made exclusive", counts.pages, PAGES as u64)?;
@@ -218,7 +218,7 @@ fn untouched(context: &Context) -> Result<()> {
 
 fn zero_page(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(0..PAGES) && other.is_zero(0..PAGES));
     let mut view = vec![0xa5; memory.region.len()];

@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use dmirror_client::Errno;
 use dmirror_client::PageRange;
-use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
@@ -93,7 +92,7 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
             helper(|| {
                 // Untouched pages: cheap, and device memory all the same.
                 let device = context.open()?;
-                let memory = Memory::of(Region::options(CHUNK / page_size()).huge(false).map()?);
+                let memory = Memory::untouched(CHUNK / page_size())?;
                 memory.view(&device, memory.all()).map(drop)
             })?
             .join()

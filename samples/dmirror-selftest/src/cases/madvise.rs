@@ -79,7 +79,7 @@ fn will_need_and_cold(context: &Context) -> Result<()> {
 
 fn populate_read(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..PAGES / 2);
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.region.advise(memory.all(), Advice::PopulateRead)?;

@@ -105,7 +105,7 @@ fn writes_during_migration(context: &Context) -> Result<()> {
     const PAGES: usize = 4;
     const TIME: Duration = Duration::from_secs(2);
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let region = &memory.region;
     let stop = AtomicBool::new(false);
     let mut view = vec![0; region.len()];

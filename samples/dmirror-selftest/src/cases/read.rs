@@ -197,7 +197,7 @@ fn untouched_huge(context: &Context) -> Result<()> {
 
 fn written_after_untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     reads_zero(&device, &memory.region, memory.all())?;
     memory.fill(0..PAGES / 2);
     memory.device_reads(&device, 0..PAGES / 2)?;

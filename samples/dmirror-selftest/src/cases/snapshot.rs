@@ -61,7 +61,7 @@ macro_rules! shows {
 
 fn system_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     shows!(&device, memory.region, 0..PAGES, prot::NONE)?;
     ensure!(memory.region.is_zero(0..20));
     shows!(&device, memory.region, 0..20, prot::READ | prot::ZERO)?;
@@ -258,7 +258,7 @@ fn big_range(context: &Context) -> Result<()> {
 
 fn changes_nothing(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..20);
     memory.move_out(&device, 0..10)?;
     let range = memory.region.range();

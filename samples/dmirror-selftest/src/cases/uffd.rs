@@ -59,10 +59,6 @@ fn uffd() -> Result<Uffd> {
     }
 }
 
-fn empty() -> Result<Memory> {
-    Ok(Memory::of(Region::options(PAGES).huge(false).map()?))
-}
-
 /// Checks that no fault waits for an answer.
 fn no_fault(uffd: &Uffd) -> Result<()> {
     equal("faults", uffd.wait(Duration::ZERO)?, None)
@@ -99,7 +95,7 @@ fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
 fn holes_stay_holes(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(4..12);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     let mut view = vec![0; memory.region.len()];
@@ -119,7 +115,7 @@ fn holes_stay_holes(context: &Context) -> Result<()> {
 fn copied(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     equal(
         "pages copied",
@@ -136,7 +132,7 @@ fn copied(context: &Context) -> Result<()> {
 fn zeroed(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     uffd.zero(&memory.region, 0..PAGES)?;
     let mut view = vec![1; memory.region.len()];
@@ -331,7 +327,7 @@ fn move_of_returned_pages(context: &Context) -> Result<()> {
 fn device_reads_missing(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..8);
     memory.move_out(&device, 0..4)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
@@ -355,7 +351,7 @@ fn device_writes_protected(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..PAGES / 2)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     let fresh = memory.data().round(2);
-    let source = empty()?;
+    let source = Memory::untouched(PAGES)?;
     fresh.fill(&source.region, 0..PAGES);
     let (range, bytes) = (memory.region.range(), source.region.to_bytes(0..PAGES));
     let counts = answering(&uffd, &memory, || Ok(device.write(range, &bytes)?))?;

@@ -13,7 +13,6 @@ use dmirror_client::CallError;
 use dmirror_client::Command;
 use dmirror_client::Counts;
 use dmirror_client::Device;
-use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Uffd;
 use dmirror_client::page_size;
@@ -40,7 +39,7 @@ fn reported() -> Result<(Memory, Uffd)> {
     let Ok(uffd) = Uffd::new() else {
         return skip("this kernel has no userfaultfd, or not for this user");
     };
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     Ok((memory, uffd))
 }

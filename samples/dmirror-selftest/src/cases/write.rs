@@ -145,7 +145,7 @@ fn write_after_read(context: &Context) -> Result<()> {
 
 fn untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.device_fills(&device, 3..PAGES - 3)?;
     memory.expect("pages before", 0..3, Where::Nowhere)?;
     memory.expect("pages written", 3..PAGES - 3, Where::System)?;
@@ -154,7 +154,7 @@ fn untouched(context: &Context) -> Result<()> {
 
 fn zero_page(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(memory.all()) && other.is_zero(0..PAGES));
     let mut view = vec![0xa5; memory.region.len()];
