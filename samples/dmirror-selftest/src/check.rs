@@ -72,6 +72,12 @@ pub fn fails_counted(
     }
 }
 
+/// Checks that a command failed with `errno`, and that it counts no page.
+pub fn fails_at_once(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Result<()> {
+    let counts = fails_counted(what, answer, errno)?;
+    equal("pages counted", counts.pages, 0)
+}
+
 /// Checks that a command failed with `errno`.
 pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Result<()> {
     match answer {
