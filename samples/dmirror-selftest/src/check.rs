@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use anyhow::bail;
+use anyhow::ensure;
 use dmirror_client::CallError;
 use dmirror_client::Counts;
 use dmirror_client::Device;
@@ -176,4 +177,16 @@ pub fn snapshot_is(what: &str, device: &Device, range: PageRange, expected: u8) 
             bytes[page],
         ),
     }
+}
+
+/// Checks that the device reads zeros from all pages of `range`.
+pub fn reads_zero(device: &Device, range: PageRange) -> Result<()> {
+    let mut view = vec![0xa5; range.bytes() as usize];
+    let counts = device.read(range, &mut view)?;
+    equal("pages read", counts.pages, range.pages())?;
+    ensure!(
+        view.iter().all(|byte| *byte == 0),
+        "the device read something else than zeros"
+    );
+    Ok(())
 }

@@ -24,6 +24,7 @@ use crate::check::equal;
 use crate::check::fails;
 use crate::check::fails_at_once;
 use crate::check::needs_ours;
+use crate::check::reads_zero;
 use crate::check::skip;
 use crate::check::snapshot_is;
 use crate::context::Context;
@@ -251,9 +252,7 @@ fn dropped(context: &Context) -> Result<()> {
     let memory = there(&device)?;
     memory.region.advise(0..10, Advice::DontNeed)?;
     ensure!(memory.region.is_zero(0..10), "dropped pages are not zero");
-    let mut view = vec![0xa5; 10 * dmirror_client::page_size()];
-    device.read(memory.region.part(0..10), &mut view)?;
-    ensure!(view.iter().all(|byte| *byte == 0), "the device sees others");
+    reads_zero(&device, memory.region.part(0..10))?;
     memory.verify(10..PAGES)?;
     drop(memory);
     before.nothing_is_left(&device)

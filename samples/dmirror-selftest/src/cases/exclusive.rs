@@ -22,6 +22,7 @@ use super::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails_at_once;
+use crate::check::reads_zero;
 use crate::check::snapshot_is;
 use crate::context::Context;
 use crate::context::Gate;
@@ -359,9 +360,7 @@ fn unmapped(context: &Context) -> Result<()> {
     memory.region.replace_by_shared(4..20)?;
     free(&device, &memory, 4..20)?;
     held(&device, &memory, 0..4)?;
-    let mut view = vec![0xa5; 16 * page_size()];
-    device.read(memory.region.part(4..20), &mut view)?;
-    ensure!(view.iter().all(|byte| *byte == 0));
+    reads_zero(&device, memory.region.part(4..20))?;
     ensure!(memory.region.is_zero(4..20));
     memory.verify(0..4)
 }

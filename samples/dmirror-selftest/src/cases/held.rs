@@ -34,6 +34,7 @@ use crate::check::Before;
 use crate::check::equal;
 use crate::check::fails;
 use crate::check::needs_ours;
+use crate::check::reads_zero;
 use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
@@ -253,12 +254,7 @@ impl Deed {
 fn all_see(deed: Deed, device: &Device, other: &Device, memory: &Memory) -> Result<()> {
     if deed == Deed::DontNeed {
         for reader in [device, other] {
-            let mut view = vec![0xa5; memory.region.len()];
-            reader.read(memory.region.range(), &mut view)?;
-            ensure!(
-                view.iter().all(|byte| *byte == 0),
-                "the device sees pages that were dropped"
-            );
+            reads_zero(reader, memory.region.range()).context("after pages were dropped")?;
         }
         ensure!(
             memory.region.is_zero(memory.all()),

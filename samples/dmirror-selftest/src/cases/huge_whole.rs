@@ -12,7 +12,6 @@ use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::device::prot;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
@@ -24,6 +23,7 @@ use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::reads_zero;
 use crate::check::snapshot_is;
 use crate::context::Context;
 use crate::context::Gate;
@@ -292,12 +292,7 @@ fn dropped_in_part(context: &Context) -> Result<()> {
                 memory.verify(rest)?;
             }
         }
-        let mut view = vec![0xa5; pages.len() * page_size()];
-        device.read(memory.region.part(pages.clone()), &mut view)?;
-        ensure!(
-            view.iter().all(|byte| *byte == 0),
-            "not zero for the device"
-        );
+        reads_zero(&device, memory.region.part(pages.clone()))?;
         ensure!(memory.region.is_zero(pages), "not zero for the CPU");
     }
     before.nothing_is_left(&device)

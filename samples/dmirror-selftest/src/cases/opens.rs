@@ -18,6 +18,7 @@ use super::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::reads_zero;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
@@ -138,11 +139,8 @@ fn after_madv_dontneed(context: &Context) -> Result<()> {
     memory.device_reads(&first, memory.all())?;
     memory.device_reads(&second, memory.all())?;
     memory.region.advise(memory.all(), Advice::DontNeed)?;
-    let mut view = vec![0xa5; memory.region.len()];
-    for device in [&first, &second] {
-        device.read(memory.region.range(), &mut view)?;
-        anyhow::ensure!(view.iter().all(|byte| *byte == 0));
-    }
+    reads_zero(&first, memory.region.range())?;
+    reads_zero(&second, memory.region.range())?;
     memory.device_refills(&second, 2)?;
     memory.device_reads(&first, memory.all())?;
     memory.verify(memory.all())
