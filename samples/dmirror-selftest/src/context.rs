@@ -10,6 +10,8 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
@@ -128,6 +130,13 @@ fn open(path: &Path) -> Result<Device> {
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     geteuid().is_root()
+}
+
+/// Another program, to be executed: this one, which lists its cases to nobody.
+pub fn program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--list").stdout(Stdio::null());
+    command
 }
 
 /// A child process of a case. What it prints goes where the case's output goes.

@@ -155,3 +155,10 @@ impl Memory {
         all_at(what, self.region.part(pages), place)
     }
 }
+
+/// Checks that the device still serves.
+pub fn works(device: &Device) -> Result<()> {
+    let memory = Memory::new(64)?;
+    memory.move_out(device, memory.all())?;
+    memory.verify(memory.all())
+}

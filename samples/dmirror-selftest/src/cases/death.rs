@@ -8,15 +8,12 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process;
-use std::process::Command;
-use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
-use dmirror_client::Device;
 use dmirror_client::Exit;
 use dmirror_client::Region;
 use dmirror_client::Signal;
@@ -35,7 +32,9 @@ use crate::context::Helper;
 use crate::context::helper;
 use crate::context::is_root;
 use crate::context::joined;
+use crate::context::program;
 use crate::memory::Memory;
+use crate::memory::works;
 
 cases! { "death":
     exit = "A process that ends gives its device memory back.",
@@ -121,13 +120,6 @@ fn killed_while_a_thread_migrates(context: &Context) -> Result<()> {
     works(&device)
 }
 
-/// Checks that the device still serves.
-fn works(device: &Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(device, memory.all())?;
-    memory.verify(memory.all())
-}
-
 fn exit_while_a_thread_migrates(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
@@ -151,11 +143,7 @@ fn exec_while_a_thread_migrates(context: &Context) -> Result<()> {
         helper(|| {
             busy(context, || {
                 wait_a_little(round);
-                let error = Command::new("/proc/self/exe")
-                    .arg("--list")
-                    .stdout(Stdio::null())
-                    .exec();
-                Err(error.into())
+                Err(program().exec().into())
             })
         })?
         .join()?;
@@ -190,10 +178,7 @@ fn spawned_program(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     // Shares the memory of this process until it executes (vfork).
-    let status = Command::new("/proc/self/exe")
-        .arg("--list")
-        .stdout(Stdio::null())
-        .status()?;
+    let status = program().status()?;
     ensure!(status.success(), "the program ended with {status}");
     memory.expect("after another program ran", memory.all(), Where::Device)?;
     memory.verify(memory.all())

@@ -3,8 +3,6 @@
 //! What outlives what: processes, open files, and pages on the device.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,7 +23,9 @@ use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::context::outlived;
+use crate::context::program;
 use crate::memory::Memory;
+use crate::memory::works;
 use crate::reload::with_capacity;
 
 cases! { "lifetime":
@@ -135,22 +135,10 @@ fn exec(context: &Context) -> Result<()> {
         let device = context.open()?;
         let memory = Memory::new(PAGES)?;
         memory.move_out(&device, memory.all())?;
-        let error = Command::new("/proc/self/exe")
-            .arg("--list")
-            .stdout(Stdio::null())
-            .exec();
-        Err(error.into())
+        Err(program().exec().into())
     })?;
     child.join()?;
-    works(context)
-}
-
-/// Checks that the device still serves.
-fn works(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    works(&context.open()?)
 }
 
 fn killed_while_migrating(context: &Context) -> Result<()> {
@@ -172,7 +160,7 @@ fn killed_while_migrating(context: &Context) -> Result<()> {
         child.signal(Signal::SIGKILL)?;
         child.was_killed()?;
     }
-    works(context)
+    works(&context.open()?)
 }
 
 fn inherited_descriptor(context: &Context) -> Result<()> {
