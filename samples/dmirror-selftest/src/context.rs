@@ -3,8 +3,10 @@
 //! What the cases work with: devices, child processes, threads, gates between
 //! processes, the module.
 
+use std::fmt::Display;
 use std::fs;
 use std::fs::File;
+use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -130,6 +132,12 @@ fn open(path: &Path) -> Result<Device> {
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     geteuid().is_root()
+}
+
+/// The memory of a process, by its number or `self`, as a file to read and write.
+pub fn memory_of(process: impl Display) -> io::Result<File> {
+    let path = format!("/proc/{process}/mem");
+    File::options().read(true).write(true).open(path)
 }
 
 /// Another program, to be executed: this one, which lists its cases to nobody.
