@@ -12,6 +12,7 @@ use dmirror_client::Device;
 use dmirror_client::Pattern;
 use dmirror_client::Region;
 use dmirror_client::page_size;
+use dmirror_client::place::Usage;
 
 use crate::check::Where;
 use crate::check::all_at;
@@ -148,6 +149,12 @@ impl Memory {
             self.refill(round);
             self.verify(self.all())
         })
+    }
+
+    /// Checks, by what the kernel says, that all of it is in huge pages.
+    pub fn is_huge(&self) -> Result<()> {
+        let bytes = Usage::of(self.region.range())?.huge;
+        equal("bytes in huge pages", bytes, self.region.len() as u64)
     }
 
     /// Checks, by what the kernel says, where pages are.

@@ -68,8 +68,7 @@ fn huge_there(device: &Device) -> Result<Memory> {
 /// Checks that the kernel has the memory in system memory in huge pages.
 fn is_whole(memory: &Memory) -> Result<()> {
     memory.expect("huge pages", memory.all(), Where::System)?;
-    let bytes = Usage::of(memory.region.range())?.huge;
-    equal("bytes in huge pages", bytes, memory.region.len() as u64)
+    memory.is_huge()
 }
 
 fn stays_whole(context: &Context) -> Result<()> {

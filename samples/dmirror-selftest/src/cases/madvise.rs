@@ -14,7 +14,6 @@ use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 
 use super::cases;
@@ -164,8 +163,7 @@ fn collapsible() -> Result<Memory> {
 fn collapse(memory: &Memory) -> Result<bool> {
     match memory.region.advise(memory.all(), Advice::Collapse) {
         Ok(()) => {
-            let huge = Usage::of(memory.region.range())?.huge;
-            equal("bytes in huge pages", huge, memory.region.len() as u64)?;
+            memory.is_huge()?;
             Ok(true)
         }
         Err(error) => {

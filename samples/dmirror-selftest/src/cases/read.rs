@@ -13,7 +13,6 @@ use dmirror_client::Survey;
 use dmirror_client::device::Buffer;
 use dmirror_client::device::prot;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -252,12 +251,7 @@ fn huge(context: &Context) -> Result<()> {
     let memory = huge::huge(2)?;
     memory.device_reads(&device, memory.all())?;
     memory.device_reads(&device, 77..600)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )?;
+    memory.is_huge()?;
     memory.refill(2);
     memory.device_reads(&device, memory.all()).map(drop)
 }

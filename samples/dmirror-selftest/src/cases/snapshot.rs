@@ -12,7 +12,6 @@ use dmirror_client::Region;
 use dmirror_client::device::Buffer;
 use dmirror_client::device::prot;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Protection;
 
 use super::cases;
@@ -179,12 +178,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.move_back(&device, memory.all(), memory.region.pages())?;
     let whole = prot::WRITE | prot::PMD;
     snapshot_is("back in huge pages", &device, memory.region.range(), whole)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )
+    memory.is_huge()
 }
 
 fn huge_with_a_small_part(context: &Context) -> Result<()> {

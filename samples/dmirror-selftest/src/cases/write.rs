@@ -10,7 +10,6 @@ use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Region;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -189,12 +188,7 @@ fn huge(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = huge::huge(2)?;
     memory.device_refills(&device, 2)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )?;
+    memory.is_huge()?;
     memory.verify(memory.all())
 }
 
