@@ -39,6 +39,10 @@ pub(crate) const FAULT_PAGES: usize = 16384;
 /// How often a migration tries pages that were locked or referenced by somebody else.
 pub(crate) const MIGRATE_TRIES: usize = 16;
 
+/// After how many of those tries mm is made to let go of pages that it keeps for a while; the first
+/// time at once.
+pub(crate) const DRAIN_EVERY: usize = 8;
+
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 

@@ -32,6 +32,7 @@ use kernel::time::Delta;
 use kernel::uaccess::UserPtr;
 
 use crate::access;
+use crate::config::DRAIN_EVERY;
 use crate::config::MIGRATE_PAUSE_US;
 use crate::config::MIGRATE_TRIES;
 use crate::config::RESERVE_PAUSE_US;
@@ -149,6 +150,9 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             }
         } else {
             let_others_finish(pagemap);
+            if attempt % DRAIN_EVERY == 0 {
+                hmm::drain_lru_batches();
+            }
             // A huge page that was locked for a moment is still one.
             let block = block && missing == WINDOW_PAGES;
             Wanted {

@@ -15,6 +15,9 @@ use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
 use dmirror_client::region::Advice;
+use rustix::thread::CpuSet;
+use rustix::thread::sched_getaffinity;
+use rustix::thread::sched_setaffinity;
 
 use super::cases;
 use crate::check::Before;
@@ -45,6 +48,7 @@ cases! { "madvise":
     huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are.",
     free_and_written_again = "Pages that were written after MADV_FREE are not dropped, wherever they have been.",
     free_and_written_by_device = "Pages that the device wrote after MADV_FREE are not dropped, wherever they have been.",
+    free_on_another_cpu = "Pages that another CPU has just given up by MADV_FREE, and keeps a note of, go to the device.",
     dontneed_during_migration = "Pages that are dropped while they move read as zero or as they were, and as zero in the end.",
 }
 
@@ -340,4 +344,32 @@ fn dontneed_during_migration(context: &Context) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn free_on_another_cpu(context: &Context) -> Result<()> {
+    let allowed = sched_getaffinity(None)?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|&cpu| allowed.is_set(cpu))
+        .collect();
+    let &[own, other, ..] = cpus.as_slice() else {
+        return skip("needs two CPUs");
+    };
+    let stay_on = |cpu| {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(None, &one)
+    };
+    let device = context.open()?;
+    stay_on(own)?;
+    let memory = Memory::new(8)?;
+    let region = &memory.region;
+    // From now on mm has them in its lists, and not in a batch of this CPU.
+    region.advise(memory.all(), Advice::Cold)?;
+    thread::scope(|scope| {
+        joined(scope.spawn(|| {
+            stay_on(other)?;
+            anyhow::Ok(region.advise(0..region.pages(), Advice::Free)?)
+        }))
+    })?;
+    memory.move_out(&device, memory.all())
 }
