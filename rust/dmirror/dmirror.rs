@@ -120,14 +120,20 @@ fn coherent_regions() -> Result<KVec<DeviceRegion>> {
         module_parameters::spm_addr_dev0.value(),
         module_parameters::spm_addr_dev1.value(),
     ];
-    let size = match module_parameters::spm_size.value() {
-        0 => DEFAULT_SPM_SIZE,
-        size => size,
-    };
+    let wanted = module_parameters::spm_size.value();
     let mut regions = KVec::new();
     if starts == [0; 2] {
+        if wanted != 0 {
+            pr_err!("spm_size={wanted:#x} needs spm_addr_dev0 and spm_addr_dev1\n");
+            return Err(EINVAL);
+        }
         return Ok(regions);
     }
+    let size = if wanted == 0 {
+        DEFAULT_SPM_SIZE
+    } else {
+        wanted
+    };
     if starts.contains(&0) {
         pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n");
         return Err(EINVAL);

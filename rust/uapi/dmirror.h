@@ -94,9 +94,11 @@ struct dmirror_cmd {
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates (hugetlb, device and DAX mappings)
  *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
- *           another device, or locked or referenced by others all the while;
- *           the others were
- *   EIO     the device cannot take the data of a page
+ *           another device, exclusive to a device, in memory that KSM may merge,
+ *           or locked or referenced by others all the while; the others were
+ *   EBUSY   a part of the range did not hold still for a second
+ *   EIO     the device cannot take the data of a page, or cannot give back that
+ *           of a page which is to be evicted
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
  *           system memory is left for bookkeeping
  */
@@ -111,7 +113,8 @@ struct dmirror_cmd {
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates
  *   EBUSY   some page stayed on the device, because others had it locked or
- *           referenced all the while; the others came back
+ *           referenced all the while; the others came back. Or a part of the
+ *           range did not hold still for a second
  *   ENOMEM  no system memory for a page
  *   EIO     the device cannot give back the data of a page
  */
@@ -146,7 +149,7 @@ struct dmirror_cmd {
 
 /*
  * CHECK_EXCLUSIVE: fail if the device has exclusive access to any page of the
- * range. @ptr is not used.
+ * range through this open file. @ptr is not used.
  *   EPERM   it has
  */
 #define DMIRROR_NR_CHECK_EXCLUSIVE	0x06
@@ -186,7 +189,8 @@ struct dmirror_cmd {
 /**
  * enum dmirror_prot - what SNAPSHOT says of a page
  * @DMIRROR_PROT_NONE: nothing is mapped there, or something that this device
- *	cannot use as it is: swapped out, on its way, or on another private device
+ *	cannot use as it is: swapped out, on its way, exclusive to a device, or on
+ *	another private device
  * @DMIRROR_PROT_READ: mapped for reading, in system memory if no place is given
  * @DMIRROR_PROT_WRITE: mapped for reading and writing, likewise
  * @DMIRROR_PROT_PMD: flag: mapped by one entry for 2 MiB
@@ -196,7 +200,8 @@ struct dmirror_cmd {
  * @DMIRROR_PROT_DEV_PRIVATE_REMOTE: place: private memory of another device
  * @DMIRROR_PROT_DEV_COHERENT_LOCAL: place: coherent memory of this device
  * @DMIRROR_PROT_DEV_COHERENT_REMOTE: place: coherent memory of another device
- * @DMIRROR_PROT_ERROR: no mapping, or one that no device may use
+ * @DMIRROR_PROT_ERROR: no mapping, or one that no device may use; also a huge
+ *	page on another private device
  *
  * READ or WRITE, a place, and flags are put together by bitwise or.
  */
