@@ -3,6 +3,7 @@
 //! How cases say what they expect. Each failure names what was expected and
 //! what was seen.
 
+use std::env;
 use std::fmt::Debug;
 use std::io;
 use std::thread;
@@ -39,6 +40,11 @@ pub fn needs_ours(what: &str) -> Result<()> {
         Some(module) if !module.is_ours() => skip(format!("{what}: {} has none", module.name())),
         _ => Ok(()),
     }
+}
+
+/// Whether to look for those defects of kernels that are known, and that end the run or spoil it.
+pub fn looks_for_known() -> bool {
+    env::var_os("DMIRROR_KNOWN").is_some_and(|value| value == "1")
 }
 
 /// Checks that two things are equal.

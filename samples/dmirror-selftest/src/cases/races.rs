@@ -12,11 +12,16 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Result;
+use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Region;
+use dmirror_client::region::Advice;
 
 use super::cases;
+use super::huge::huge;
 use crate::check::equal;
+use crate::check::looks_for_known;
+use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::joined;
@@ -28,9 +33,14 @@ cases! { "races":
     writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
     threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
     unmap_during_migration = "Memory that is unmapped while it is being moved does no harm to other memory.",
+    huge_page_dropped = "A huge page that is dropped while it comes back harms nobody. DMIRROR_KNOWN=1 runs it on kernels that it crashes.",
 }
 
 const THREADS: usize = 6;
+
+/// Why a huge page is not dropped while it comes back: see Documentation/known-mm-issues.md.
+pub(super) const KNOWN_DROP: &str =
+    "the kernel's own defect: it frees a huge page that is dropped while it comes back";
 
 /// Runs `body` in several threads, each with its number, and `main` in this one.
 fn together(
@@ -186,6 +196,37 @@ fn unmap_during_migration(context: &Context) -> Result<()> {
             joined(mover)
         })?;
         keeper.verify(keeper.all())?;
+    }
+    Ok(())
+}
+
+fn huge_page_dropped(context: &Context) -> Result<()> {
+    const TIME: Duration = Duration::from_secs(20);
+    if !looks_for_known() {
+        return skip(KNOWN_DROP);
+    }
+    let device = context.open()?;
+    let memory = huge(1)?;
+    let region = &memory.region;
+    let mut view = vec![0; region.len()];
+    let start = Instant::now();
+    for round in 0_u32.. {
+        if start.elapsed() > TIME {
+            break;
+        }
+        memory.fill(memory.all());
+        unless_held(device.migrate_to_device(region.range(), &mut view))?;
+        thread::scope(|scope| {
+            let toucher = scope.spawn(|| anyhow::Ok(region.load(0)));
+            thread::sleep(Duration::from_micros(u64::from(round % 50) * 200));
+            let dropped = region.advise(memory.all(), Advice::DontNeed);
+            let seen = joined(toucher)?;
+            ensure!(
+                seen == 0 || seen == memory.data().word(0, 0),
+                "word: seen {seen:#x}, which is neither the data nor zero"
+            );
+            Ok(dropped?)
+        })?;
     }
     Ok(())
 }
