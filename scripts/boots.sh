@@ -65,6 +65,7 @@ boot_cases() {
 	printf '%d\n' "$complaints" >"$output.complaints"
 	if [ "$complaints" -gt 0 ]; then
 		failed "${prefix}kernel: $complaints lines of complaint in $boot boots, of which $deaths died ($BUILD/log/$name-N-$KERNEL.log)"
+		complaint "$log"
 	elif [ "$status" -gt 1 ] || { [ "$status" -eq 1 ] && [ "$FAILED" -eq "$failed_before" ]; }; then
 		failed "${prefix}the guest (status $status, see above)"
 	fi

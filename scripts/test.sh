@@ -64,8 +64,14 @@ done
 
 printf '\n%-20s %6s %6s %7s\n%s' part passed failed skipped "$table"
 if [ "$FAILED" -gt 0 ]; then
+	# What failed, and the first lines of what is said of it.
 	printf '\n'
-	grep -H '^failed' "${ran[@]}" | sed 's|.*/test-\(.*\)\.out:failed *|\1: |' || true
+	awk '
+		/^failed/ { part = FILENAME; sub(/.*\/test-/, "", part); sub(/\.out$/, "", part)
+			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
+		/^        / && lines-- > 0 { print; next }
+		{ lines = 0 }
+	' "${ran[@]}"
 fi
 printf '\nin %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
 totals
