@@ -6,9 +6,10 @@
 #
 #   scripts/selftest.sh [stock|debug|reserved]...      default: stock debug
 #
-# "reserved" is the stock kernel with device memory that was set aside on the
-# kernel's command line, for the private devices and for coherent ones, and with
-# five levels of page tables, where physical addresses are wider. Takes the settings of guest.sh; CMD is the selftest.
+# Memory for two coherent devices is set aside on the kernel's command line.
+# "reserved" is the stock kernel with memory for the private devices set aside as
+# well, and with five levels of page tables, where physical addresses are wider.
+# Takes the settings of guest.sh; CMD is the selftest.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI. The
 # cases that need more than that skip; others fail, or take the kernel down, and
@@ -22,7 +23,12 @@ programs=$("$SCRIPTS/samples.sh")
 export MODULE=${MODULE:-dmirror}
 [ $# -gt 0 ] || set -- stock debug
 for place; do
-	settings=(KERNEL="$place" NAME=selftest)
+	# Of 4 GiB, the last 128 MiB.
+	settings=(
+		KERNEL="$place" NAME=selftest APPEND='memmap=128M$0x178000000'
+		ARGS='spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
+	)
+	[ "$MODULE" = dmirror ] || settings=(KERNEL="$place" NAME=selftest)
 	[ "$place" != reserved ] || settings=(
 		KERNEL=stock NAME=selftest-reserved MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 		ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
