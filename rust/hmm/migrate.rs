@@ -296,6 +296,13 @@ impl<D: Direction> Migration<'_, Migrated, D> {
         Some(args.raw.start..args.raw.end)
     }
 
+    /// The address space, if there was a VMA.
+    pub(crate) fn mm(&self) -> Option<*mut bindings::mm_struct> {
+        let args = self.inner.vma.as_ref()?;
+        // SAFETY: The VMA is valid while the migration lives.
+        Some(unsafe { (*args.raw.vma).vm_mm })
+    }
+
     pub(crate) fn pagemap(&self) -> &DevPagemap<D::Ops> {
         self.direction.pagemap()
     }
@@ -379,11 +386,27 @@ impl<'a> Inner<'a> {
     }
 
     fn move_pages(&mut self) {
+        self.drop_incomplete_splits();
         // SAFETY: The slots are as the set-up left them, and each destination is a locked folio, by
         // the type invariant.
         unsafe { self.call(bindings::migrate_vma_pages, bindings::migrate_device_pages) };
         // INVARIANT: One of the functions was just called.
         self.phase = Phase::Migrated;
+    }
+
+    /// Takes back the destinations of folios and holes of several pages that were split, and did not
+    /// get one for each page: C would read those that are missing.
+    fn drop_incomplete_splits(&mut self) {
+        let mut nth = 0;
+        while let Some(&src) = self.slots.src.get(nth) {
+            let len = (1 << order_of(src)).min(self.slots.dst.len() - nth);
+            let dst = &mut self.slots.dst[nth..nth + len];
+            nth += len;
+            if dst[0] & bindings::MIGRATE_PFN_COMPOUND == 0 && dst.contains(&0) {
+                // SAFETY: The folios are locked and held by us, by the type invariant.
+                unsafe { put_destinations(dst) };
+            }
+        }
     }
 
     /// Calls the one of two C functions that is for this kind of migration.
@@ -420,11 +443,8 @@ impl Drop for Inner<'_> {
         if let Phase::Collected = self.phase {
             // C would take a destination that did not go through the step before for one that
             // has moved.
-            for slot in self.slots.dst.iter_mut().filter(|slot| **slot != 0) {
-                // SAFETY: The folio is locked and held by us, by the type invariant.
-                unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };
-                *slot = 0;
-            }
+            // SAFETY: The folios are locked and held by us, by the type invariant.
+            unsafe { put_destinations(self.slots.dst) };
         }
         // SAFETY: The migration was set up and is finalized once, by the type invariant.
         unsafe {
@@ -433,5 +453,18 @@ impl Drop for Inner<'_> {
                 bindings::migrate_device_finalize,
             )
         };
+    }
+}
+
+/// Frees destinations.
+///
+/// # Safety
+///
+/// The caller owns the lock of each folio and a reference to it, and uses neither again.
+unsafe fn put_destinations(dst: &mut [usize]) {
+    for slot in dst.iter_mut().filter(|slot| **slot != 0) {
+        // SAFETY: By the safety requirement.
+        unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };
+        *slot = 0;
     }
 }
