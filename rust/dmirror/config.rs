@@ -46,8 +46,9 @@ pub(crate) const DRAIN_EVERY: usize = 8;
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
-/// How often a migration tries to reserve device pages while others hold reservations.
-pub(crate) const RESERVE_TRIES: usize = 100;
+/// How long a migration tries to reserve device pages while others hold reservations, or take what
+/// was evicted for it, in milliseconds.
+pub(crate) const RESERVE_TIMEOUT_MS: i64 = 1000;
 
 /// How long it waits before it tries that again, in microseconds.
 pub(crate) const RESERVE_PAUSE_US: i64 = 1000;

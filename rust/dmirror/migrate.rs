@@ -29,6 +29,8 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 use kernel::uaccess::UserPtr;
 
 use crate::access;
@@ -36,7 +38,7 @@ use crate::config::DRAIN_EVERY;
 use crate::config::MIGRATE_PAUSE_US;
 use crate::config::MIGRATE_TRIES;
 use crate::config::RESERVE_PAUSE_US;
-use crate::config::RESERVE_TRIES;
+use crate::config::RESERVE_TIMEOUT_MS;
 use crate::config::WINDOW_PAGES;
 use crate::device::DeviceMemory;
 use crate::file::pause_for_others;
@@ -150,11 +152,12 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             }
         } else {
             let_others_finish(pagemap);
-            if attempt % DRAIN_EVERY == 0 {
+            if pass.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
                 hmm::drain_lru_batches();
             }
-            // A huge page that was locked for a moment is still one.
-            let block = block && missing == WINDOW_PAGES;
+            // A huge page that was locked for a moment is still one. But what keeps a huge page out
+            // of a hole, as the limit of a memory cgroup, may let small ones in.
+            let block = block && missing == WINDOW_PAGES && !pass.hole_stays;
             Wanted {
                 block,
                 pages: if block { 0 } else { missing },
@@ -166,9 +169,10 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
 }
 
 /// Reserves what is wanted. If there is no block, small pages do; while others hold reservations,
-/// which cannot be evicted, it waits for them with none of its own.
+/// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
 fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
-    let mut tries = RESERVE_TRIES;
+    let start = Instant::<Monotonic>::now();
+    let mut first = true;
     loop {
         let mut reservation = Reservation::new(pagemap);
         let mut pages = wanted.pages;
@@ -180,12 +184,15 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
             Err(ENOMEM) => {}
             Err(error) => return Err(error),
         }
-        let own = reservation.npages();
-        if pagemap.unused() <= own || tries == 0 {
+        let others = pagemap.unused() > reservation.npages() || reservation.lost_a_race();
+        if !others || start.elapsed().as_millis() > RESERVE_TIMEOUT_MS {
             return Err(ENOMEM);
         }
         drop(reservation);
-        tries -= 1;
+        if first {
+            hmm::drain_lru_batches();
+            first = false;
+        }
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
         pause_for_others()?;
     }
@@ -198,6 +205,10 @@ struct Pass {
     lacks_block: bool,
     /// Pages that could move and found no room.
     lacking: usize,
+    /// A hole of several pages got a block, and did not take it.
+    hole_stays: bool,
+    /// mm may have references to pages of the range.
+    may_be_in_batches: bool,
 }
 
 fn pass_to_device(
@@ -218,20 +229,27 @@ fn pass_to_device(
     if vma.flags() & VM_MERGEABLE != 0 {
         return Ok(pass);
     }
+    pass.may_be_in_batches = vma.may_have_anonymous_pages();
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
     let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
+    let mut huge_hole = false;
     for slot in migration.slots() {
         let huge = match slot.source() {
             // What was never touched need not become a huge page where the process wants none.
-            Source::Hole => huge_holes,
+            Source::Hole => {
+                huge_hole |= slot.order() > 0;
+                huge_holes
+            }
             // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
             // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
             _ => slot.is_writable(),
         };
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
     }
-    claim.map(&migration.commit());
+    let migration = migration.commit();
+    claim.map(&migration);
+    pass.hole_stays = huge_hole && migration.moved() == 0;
     Ok(pass)
 }
 
@@ -335,6 +353,9 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
             let_others_finish(call.mirror.pagemap());
+            if attempt % DRAIN_EVERY == 1 {
+                hmm::drain_lru_batches();
+            }
             pause_for_others()?;
         }
         pass_to_system(call, range)?;

@@ -2,7 +2,7 @@
 
 //! References that mm itself holds to pages of a process, for a while.
 //!
-//! C source: [`mm/folio.c`](srctree/mm/folio.c).
+//! C source: [`mm/folio.c`](srctree/mm/folio.c), [`mm/mlock.c`](srctree/mm/mlock.c).
 
 use core::ffi::c_int;
 use core::ffi::c_void;
@@ -12,14 +12,16 @@ use kernel::cpu::nr_cpu_ids;
 
 use crate::bindings;
 
-/// Empties the batches in which each CPU collects folios that are to move between LRU lists.
+/// Empties the batches in which each CPU collects folios that are to move between LRU lists, or that
+/// `mlock()` and its end have met; pages of devices get into those as well.
 ///
-/// A batch holds a reference to each of its folios until it is full. So a page that was used for
-/// the first time on another CPU, or given up there by `MADV_FREE`, cannot be migrated:
-/// `migrate_vma_setup()` empties the batches of its own CPU alone, unless a folio is not on a list
-/// yet. Call this between two tries.
+/// A batch holds a reference to each of its folios until it is full, so that they can neither be
+/// migrated nor be freed. `migrate_vma_setup()` and `migrate_device_range()` empty the batches of
+/// their own CPU alone, unless a folio of the system is not on a list yet. Call this between two
+/// tries.
 ///
-/// May sleep, until a work item has run on each CPU in turn. The caller holds no lock.
+/// May sleep, until a work item has run on each CPU in turn. The caller may hold what `migrate_vma_setup()` may be called with, and nothing that a callback of
+/// [`DevPagemapOps`](crate::DevPagemapOps) or an invalidation takes.
 ///
 /// C function: `lru_add_drain_all()`, which modules cannot call.
 ///

@@ -34,6 +34,9 @@ use nix::poll::PollTimeout;
 use nix::poll::poll;
 use nix::unistd::geteuid;
 use nix::unistd::pipe2;
+use rustix::thread::CpuSet;
+use rustix::thread::sched_getaffinity;
+use rustix::thread::sched_setaffinity;
 
 use crate::check::equal;
 use crate::check::skip;
@@ -127,6 +130,23 @@ impl Context {
 
 fn open(path: &Path) -> Result<Device> {
     Device::open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Two CPUs that this process may use, or skips.
+pub fn two_cpus() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    match (cpus.next(), cpus.next()) {
+        (Some(one), Some(other)) => Ok([one, other]),
+        _ => skip("needs two CPUs"),
+    }
+}
+
+/// Keeps this thread on a CPU from now on.
+pub fn stay_on(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    Ok(sched_setaffinity(None, &one)?)
 }
 
 /// Whether this process is root's.

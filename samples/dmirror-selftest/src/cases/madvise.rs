@@ -15,9 +15,6 @@ use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
 use dmirror_client::region::Advice;
-use rustix::thread::CpuSet;
-use rustix::thread::sched_getaffinity;
-use rustix::thread::sched_setaffinity;
 
 use super::cases;
 use crate::check::Before;
@@ -29,6 +26,8 @@ use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
 use crate::context::joined;
+use crate::context::stay_on;
+use crate::context::two_cpus;
 use crate::daemon::Daemon;
 use crate::memory::HUGE;
 use crate::memory::Memory;
@@ -347,18 +346,7 @@ fn dontneed_during_migration(context: &Context) -> Result<()> {
 }
 
 fn free_on_another_cpu(context: &Context) -> Result<()> {
-    let allowed = sched_getaffinity(None)?;
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU)
-        .filter(|&cpu| allowed.is_set(cpu))
-        .collect();
-    let &[own, other, ..] = cpus.as_slice() else {
-        return skip("needs two CPUs");
-    };
-    let stay_on = |cpu| {
-        let mut one = CpuSet::new();
-        one.set(cpu);
-        sched_setaffinity(None, &one)
-    };
+    let [own, other] = two_cpus()?;
     let device = context.open()?;
     stay_on(own)?;
     let memory = Memory::new(8)?;
