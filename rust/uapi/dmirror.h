@@ -23,7 +23,7 @@
  *           the address space of the opener is gone (EFAULT for READ,
  *           READ_UNLOCKED and WRITE)
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
- *   ENOMEM  no system memory for bookkeeping
+ *   ENOMEM  no system memory for bookkeeping, or for a page that a command faults in
  *   EINTR   a fatal signal arrived; what was done until then stays done
  * The struct is written back, with true counts of what was done, on success and
  * on every error, except where the range is unaligned or empty or wraps around.
@@ -57,7 +57,8 @@ struct dmirror_cmd {
  * at @ptr, npages * PAGE_SIZE bytes. What the table lacks is faulted in, as a CPU
  * would; pages on this device are read there and stay.
  * cpages: pages copied to @ptr. faults: rounds of faults.
- *   EFAULT  a part of the range is not mapped, not readable, or mapped by a device
+ *   EFAULT  a part of the range is not mapped, not readable, mapped by a device, of
+ *           memfd_secret(), or lost to a memory error
  *   EBUSY   the range did not hold still for a second, in which the time that a
  *           fault takes does not count
  *
@@ -77,8 +78,7 @@ struct dmirror_cmd {
  * would be for a CPU.
  * cpages: pages written. faults: rounds of faults.
  *   EPERM   a part of the range is mapped, but not for writing
- *   EFAULT  a part of the range is not mapped or not readable, or mapped by a device
- *   EBUSY   as for READ
+ *   EFAULT, EBUSY  as for READ
  *   EIO     the device cannot give back the data of a page that is to be copied
  */
 #define DMIRROR_NR_WRITE		0x01
@@ -99,8 +99,9 @@ struct dmirror_cmd {
  *   EBUSY   a part of the range did not hold still for a second
  *   EIO     the device cannot take the data of a page, or cannot give back that
  *           of a page which is to be evicted
+ *   EFAULT  a part of the range was unmapped by another thread meanwhile
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
- *           system memory is left for bookkeeping
+ *           system memory is left for what is to be evicted
  */
 #define DMIRROR_NR_MIGRATE_TO_DEV	0x02
 #define DMIRROR_MIGRATE_TO_DEV \
@@ -136,10 +137,11 @@ struct dmirror_cmd {
  * EXCLUSIVE: give the device exclusive access to the pages of the range, which it
  * needs for atomic operations, and copy them, as the device sees them, to @ptr,
  * npages * PAGE_SIZE bytes. The device's own READ and WRITE work on such pages and
- * keep them exclusive; a CPU that touches one ends that. Pages on a device come
- * back to system memory first.
+ * keep them exclusive; a CPU that touches one ends that. Pages on a private
+ * device come back to system memory first.
  * cpages: pages that were made exclusive and copied.
- *   EFAULT  a part of the range is not mapped, or not for writing
+ *   EFAULT  a part of the range is not mapped, not for writing, or a hole that only
+ *           userfaultfd could fill
  *   EOPNOTSUPP  a page is one of a file or of hugetlb
  *   EBUSY   a page did not hold still for a second
  */
@@ -180,7 +182,8 @@ struct dmirror_cmd {
 
 /*
  * The next allocation of pages fails, once: that of device pages in MIGRATE_TO_DEV,
- * or of system pages in MIGRATE_TO_SYS, a CPU's fault or an eviction. It is tried
+ * or of system pages in MIGRATE_TO_SYS, a CPU's fault, a WRITE to a page on the
+ * device that may be shared, or an eviction. It is tried
  * again: for a huge page in small pages, for a small page in another pass, and a CPU
  * faults again. So the failure shows in how pages move, not in whether they do.
  */

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 use anyhow::bail;
@@ -45,6 +46,14 @@ pub fn needs_ours(what: &str) -> Result<()> {
 /// Whether to look for those defects of kernels that are known, and that end the run or spoil it.
 pub fn looks_for_known() -> bool {
     env::var_os("DMIRROR_KNOWN").is_some_and(|value| value == "1")
+}
+
+/// Rounds for 15 s, or as many seconds as `DMIRROR_SECONDS` says, but at least `least`.
+pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
+    let seconds = env::var("DMIRROR_SECONDS").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(15));
+    (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 
 /// Checks that two things are equal.

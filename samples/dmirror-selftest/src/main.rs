@@ -58,8 +58,9 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     module: Option<PathBuf>,
 
-    /// A parameter of the module for when it is loaded again with --module;
-    /// by default those that /sys/module shows
+    /// A parameter of the module for when it is loaded again with --module; by
+    /// default those that /sys/module shows, where dmirror has none: name all that
+    /// it was loaded with
     #[arg(long, value_name = "NAME=VALUE", requires = "module")]
     parameter: Vec<String>,
 

@@ -47,6 +47,7 @@ cases! { "coherent":
     forked = "After fork both sides write to what was on the device, each its own.",
     forked_device_writes = "After fork the device writes for one side only.",
     dropped = "Pages that are dropped or unmapped on the device are free again.",
+    addresses = "Each coherent device has its memory at the address that was given for it, and not for the other.",
     eviction = "A full device evicts, and a program with four times its memory finds all its data right.",
     released = "RELEASE brings all pages back.",
     pinned = "A long-term pin brings pages back to system memory.",
@@ -278,6 +279,27 @@ fn start_of(device: &Device) -> Result<u64> {
         }
     }
     bail!("/proc/iomem has no dmirror at {address:#x}")
+}
+
+fn addresses(context: &Context) -> Result<()> {
+    needs_ours("memory of a size to be chosen")?;
+    let first = start_of(&context.open_coherent(0)?)?;
+    let second = start_of(&context.open_coherent(1)?)?;
+    for starts in [[first, second], [second, first]] {
+        let parameters = [
+            format!("spm_size={HUGE}"),
+            format!("spm_addr_dev0={:#x}", starts[0]),
+            format!("spm_addr_dev1={:#x}", starts[1]),
+        ];
+        with_parameters(context, &parameters.each_ref().map(String::as_str), || {
+            for (nth, start) in starts.into_iter().enumerate() {
+                let seen = start_of(&context.open_coherent(nth)?)?;
+                equal(&format!("spm_addr_dev{nth}"), seen, start)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn eviction(context: &Context) -> Result<()> {

@@ -17,6 +17,7 @@ use super::huge::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails_counted;
+use crate::check::rounds;
 use crate::context::Context;
 use crate::inject::Failure;
 use crate::inject::Often;
@@ -65,7 +66,7 @@ fn huge_several_at_once(context: &Context) -> Result<()> {
 fn blocks_are_whole_again(context: &Context) -> Result<()> {
     with_small_device(context, || {
         let device = context.open()?;
-        for round in 0..4 {
+        for round in rounds(4) {
             let small = Memory::new(pages(BLOCKS) - 100)?;
             let whole = huge(2)?;
             let more = Memory::new(300)?;
