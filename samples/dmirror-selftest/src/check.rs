@@ -29,6 +29,16 @@ use thiserror::Error;
 #[error("{0}")]
 pub struct Skip(pub String);
 
+/// The case would show, or has shown, a defect of the kernel that is known.
+#[derive(Debug, Error)]
+#[error("the kernel's own defect: {0}")]
+pub struct Known(pub &'static str);
+
+/// Ends the case as one that shows a defect of the kernel; see Documentation/known-mm-issues.md.
+pub fn known<T>(defect: &'static str) -> Result<T> {
+    Err(Known(defect).into())
+}
+
 /// Ends the case as one that cannot run here.
 pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
     Err(Skip(reason.into()).into())

@@ -40,6 +40,7 @@ use super::huge::huge;
 use crate::buffer::Buffer;
 use crate::check::Where;
 use crate::check::equal;
+use crate::check::known;
 use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
@@ -409,7 +410,7 @@ fn core_huge(context: &Context) -> Result<()> {
         };
         check_core(&dump(context, &memory, &core, split)?, &memory)
             .context("with the entry split")?;
-        return skip("the kernel's own defect: its cores have holes for huge pages on a device");
+        return known("its cores have holes for huge pages on a device");
     }
     check_core(&bytes, &memory)?;
     memory.expect("of the parent", memory.all(), Where::System)?;

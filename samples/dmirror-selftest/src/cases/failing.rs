@@ -29,9 +29,9 @@ use crate::check::Before;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::known;
 use crate::check::looks_for_known;
 use crate::check::needs_ours;
-use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
@@ -407,9 +407,7 @@ fn copy_out_huge_fault(context: &Context) -> Result<()> {
 
 fn shared_huge_page(context: &Context) -> Result<()> {
     if !looks_for_known() {
-        return skip(
-            "the kernel's own defect: it warns of a shared huge page that cannot come back",
-        );
+        return known("it warns of a shared huge page that cannot come back");
     }
     huge_fault(context, |memory, write| {
         Ok(touched(memory, 77, write)? == Exit::Signal(Signal::SIGBUS))

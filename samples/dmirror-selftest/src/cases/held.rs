@@ -34,10 +34,10 @@ use super::races::KNOWN_DROP;
 use crate::check::Before;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::known;
 use crate::check::looks_for_known;
 use crate::check::needs_ours;
 use crate::check::reads_zero;
-use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
@@ -341,7 +341,7 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     )?;
     if coming_back {
         // All else has passed. To look for the defect would crash a kernel that has it.
-        return skip(KNOWN_DROP);
+        return known(KNOWN_DROP);
     }
     Ok(())
 }

@@ -20,8 +20,8 @@ use dmirror_client::region::Advice;
 use super::cases;
 use super::huge::huge;
 use crate::check::equal;
+use crate::check::known;
 use crate::check::looks_for_known;
-use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::joined;
@@ -39,8 +39,7 @@ cases! { "races":
 const THREADS: usize = 6;
 
 /// Why a huge page is not dropped while it comes back: see Documentation/known-mm-issues.md.
-pub(super) const KNOWN_DROP: &str =
-    "the kernel's own defect: it frees a huge page that is dropped while it comes back";
+pub(super) const KNOWN_DROP: &str = "it frees a huge page that is dropped while it comes back";
 
 /// Runs `body` in several threads, each with its number, and `main` in this one.
 fn together(
@@ -203,7 +202,7 @@ fn unmap_during_migration(context: &Context) -> Result<()> {
 fn huge_page_dropped(context: &Context) -> Result<()> {
     const TIME: Duration = Duration::from_secs(20);
     if !looks_for_known() {
-        return skip(KNOWN_DROP);
+        return known(KNOWN_DROP);
     }
     let device = context.open()?;
     let memory = huge(1)?;
