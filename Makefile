@@ -10,7 +10,7 @@ settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAM
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare planted lint doc test
 .PHONY: rust-analyzer clean distclean help
 .NOTPARALLEL:
 
@@ -39,6 +39,9 @@ conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
 	@scripts/compare.sh
+
+planted: ## plant bugs in a copy of the module, one at a time, and see that the tests find each
+	@scripts/planted.sh
 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/lint.sh
