@@ -27,6 +27,7 @@ if [ $# -eq 0 ]; then
 	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
 fi
 own=${ARGS+x}${APPEND+x}${MEM+x}
+[ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
 	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest)
 	if [ "$place" = reserved ]; then

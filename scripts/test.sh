@@ -12,6 +12,7 @@
 . "$SCRIPTS/cases.sh"
 
 LANES=${LANES:-2}
+[[ $LANES =~ ^[1-9][0-9]*$ ]] || die "LANES=$LANES is no number of lanes"
 
 # Name and command of each part. Those that build come first, then the longest.
 parts=(
@@ -43,7 +44,8 @@ done
 output_of() { printf '%s/log/test-%s.out\n' "$BUILD" "$1"; }
 
 declare -A running=() # names, by process
-trap 'stop_all; exit 130' INT TERM HUP
+trap 'exit 130' INT TERM HUP
+trap stop_all EXIT
 stop_all() {
 	local group
 	for group in "${!running[@]}"; do kill -- "-$group" 2>/dev/null || true; done
@@ -68,8 +70,12 @@ begin() {
 
 # await : until a part has ended; shows what it said.
 await() {
-	local process
+	local process=
 	wait -n -p process "${!running[@]}" || true
+	if [ -z "$process" ]; then
+		# One that was killed may have been waited for already.
+		for process in "${!running[@]}"; do kill -0 "$process" 2>/dev/null || break; done
+	fi
 	note "${running[$process]}"
 	cat "$(output_of "${running[$process]}")"
 	unset "running[$process]"

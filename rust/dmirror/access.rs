@@ -282,8 +282,9 @@ fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usi
                 break;
             }
         }
-        if copied.get() == 0 {
-            pause_for_others()?;
+        match pause_for_others() {
+            Err(_) if copied.get() > 0 => break,
+            paused => paused?,
         }
     }
     Ok(copied.get())

@@ -46,8 +46,9 @@ pub(crate) const DRAIN_EVERY: usize = 8;
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
-/// How long a migration tries to reserve device pages while others hold reservations, or take what
-/// was evicted for it, in milliseconds.
+/// How often, and for how long in milliseconds, a migration tries at least to reserve device pages
+/// while others hold reservations, or take what was evicted for it.
+pub(crate) const RESERVE_TRIES: usize = 20;
 pub(crate) const RESERVE_TIMEOUT_MS: i64 = 1000;
 
 /// How long it waits before it tries that again, in microseconds.

@@ -39,6 +39,7 @@ use crate::config::MIGRATE_PAUSE_US;
 use crate::config::MIGRATE_TRIES;
 use crate::config::RESERVE_PAUSE_US;
 use crate::config::RESERVE_TIMEOUT_MS;
+use crate::config::RESERVE_TRIES;
 use crate::config::WINDOW_PAGES;
 use crate::device::DeviceMemory;
 use crate::file::pause_for_others;
@@ -131,12 +132,13 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         pages: if block { 0 } else { npages },
         when_full: WhenFull::TakeWhatIsFree,
     };
+    let mut small_holes = false;
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
             pause_for_others()?;
         }
         let mut reservation = reserve(pagemap, &wanted)?;
-        let pass = pass_to_device(call, step, huge, &mut reservation)?;
+        let pass = pass_to_device(call, step, huge, small_holes, &mut reservation)?;
         drop(reservation);
         step.there = on_device(call, step.range.clone())?;
         let missing = step.range.len() / PAGE_SIZE - step.there.len();
@@ -155,9 +157,11 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             if pass.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
                 hmm::drain_lru_batches();
             }
-            // A huge page that was locked for a moment is still one. But what keeps a huge page out
-            // of a hole, as the limit of a memory cgroup, may let small ones in.
-            let block = block && missing == WINDOW_PAGES && !pass.hole_stays;
+            // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
+            // ones in.
+            small_holes |= pass.hole_stays;
+            // A huge page that was locked for a moment is still one.
+            let block = block && missing == WINDOW_PAGES;
             Wanted {
                 block,
                 pages: if block { 0 } else { missing },
@@ -172,7 +176,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
 /// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
 fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
     let start = Instant::<Monotonic>::now();
-    let mut first = true;
+    let mut tries = 0;
     loop {
         let mut reservation = Reservation::new(pagemap);
         let mut pages = wanted.pages;
@@ -185,14 +189,16 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
             Err(error) => return Err(error),
         }
         let others = pagemap.unused() > reservation.npages() || reservation.lost_a_race();
-        if !others || start.elapsed().as_millis() > RESERVE_TIMEOUT_MS {
+        // A round takes long where much was locked.
+        let over = tries >= RESERVE_TRIES && start.elapsed().as_millis() > RESERVE_TIMEOUT_MS;
+        if !others || over {
             return Err(ENOMEM);
         }
         drop(reservation);
-        if first {
+        if tries == 0 {
             hmm::drain_lru_batches();
-            first = false;
         }
+        tries += 1;
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
         pause_for_others()?;
     }
@@ -215,6 +221,7 @@ fn pass_to_device(
     call: &mut Call<'_>,
     step: &mut Step,
     huge: Huge,
+    small_holes: bool,
     reservation: &mut Reservation<'_>,
 ) -> Result<Pass> {
     let mut pass = Pass::default();
@@ -232,20 +239,20 @@ fn pass_to_device(
     pass.may_be_in_batches = vma.may_have_anonymous_pages();
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
-    let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
+    let huge_holes = !small_holes && vma.flags() & VM_NOHUGEPAGE == 0;
     let mut huge_hole = false;
     for slot in migration.slots() {
+        let is_hole = slot.order() > 0 && matches!(slot.source(), Source::Hole);
+        let room = reservation.npages();
         let huge = match slot.source() {
             // What was never touched need not become a huge page where the process wants none.
-            Source::Hole => {
-                huge_hole |= slot.order() > 0;
-                huge_holes
-            }
+            Source::Hole => huge_holes,
             // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
             // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
             _ => slot.is_writable(),
         };
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
+        huge_hole |= is_hole && huge && reservation.npages() < room;
     }
     let migration = migration.commit();
     claim.map(&migration);
