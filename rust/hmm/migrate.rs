@@ -241,7 +241,8 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         }
     }
 
-    /// The pages that can be migrated and have no destination yet, in the order of the range.
+    /// The pages that can be migrated and have no destination yet, in the order of the range. Does
+    /// not sleep.
     pub fn slots(&mut self) -> Slots<'_, D> {
         let target = self.inner.vma.as_ref();
         let target = target.map(|args| (args.raw.vma, args.raw.start));
@@ -270,7 +271,7 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
 }
 
 impl<D: Direction> Migration<'_, Migrated, D> {
-    /// The number of pages that moved.
+    /// The number of pages that moved. Does not sleep.
     pub fn moved(&self) -> usize {
         let mut moved = 0;
         let PfnSlots { dst, .. } = &self.inner.slots;
@@ -283,7 +284,7 @@ impl<D: Direction> Migration<'_, Migrated, D> {
     }
 
     /// Whether page `nth` of the range (counted from 0) moved. Of a folio of several pages that
-    /// moved whole, only the first says so.
+    /// moved whole, only the first says so. Does not sleep.
     pub fn has_moved(&self, nth: usize) -> bool {
         let src = self.inner.slots.src.get(nth).copied().unwrap_or(0);
         let dst = self.inner.slots.dst.get(nth).copied().unwrap_or(0);

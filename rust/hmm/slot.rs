@@ -180,6 +180,8 @@ impl<'s, D: Direction> Slot<'s, D> {
 
     /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
     /// the migration is committed, for which there has to be a VMA.
+    ///
+    /// Does not sleep.
     pub fn split(self) -> SplitSlot<'s, D> {
         SplitSlot {
             slot: self,
@@ -222,7 +224,7 @@ pub struct SplitSlot<'s, D: Direction> {
 }
 
 impl<'s, D: Direction> SplitSlot<'s, D> {
-    /// The next page, in order.
+    /// The next page, in order. Does not sleep.
     #[expect(
         clippy::should_implement_trait,
         reason = "what it lends depends on the borrow"
