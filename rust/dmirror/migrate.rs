@@ -240,23 +240,24 @@ fn pass_to_device(
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
     let huge_holes = !small_holes && vma.flags() & VM_NOHUGEPAGE == 0;
-    let mut huge_hole = false;
+    let mut hole_got_room = false;
     for slot in migration.slots() {
-        let is_hole = slot.order() > 0 && matches!(slot.source(), Source::Hole);
-        let room = reservation.npages();
-        let huge = match slot.source() {
+        let is_huge_hole = slot.order() > 0 && matches!(slot.source(), Source::Hole);
+        let huge = if is_huge_hole {
             // What was never touched need not become a huge page where the process wants none.
-            Source::Hole => huge_holes,
+            huge_holes
+        } else {
             // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
             // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
-            _ => slot.is_writable(),
+            slot.is_writable()
         };
+        let room = reservation.npages();
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
-        huge_hole |= is_hole && huge && reservation.npages() < room;
+        hole_got_room |= is_huge_hole && huge && reservation.npages() < room;
     }
     let migration = migration.commit();
     claim.map(&migration);
-    pass.hole_stays = huge_hole && migration.moved() == 0;
+    pass.hole_stays = hole_got_room && migration.moved() == 0;
     Ok(pass)
 }
 

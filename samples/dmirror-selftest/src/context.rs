@@ -222,6 +222,20 @@ impl Helper {
     }
 }
 
+/// Runs `parent` in a child process and `orphan` in a child of it, with what `parent`
+/// returned; returns when the parent has ended, and leaves the orphan to itself.
+pub fn orphaned<T>(
+    parent: impl FnOnce() -> Result<T>,
+    orphan: impl FnOnce(&T) -> Result<()>,
+) -> Result<()> {
+    helper(|| {
+        let inherited = parent()?;
+        std::mem::forget(helper(|| orphan(&inherited))?); // it outlives this process
+        Ok(())
+    })?
+    .join()
+}
+
 /// Runs `parent` in a child process and, when that has ended, `orphan` in a child
 /// of it, with what `parent` returned.
 pub fn outlived<T>(
@@ -229,20 +243,14 @@ pub fn outlived<T>(
     orphan: impl FnOnce(&T) -> Result<()>,
 ) -> Result<()> {
     let (gone, verdict) = (Gate::new()?, Gate::new()?);
-    helper(|| {
-        let inherited = parent()?;
-        let child = helper(|| {
-            gone.wait()?;
-            let answer = orphan(&inherited);
-            if let Err(error) = &answer {
-                println!("{error:#}");
-            }
-            verdict.send(answer.is_ok().into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?
-    .join()?;
+    orphaned(parent, |inherited| {
+        gone.wait()?;
+        let answer = orphan(inherited);
+        if let Err(error) = &answer {
+            println!("{error:#}");
+        }
+        verdict.send(answer.is_ok().into())
+    })?;
     gone.open()?;
     equal("whether the orphan succeeded", verdict.receive()?, 1)
 }

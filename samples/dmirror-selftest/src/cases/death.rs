@@ -32,6 +32,7 @@ use crate::context::Helper;
 use crate::context::helper;
 use crate::context::is_root;
 use crate::context::joined;
+use crate::context::orphaned;
 use crate::context::program;
 use crate::memory::Memory;
 use crate::memory::works;
@@ -188,20 +189,18 @@ fn parent_first(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
     let (gone, seen, end) = (Gate::new()?, Gate::new()?, Gate::new()?);
-    helper(|| {
+    let parent = || {
         let memory = Memory::new(PAGES)?;
         memory.move_out(&context.open()?, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
-            memory.expect("after the parent's end", memory.all(), Where::Device)?;
-            memory.verify(0..PAGES / 2)?;
-            seen.open()?;
-            end.wait()
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?
-    .join()?;
+        Ok(memory)
+    };
+    orphaned(parent, |memory| {
+        gone.wait()?;
+        memory.expect("after the parent's end", memory.all(), Where::Device)?;
+        memory.verify(0..PAGES / 2)?;
+        seen.open()?;
+        end.wait()
+    })?;
     gone.open()?;
     seen.wait()?;
     end.open()?;
