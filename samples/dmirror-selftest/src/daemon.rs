@@ -12,9 +12,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use dmirror_client::Region;
+use dmirror_client::page_size;
 
 use crate::check::skip;
 use crate::context::is_root;
+use crate::memory::HUGE;
 
 /// Where the daemons of memory management have their folders.
 const MM: &str = "/sys/kernel/mm";
@@ -49,6 +52,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// The daemon that makes huge pages.
+    pub fn khugepaged(files: &[(&'static str, &str)]) -> Result<Self> {
+        Self::start("khugepaged", "transparent_hugepage/khugepaged", files)
+    }
+
     /// Waits until it has looked at everything `times` times.
     pub fn wait(&self, times: u64) -> Result<()> {
         let file = self.folder.join("full_scans");
@@ -63,6 +71,36 @@ impl Daemon {
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+}
+
+/// Keeps khugepaged from any work that no case asks for: it would bring back what a
+/// case has put on the device, where no more than 64 pages of a huge page's range
+/// are there, and make a huge page of small ones.
+///
+/// Everything is as it was, on drop.
+pub struct StillKhugepaged {
+    _daemon: Daemon,
+    _mm: Region,
+}
+
+impl StillKhugepaged {
+    /// How long it sleeps: a day, in milliseconds.
+    const SLEEP: &str = "86400000";
+
+    /// Puts khugepaged to sleep.
+    pub fn start() -> Result<Self> {
+        let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", Self::SLEEP)])?;
+        // Without any address space to scan it waits for one instead, and scans that
+        // of the next case at once. This process is one that stays.
+        let mm = Region::options(HUGE / page_size())
+            .align(HUGE)
+            .huge(true)
+            .map()?;
+        Ok(Self {
+            _daemon: daemon,
+            _mm: mm,
+        })
     }
 }
 

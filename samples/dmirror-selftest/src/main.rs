@@ -29,6 +29,7 @@ use dmirror_client::module::Loader;
 
 use crate::cases::Case;
 use crate::context::Context;
+use crate::daemon::StillKhugepaged;
 use crate::ktap::Report;
 
 /// Behaviour tests of the dmirror module, in KTAP.
@@ -141,6 +142,8 @@ fn main() -> ExitCode {
         repeat: arguments.repeat,
         verbose: arguments.verbose,
     };
+    // Where it cannot be had, as without root, cases may meet khugepaged.
+    let _still = StillKhugepaged::start();
     let mut report = Report::new(io::stdout());
     match runner::run(&selected, &context, &limits, &mut report) {
         Ok(true) => ExitCode::SUCCESS,

@@ -238,11 +238,7 @@ fn huge_page_daemon(context: &Context) -> Result<()> {
     let mixed = collapsible()?;
     resident.move_out(&device, resident.all())?;
     mixed.move_out(&device, 100..120)?;
-    let daemon = Daemon::start(
-        "khugepaged",
-        "transparent_hugepage/khugepaged",
-        &[("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")],
-    )?;
+    let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")])?;
     daemon.wait(3)?;
     resident.expect("after khugepaged's scans", resident.all(), Where::Device)?;
     println!(
