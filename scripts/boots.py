@@ -46,6 +46,7 @@ class Results:
                 yield f"{name}: did not run", "failed", []
             else:
                 state, said = self.seen[name]
+                state = "skipped" if state == "known" else state
                 reason = said[-1] if said else "no reason"
                 if state == "skipped" and not re.fullmatch(may_skip, f"{name}: {reason}"):
                     yield f"{name}: must not be skipped", "failed", [reason]

@@ -31,7 +31,7 @@ complaints_in() {
 # shellcheck disable=SC2153 # CMD and NAME are settings of guest.sh
 boot_cases() {
 	local prefix=$1 list=$2 select=$3 command=$CMD name=$NAME output=$BUILD/log/$NAME-$KERNEL
-	local boot=0 deaths=0 complaints=0 status=0 ended=0 log left outputs=() failed_before=$FAILED
+	local boot=0 deaths=0 complaints=0 found=0 first='' status=0 ended=0 log left outputs=() failed_before=$FAILED
 	shift 3
 	mkdir -p "$BUILD/log"
 	rm -f "$output".{ktap,cases,complaints}*
@@ -49,7 +49,9 @@ boot_cases() {
 			failed "${prefix}the guest did not get as far as the cases (status $status, see above)"
 			break
 		fi
-		complaints=$((complaints + $(complaints_in "$log")))
+		found=$(complaints_in "$log")
+		complaints=$((complaints + found))
+		[ "$found" -eq 0 ] || first=${first:-$log}
 		ended=$(grep -c 'dmirror-guest: command exit' "$log" || true)
 		mapfile -t left < <(in_root "$SCRIPTS/boots.py" --left --list "$list" --died "$output.died" "${outputs[@]}")
 		if [ "$ended" -gt 0 ] || [ "${#left[@]}" -eq 0 ]; then break; fi
@@ -65,6 +67,7 @@ boot_cases() {
 	printf '%d\n' "$complaints" >"$output.complaints"
 	if [ "$complaints" -gt 0 ]; then
 		failed "${prefix}kernel: $complaints lines of complaint in $boot boots, of which $deaths died ($BUILD/log/$name-N-$KERNEL.log)"
+		complaint "$first"
 	elif [ "$status" -gt 1 ] || { [ "$status" -eq 1 ] && [ "$FAILED" -eq "$failed_before" ]; }; then
 		failed "${prefix}the guest (status $status, see above)"
 	fi

@@ -63,7 +63,14 @@ guest_cases() {
 	# What runs cases exits with 1 when one failed.
 	if [ "$status" -gt 1 ] || { [ "$status" -eq 1 ] && [ "$FAILED" -eq "$failed_before" ]; }; then
 		failed "${prefix}the guest (status $status, see above)"
+		[ "$status" -ne 120 ] || complaint "$output.log"
 	fi
+}
+
+# complaint LOG : the beginning of the first complaint in a kernel log, as what
+# is said of a case.
+complaint() {
+	"$SCRIPTS/complaints.sh" "$1" | sed -n '2,16 s/^/        /p' || true
 }
 
 # totals : the last line, and the exit status of the script.

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Run upstream's suite on our module and on upstream's own, on the debug kernel,
-# and print the results side by side. Fails if our module does not pass.
+# Run upstream's suite on our module and on upstream's own, on the debug kernel
+# or another KERNEL, and print the results side by side. Fails if our module does not pass.
 #
 #   scripts/compare.sh [--reuse] [--markdown]
 #
@@ -19,10 +19,10 @@ for argument; do
 	esac
 done
 
-export KERNEL=debug
+export KERNEL=${KERNEL:-debug}
 tests=$("$SCRIPTS/hmm-tests.sh")
 for module in dmirror test_hmm; do
-	result=$BUILD/log/conformance-$module-debug
+	result=$BUILD/log/conformance-$module-$KERNEL
 	if [ "$reuse" -eq 0 ] || [ ! -s "$result.complaints" ]; then
 		note "conformance of $module"
 		MODULE=$module "$SCRIPTS/conformance.sh" >&2 || true

@@ -16,7 +16,7 @@ starts=(
 # What the line of a complaint contains, wherever.
 holds=(
 	# the end of a thread, or of all
-	'kernel BUG at ' 'general protection fault' 'PANIC: ' 'unable to handle' 'rust_kernel: panicked'
+	'kernel BUG at ' 'general protection fault[,:]' 'PANIC: ' 'unable to handle' 'rust_kernel: panicked'
 	# memory
 	'KASAN: ' 'KFENCE: ' 'KMSAN: ' 'Bad (page|rss-counter|swap)' 'page dumped because'
 	'(Redzone|Poison|Left Redzone|Right Redzone) overwritten' 'Object already free'

@@ -7,6 +7,9 @@
 
 out=$BUILD/guest
 mkdir -p "$out"
+# One build at a time, as two parts of `make test` may want it.
+exec {lock}>"$out/.lock"
+flock "$lock"
 for source in "$SCRIPTS"/guest/*.c; do
 	program=$out/$(basename "$source" .c)
 	if [ "$source" -nt "$program" ] || [ "$TOP/rust/uapi/dmirror.h" -nt "$program" ]; then

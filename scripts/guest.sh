@@ -66,13 +66,14 @@ choose_accel() {
 	else
 		accel=tcg,thread=multi
 	fi
-	cpu=max clock=
+	# Emulated, a string instruction takes time for each of its steps (and counts
+	# as many, where instructions are counted): the kernel shall not copy by bytes.
+	cpu=max,-erms,-fsrm clock=
 	if [ "${accel%%,*}" = kvm ]; then
 		cpu=host
 	elif [ "$CLOCK" = instructions ]; then
-		# Processors take turns then, in one thread. A string instruction counts,
-		# and costs, as many as it has steps: the kernel shall not copy by bytes.
-		accel=tcg,thread=single cpu=max,-erms,-fsrm clock='-icount shift=0,sleep=off'
+		# Processors take turns then, in one thread.
+		accel=tcg,thread=single clock='-icount shift=0,sleep=off'
 	fi
 }
 

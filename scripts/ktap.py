@@ -5,7 +5,8 @@
 Reads test output (the kernel test anything protocol,
 Documentation/dev-tools/ktap.rst) from a file or standard input, with or
 without the time stamps of a kernel log, and with other lines in between.
-Prints one line a case, and at the end `N passed, N failed, N skipped`.
+Prints one line a case, and at the end `N passed, N failed, N skipped`. A case
+that is known to fail (XFAIL) is shown as such, and counts as skipped.
 
 These count as failures, besides cases that say so themselves: a plan that
 was not fulfilled, a missing plan, a suite that began and has no result, a
@@ -22,6 +23,7 @@ VERSION = re.compile(r"^( *)K?TAP version \d+$", re.IGNORECASE)
 PLAN = re.compile(r"^( *)1\.\.(\d+)( *#.*)?$")
 SUBTEST = re.compile(r"^( *)# Subtest: (.*)$")
 SKIP = re.compile("^SKIP *", re.IGNORECASE)
+KNOWN = re.compile("^XFAIL *", re.IGNORECASE)
 RESULT = re.compile(r"^( *)(not )?ok (\d+)(?: -)?(?: ([^#]*?))?(?: *# *(.*))?$")
 COMMENT = re.compile(r"^ *#")
 
@@ -90,7 +92,9 @@ class Report:
             state = "failed" if failed else "passed"
             if SKIP.match(directive or ""):
                 state = "skipped"
-            reason = SKIP.sub("", directive or "")
+            elif KNOWN.match(directive or ""):
+                state = "known"
+            reason = KNOWN.sub("", SKIP.sub("", directive or ""))
             said = [*self._comments, reason] if reason else self._comments
             self.cases.append((".".join([*self._path(depth), name]), state, said))
         self._comments = []
@@ -132,7 +136,7 @@ class Report:
 def show(name, state, said=()):
     """Print the line of a case, and below it why it is not one that passed."""
     print(f"{state:8}{name}")
-    for line in {"failed": said, "skipped": said[-1:]}.get(state, ()):
+    for line in {"failed": said, "skipped": said[-1:], "known": said[-1:]}.get(state, ()):
         print(f"        {line}")
 
 
@@ -151,7 +155,8 @@ def main():
 
     totals = {"passed": 0, "failed": 0, "skipped": 0}
     for name, state, said in report.cases:
-        totals[state] += 1
+        # What is known to fail was not run to its end.
+        totals["skipped" if state == "known" else state] += 1
         show(args.prefix + name, state, said)
     for problem in report.problems:
         totals["failed"] += 1

@@ -4,30 +4,47 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/selftest.sh [stock|debug|reserved]...      default: stock debug
+#   scripts/selftest.sh [stock|debug|reserved]...      default: KERNEL, or stock debug
 #
-# "reserved" is the stock kernel with device memory that was set aside on the
-# kernel's command line, for the private devices and for coherent ones, and with
-# five levels of page tables, where physical addresses are wider. Takes the settings of guest.sh; CMD is the selftest.
+# Memory for two coherent devices is set aside on the kernel's command line;
+# ARGS, APPEND or MEM in the environment replace that. "reserved" is the stock
+# kernel with memory for the private devices set aside as well, and with five
+# levels of page tables, where physical addresses are wider. Takes the other
+# settings of guest.sh; CMD is the selftest.
 #
-# With MODULE=test_hmm it runs on upstream's module, which has the same ABI. The
-# cases that need more than that skip; others fail, or take the kernel down, and
-# the cases behind those run after another boot.
+# With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
+# has private devices alone. The cases that need more than that skip; others
+# fail, or take the kernel down, and the cases behind those run after another
+# boot.
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
 . "$SCRIPTS/boots.sh"
 
 # A static program: its list can be asked for here.
 programs=$("$SCRIPTS/samples.sh")
-export MODULE=${MODULE:-dmirror}
-[ $# -gt 0 ] || set -- stock debug
+export MODULE=${MODULE:-dmirror} TIMEOUT=${TIMEOUT:-2700}
+if [ $# -eq 0 ]; then
+	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
+fi
+own=${ARGS+x}${APPEND+x}${MEM+x}
+[ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
-	settings=(KERNEL="$place" NAME=selftest)
-	[ "$place" != reserved ] || settings=(
-		KERNEL=stock NAME=selftest-reserved MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
-		ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
-	)
-	export CMD=dmirror-selftest "${settings[@]}"
+	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest)
+	if [ "$place" = reserved ]; then
+		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
+		settings=(
+			KERNEL=stock NAME=selftest-reserved CMD=dmirror-selftest
+			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
+			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
+		)
+	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then
+		# The last 128 MiB.
+		settings+=(
+			MEM=4G APPEND='memmap=128M$0x178000000'
+			ARGS='spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
+		)
+	fi
+	export "${settings[@]}"
 	if [ "$MODULE" = dmirror ]; then
 		guest_cases "$place: " "$programs/dmirror-selftest" --list
 	else

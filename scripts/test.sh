@@ -1,26 +1,32 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# All of the tests, part by part, whatever the parts before came to. Ends with
+# All of the tests, part by part, whatever other parts came to. Ends with
 # `N passed, N failed, N skipped`, summed over all parts.
 #
 #   scripts/test.sh [PART...]      default: all; --list names them
+#
+# LANES parts run at a time (default: 2): a guest keeps little more than one
+# processor busy. What a part says is shown when it has ended.
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
 
-# Name and command of each part. The quick ones come first.
+LANES=${LANES:-2}
+[[ $LANES =~ ^[1-9][0-9]*$ ]] || die "LANES=$LANES is no number of lanes"
+
+# Name and command of each part. Those that build come first, then the longest.
 parts=(
 	"lint:lint.sh"
 	"doc:doc.sh"
 	"host:host-tests.sh"
 	"compile-fail:compile-fail.sh"
-	"guest-stock:guest-checks.sh stock"
-	"selftest-stock:selftest.sh stock"
-	"selftest-reserved:selftest.sh reserved"
-	"kunit:kunit.sh"
-	"guest-debug:guest-checks.sh debug"
 	"selftest-debug:selftest.sh debug"
 	"conformance:conformance.sh debug"
+	"selftest-reserved:selftest.sh reserved"
+	"selftest-stock:selftest.sh stock"
+	"kunit:kunit.sh"
+	"guest-stock:guest-checks.sh stock"
+	"guest-debug:guest-checks.sh debug"
 )
 
 if [ "${1:-}" = --list ]; then
@@ -30,24 +36,57 @@ fi
 for name; do
 	[[ " ${parts[*]%%:*} " == *" $name "* ]] || die "there is no part '$name'" "scripts/test.sh --list names them."
 done
-
-table="" ran=()
-start=$SECONDS
-mkdir -p "$BUILD/log"
-"$SCRIPTS/stock-kernel.sh" >/dev/null
+chosen=()
 for part in "${parts[@]}"; do
-	name=${part%%:*}
-	[ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-	# What takes so long the first time is no time of the part's.
-	[[ $name != kunit && $name != conformance && $name != *-debug ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
-	note "$name"
-	before=("$PASSED" "$FAILED" "$SKIPPED" "$SECONDS")
-	output=$BUILD/log/test-$name.out
-	ran+=("$output")
-	status=0
+	[ $# -gt 0 ] && [[ " $* " != *" ${part%%:*} "* ]] || chosen+=("$part")
+done
+
+output_of() { printf '%s/log/test-%s.out\n' "$BUILD" "$1"; }
+
+declare -A running=() # names, by process
+trap 'exit 130' INT TERM HUP
+trap stop_all EXIT
+stop_all() {
+	local group
+	for group in "${!running[@]}"; do kill -- "-$group" 2>/dev/null || true; done
+	wait
+}
+
+# begin PART : start it in a process group of its own, so that all of it can be
+# stopped.
+begin() {
+	local name=${1%%:*}
+	note "$name begins"
+	set -m
 	# shellcheck disable=SC2086 # a command and its argument
-	"$SCRIPTS"/${part#*:} | tee "$output" || status=${PIPESTATUS[0]}
-	remark=
+	(
+		start=$SECONDS status=0
+		"$SCRIPTS"/${1#*:} || status=$?
+		printf '%d %d\n' "$status" $((SECONDS - start)) >"$(output_of "$name").end"
+	) >"$(output_of "$name")" 2>&1 </dev/null &
+	running[$!]=$name
+	set +m
+}
+
+# await : until a part has ended; shows what it said.
+await() {
+	local process=
+	wait -n -p process "${!running[@]}" || true
+	if [ -z "$process" ]; then
+		# One that was killed may have been waited for already.
+		for process in "${!running[@]}"; do kill -0 "$process" 2>/dev/null || break; done
+	fi
+	note "${running[$process]}"
+	cat "$(output_of "${running[$process]}")"
+	unset "running[$process]"
+}
+
+# count NAME : add the results of a part to the totals, and a line to the table.
+count() {
+	local output status=1 seconds=0 remark=
+	local before=("$PASSED" "$FAILED" "$SKIPPED")
+	output=$(output_of "$1")
+	read -r status seconds <"$output.end" || true
 	if ! add_totals "$output"; then
 		FAILED=$((FAILED + 1))
 		remark="  ended without a result (status $status)"
@@ -58,14 +97,38 @@ for part in "${parts[@]}"; do
 		FAILED=$((FAILED + 1))
 		remark="  nothing ran"
 	fi
-	table+=$(printf '%-20s %6d %6d %7d %5d s%s' "$name" $((PASSED - before[0])) $((FAILED - before[1])) \
-		$((SKIPPED - before[2])) $((SECONDS - before[3])) "$remark")$'\n'
-done
+	printf '%-20s %6d %6d %7d %5d s%s\n' "$1" $((PASSED - before[0])) $((FAILED - before[1])) \
+		$((SKIPPED - before[2])) "$seconds" "$remark"
+}
 
-printf '\n%-20s %6s %6s %7s\n%s' part passed failed skipped "$table"
+start=$SECONDS
+mkdir -p "$BUILD/log"
+# What takes so long the first time is no time of a part's.
+"$SCRIPTS/stock-kernel.sh" >/dev/null
+[[ ! " ${chosen[*]} " =~ debug|kunit ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
+
+for part in "${chosen[@]}"; do
+	rm -f "$(output_of "${part%%:*}")"{,.end}
+	while [ "${#running[@]}" -ge "$LANES" ]; do await; done
+	begin "$part"
+done
+while [ "${#running[@]}" -gt 0 ]; do await; done
+
+outputs=()
+printf '\n%-20s %6s %6s %7s\n' part passed failed skipped
+for part in "${chosen[@]}"; do
+	count "${part%%:*}"
+	outputs+=("$(output_of "${part%%:*}")")
+done
 if [ "$FAILED" -gt 0 ]; then
+	# What failed, and the first lines of what is said of it.
 	printf '\n'
-	grep -H '^failed' "${ran[@]}" | sed 's|.*/test-\(.*\)\.out:failed *|\1: |' || true
+	awk '
+		/^failed/ { part = FILENAME; sub(/.*\/test-/, "", part); sub(/\.out$/, "", part)
+			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
+		/^        / && lines-- > 0 { print; next }
+		{ lines = 0 }
+	' "${outputs[@]}"
 fi
 printf '\nin %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
 totals

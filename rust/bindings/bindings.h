@@ -3,6 +3,7 @@
  * What bindgen reads: the C headers of the interfaces that `hmm` wraps and that
  * kernel::bindings does not hold, and constants that bindgen cannot compute.
  */
+#include <linux/folio_batch.h>
 #include <linux/hmm.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
@@ -11,13 +12,13 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rmap.h>
+#include <linux/smp.h>
 
 const unsigned long HMM_CONST_MIGRATE_PFN_VALID = MIGRATE_PFN_VALID;
 const unsigned long HMM_CONST_MIGRATE_PFN_MIGRATE = MIGRATE_PFN_MIGRATE;
 const unsigned long HMM_CONST_MIGRATE_PFN_COMPOUND = MIGRATE_PFN_COMPOUND;
 const unsigned long HMM_CONST_MIGRATE_PFN_SHIFT = MIGRATE_PFN_SHIFT;
 const unsigned long HMM_CONST_MIGRATE_PFN_WRITE = MIGRATE_PFN_WRITE;
-
 
 const gfp_t HMM_CONST_GFP_HIGHUSER_MOVABLE = GFP_HIGHUSER_MOVABLE;
 const gfp_t HMM_CONST___GFP_NOWARN = __GFP_NOWARN;

@@ -5,6 +5,7 @@
 //! What is copied to or from user space goes through the bounce buffer, so that no lock is held
 //! while user memory is accessed.
 
+use core::cell::Cell;
 use core::ops::Range;
 
 use hmm::Access;
@@ -247,7 +248,7 @@ fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usi
         Copy::Write { .. } => Access::Write,
     };
     let end = ahead.min(range.start + FAULT_PAGES * PAGE_SIZE);
-    let mut copied = 0;
+    let copied = Cell::new(0);
     let mut at = range.start;
     while at < end {
         let window = window_at(at, end);
@@ -261,25 +262,32 @@ fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usi
             let (mirror, mm) = (call.mirror, call.mm);
             mirror.fault(mm, part, access, patience, buffer, |guard| {
                 if first {
-                    copied = copy_mapped(guard, bounce, &range, copy);
+                    copied.set(copy_mapped(guard, bounce, &range, copy));
                 }
             })
         };
         match fault(window.clone()) {
             Ok(()) => at = window.end,
-            // What keeps a later part from being mapped is found when the access gets there.
-            Err(_) if !first => break,
+            // What was accessed counts, and is not accessed again. What keeps a later part from
+            // being mapped is found when the access gets there.
+            Err(_) if !first || copied.get() > 0 => break,
             Err(error @ (EBUSY | EINTR)) => return Err(error),
             // The first page alone decides: so everything before the page that is the reason is
             // accessed.
             Err(_) => {
-                fault(at..at + PAGE_SIZE)?;
+                let faulted = fault(at..at + PAGE_SIZE);
+                if copied.get() == 0 {
+                    faulted?;
+                }
                 break;
             }
         }
-        pause_for_others()?;
+        match pause_for_others() {
+            Err(_) if copied.get() > 0 => break,
+            paused => paused?,
+        }
     }
-    Ok(copied)
+    Ok(copied.get())
 }
 
 /// Copies what is mapped at the start of a range; returns the number of pages, which ends where the

@@ -39,11 +39,17 @@ pub(crate) const FAULT_PAGES: usize = 16384;
 /// How often a migration tries pages that were locked or referenced by somebody else.
 pub(crate) const MIGRATE_TRIES: usize = 16;
 
+/// After how many of those tries mm is made to let go of pages that it keeps for a while; the first
+/// time at once.
+pub(crate) const DRAIN_EVERY: usize = 8;
+
 /// How long a migration waits before it tries such pages again, in microseconds.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
-/// How often a migration tries to reserve device pages while others hold reservations.
-pub(crate) const RESERVE_TRIES: usize = 100;
+/// How often, and for how long in milliseconds, a migration tries at least to reserve device pages
+/// while others hold reservations, or take what was evicted for it.
+pub(crate) const RESERVE_TRIES: usize = 20;
+pub(crate) const RESERVE_TIMEOUT_MS: i64 = 1000;
 
 /// How long it waits before it tries that again, in microseconds.
 pub(crate) const RESERVE_PAUSE_US: i64 = 1000;

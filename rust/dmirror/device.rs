@@ -57,6 +57,7 @@ impl Device {
         for round in 0..RELEASE_ROUNDS {
             if round > 0 {
                 fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+                hmm::drain_lru_batches();
             }
             outcome = Ok(());
             let mut left = 0;
@@ -141,8 +142,8 @@ impl DevPagemapOps for DeviceMemory {
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
         match bring_back(&fault) {
-            // Either the page came back, or somebody else has a reference to it and is about to
-            // bring it back or to let go of it. Or it was told to fail, once.
+            // Either the page came back, or somebody else has a reference to it and is about to let
+            // go of it. Or it was told to fail, once.
             Ok(()) | Err(EAGAIN) => fault.retry(),
             Err(ENOMEM) => fault.out_of_memory(),
             Err(_) => fault.bus_error(),
@@ -171,14 +172,23 @@ impl DevPagemapOps for DeviceMemory {
     }
 }
 
-/// Brings back what a CPU has touched: a page, or a huge page that is mapped as one.
+/// Brings back what a CPU has touched: a page, or a huge page that is mapped as one. What becomes of
+/// the page that was touched decides.
 fn bring_back(fault: &CpuFault<'_, DeviceMemory>) -> Result {
     let mut window = Window::new(fault.npages())?;
     let mut migration = fault.collect(&mut window)?;
     let mut outcome = Ok(());
     for slot in migration.slots() {
-        outcome = slot.fill_system();
+        let pages = slot.nth()..slot.nth() + (1 << slot.order());
+        let filled = slot.fill_system();
+        if pages.contains(&fault.nth()) {
+            outcome = filled;
+        }
     }
-    drop(migration.commit());
+    let moved = migration.commit().moved();
+    if moved == 0 && outcome.is_ok() {
+        // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
+        hmm::drain_lru_batches();
+    }
     outcome
 }

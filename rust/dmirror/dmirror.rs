@@ -51,20 +51,20 @@ module! {
     type: DmirrorModule,
     name: "dmirror",
     authors: ["The dmirror authors"],
-    description: "An emulated device with private memory",
+    description: "Emulated devices with memory of their own",
     license: "GPL",
     params: {
         capacity: u64 {
             default: 0,
-            description: "Memory of each device in bytes, a multiple of 2 MiB (default 512 MiB)",
+            description: "Memory of each private device in bytes, a multiple of 2 MiB (default 512 MiB)",
         },
         vram_base: u64 {
             default: 0,
-            description: "First physical address of memory kept for the devices with memmap=",
+            description: "First physical address of memory kept for the private devices with memmap=",
         },
         vram_size: u64 {
             default: 0,
-            description: "Size of that memory in bytes; each device has an equal share",
+            description: "Size of that memory in bytes; each private device has an equal share",
         },
         spm_addr_dev0: u64 {
             default: 0,
@@ -76,7 +76,7 @@ module! {
         },
         spm_size: u64 {
             default: 0,
-            description: "Size of each coherent memory in bytes (default 256 MiB)",
+            description: "Size of each coherent memory in bytes, a multiple of 2 MiB (default 256 MiB)",
         },
     },
 }
@@ -120,14 +120,20 @@ fn coherent_regions() -> Result<KVec<DeviceRegion>> {
         module_parameters::spm_addr_dev0.value(),
         module_parameters::spm_addr_dev1.value(),
     ];
-    let size = match module_parameters::spm_size.value() {
-        0 => DEFAULT_SPM_SIZE,
-        size => size,
-    };
+    let wanted = module_parameters::spm_size.value();
     let mut regions = KVec::new();
     if starts == [0; 2] {
+        if wanted != 0 {
+            pr_err!("spm_size={wanted:#x} needs spm_addr_dev0 and spm_addr_dev1\n");
+            return Err(EINVAL);
+        }
         return Ok(regions);
     }
+    let size = if wanted == 0 {
+        DEFAULT_SPM_SIZE
+    } else {
+        wanted
+    };
     if starts.contains(&0) {
         pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n");
         return Err(EINVAL);

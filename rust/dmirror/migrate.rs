@@ -29,12 +29,16 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 use kernel::uaccess::UserPtr;
 
 use crate::access;
+use crate::config::DRAIN_EVERY;
 use crate::config::MIGRATE_PAUSE_US;
 use crate::config::MIGRATE_TRIES;
 use crate::config::RESERVE_PAUSE_US;
+use crate::config::RESERVE_TIMEOUT_MS;
 use crate::config::RESERVE_TRIES;
 use crate::config::WINDOW_PAGES;
 use crate::device::DeviceMemory;
@@ -128,12 +132,13 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         pages: if block { 0 } else { npages },
         when_full: WhenFull::TakeWhatIsFree,
     };
+    let mut small_holes = false;
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
             pause_for_others()?;
         }
         let mut reservation = reserve(pagemap, &wanted)?;
-        let pass = pass_to_device(call, step, huge, &mut reservation)?;
+        let pass = pass_to_device(call, step, huge, small_holes, &mut reservation)?;
         drop(reservation);
         step.there = on_device(call, step.range.clone())?;
         let missing = step.range.len() / PAGE_SIZE - step.there.len();
@@ -149,6 +154,12 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             }
         } else {
             let_others_finish(pagemap);
+            if pass.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
+                hmm::drain_lru_batches();
+            }
+            // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
+            // ones in.
+            small_holes |= pass.hole_stays;
             // A huge page that was locked for a moment is still one.
             let block = block && missing == WINDOW_PAGES;
             Wanted {
@@ -162,9 +173,10 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
 }
 
 /// Reserves what is wanted. If there is no block, small pages do; while others hold reservations,
-/// which cannot be evicted, it waits for them with none of its own.
+/// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
 fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
-    let mut tries = RESERVE_TRIES;
+    let start = Instant::<Monotonic>::now();
+    let mut tries = 0;
     loop {
         let mut reservation = Reservation::new(pagemap);
         let mut pages = wanted.pages;
@@ -176,12 +188,17 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
             Err(ENOMEM) => {}
             Err(error) => return Err(error),
         }
-        let own = reservation.npages();
-        if pagemap.unused() <= own || tries == 0 {
+        let others = pagemap.unused() > reservation.npages() || reservation.lost_a_race();
+        // A round takes long where much was locked.
+        let over = tries >= RESERVE_TRIES && start.elapsed().as_millis() > RESERVE_TIMEOUT_MS;
+        if !others || over {
             return Err(ENOMEM);
         }
         drop(reservation);
-        tries -= 1;
+        if tries == 0 {
+            hmm::drain_lru_batches();
+        }
+        tries += 1;
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
         pause_for_others()?;
     }
@@ -194,12 +211,17 @@ struct Pass {
     lacks_block: bool,
     /// Pages that could move and found no room.
     lacking: usize,
+    /// A hole of several pages got a block, and did not take it.
+    hole_stays: bool,
+    /// mm may have references to pages of the range.
+    may_be_in_batches: bool,
 }
 
 fn pass_to_device(
     call: &mut Call<'_>,
     step: &mut Step,
     huge: Huge,
+    small_holes: bool,
     reservation: &mut Reservation<'_>,
 ) -> Result<Pass> {
     let mut pass = Pass::default();
@@ -214,20 +236,28 @@ fn pass_to_device(
     if vma.flags() & VM_MERGEABLE != 0 {
         return Ok(pass);
     }
+    pass.may_be_in_batches = vma.may_have_anonymous_pages();
     let window = &mut call.buffers.window;
     let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
-    let huge_holes = vma.flags() & VM_NOHUGEPAGE == 0;
+    let huge_holes = !small_holes && vma.flags() & VM_NOHUGEPAGE == 0;
+    let mut hole_got_room = false;
     for slot in migration.slots() {
-        let huge = match slot.source() {
+        let is_huge_hole = slot.order() > 0 && matches!(slot.source(), Source::Hole);
+        let huge = if is_huge_hole {
             // What was never touched need not become a huge page where the process wants none.
-            Source::Hole => huge_holes,
+            huge_holes
+        } else {
             // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
             // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
-            _ => slot.is_writable(),
+            slot.is_writable()
         };
+        let room = reservation.npages();
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
+        hole_got_room |= is_huge_hole && huge && reservation.npages() < room;
     }
-    claim.map(&migration.commit());
+    let migration = migration.commit();
+    claim.map(&migration);
+    pass.hole_stays = hole_got_room && migration.moved() == 0;
     Ok(pass)
 }
 
@@ -331,6 +361,9 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
             let_others_finish(call.mirror.pagemap());
+            if attempt % DRAIN_EVERY == 1 {
+                hmm::drain_lru_batches();
+            }
             pause_for_others()?;
         }
         pass_to_system(call, range)?;

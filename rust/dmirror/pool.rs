@@ -119,6 +119,8 @@ pub(crate) struct Reservation<'d> {
     npages: usize,
     /// How many blocks may still be evicted for it.
     rounds: usize,
+    /// Pages were evicted for it, or were locked by others then.
+    contended: bool,
 }
 
 impl<'d> Reservation<'d> {
@@ -129,6 +131,7 @@ impl<'d> Reservation<'d> {
             folios: KVec::new(),
             npages: 0,
             rounds: pagemap.region().npages() / BLOCK_PAGES * EVICT_ROUNDS,
+            contended: false,
         }
     }
 
@@ -166,6 +169,11 @@ impl<'d> Reservation<'d> {
     /// The number of pages that are left of it.
     pub(crate) fn npages(&self) -> usize {
         self.npages
+    }
+
+    /// Whether pages that were evicted for it went to others, or could not be evicted at that moment.
+    pub(crate) fn lost_a_race(&self) -> bool {
+        self.contended
     }
 
     /// A block, if there is one.
@@ -224,7 +232,8 @@ impl<'d> Reservation<'d> {
             };
             // Where there is no memory for one block, there may be for another, of small pages.
             match self.pagemap.evict(victim) {
-                Ok(_) | Err(ENOMEM | EAGAIN) => {}
+                Ok(_) => self.contended = true,
+                Err(ENOMEM | EAGAIN) => {}
                 Err(error) => return Err(error),
             }
             if hmm::fatal_signal_pending() {

@@ -16,6 +16,8 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::lock::mutex::MutexGuard;
 use kernel::task::Task;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 use crate::bindings;
 use crate::folio::unlock_and_put;
@@ -29,6 +31,7 @@ use crate::mirror::MirrorGuard;
 use crate::mirror::NodeBox;
 use crate::ops::DevPagemapOps;
 use crate::ops::Step;
+use crate::range::Patience;
 use crate::table::Access;
 use crate::table::Entry;
 use crate::table::Spares;
@@ -59,11 +62,13 @@ impl<T: DevPagemapOps> Mirror<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the range is not as above; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
+    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the address space has not held still
+    /// for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
     pub fn claim(&self, range: Range<usize>) -> Result<Claim<'_, T>> {
         let pages = pages_of_run(&range)?;
         let spares = Spares::new()?;
         let claiming = self.claiming().lock();
+        let start = Instant::<Monotonic>::now();
         loop {
             let seq = self.notifier().read_begin();
             if let Some(mut state) = self.notifier().lock_if_unchanged(seq) {
@@ -77,6 +82,9 @@ impl<T: DevPagemapOps> Mirror<T> {
             if crate::fatal_signal_pending() {
                 return Err(EINTR);
             }
+            if Patience::Bounded.is_over(start) {
+                return Err(EBUSY);
+            }
         }
         Ok(Claim {
             mirror: self,
@@ -89,8 +97,8 @@ impl<T: DevPagemapOps> Mirror<T> {
 
 impl<T: DevPagemapOps> Claim<'_, T> {
     /// Maps the pages that have moved to the device, as many of them as can be, in the place where
-    /// the process has them. The range of the migration must begin where the claim does, and must
-    /// not go beyond it.
+    /// the process has them. The migration must be one of the address space of the mirror; its range
+    /// must begin where the claim does, and must not go beyond it.
     ///
     /// May sleep for the update lock. The folios are still locked, because `migration` lives.
     ///
@@ -108,6 +116,7 @@ impl<T: DevPagemapOps> Claim<'_, T> {
                 range.start == self.pages.start << PAGE_SHIFT
                     && range.end <= self.pages.end << PAGE_SHIFT
             })
+            && migration.mm() == Some(mirror.mm())
             && core::ptr::eq(migration.pagemap(), mirror.pagemap());
         if !good {
             return false;
@@ -166,14 +175,10 @@ impl<T: DevPagemapOps> Claim<'_, T> {
         let held = mmap.vma_lookup(address).ok_or(EFAULT)?;
         let number = address >> PAGE_SHIFT;
         if held.mm().as_raw() != mm.as_raw()
+            || self.mirror.mm() != mm.as_raw()
             || address % PAGE_SIZE != 0
             || !self.pages.contains(&number)
         {
-            return Err(EINVAL);
-        }
-        // SAFETY: The notifier is inserted in an address space, whose pointer never changes.
-        let ours = unsafe { (*self.mirror.notifier().as_raw()).mm };
-        if ours != mm.as_raw() {
             return Err(EINVAL);
         }
         self.spares.refill()?;

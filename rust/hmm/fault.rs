@@ -80,6 +80,11 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         }
     }
 
+    /// Which of them was touched, counted from 0.
+    pub fn nth(&self) -> usize {
+        self.address() / PAGE_SIZE % self.npages()
+    }
+
     /// Collects the [`npages`](Self::npages) pages of the touched entry for a migration to system
     /// memory, with a window for that many.
     ///

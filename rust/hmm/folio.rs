@@ -51,7 +51,8 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
     /// page.
     ///
     /// May sleep, if somebody who walks page frames, such as an eviction of the same block, finds
-    /// the page between its first reference and its lock; that one lets go of it without harm.
+    /// the page between its first reference and its lock; that one leaves it where it is, and
+    /// unlocks it at the end of its pass.
     ///
     /// C function: `zone_device_folio_init()`.
     pub fn init(self) -> LockedFolio<'p, T> {
@@ -120,7 +121,8 @@ impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
 /// # Invariants
 ///
 /// The folio covers `pages`, is locked by us and has one reference that is ours; who walks page
-/// frames may have another for a moment, but cannot lock it. There is memory behind each page, and the first `filled` pages hold what the driver put there.
+/// frames may have another for a moment, but cannot lock it. There is memory behind each page, and
+/// the first `filled` pages hold what the driver put there.
 pub struct LockedFolio<'p, T: DevPagemapOps> {
     pagemap: &'p DevPagemap<T>,
     pages: DevicePages,

@@ -241,7 +241,8 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         }
     }
 
-    /// The pages that can be migrated and have no destination yet, in the order of the range.
+    /// The pages that can be migrated and have no destination yet, in the order of the range. Does
+    /// not sleep.
     pub fn slots(&mut self) -> Slots<'_, D> {
         let target = self.inner.vma.as_ref();
         let target = target.map(|args| (args.raw.vma, args.raw.start));
@@ -270,7 +271,7 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
 }
 
 impl<D: Direction> Migration<'_, Migrated, D> {
-    /// The number of pages that moved.
+    /// The number of pages that moved. Does not sleep.
     pub fn moved(&self) -> usize {
         let mut moved = 0;
         let PfnSlots { dst, .. } = &self.inner.slots;
@@ -283,7 +284,7 @@ impl<D: Direction> Migration<'_, Migrated, D> {
     }
 
     /// Whether page `nth` of the range (counted from 0) moved. Of a folio of several pages that
-    /// moved whole, only the first says so.
+    /// moved whole, only the first says so. Does not sleep.
     pub fn has_moved(&self, nth: usize) -> bool {
         let src = self.inner.slots.src.get(nth).copied().unwrap_or(0);
         let dst = self.inner.slots.dst.get(nth).copied().unwrap_or(0);
@@ -294,6 +295,13 @@ impl<D: Direction> Migration<'_, Migrated, D> {
     pub(crate) fn range(&self) -> Option<Range<usize>> {
         let args = self.inner.vma.as_ref()?;
         Some(args.raw.start..args.raw.end)
+    }
+
+    /// The address space, if there was a VMA.
+    pub(crate) fn mm(&self) -> Option<*mut bindings::mm_struct> {
+        let args = self.inner.vma.as_ref()?;
+        // SAFETY: The VMA is valid while the migration lives.
+        Some(unsafe { (*args.raw.vma).vm_mm })
     }
 
     pub(crate) fn pagemap(&self) -> &DevPagemap<D::Ops> {
@@ -379,11 +387,27 @@ impl<'a> Inner<'a> {
     }
 
     fn move_pages(&mut self) {
+        self.drop_incomplete_splits();
         // SAFETY: The slots are as the set-up left them, and each destination is a locked folio, by
         // the type invariant.
         unsafe { self.call(bindings::migrate_vma_pages, bindings::migrate_device_pages) };
         // INVARIANT: One of the functions was just called.
         self.phase = Phase::Migrated;
+    }
+
+    /// Takes back the destinations of folios and holes of several pages that were split, and did not
+    /// get one for each page: C would read those that are missing.
+    fn drop_incomplete_splits(&mut self) {
+        let mut nth = 0;
+        while let Some(&src) = self.slots.src.get(nth) {
+            let len = (1 << order_of(src)).min(self.slots.dst.len() - nth);
+            let dst = &mut self.slots.dst[nth..nth + len];
+            nth += len;
+            if dst[0] & bindings::MIGRATE_PFN_COMPOUND == 0 && dst.contains(&0) {
+                // SAFETY: The folios are locked and held by us, by the type invariant.
+                unsafe { put_destinations(dst) };
+            }
+        }
     }
 
     /// Calls the one of two C functions that is for this kind of migration.
@@ -420,11 +444,8 @@ impl Drop for Inner<'_> {
         if let Phase::Collected = self.phase {
             // C would take a destination that did not go through the step before for one that
             // has moved.
-            for slot in self.slots.dst.iter_mut().filter(|slot| **slot != 0) {
-                // SAFETY: The folio is locked and held by us, by the type invariant.
-                unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };
-                *slot = 0;
-            }
+            // SAFETY: The folios are locked and held by us, by the type invariant.
+            unsafe { put_destinations(self.slots.dst) };
         }
         // SAFETY: The migration was set up and is finalized once, by the type invariant.
         unsafe {
@@ -433,5 +454,18 @@ impl Drop for Inner<'_> {
                 bindings::migrate_device_finalize,
             )
         };
+    }
+}
+
+/// Frees destinations.
+///
+/// # Safety
+///
+/// The caller owns the lock of each folio and a reference to it, and uses neither again.
+unsafe fn put_destinations(dst: &mut [usize]) {
+    for slot in dst.iter_mut().filter(|slot| **slot != 0) {
+        // SAFETY: By the safety requirement.
+        unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };
+        *slot = 0;
     }
 }

@@ -191,6 +191,12 @@ impl<T: DevPagemapOps> Mirror<T> {
         }
     }
 
+    /// The address space. It may be gone but for its number.
+    pub(crate) fn mm(&self) -> *mut bindings::mm_struct {
+        // SAFETY: The notifier is inserted in an address space, and this never changes.
+        unsafe { (*self.notifier.as_raw()).mm }
+    }
+
     pub(crate) fn notifier(&self) -> &IntervalNotifier<State> {
         &self.notifier
     }

@@ -343,6 +343,7 @@ impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
                 crate::cond_resched();
             }
             fsleep(EVICT_PAUSE);
+            crate::drain_lru_batches();
         }
         // SAFETY: Registered by the type invariant, and called once.
         unsafe { bindings::memunmap_pages(this.as_raw()) };

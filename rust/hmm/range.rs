@@ -62,15 +62,7 @@ pub enum Patience {
 }
 
 impl Patience {
-    fn jiffies(self) -> usize {
-        match self {
-            Self::Bounded => msecs_to_jiffies(TIMEOUT_MS),
-            // What the C function takes for no limit.
-            Self::Endless => 0,
-        }
-    }
-
-    fn is_over(self, start: Instant<Monotonic>) -> bool {
+    pub(crate) fn is_over(self, start: Instant<Monotonic>) -> bool {
         self == Self::Bounded && start.elapsed().as_millis() > TIMEOUT_MS.into()
     }
 }
@@ -283,8 +275,7 @@ impl<T: DevPagemapOps> Mirror<T> {
         with: impl FnOnce(&mut Walked<'_, '_, T>) -> R,
     ) -> Result<R> {
         let pages = pages_of_run(range)?;
-        // SAFETY: The notifier is inserted in an address space, whose pointer never changes.
-        if unsafe { (*self.notifier().as_raw()).mm } != mm.as_raw() {
+        if self.mm() != mm.as_raw() {
             return Err(EINVAL);
         }
         buffer.spares.refill()?;
@@ -304,9 +295,19 @@ impl<T: DevPagemapOps> Mirror<T> {
             };
             // SAFETY: The notifier is inserted and covers the range; the array has an entry for
             // each page; the address space has users.
-            to_result(unsafe {
-                bindings::hmm_range_fault_unlocked_timeout(&mut args, patience.jiffies())
-            })?;
+            let walked = to_result(unsafe {
+                bindings::hmm_range_fault_unlocked_timeout(&mut args, msecs_to_jiffies(TIMEOUT_MS))
+            });
+            match walked {
+                // Without a limit the C function would not look for signals.
+                Err(EBUSY) if patience == Patience::Endless => {
+                    if crate::fatal_signal_pending() {
+                        return Err(EINTR);
+                    }
+                    continue;
+                }
+                walked => walked?,
+            }
             self.pagemap().ops().between(Step::Walked);
             if let Some(state) = self
                 .notifier()

@@ -13,7 +13,6 @@ use kernel::prelude::*;
 
 use crate::bindings;
 use crate::device::DevicePage;
-use crate::folio::unlock_and_put;
 use crate::folio::FreeFolio;
 use crate::folio::LockedFolio;
 use crate::folio::SystemFolio;
@@ -181,6 +180,8 @@ impl<'s, D: Direction> Slot<'s, D> {
 
     /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
     /// the migration is committed, for which there has to be a VMA.
+    ///
+    /// Does not sleep.
     pub fn split(self) -> SplitSlot<'s, D> {
         SplitSlot {
             slot: self,
@@ -216,14 +217,14 @@ impl<'s, D: Direction> Slot<'s, D> {
 }
 
 /// A folio, or a hole, of several pages that each get a destination of their own: all of them, or
-/// none, which drop sees to.
+/// none, which [`Migration::commit`](crate::Migration::commit) sees to.
 pub struct SplitSlot<'s, D: Direction> {
     slot: Slot<'s, D>,
     next: usize,
 }
 
 impl<'s, D: Direction> SplitSlot<'s, D> {
-    /// The next page, in order.
+    /// The next page, in order. Does not sleep.
     #[expect(
         clippy::should_implement_trait,
         reason = "what it lends depends on the borrow"
@@ -241,19 +242,6 @@ impl<'s, D: Direction> SplitSlot<'s, D> {
             direction: self.slot.direction,
             target: self.slot.target,
         })
-    }
-}
-
-impl<D: Direction> Drop for SplitSlot<'_, D> {
-    fn drop(&mut self) {
-        if self.slot.dst.iter().all(|&dst| dst != 0) {
-            return;
-        }
-        for dst in self.slot.dst.iter_mut().filter(|dst| **dst != 0) {
-            // SAFETY: The destination was given just before: locked and held by us.
-            unsafe { unlock_and_put(*dst >> bindings::MIGRATE_PFN_SHIFT) };
-            *dst = 0;
-        }
     }
 }
 

@@ -34,6 +34,18 @@ impl<'a> LockedVma<'a> {
         mmap.vma_lookup(address).map(|vma| Self { vma })
     }
 
+    /// Whether there can be anonymous pages in it: not before one was made.
+    ///
+    /// Does not sleep. A fault that comes just now may make the first one.
+    ///
+    /// C: `vm_area_struct.anon_vma`.
+    pub fn may_have_anonymous_pages(&self) -> bool {
+        // SAFETY: The VMA is valid, by the type invariant.
+        let anon_vma = unsafe { &raw const (*self.vma.as_ptr()).anon_vma };
+        // SAFETY: As above. A fault may set it meanwhile, so the compiler shall read it once.
+        !unsafe { anon_vma.read_volatile() }.is_null()
+    }
+
     /// # Safety
     ///
     /// The caller must uphold the type invariant.

@@ -23,7 +23,7 @@
  *           the address space of the opener is gone (EFAULT for READ,
  *           READ_UNLOCKED and WRITE)
  *   EFAULT  the struct, or a buffer that it names, cannot be accessed
- *   ENOMEM  no system memory for bookkeeping
+ *   ENOMEM  no system memory for bookkeeping, or for a page that a command faults in
  *   EINTR   a fatal signal arrived; what was done until then stays done
  * The struct is written back, with true counts of what was done, on success and
  * on every error, except where the range is unaligned or empty or wraps around.
@@ -57,7 +57,8 @@ struct dmirror_cmd {
  * at @ptr, npages * PAGE_SIZE bytes. What the table lacks is faulted in, as a CPU
  * would; pages on this device are read there and stay.
  * cpages: pages copied to @ptr. faults: rounds of faults.
- *   EFAULT  a part of the range is not mapped, not readable, or mapped by a device
+ *   EFAULT  a part of the range is not mapped, not readable, mapped by a device, of
+ *           memfd_secret(), or lost to a memory error
  *   EBUSY   the range did not hold still for a second, in which the time that a
  *           fault takes does not count
  *
@@ -77,8 +78,7 @@ struct dmirror_cmd {
  * would be for a CPU.
  * cpages: pages written. faults: rounds of faults.
  *   EPERM   a part of the range is mapped, but not for writing
- *   EFAULT  a part of the range is not mapped or not readable, or mapped by a device
- *   EBUSY   as for READ
+ *   EFAULT, EBUSY  as for READ
  *   EIO     the device cannot give back the data of a page that is to be copied
  */
 #define DMIRROR_NR_WRITE		0x01
@@ -94,11 +94,14 @@ struct dmirror_cmd {
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates (hugetlb, device and DAX mappings)
  *   ENOENT  some page was not moved: one of a file, pinned, swapped out, on
- *           another device, or locked or referenced by others all the while;
- *           the others were
- *   EIO     the device cannot take the data of a page
+ *           another device, exclusive to a device, in memory that KSM may merge,
+ *           or locked or referenced by others all the while; the others were
+ *   EBUSY   a part of the range did not hold still for a second
+ *   EIO     the device cannot take the data of a page, or cannot give back that
+ *           of a page which is to be evicted
+ *   EFAULT  a part of the range was unmapped by another thread meanwhile
  *   ENOMEM  the device has no room and nothing on it can be evicted, or no
- *           system memory is left for bookkeeping
+ *           system memory is left for what is to be evicted
  */
 #define DMIRROR_NR_MIGRATE_TO_DEV	0x02
 #define DMIRROR_MIGRATE_TO_DEV \
@@ -111,7 +114,8 @@ struct dmirror_cmd {
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that
  *           never migrates
  *   EBUSY   some page stayed on the device, because others had it locked or
- *           referenced all the while; the others came back
+ *           referenced all the while; the others came back. Or a part of the
+ *           range did not hold still for a second
  *   ENOMEM  no system memory for a page
  *   EIO     the device cannot give back the data of a page
  */
@@ -133,10 +137,11 @@ struct dmirror_cmd {
  * EXCLUSIVE: give the device exclusive access to the pages of the range, which it
  * needs for atomic operations, and copy them, as the device sees them, to @ptr,
  * npages * PAGE_SIZE bytes. The device's own READ and WRITE work on such pages and
- * keep them exclusive; a CPU that touches one ends that. Pages on a device come
- * back to system memory first.
+ * keep them exclusive; a CPU that touches one ends that. Pages on a private
+ * device come back to system memory first.
  * cpages: pages that were made exclusive and copied.
- *   EFAULT  a part of the range is not mapped, or not for writing
+ *   EFAULT  a part of the range is not mapped, not for writing, or a hole that only
+ *           userfaultfd could fill
  *   EOPNOTSUPP  a page is one of a file or of hugetlb
  *   EBUSY   a page did not hold still for a second
  */
@@ -146,7 +151,7 @@ struct dmirror_cmd {
 
 /*
  * CHECK_EXCLUSIVE: fail if the device has exclusive access to any page of the
- * range. @ptr is not used.
+ * range through this open file. @ptr is not used.
  *   EPERM   it has
  */
 #define DMIRROR_NR_CHECK_EXCLUSIVE	0x06
@@ -177,7 +182,8 @@ struct dmirror_cmd {
 
 /*
  * The next allocation of pages fails, once: that of device pages in MIGRATE_TO_DEV,
- * or of system pages in MIGRATE_TO_SYS, a CPU's fault or an eviction. It is tried
+ * or of system pages in MIGRATE_TO_SYS, a CPU's fault, a WRITE to a page on the
+ * device that may be shared, or an eviction. It is tried
  * again: for a huge page in small pages, for a small page in another pass, and a CPU
  * faults again. So the failure shows in how pages move, not in whether they do.
  */
@@ -186,7 +192,8 @@ struct dmirror_cmd {
 /**
  * enum dmirror_prot - what SNAPSHOT says of a page
  * @DMIRROR_PROT_NONE: nothing is mapped there, or something that this device
- *	cannot use as it is: swapped out, on its way, or on another private device
+ *	cannot use as it is: swapped out, on its way, exclusive to a device, or on
+ *	another private device
  * @DMIRROR_PROT_READ: mapped for reading, in system memory if no place is given
  * @DMIRROR_PROT_WRITE: mapped for reading and writing, likewise
  * @DMIRROR_PROT_PMD: flag: mapped by one entry for 2 MiB
@@ -196,7 +203,8 @@ struct dmirror_cmd {
  * @DMIRROR_PROT_DEV_PRIVATE_REMOTE: place: private memory of another device
  * @DMIRROR_PROT_DEV_COHERENT_LOCAL: place: coherent memory of this device
  * @DMIRROR_PROT_DEV_COHERENT_REMOTE: place: coherent memory of another device
- * @DMIRROR_PROT_ERROR: no mapping, or one that no device may use
+ * @DMIRROR_PROT_ERROR: no mapping, or one that no device may use; also a huge
+ *	page on another private device
  *
  * READ or WRITE, a place, and flags are put together by bitwise or.
  */

@@ -58,6 +58,7 @@ while IFS= read -r line; do expect 1 "$line"; done <<'LINES'
 LINES
 
 while IFS= read -r line; do expect 0 "$line"; done <<'LINES'
+[    4.240366] traps: dmirror-selftes[896] general protection fault ip:7f71fd204184 sp:7fff467eca90 error:402 in dmirror-selftest[18a184,7f71fd0a5000+285000]
 [    4.240366] dmirror: loading out-of-tree module taints kernel.
 [    4.240366] dmirror: module verification failed: signature and/or required key missing - tainting kernel
 [    4.240366] Spectre V2 : WARNING: Unprivileged eBPF is enabled

@@ -54,6 +54,10 @@ class Ktap(unittest.TestCase):
         self.assertEqual(self.states(report), [("fork keeps data", "passed"), ("close", "skipped")])
         self.assertEqual(report.problems, [])
 
+    def test_what_is_known_to_fail(self):
+        report = read("KTAP version 1\n1..1\nok 1 a.b # XFAIL it frees it twice\n")
+        self.assertEqual(report.cases, [("a.b", "known", ["it frees it twice"])])
+
     def test_short_plan(self):
         self.assertEqual(len(read("KTAP version 1\n1..3\nok 1 a\nok 2 b\n").problems), 1)
 

@@ -3,13 +3,16 @@
 //! How cases say what they expect. Each failure names what was expected and
 //! what was seen.
 
+use std::env;
 use std::fmt::Debug;
 use std::io;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 use anyhow::bail;
+use anyhow::ensure;
 use dmirror_client::CallError;
 use dmirror_client::Counts;
 use dmirror_client::Device;
@@ -26,6 +29,16 @@ use thiserror::Error;
 #[error("{0}")]
 pub struct Skip(pub String);
 
+/// The case would show, or has shown, a defect of the kernel that is known.
+#[derive(Debug, Error)]
+#[error("the kernel's own defect: {0}")]
+pub struct Known(pub &'static str);
+
+/// Ends the case as one that shows a defect of the kernel; see Documentation/known-mm-issues.md.
+pub fn known<T>(defect: &'static str) -> Result<T> {
+    Err(Known(defect).into())
+}
+
 /// Ends the case as one that cannot run here.
 pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
     Err(Skip(reason.into()).into())
@@ -38,6 +51,19 @@ pub fn needs_ours(what: &str) -> Result<()> {
         Some(module) if !module.is_ours() => skip(format!("{what}: {} has none", module.name())),
         _ => Ok(()),
     }
+}
+
+/// Whether to look for those defects of kernels that are known, and that end the run or spoil it.
+pub fn looks_for_known() -> bool {
+    env::var_os("DMIRROR_KNOWN").is_some_and(|value| value == "1")
+}
+
+/// Rounds for 15 s, or as many seconds as `DMIRROR_SECONDS` says, but at least `least`.
+pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
+    let seconds = env::var("DMIRROR_SECONDS").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(15));
+    (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 
 /// Checks that two things are equal.
@@ -70,6 +96,12 @@ pub fn fails_counted(
             }
         },
     }
+}
+
+/// Checks that a command failed with `errno`, and that it counts no page.
+pub fn fails_at_once(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Result<()> {
+    let counts = fails_counted(what, answer, errno)?;
+    equal("pages counted", counts.pages, 0)
 }
 
 /// Checks that a command failed with `errno`.
@@ -170,4 +202,16 @@ pub fn snapshot_is(what: &str, device: &Device, range: PageRange, expected: u8) 
             bytes[page],
         ),
     }
+}
+
+/// Checks that the device reads zeros from all pages of `range`.
+pub fn reads_zero(device: &Device, range: PageRange) -> Result<()> {
+    let mut view = vec![0xa5; range.bytes() as usize];
+    let counts = device.read(range, &mut view)?;
+    equal("pages read", counts.pages, range.pages())?;
+    ensure!(
+        view.iter().all(|byte| *byte == 0),
+        "the device read something else than zeros"
+    );
+    Ok(())
 }

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases work with: devices, child processes, gates between
+//! What the cases work with: devices, child processes, threads, gates between
 //! processes, the module.
 
+use std::fmt::Display;
 use std::fs;
 use std::fs::File;
+use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,7 +34,11 @@ use nix::poll::PollTimeout;
 use nix::poll::poll;
 use nix::unistd::geteuid;
 use nix::unistd::pipe2;
+use rustix::thread::CpuSet;
+use rustix::thread::sched_getaffinity;
+use rustix::thread::sched_setaffinity;
 
+use crate::check::equal;
 use crate::check::skip;
 
 /// How long one process waits for a sign of another.
@@ -123,9 +132,39 @@ fn open(path: &Path) -> Result<Device> {
     Device::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
+/// Two CPUs that this process may use, or skips.
+pub fn two_cpus() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    match (cpus.next(), cpus.next()) {
+        (Some(one), Some(other)) => Ok([one, other]),
+        _ => skip("needs two CPUs"),
+    }
+}
+
+/// Keeps this thread on a CPU from now on.
+pub fn stay_on(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    Ok(sched_setaffinity(None, &one)?)
+}
+
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     geteuid().is_root()
+}
+
+/// The memory of a process, by its number or `self`, as a file to read and write.
+pub fn memory_of(process: impl Display) -> io::Result<File> {
+    let path = format!("/proc/{process}/mem");
+    File::options().read(true).write(true).open(path)
+}
+
+/// Another program, to be executed: this one, which lists its cases to nobody.
+pub fn program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--list").stdout(Stdio::null());
+    command
 }
 
 /// A child process of a case. What it prints goes where the case's output goes.
@@ -170,10 +209,57 @@ impl Helper {
         }
     }
 
+    /// Waits until it has ended, by SIGKILL.
+    pub fn was_killed(self) -> Result<()> {
+        let end = self.exit()?;
+        equal("end of the child", end, Exit::Signal(Signal::SIGKILL))
+    }
+
     /// Kills it, and waits until it is gone.
     pub fn kill(self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.exit().map(drop)
+    }
+}
+
+/// Runs `parent` in a child process and `orphan` in a child of it, with what `parent`
+/// returned; returns when the parent has ended, and leaves the orphan to itself.
+pub fn orphaned<T>(
+    parent: impl FnOnce() -> Result<T>,
+    orphan: impl FnOnce(&T) -> Result<()>,
+) -> Result<()> {
+    helper(|| {
+        let inherited = parent()?;
+        std::mem::forget(helper(|| orphan(&inherited))?); // it outlives this process
+        Ok(())
+    })?
+    .join()
+}
+
+/// Runs `parent` in a child process and, when that has ended, `orphan` in a child
+/// of it, with what `parent` returned.
+pub fn outlived<T>(
+    parent: impl FnOnce() -> Result<T>,
+    orphan: impl FnOnce(&T) -> Result<()>,
+) -> Result<()> {
+    let (gone, verdict) = (Gate::new()?, Gate::new()?);
+    orphaned(parent, |inherited| {
+        gone.wait()?;
+        let answer = orphan(inherited);
+        if let Err(error) = &answer {
+            println!("{error:#}");
+        }
+        verdict.send(answer.is_ok().into())
+    })?;
+    gone.open()?;
+    equal("whether the orphan succeeded", verdict.receive()?, 1)
+}
+
+/// Waits until a thread has succeeded.
+pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, E>>) -> Result<T> {
+    match thread.join() {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => bail!("a thread panicked"),
     }
 }
 

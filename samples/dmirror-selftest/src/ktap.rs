@@ -14,6 +14,8 @@ pub struct Totals {
     pub failed: usize,
     /// Cases that could not run here.
     pub skipped: usize,
+    /// Cases that show a defect of the kernel which is known.
+    pub known: usize,
 }
 
 /// A report in progress.
@@ -65,16 +67,24 @@ impl<W: Write> Report<W> {
         self.result("ok", name, &format!(" # SKIP {reason}"))
     }
 
+    /// Writes the result of a case that shows a defect of the kernel which is known.
+    pub fn known(&mut self, name: &str, reason: &str) -> io::Result<()> {
+        self.totals.known += 1;
+        let reason = reason.replace('\n', " ");
+        self.result("ok", name, &format!(" # XFAIL {reason}"))
+    }
+
     fn result(&mut self, result: &str, name: &str, directive: &str) -> io::Result<()> {
         let Totals {
             passed,
             failed,
             skipped,
+            known,
         } = self.totals;
         writeln!(
             self.out,
             "{result} {} {name}{directive}",
-            passed + failed + skipped
+            passed + failed + skipped + known
         )?;
         self.out.flush()
     }
@@ -91,10 +101,11 @@ impl<W: Write> Report<W> {
             passed,
             failed,
             skipped,
+            known,
         } = self.totals;
         writeln!(
             self.out,
-            "# Totals: pass:{passed} fail:{failed} xfail:0 xpass:0 skip:{skipped} error:0"
+            "# Totals: pass:{passed} fail:{failed} xfail:{known} xpass:0 skip:{skipped} error:0"
         )?;
         self.out.flush()?;
         Ok(self.totals)
@@ -109,23 +120,25 @@ mod tests {
     fn writes_what_the_specification_shows() -> io::Result<()> {
         let mut out = Vec::new();
         let mut report = Report::new(&mut out);
-        report.start(3)?;
+        report.start(4)?;
         report.pass("a.b")?;
         report.diagnostic("first\nsecond")?;
         report.fail("a.c")?;
         report.skip("a.d", "needs\nroot")?;
+        report.known("a.e", "it is so")?;
         let totals = report.finish()?;
         assert_eq!(
             totals,
             Totals {
                 passed: 1,
                 failed: 1,
-                skipped: 1
+                skipped: 1,
+                known: 1
             }
         );
-        let expected = "KTAP version 1\n1..3\nok 1 a.b\n# first\n# second\nnot ok 2 a.c\n\
-            ok 3 a.d # SKIP needs root\n\
-            # Totals: pass:1 fail:1 xfail:0 xpass:0 skip:1 error:0\n";
+        let expected = "KTAP version 1\n1..4\nok 1 a.b\n# first\n# second\nnot ok 2 a.c\n\
+            ok 3 a.d # SKIP needs root\nok 4 a.e # XFAIL it is so\n\
+            # Totals: pass:1 fail:1 xfail:1 xpass:0 skip:1 error:0\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
         Ok(())
     }

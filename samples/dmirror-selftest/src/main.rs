@@ -9,6 +9,7 @@ mod cases;
 mod cgroup;
 mod check;
 mod context;
+mod daemon;
 mod disk;
 mod inject;
 mod ktap;
@@ -28,6 +29,7 @@ use dmirror_client::module::Loader;
 
 use crate::cases::Case;
 use crate::context::Context;
+use crate::daemon::StillKhugepaged;
 use crate::ktap::Report;
 
 /// Behaviour tests of the dmirror module, in KTAP.
@@ -57,8 +59,9 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     module: Option<PathBuf>,
 
-    /// A parameter of the module for when it is loaded again with --module;
-    /// by default those that /sys/module shows
+    /// A parameter of the module for when it is loaded again with --module; by
+    /// default those that /sys/module shows, where dmirror has none: name all that
+    /// it was loaded with
     #[arg(long, value_name = "NAME=VALUE", requires = "module")]
     parameter: Vec<String>,
 
@@ -139,6 +142,8 @@ fn main() -> ExitCode {
         repeat: arguments.repeat,
         verbose: arguments.verbose,
     };
+    // Where it cannot be had, as without root, cases may meet khugepaged.
+    let _still = StillKhugepaged::start();
     let mut report = Report::new(io::stdout());
     match runner::run(&selected, &context, &limits, &mut report) {
         Ok(true) => ExitCode::SUCCESS,

@@ -12,10 +12,14 @@ use dmirror_client::Device;
 use dmirror_client::Pattern;
 use dmirror_client::Region;
 use dmirror_client::page_size;
+use dmirror_client::place::Usage;
 
 use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
+use crate::context::Gate;
+use crate::context::Helper;
+use crate::context::helper;
 
 /// The size of a huge page, to which memory is aligned, in bytes. A bigger
 /// alignment than needed does no harm on other architectures.
@@ -35,6 +39,11 @@ impl Memory {
         let memory = Self::of(Region::options(pages).align(HUGE).huge(false).map()?);
         memory.fill(0..pages);
         Ok(memory)
+    }
+
+    /// Small pages, untouched.
+    pub fn untouched(pages: usize) -> Result<Self> {
+        Ok(Self::of(Region::options(pages).huge(false).map()?))
     }
 
     /// A region as it is, to be filled.
@@ -131,8 +140,32 @@ impl Memory {
         all_at("after moving back", range, Where::System)
     }
 
+    /// Forks a child that waits for `go`, reads what this process had at the fork,
+    /// and writes a round of its own.
+    pub fn writing_child(&self, go: &Gate, round: u16) -> Result<Helper> {
+        helper(|| {
+            go.wait()?;
+            self.verify(self.all())?;
+            self.refill(round);
+            self.verify(self.all())
+        })
+    }
+
+    /// Checks, by what the kernel says, that all of it is in huge pages.
+    pub fn is_huge(&self) -> Result<()> {
+        let bytes = Usage::of(self.region.range())?.huge;
+        equal("bytes in huge pages", bytes, self.region.len() as u64)
+    }
+
     /// Checks, by what the kernel says, where pages are.
     pub fn expect(&self, what: &str, pages: Range<usize>, place: Where) -> Result<()> {
         all_at(what, self.region.part(pages), place)
     }
+}
+
+/// Checks that the device still serves.
+pub fn works(device: &Device) -> Result<()> {
+    let memory = Memory::new(64)?;
+    memory.move_out(device, memory.all())?;
+    memory.verify(memory.all())
 }

@@ -34,14 +34,17 @@ use nix::unistd::pipe2;
 use nix::unistd::setpgid;
 
 use crate::cases::Case;
+use crate::check::Known;
 use crate::check::Skip;
 use crate::context::Context;
 use crate::inject;
 use crate::ktap::Report;
 
-/// What a case's process exits with when it failed, and when it cannot run.
+/// What a case's process exits with when it failed, cannot run, or shows what is
+/// known.
 const FAILED: i32 = 1;
 const SKIPPED: i32 = 4;
+const KNOWN: i32 = 2;
 
 /// How long a killed process may take to go. One that does not is stuck in the
 /// kernel.
@@ -62,6 +65,7 @@ pub struct Limits {
 enum Outcome {
     Passed(String),
     Skipped(String),
+    Known(String),
     Failed(String),
 }
 
@@ -93,6 +97,7 @@ pub fn run(
             }
             // What else it printed is in the lines before the reason.
             Outcome::Skipped(text) => report.skip(case.name, text.lines().last().unwrap_or(""))?,
+            Outcome::Known(text) => report.known(case.name, text.lines().last().unwrap_or(""))?,
             Outcome::Failed(text) => {
                 report.diagnostic(&text)?;
                 report.diagnostic(case.about)?;
@@ -113,7 +118,7 @@ fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Out
         last = run_once(case, context, limits.time)?;
         match &mut last {
             Outcome::Passed(_) => {}
-            Outcome::Skipped(_) => break,
+            Outcome::Skipped(_) | Outcome::Known(_) => break,
             Outcome::Failed(text) => {
                 inject::all_off();
                 if limits.repeat > 1 {
@@ -167,6 +172,7 @@ fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Outcome> {
     Ok(match exit {
         Exit::Status(0) => Outcome::Passed(text),
         Exit::Status(SKIPPED) => Outcome::Skipped(text),
+        Exit::Status(KNOWN) => Outcome::Known(text),
         Exit::Status(FAILED) => Outcome::Failed(text),
         Exit::Status(status) => {
             writeln!(text, "exited with status {status}")?;
@@ -194,16 +200,16 @@ fn be_a_case(case: &Case, context: &Context, output: &OwnedFd) -> i32 {
     }
     match (case.run)(context) {
         Ok(()) => 0,
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(skip) => {
-                println!("{skip}");
+        Err(error) => {
+            println!("{error:#}");
+            if error.is::<Skip>() {
                 SKIPPED
-            }
-            None => {
-                println!("{error:#}");
+            } else if error.is::<Known>() {
+                KNOWN
+            } else {
                 FAILED
             }
-        },
+        }
     }
 }
 

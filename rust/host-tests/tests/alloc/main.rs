@@ -5,6 +5,7 @@
 //! - `directed`: one behaviour a test, which the test's name says.
 //! - `random`: sequences of operations, compared at each step with a model.
 //! - `model`: the model, made of sets, and the comparison.
+//! - `steps`: what an operation costs, which must not grow with the device.
 
 #[path = "../../../dmirror/alloc.rs"]
 mod alloc;
@@ -12,3 +13,4 @@ mod alloc;
 mod directed;
 mod model;
 mod random;
+mod steps;

@@ -22,8 +22,9 @@ use crate::check::Before;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
-use crate::check::fails_counted;
+use crate::check::fails_at_once;
 use crate::check::needs_ours;
+use crate::check::reads_zero;
 use crate::check::skip;
 use crate::check::snapshot_is;
 use crate::context::Context;
@@ -46,6 +47,7 @@ cases! { "coherent":
     forked = "After fork both sides write to what was on the device, each its own.",
     forked_device_writes = "After fork the device writes for one side only.",
     dropped = "Pages that are dropped or unmapped on the device are free again.",
+    addresses = "Each coherent device has its memory at the address that was given for it, and not for the other.",
     eviction = "A full device evicts, and a program with four times its memory finds all its data right.",
     released = "RELEASE brings all pages back.",
     pinned = "A long-term pin brings pages back to system memory.",
@@ -251,9 +253,7 @@ fn dropped(context: &Context) -> Result<()> {
     let memory = there(&device)?;
     memory.region.advise(0..10, Advice::DontNeed)?;
     ensure!(memory.region.is_zero(0..10), "dropped pages are not zero");
-    let mut view = vec![0xa5; 10 * dmirror_client::page_size()];
-    device.read(memory.region.part(0..10), &mut view)?;
-    ensure!(view.iter().all(|byte| *byte == 0), "the device sees others");
+    reads_zero(&device, memory.region.part(0..10))?;
     memory.verify(10..PAGES)?;
     drop(memory);
     before.nothing_is_left(&device)
@@ -279,6 +279,27 @@ fn start_of(device: &Device) -> Result<u64> {
         }
     }
     bail!("/proc/iomem has no dmirror at {address:#x}")
+}
+
+fn addresses(context: &Context) -> Result<()> {
+    needs_ours("memory of a size to be chosen")?;
+    let first = start_of(&context.open_coherent(0)?)?;
+    let second = start_of(&context.open_coherent(1)?)?;
+    for starts in [[first, second], [second, first]] {
+        let parameters = [
+            format!("spm_size={HUGE}"),
+            format!("spm_addr_dev0={:#x}", starts[0]),
+            format!("spm_addr_dev1={:#x}", starts[1]),
+        ];
+        with_parameters(context, &parameters.each_ref().map(String::as_str), || {
+            for (nth, start) in starts.into_iter().enumerate() {
+                let seen = start_of(&context.open_coherent(nth)?)?;
+                equal(&format!("spm_addr_dev{nth}"), seen, start)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn eviction(context: &Context) -> Result<()> {
@@ -354,8 +375,7 @@ fn other_device(context: &Context) -> Result<()> {
     for other in [context.open_coherent(1)?, context.open()?] {
         let mut view = vec![0; memory.region.len()];
         let answer = other.migrate_to_device(memory.region.range(), &mut view);
-        let counts = fails_counted("MIGRATE_TO_DEV by another device", answer, Errno::ENOENT)?;
-        equal("pages counted", counts.pages, 0)?;
+        fails_at_once("MIGRATE_TO_DEV by another device", answer, Errno::ENOENT)?;
         let answer = other.migrate_to_system(memory.region.range())?;
         equal("pages that another brings back", answer.pages, 0)?;
         memory.expect("afterwards", memory.all(), Where::Device)?;

@@ -8,16 +8,12 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process;
-use std::process::Command;
-use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::ensure;
-use dmirror_client::Device;
 use dmirror_client::Exit;
 use dmirror_client::Region;
 use dmirror_client::Signal;
@@ -35,7 +31,11 @@ use crate::context::Gate;
 use crate::context::Helper;
 use crate::context::helper;
 use crate::context::is_root;
+use crate::context::joined;
+use crate::context::orphaned;
+use crate::context::program;
 use crate::memory::Memory;
+use crate::memory::works;
 
 cases! { "death":
     exit = "A process that ends gives its device memory back.",
@@ -73,7 +73,7 @@ fn exit(context: &Context) -> Result<()> {
 /// another, for ever; `body` runs in the first thread meanwhile.
 fn busy(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(MANY).huge(false).map()?);
+    let memory = Memory::untouched(MANY)?;
     let region = &memory.region;
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -115,21 +115,10 @@ fn killed_while_a_thread_migrates(context: &Context) -> Result<()> {
         started.wait()?;
         wait_a_little(round);
         child.signal(Signal::SIGKILL)?;
-        equal(
-            "end of the child",
-            child.exit()?,
-            Exit::Signal(Signal::SIGKILL),
-        )?;
+        child.was_killed()?;
         before.nothing_is_left(&device)?;
     }
     works(&device)
-}
-
-/// Checks that the device still serves.
-fn works(device: &Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(device, memory.all())?;
-    memory.verify(memory.all())
 }
 
 fn exit_while_a_thread_migrates(context: &Context) -> Result<()> {
@@ -155,11 +144,7 @@ fn exec_while_a_thread_migrates(context: &Context) -> Result<()> {
         helper(|| {
             busy(context, || {
                 wait_a_little(round);
-                let error = Command::new("/proc/self/exe")
-                    .arg("--list")
-                    .stdout(Stdio::null())
-                    .exec();
-                Err(error.into())
+                Err(program().exec().into())
             })
         })?
         .join()?;
@@ -181,7 +166,7 @@ fn thread_ends(context: &Context) -> Result<()> {
             data.check_bytes(&view, 0)?;
             anyhow::Ok(())
         });
-        mover.join().map_err(|_| anyhow!("a thread panicked"))?
+        joined(mover)
     })?;
     memory.expect("after a thread moved them", memory.all(), Where::Device)?;
     memory.verify(0..PAGES / 2)?;
@@ -194,10 +179,7 @@ fn spawned_program(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     // Shares the memory of this process until it executes (vfork).
-    let status = Command::new("/proc/self/exe")
-        .arg("--list")
-        .stdout(Stdio::null())
-        .status()?;
+    let status = program().status()?;
     ensure!(status.success(), "the program ended with {status}");
     memory.expect("after another program ran", memory.all(), Where::Device)?;
     memory.verify(memory.all())
@@ -207,20 +189,18 @@ fn parent_first(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
     let (gone, seen, end) = (Gate::new()?, Gate::new()?, Gate::new()?);
-    helper(|| {
+    let parent = || {
         let memory = Memory::new(PAGES)?;
         memory.move_out(&context.open()?, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
-            memory.expect("after the parent's end", memory.all(), Where::Device)?;
-            memory.verify(0..PAGES / 2)?;
-            seen.open()?;
-            end.wait()
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?
-    .join()?;
+        Ok(memory)
+    };
+    orphaned(parent, |memory| {
+        gone.wait()?;
+        memory.expect("after the parent's end", memory.all(), Where::Device)?;
+        memory.verify(0..PAGES / 2)?;
+        seen.open()?;
+        end.wait()
+    })?;
     gone.open()?;
     seen.wait()?;
     end.open()?;
@@ -278,11 +258,7 @@ fn many_at_once(context: &Context) -> Result<()> {
         child.signal(Signal::SIGKILL)?;
     }
     for child in children {
-        equal(
-            "end of a child",
-            child.exit()?,
-            Exit::Signal(Signal::SIGKILL),
-        )?;
+        child.was_killed()?;
     }
     shared.verify(shared.all())?;
     drop(shared);
@@ -344,7 +320,7 @@ fn core_dump(context: &Context) -> Result<()> {
 fn file_closed_by_death(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
-    let more = Memory::of(Region::options(MANY).huge(false).map()?);
+    let more = Memory::untouched(MANY)?;
     for round in 0..6 {
         let started = Gate::new()?;
         // The child's commands work on this process's memory.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::CallError;
@@ -27,6 +26,7 @@ use crate::check::equal;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "races":
@@ -70,8 +70,7 @@ fn against(
         // ORDERING: as above.
         stop.store(true, Ordering::Relaxed);
         println!("{round} rounds");
-        let other = thread.join();
-        result.and(other.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+        result.and(joined(thread))
     })
 }
 

@@ -17,6 +17,7 @@ use super::cases;
 use super::huge::huge;
 use crate::check::Where;
 use crate::check::equal;
+use crate::check::known;
 use crate::check::skip;
 use crate::context::Context;
 use crate::memory::Memory;
@@ -129,7 +130,7 @@ fn cleared_on_the_device(context: &Context) -> Result<()> {
         // Clearing has left the device's entries writable ones (clear_soft_dirty in
         // fs/proc/task_mmu.c), as was just seen, so the pages come back writable, and no
         // fault tells of the write.
-        return skip("the kernel's own defect: writes after bits were cleared there are lost");
+        return known("writes after bits were cleared there are lost");
     }
     every_second("after writes", &memory)
 }

@@ -125,27 +125,32 @@ fn other_processes(context: &Context) -> Result<()> {
     })
 }
 
+/// Has processes use the device at once, each with memory that `new` makes.
+pub(super) fn at_once(context: &Context, new: fn() -> Result<Memory>) -> Result<()> {
+    let start = Gate::new()?;
+    let helpers = (0..3_u16)
+        .map(|nth| {
+            helper(|| {
+                let device = context.open()?;
+                let memory = new()?;
+                start.wait()?;
+                for round in 0..3 {
+                    memory.refill(10 * (nth + 1) + round);
+                    move_there(&device, &memory)?;
+                    memory.verify(memory.all())?;
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for _ in &helpers {
+        start.open()?;
+    }
+    helpers.into_iter().try_for_each(|helper| helper.join())
+}
+
 fn several_at_once(context: &Context) -> Result<()> {
     with_small_device(context, || {
-        let start = Gate::new()?;
-        let helpers = (0..3_u16)
-            .map(|nth| {
-                helper(|| {
-                    let device = context.open()?;
-                    let memory = Memory::new(pages(BLOCKS - 1))?;
-                    start.wait()?;
-                    for round in 0..3 {
-                        memory.refill(10 * (nth + 1) + round);
-                        move_there(&device, &memory)?;
-                        memory.verify(memory.all())?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        for _ in &helpers {
-            start.open()?;
-        }
-        helpers.into_iter().try_for_each(|helper| helper.join())
+        at_once(context, || Memory::new(pages(BLOCKS - 1)))
     })
 }

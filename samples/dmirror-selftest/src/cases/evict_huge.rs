@@ -9,6 +9,7 @@ use dmirror_client::Survey;
 
 use super::cases;
 use super::evict::BLOCKS;
+use super::evict::at_once;
 use super::evict::move_there;
 use super::evict::pages;
 use super::evict::with_small_device;
@@ -16,9 +17,8 @@ use super::huge::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails_counted;
+use crate::check::rounds;
 use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
 use crate::inject::Failure;
 use crate::inject::Often;
 use crate::memory::Memory;
@@ -58,26 +58,7 @@ fn huge_four_times_the_capacity(context: &Context) -> Result<()> {
 
 fn huge_several_at_once(context: &Context) -> Result<()> {
     with_small_device(context, || {
-        let start = Gate::new()?;
-        let helpers = (0..3_u16)
-            .map(|nth| {
-                helper(|| {
-                    let device = context.open()?;
-                    let memory = huge(BLOCKS - 1)?;
-                    start.wait()?;
-                    for round in 0..3 {
-                        memory.refill(10 * (nth + 1) + round);
-                        move_there(&device, &memory)?;
-                        memory.verify(memory.all())?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        for _ in &helpers {
-            start.open()?;
-        }
-        helpers.into_iter().try_for_each(|helper| helper.join())?;
+        at_once(context, || huge(BLOCKS - 1))?;
         all_free(&context.open()?)
     })
 }
@@ -85,7 +66,7 @@ fn huge_several_at_once(context: &Context) -> Result<()> {
 fn blocks_are_whole_again(context: &Context) -> Result<()> {
     with_small_device(context, || {
         let device = context.open()?;
-        for round in 0..4 {
+        for round in rounds(4) {
             let small = Memory::new(pages(BLOCKS) - 100)?;
             let whole = huge(2)?;
             let more = Memory::new(300)?;

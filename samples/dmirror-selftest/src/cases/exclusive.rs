@@ -21,7 +21,8 @@ use super::cases;
 use super::huge;
 use crate::check::Where;
 use crate::check::equal;
-use crate::check::fails_counted;
+use crate::check::fails_at_once;
+use crate::check::reads_zero;
 use crate::check::snapshot_is;
 use crate::context::Context;
 use crate::context::Gate;
@@ -151,7 +152,7 @@ fn written_by_the_device(context: &Context) -> Result<()> {
 fn faults_around_it(context: &Context) -> Result<()> {
     let device = context.open()?;
     for write in [false, true] {
-        let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+        let memory = Memory::untouched(PAGES)?;
         memory.fill(4..20);
         take(&device, &memory, 4..20)?;
         if write {
@@ -206,7 +207,7 @@ fn again_and_again(context: &Context) -> Result<()> {
 
 fn untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let mut view = vec![0xa5; memory.region.len()];
     let counts = device.exclusive(memory.region.range(), &mut view)?;
     equal("pages made exclusive", counts.pages, PAGES as u64)?;
@@ -218,7 +219,7 @@ fn untouched(context: &Context) -> Result<()> {
 
 fn zero_page(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(0..PAGES) && other.is_zero(0..PAGES));
     let mut view = vec![0xa5; memory.region.len()];
@@ -346,8 +347,7 @@ fn mprotect(context: &Context) -> Result<()> {
     memory.region.protect(memory.all(), Protection::Read)?;
     let bytes = memory.data().round(9).to_bytes(memory.all());
     let answer = device.write(memory.region.range(), &bytes);
-    let counts = fails_counted("WRITE", answer, Errno::EPERM)?;
-    equal("pages counted", counts.pages, 0)?;
+    fails_at_once("WRITE", answer, Errno::EPERM)?;
     free(&device, &memory, 0..PAGES)?;
     memory.device_reads(&device, memory.all())?;
     memory.verify(memory.all())
@@ -360,9 +360,7 @@ fn unmapped(context: &Context) -> Result<()> {
     memory.region.replace_by_shared(4..20)?;
     free(&device, &memory, 4..20)?;
     held(&device, &memory, 0..4)?;
-    let mut view = vec![0xa5; 16 * page_size()];
-    device.read(memory.region.part(4..20), &mut view)?;
-    ensure!(view.iter().all(|byte| *byte == 0));
+    reads_zero(&device, memory.region.part(4..20))?;
     ensure!(memory.region.is_zero(4..20));
     memory.verify(0..4)
 }

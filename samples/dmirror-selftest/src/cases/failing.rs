@@ -3,6 +3,8 @@
 //! Failures on demand: the errno that the header names, true counts, each page's
 //! data on exactly one side, and a device that works as before afterwards.
 
+use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -18,6 +20,7 @@ use dmirror_client::Exit;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::default_signal;
+use dmirror_client::page_size;
 use dmirror_client::place::Usage;
 
 use super::cases;
@@ -26,10 +29,14 @@ use crate::check::Before;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::known;
+use crate::check::looks_for_known;
 use crate::check::needs_ours;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
+use crate::context::memory_of;
 use crate::inject::Failure;
 use crate::inject::Often;
 use crate::memory::Memory;
@@ -45,6 +52,7 @@ cases! { "failing":
     copy_out_back = "Pages that the device cannot give back stay there: EIO, true counts.",
     copy_out_fault = "A CPU that touches what the device cannot give back gets SIGBUS; nobody else does.",
     copy_out_huge_fault = "A CPU that touches a huge page that the device cannot give back gets SIGBUS; nobody else does.",
+    shared_huge_page = "The same for a huge page that fork has shared. DMIRROR_KNOWN=1 runs it on kernels that warn of it.",
     copy_out_release = "RELEASE of what the device cannot give back leaves it there: EIO, true counts.",
 }
 
@@ -247,33 +255,39 @@ fn system_alloc_fault(context: &Context) -> Result<()> {
         if often != Often::Always {
             return memory.verify(memory.all());
         }
-        let (about, read) = (Gate::new()?, Gate::new()?);
-        let child = helper(|| {
-            about.open()?;
-            memory.verify(memory.all())?;
-            read.open()
-        })?;
-        about.wait()?;
-        thread::sleep(Duration::from_millis(50));
-        ensure!(!read.is_open()?, "the child has read what could not come");
-        equal(
-            "pages on the device",
-            on_device(memory)?,
-            memory.region.pages(),
-        )?;
-        drop(failure);
-        child.join()
+        let (region, data) = (&memory.region, memory.data());
+        let begun = Barrier::new(2);
+        thread::scope(|scope| {
+            let toucher = scope.spawn(|| {
+                begun.wait();
+                data.check(region, 0..region.pages())
+            });
+            begun.wait();
+            thread::sleep(Duration::from_millis(50));
+            let (too_early, there) = (toucher.is_finished(), on_device(memory));
+            drop(failure);
+            joined(toucher)?;
+            ensure!(!too_early, "the thread has read what could not come");
+            equal("pages on the device", there?, region.pages())
+        })
     })
 }
 
 fn system_alloc_kill(context: &Context) -> Result<()> {
-    for_each(context, true, |_, memory, _, often| {
+    for_each(context, true, |_, memory, huge_pages, often| {
         if often != Often::Always {
             return Ok(());
         }
         let failure = Failure::new("system_alloc", often)?;
         let about = Gate::new()?;
         let child = helper(|| {
+            if huge_pages {
+                // Of its own: see `shared_huge_page`.
+                let memory = huge::huge(1)?;
+                memory.move_out(&context.open()?, memory.all())?;
+                about.open()?;
+                return memory.verify(memory.all());
+            }
             about.open()?;
             memory.verify(memory.all())
         })?;
@@ -362,16 +376,54 @@ fn copy_out_fault(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
+/// A touch of a huge page, to read or to write, as a debugger does it: it gets an errno for a signal,
+/// and it does not share the page with another process.
+fn touched_from_outside(memory: &Memory, page: usize, write: bool) -> Result<Option<Errno>> {
+    let file = memory_of("self")?;
+    let at = memory.region.addr() + (page * page_size()) as u64;
+    let mut word = memory.data().word(page, 0).to_ne_bytes();
+    let answer = if write {
+        file.write_all_at(&word, at)
+    } else {
+        file.read_exact_at(&mut word, at)
+    };
+    match answer {
+        Ok(()) => {
+            let seen = u64::from_ne_bytes(word);
+            equal("a word", seen, memory.data().word(page, 0))?;
+            Ok(None)
+        }
+        Err(error) => Ok(Some(Errno::from_raw(
+            error.raw_os_error().context("no errno")?,
+        ))),
+    }
+}
+
 fn copy_out_huge_fault(context: &Context) -> Result<()> {
-    const KILLED: Exit = Exit::Signal(Signal::SIGBUS);
+    huge_fault(context, |memory, write| {
+        Ok(touched_from_outside(memory, 77, write)? == Some(Errno::EIO))
+    })
+}
+
+fn shared_huge_page(context: &Context) -> Result<()> {
+    if !looks_for_known() {
+        return known("it warns of a shared huge page that cannot come back");
+    }
+    huge_fault(context, |memory, write| {
+        Ok(touched(memory, 77, write)? == Exit::Signal(Signal::SIGBUS))
+    })
+}
+
+/// `touch` tells whether a huge page that the device does not give back was refused.
+fn huge_fault(context: &Context, touch: impl Fn(&Memory, bool) -> Result<bool>) -> Result<()> {
     for_each(context, true, |device, memory, huge_pages, often| {
         if !huge_pages {
             return Ok(());
         }
         let failure = Failure::new("copy_out", often)?;
         for write in [false, true] {
-            equal("a touch", touched(memory, 77, write)?, KILLED)?;
-            memory.expect("after SIGBUS", memory.all(), Where::Device)?;
+            ensure!(touch(memory, write)?, "a touch went through");
+            memory.expect("after the touch", memory.all(), Where::Device)?;
             if often == Often::Once {
                 break;
             }

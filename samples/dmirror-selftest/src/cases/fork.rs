@@ -10,13 +10,13 @@ use dmirror_client::Errno;
 
 use super::cases;
 use crate::check::Where;
-use crate::check::equal;
 use crate::check::fails;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::Helper;
 use crate::context::helper;
+use crate::context::outlived;
 use crate::memory::Memory;
 
 cases! { "fork":
@@ -70,12 +70,7 @@ fn parent_writes_first(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = resident(&device)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     written.open()?;
     child.join()?;
@@ -164,24 +159,18 @@ fn child_exit(context: &Context) -> Result<()> {
 }
 
 fn parent_exit(context: &Context) -> Result<()> {
-    let verdict = Gate::new()?;
-    let gone = Gate::new()?;
-    let parent = helper(|| {
-        let device = context.open()?;
-        let memory = resident(&device)?;
-        let child = helper(|| {
-            gone.wait()?;
-            let good = memory.verify(memory.all()).is_ok();
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = resident(&device)?;
+            Ok((device, memory))
+        },
+        |(_, memory)| {
+            memory.verify(memory.all())?;
             memory.refill(2);
-            let good = good && memory.verify(memory.all()).is_ok();
-            verdict.send(good.into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    parent.join()?;
-    gone.open()?;
-    equal("whether the child found its data", verdict.receive()?, 1)
+            memory.verify(memory.all())
+        },
+    )
 }
 
 fn generations(context: &Context) -> Result<()> {
@@ -223,14 +212,7 @@ fn many_children(context: &Context) -> Result<()> {
     let memory = resident(&device)?;
     let go = Gate::new()?;
     let children: Vec<Helper> = (2..10)
-        .map(|round| {
-            helper(|| {
-                go.wait()?;
-                memory.verify(memory.all())?;
-                memory.refill(round);
-                memory.verify(memory.all())
-            })
-        })
+        .map(|round| memory.writing_child(&go, round))
         .collect::<Result<_>>()?;
     for _ in &children {
         go.open()?;

@@ -12,7 +12,6 @@ use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::device::prot;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
@@ -24,6 +23,8 @@ use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::reads_zero;
+use crate::check::rounds;
 use crate::check::snapshot_is;
 use crate::context::Context;
 use crate::context::Gate;
@@ -68,8 +69,7 @@ fn huge_there(device: &Device) -> Result<Memory> {
 /// Checks that the kernel has the memory in system memory in huge pages.
 fn is_whole(memory: &Memory) -> Result<()> {
     memory.expect("huge pages", memory.all(), Where::System)?;
-    let bytes = Usage::of(memory.region.range())?.huge;
-    equal("bytes in huge pages", bytes, memory.region.len() as u64)
+    memory.is_huge()
 }
 
 fn stays_whole(context: &Context) -> Result<()> {
@@ -292,12 +292,7 @@ fn dropped_in_part(context: &Context) -> Result<()> {
                 memory.verify(rest)?;
             }
         }
-        let mut view = vec![0xa5; pages.len() * page_size()];
-        device.read(memory.region.part(pages.clone()), &mut view)?;
-        ensure!(
-            view.iter().all(|byte| *byte == 0),
-            "not zero for the device"
-        );
+        reads_zero(&device, memory.region.part(pages.clone()))?;
         ensure!(memory.region.is_zero(pages), "not zero for the CPU");
     }
     before.nothing_is_left(&device)
@@ -307,12 +302,7 @@ fn forked(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = huge_there(&device)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     written.open()?;
     memory.verify(memory.all())?;
@@ -367,14 +357,14 @@ fn accessed_in_part(context: &Context) -> Result<()> {
 fn blocks_are_whole_again(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
-    for round in 0..12 {
+    for round in rounds(12) {
         let whole = huge(1)?;
         let mut cut = huge(1)?;
         let small = Memory::new(37 * (round % 4 + 1))?;
         whole.move_out(&device, whole.all())?;
         small.move_out(&device, small.all())?;
         cut.move_out(&device, cut.all())?;
-        drop(cut.region.split_off(100 + 30 * round));
+        drop(cut.region.split_off(100 + 30 * (round % 12)));
         match round % 4 {
             0 => cut.verify(cut.all())?,
             1 => drop(device.release()?),

@@ -23,7 +23,6 @@ use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
-use dmirror_client::Region;
 use dmirror_client::Ring;
 use dmirror_client::Survey;
 use dmirror_client::Transfer;
@@ -401,7 +400,7 @@ fn ring_fixed(context: &Context) -> Result<()> {
 fn ring_fixed_stays(context: &Context) -> Result<()> {
     let mut ring = make_ring()?;
     let device = context.open()?;
-    let memory = Memory::of(Region::options(2 * PAGES).huge(false).map()?);
+    let memory = Memory::untouched(2 * PAGES)?;
     memory.fill(memory.all());
     ring.register(&memory.region)?;
     let range = memory.region.range();

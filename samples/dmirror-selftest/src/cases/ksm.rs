@@ -4,10 +4,6 @@
 //! is on a device is none of its business.
 
 use std::fs;
-use std::path::Path;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -23,11 +19,10 @@ use crate::check::Before;
 use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
-use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
-use crate::context::is_root;
+use crate::daemon::Daemon;
 
 cases! { "ksm":
     merged = "Merged pages go to the device or stay (ENOENT), and have their data there and back.",
@@ -41,60 +36,14 @@ cases! { "ksm":
 /// Pages of each half; page n of one half has the data of page n of the other.
 const TWINS: usize = 16;
 
-/// KSM at work, as fast as it goes; as it was, on drop.
-struct Ksm(Vec<(&'static str, String)>);
-
-impl Ksm {
-    fn start() -> Result<Self> {
-        if !is_root() {
-            return skip("needs root");
-        }
-        if !folder().exists() {
-            return skip("this kernel has no KSM");
-        }
-        let wanted = [
-            ("pages_to_scan", "2000"),
-            ("sleep_millisecs", "1"),
-            ("run", "1"),
-        ];
-        let mut before = Vec::new();
-        for (file, value) in wanted {
-            before.push((file, fs::read_to_string(folder().join(file))?));
-            fs::write(folder().join(file), value).with_context(|| format!("ksm/{file}"))?;
-        }
-        Ok(Self(before))
-    }
-
-    /// Waits until it has looked at everything `times` times.
-    fn wait(&self, times: u64) -> Result<()> {
-        let scans = || -> Result<u64> {
-            Ok(fs::read_to_string(folder().join("full_scans"))?
-                .trim()
-                .parse()?)
-        };
-        // The first one may have begun before.
-        let goal = scans()? + times + 1;
-        let start = Instant::now();
-        while scans()? < goal {
-            if start.elapsed() > Duration::from_secs(30) {
-                bail!("KSM did not scan {times} times in 30 s");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Ksm {
-    fn drop(&mut self) {
-        for (file, value) in self.0.iter().rev() {
-            let _ = fs::write(folder().join(file), value.trim());
-        }
-    }
-}
-
-fn folder() -> &'static Path {
-    Path::new("/sys/kernel/mm/ksm")
+/// KSM at work, as fast as it goes, or skips.
+fn ksm() -> Result<Daemon> {
+    let files = [
+        ("pages_to_scan", "2000"),
+        ("sleep_millisecs", "1"),
+        ("run", "1"),
+    ];
+    Daemon::start("KSM", "ksm", &files)
 }
 
 /// How many pages of this process are merged with others.
@@ -163,7 +112,7 @@ impl Twins {
     }
 
     /// Waits until all pages are merged.
-    fn merge(&self, ksm: &Ksm) -> Result<()> {
+    fn merge(&self, ksm: &Daemon) -> Result<()> {
         self.offer()?;
         for _ in 0..5 {
             ksm.wait(2)?;
@@ -203,7 +152,7 @@ impl Twins {
 
 fn merged(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     let twins = Twins::new(1)?;
     twins.merge(&ksm)?;
     twins.ask_out(&device)?;
@@ -218,7 +167,7 @@ fn resident(context: &Context) -> Result<()> {
     let twins = Twins::new(2)?;
     twins.ask_out(&device)?;
     twins.offer()?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     ksm.wait(3)?;
     all_at("after KSM's scans", twins.region.range(), Where::Device)?;
     equal("merged pages", merged_pages()?, 0)?;
@@ -229,7 +178,7 @@ fn resident(context: &Context) -> Result<()> {
 
 fn writes_of_both_sides(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     let twins = Twins::new(3)?;
     twins.merge(&ksm)?;
     twins.ask_out(&device)?;
@@ -245,7 +194,7 @@ fn writes_of_both_sides(context: &Context) -> Result<()> {
 
 fn scan_beside_merged(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     let twins = Twins::new(4)?;
     twins.merge(&ksm)?;
     twins.ask_out(&device)?;
@@ -259,7 +208,7 @@ fn scan_beside_merged(context: &Context) -> Result<()> {
 
 fn unmerge(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     let twins = Twins::new(5)?;
     twins.merge(&ksm)?;
     twins.ask_out(&device)?;
@@ -274,7 +223,7 @@ fn unmerge(context: &Context) -> Result<()> {
 fn end_of_process(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
-    let ksm = Ksm::start()?;
+    let ksm = ksm()?;
     helper(|| {
         let device = context.open()?;
         let twins = Twins::new(6)?;

@@ -3,16 +3,12 @@
 //! What outlives what: processes, open files, and pages on the device.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use dmirror_client::Errno;
-use dmirror_client::Exit;
 use dmirror_client::PageRange;
-use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
@@ -26,7 +22,10 @@ use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::outlived;
+use crate::context::program;
 use crate::memory::Memory;
+use crate::memory::works;
 use crate::reload::with_capacity;
 
 cases! { "lifetime":
@@ -93,7 +92,7 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
             helper(|| {
                 // Untouched pages: cheap, and device memory all the same.
                 let device = context.open()?;
-                let memory = Memory::of(Region::options(CHUNK / page_size()).huge(false).map()?);
+                let memory = Memory::untouched(CHUNK / page_size())?;
                 memory.view(&device, memory.all()).map(drop)
             })?
             .join()
@@ -136,22 +135,10 @@ fn exec(context: &Context) -> Result<()> {
         let device = context.open()?;
         let memory = Memory::new(PAGES)?;
         memory.move_out(&device, memory.all())?;
-        let error = Command::new("/proc/self/exe")
-            .arg("--list")
-            .stdout(Stdio::null())
-            .exec();
-        Err(error.into())
+        Err(program().exec().into())
     })?;
     child.join()?;
-    works(context)
-}
-
-/// Checks that the device still serves.
-fn works(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    works(&context.open()?)
 }
 
 fn killed_while_migrating(context: &Context) -> Result<()> {
@@ -171,13 +158,9 @@ fn killed_while_migrating(context: &Context) -> Result<()> {
         // Each round hits another place.
         std::thread::sleep(Duration::from_micros(round * round * 97 % 9000));
         child.signal(Signal::SIGKILL)?;
-        equal(
-            "end of the child",
-            child.exit()?,
-            Exit::Signal(Signal::SIGKILL),
-        )?;
+        child.was_killed()?;
     }
-    works(context)
+    works(&context.open()?)
 }
 
 fn inherited_descriptor(context: &Context) -> Result<()> {
@@ -213,38 +196,21 @@ fn inherited_descriptor(context: &Context) -> Result<()> {
 }
 
 fn descriptor_outlives_opener(context: &Context) -> Result<()> {
-    let verdict = Gate::new()?;
-    let gone = Gate::new()?;
-    let opener = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = Memory::new(PAGES)?;
+            memory.move_out(&device, memory.all())?;
+            Ok((device, memory))
+        },
+        |(device, memory)| {
             let mut view = vec![0; memory.region.len()];
             let range = memory.region.range();
-            let answers = fails(
-                "MIGRATE_TO_DEV",
-                device.migrate_to_device(range, &mut view),
-                Errno::EINVAL,
-            )
-            .and_then(|()| {
-                fails(
-                    "MIGRATE_TO_SYS",
-                    device.migrate_to_system(range),
-                    Errno::EINVAL,
-                )
-            })
-            .and_then(|()| memory.verify(memory.all()));
-            if let Err(error) = &answers {
-                println!("{error:#}");
-            }
-            verdict.send(answers.is_ok().into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    opener.join()?;
-    gone.open()?;
-    equal("whether the commands were refused", verdict.receive()?, 1)
+            let answer = device.migrate_to_device(range, &mut view);
+            fails("MIGRATE_TO_DEV", answer, Errno::EINVAL)?;
+            let answer = device.migrate_to_system(range);
+            fails("MIGRATE_TO_SYS", answer, Errno::EINVAL)?;
+            memory.verify(memory.all())
+        },
+    )
 }

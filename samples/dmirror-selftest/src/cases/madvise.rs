@@ -3,16 +3,10 @@
 //! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
 //! khugepaged makes of such pages.
 
-use std::fs;
-use std::path::Path;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
-use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Exit;
@@ -20,7 +14,6 @@ use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Survey;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 
 use super::cases;
@@ -32,7 +25,10 @@ use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
-use crate::context::is_root;
+use crate::context::joined;
+use crate::context::stay_on;
+use crate::context::two_cpus;
+use crate::daemon::Daemon;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::swapping::swap_on;
@@ -51,6 +47,7 @@ cases! { "madvise":
     huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are.",
     free_and_written_again = "Pages that were written after MADV_FREE are not dropped, wherever they have been.",
     free_and_written_by_device = "Pages that the device wrote after MADV_FREE are not dropped, wherever they have been.",
+    free_on_another_cpu = "Pages that another CPU has just given up by MADV_FREE, and keeps a note of, go to the device.",
     dontneed_during_migration = "Pages that are dropped while they move read as zero or as they were, and as zero in the end.",
 }
 
@@ -84,7 +81,7 @@ fn will_need_and_cold(context: &Context) -> Result<()> {
 
 fn populate_read(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..PAGES / 2);
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.region.advise(memory.all(), Advice::PopulateRead)?;
@@ -169,8 +166,7 @@ fn collapsible() -> Result<Memory> {
 fn collapse(memory: &Memory) -> Result<bool> {
     match memory.region.advise(memory.all(), Advice::Collapse) {
         Ok(()) => {
-            let huge = Usage::of(memory.region.range())?.huge;
-            equal("bytes in huge pages", huge, memory.region.len() as u64)?;
+            memory.is_huge()?;
             Ok(true)
         }
         Err(error) => {
@@ -236,62 +232,13 @@ fn collapsed_and_out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-/// khugepaged at work, as fast as it goes; as it was, on drop.
-struct Daemon(Vec<(&'static str, String)>);
-
-impl Daemon {
-    fn folder() -> &'static Path {
-        Path::new("/sys/kernel/mm/transparent_hugepage/khugepaged")
-    }
-
-    fn start() -> Result<Self> {
-        if !is_root() {
-            return skip("needs root");
-        }
-        if !Self::folder().exists() {
-            return skip("this kernel has no khugepaged");
-        }
-        let mut before = Vec::new();
-        for (file, value) in [("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")] {
-            before.push((file, fs::read_to_string(Self::folder().join(file))?));
-            fs::write(Self::folder().join(file), value)?;
-        }
-        Ok(Self(before))
-    }
-
-    fn wait(&self, times: u64) -> Result<()> {
-        let scans = || -> Result<u64> {
-            Ok(fs::read_to_string(Self::folder().join("full_scans"))?
-                .trim()
-                .parse()?)
-        };
-        let goal = scans()? + times + 1;
-        let start = Instant::now();
-        while scans()? < goal {
-            if start.elapsed() > Duration::from_secs(30) {
-                bail!("khugepaged did not scan {times} times in 30 s");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        for (file, value) in &self.0 {
-            let _ = fs::write(Self::folder().join(file), value.trim());
-        }
-    }
-}
-
 fn huge_page_daemon(context: &Context) -> Result<()> {
     let device = context.open()?;
     let resident = collapsible()?;
     let mixed = collapsible()?;
     resident.move_out(&device, resident.all())?;
     mixed.move_out(&device, 100..120)?;
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")])?;
     daemon.wait(3)?;
     resident.expect("after khugepaged's scans", resident.all(), Where::Device)?;
     println!(
@@ -383,8 +330,7 @@ fn dontneed_during_migration(context: &Context) -> Result<()> {
                 );
             }
             unless_held(device.migrate_to_system(region.range()))?;
-            dropper.join().map_err(|_| anyhow!("a thread panicked"))??;
-            anyhow::Ok(())
+            joined(dropper)
         })?;
         region.advise(0..PAGES, Advice::DontNeed)?;
         ensure!(
@@ -393,4 +339,21 @@ fn dontneed_during_migration(context: &Context) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn free_on_another_cpu(context: &Context) -> Result<()> {
+    let [own, other] = two_cpus()?;
+    let device = context.open()?;
+    stay_on(own)?;
+    let memory = Memory::new(8)?;
+    let region = &memory.region;
+    // From now on mm has them in its lists, and not in a batch of this CPU.
+    region.advise(memory.all(), Advice::Cold)?;
+    thread::scope(|scope| {
+        joined(scope.spawn(|| {
+            stay_on(other)?;
+            anyhow::Ok(region.advise(0..region.pages(), Advice::Free)?)
+        }))
+    })?;
+    memory.move_out(&device, memory.all())
 }

@@ -10,7 +10,6 @@ use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Exit;
-use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::page_size;
 
@@ -80,7 +79,7 @@ fn holes_are_charged(context: &Context) -> Result<()> {
     helper(|| {
         group.enter()?;
         let device = context.open()?;
-        let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+        let memory = Memory::untouched(PAGES)?;
         let mut view = vec![1; memory.region.len()];
         let base = group.number("memory.current")?;
         device.migrate_to_device(memory.region.range(), &mut view)?;
@@ -127,7 +126,7 @@ fn holes_beyond_the_limit(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
     let exit = helper(|| {
-        let memory = Memory::of(Region::options(4 * PAGES).huge(false).map()?);
+        let memory = Memory::untouched(4 * PAGES)?;
         // Charged to the cgroup of the parent, not to the tight one.
         let mut view = vec![1; memory.region.len()];
         group.enter()?;
@@ -181,11 +180,7 @@ fn killed_alone(context: &Context) -> Result<()> {
     // Where the kernel does not swap there is no such file.
     let _ = group.set("memory.swap.max", "0");
     group.set("memory.max", &limit.to_string())?;
-    equal(
-        "end of the process",
-        child.exit()?,
-        Exit::Signal(Signal::SIGKILL),
-    )?;
+    child.was_killed()?;
     ensure!(
         group.field("memory.events", "oom_kill")? >= 1,
         "the cgroup counts no kill"

@@ -92,7 +92,7 @@ fn odd_windows(context: &Context) -> Result<()> {
 fn holes_become_zero_pages(context: &Context) -> Result<()> {
     const PAGES: usize = 600;
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let touched = |page: &usize| page % 3 == 1;
     for page in (0..PAGES).filter(touched) {
         memory.fill(page..page + 1);
@@ -129,7 +129,7 @@ fn holes_become_zero_pages(context: &Context) -> Result<()> {
 
 fn zero_page(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(64).huge(false).map()?);
+    let memory = Memory::untouched(64)?;
     ensure!(
         memory.region.is_zero(memory.all()),
         "fresh memory is not zero"

@@ -3,6 +3,7 @@
 //! Locked memory, and pages on the device.
 
 use std::fs;
+use std::thread;
 
 use anyhow::Result;
 use anyhow::anyhow;
@@ -13,9 +14,13 @@ use nix::sys::mman::mlockall;
 use nix::sys::mman::munlockall;
 
 use super::cases;
+use crate::check::Before;
 use crate::check::Where;
 use crate::check::skip;
 use crate::context::Context;
+use crate::context::joined;
+use crate::context::stay_on;
+use crate::context::two_cpus;
 use crate::memory::Memory;
 
 cases! { "mlock":
@@ -23,6 +28,7 @@ cases! { "mlock":
     brings_back = "mlock brings resident pages back.",
     unlocked_on_the_device = "Pages that are unlocked while they are on the device come back.",
     all_memory = "A process that locks all its memory still moves pages.",
+    dropped_on_another_cpu = "Locked pages on the device that another CPU has unmapped, and keeps a note of, are free after RELEASE.",
     counts = "Locked pages that were on the device count as locked no more when they are gone.",
 }
 
@@ -121,4 +127,21 @@ fn counts(context: &Context) -> Result<()> {
         "{start} KiB were locked before, {end} KiB afterwards"
     );
     Ok(())
+}
+
+fn dropped_on_another_cpu(context: &Context) -> Result<()> {
+    let [own, other] = two_cpus()?;
+    let device = context.open()?;
+    let before = Before::of(&device)?;
+    stay_on(own)?;
+    thread::scope(|scope| {
+        joined(scope.spawn(|| {
+            stay_on(other)?;
+            let memory = Memory::new(8)?;
+            memory.region.lock(memory.all())?;
+            memory.move_out(&context.open()?, memory.all())
+        }))
+    })?;
+    device.release()?;
+    before.nothing_is_left(&device)
 }

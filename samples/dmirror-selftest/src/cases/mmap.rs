@@ -13,6 +13,7 @@ use dmirror_client::region::Protection;
 use super::cases;
 use crate::check::Where;
 use crate::check::fails_counted;
+use crate::check::reads_zero;
 use crate::context::Context;
 use crate::context::helper;
 use crate::memory::Memory;
@@ -50,9 +51,7 @@ fn zeroed(context: &Context) -> Result<()> {
 fn cpu_and_device(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = map(&device)?;
-    let mut view = vec![0xa5; memory.region.len()];
-    device.read(memory.region.range(), &mut view)?;
-    ensure!(view.iter().all(|byte| *byte == 0));
+    reads_zero(&device, memory.region.range())?;
     memory.fill(memory.all());
     memory.device_reads(&device, memory.all())?;
     memory.device_refills(&device, 2)?;

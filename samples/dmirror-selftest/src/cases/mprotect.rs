@@ -5,7 +5,6 @@
 use std::thread;
 
 use anyhow::Result;
-use anyhow::anyhow;
 use dmirror_client::Errno;
 use dmirror_client::Exit;
 use dmirror_client::Region;
@@ -19,6 +18,7 @@ use crate::check::fails;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "mprotect":
@@ -133,10 +133,7 @@ fn while_migrating(context: &Context) -> Result<()> {
             memory.verify(3..PAGES - 3)?;
             unless_held(device.migrate_to_system(region.range()))?;
         }
-        protector
-            .join()
-            .map_err(|_| anyhow!("a thread panicked"))??;
-        anyhow::Ok(())
+        joined(protector)
     })?;
     memory.move_out(&device, memory.all())?;
     let child = helper(|| {

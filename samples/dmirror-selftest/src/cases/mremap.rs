@@ -9,7 +9,6 @@ use std::thread;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
@@ -25,6 +24,7 @@ use crate::check::equal;
 use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
+use crate::context::joined;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 
@@ -124,7 +124,7 @@ fn moved_while_migrating(context: &Context) -> Result<()> {
         let region = thread::scope(|scope| {
             let mover = scope.spawn(|| migrate_what_is_there(&device, range));
             let region = memory.region.relocate()?;
-            mover.join().map_err(|_| anyhow!("a thread panicked"))??;
+            joined(mover)?;
             anyhow::Ok(region)
         })?;
         data.check(&region, 0..PAGES)?;
@@ -211,7 +211,7 @@ fn stack(context: &Context) -> Result<()> {
             let mut bytes = black_box([0_u8; 16 * 4096]);
             out_and_used(&device, &mut bytes).context("another thread's")
         });
-        thread.join().map_err(|_| anyhow!("a thread panicked"))?
+        joined(thread)
     })
 }
 

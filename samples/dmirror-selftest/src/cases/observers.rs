@@ -4,7 +4,6 @@
 //! memory, and by other processes.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::IoSlice;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
@@ -32,6 +31,7 @@ use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::context::is_root;
+use crate::context::memory_of;
 use crate::memory::Memory;
 
 cases! { "observers":
@@ -214,20 +214,14 @@ fn proc_mem(context: &Context) -> Result<()> {
     let fresh = memory.data().round(2);
     memory.move_out(&device, memory.all())?;
     from_outside(&memory, |parent, addr| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/{parent}/mem"))?;
+        let file = memory_of(parent)?;
         let mut bytes = vec![0; PAGES * page_size()];
         file.read_exact_at(&mut bytes, addr as u64)?;
         Ok(memory.data().check_bytes(&bytes, 0)?)
     })?;
     memory.move_out(&device, memory.all())?;
     from_outside(&memory, |parent, addr| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/{parent}/mem"))?;
+        let file = memory_of(parent)?;
         for page in 0..PAGES {
             let half: Vec<u8> = (0..page_size() / 16)
                 .flat_map(|word| fresh.word(page, word).to_ne_bytes())

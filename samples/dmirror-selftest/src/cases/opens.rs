@@ -18,9 +18,11 @@ use super::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::reads_zero;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::outlived;
 use crate::memory::Memory;
 
 cases! { "opens":
@@ -137,11 +139,8 @@ fn after_madv_dontneed(context: &Context) -> Result<()> {
     memory.device_reads(&first, memory.all())?;
     memory.device_reads(&second, memory.all())?;
     memory.region.advise(memory.all(), Advice::DontNeed)?;
-    let mut view = vec![0xa5; memory.region.len()];
-    for device in [&first, &second] {
-        device.read(memory.region.range(), &mut view)?;
-        anyhow::ensure!(view.iter().all(|byte| *byte == 0));
-    }
+    reads_zero(&first, memory.region.range())?;
+    reads_zero(&second, memory.region.range())?;
     memory.device_refills(&second, 2)?;
     memory.device_reads(&first, memory.all())?;
     memory.verify(memory.all())
@@ -223,12 +222,7 @@ fn closed_before_the_fault(context: &Context) -> Result<()> {
         memory.refill(round);
         memory.move_out(&device, memory.all())?;
         let closed = Gate::new()?;
-        let child = helper(|| {
-            closed.wait()?;
-            memory.verify(memory.all())?;
-            memory.refill(round + 100);
-            memory.verify(memory.all())
-        })?;
+        let child = memory.writing_child(&closed, round + 100)?;
         // The child has the file open, too: only this open file is closed.
         drop(device);
         memory.verify(0..PAGES / 2)?;
@@ -297,26 +291,16 @@ fn inherited(context: &Context) -> Result<()> {
 }
 
 fn opener_is_gone(context: &Context) -> Result<()> {
-    let (verdict, gone) = (Gate::new()?, Gate::new()?);
-    let opener = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
-        memory.device_reads(&device, memory.all())?;
-        let child = helper(|| {
-            gone.wait()?;
-            let answers = all_refused(&device, memory.region.range());
-            if let Err(error) = &answers {
-                println!("{error:#}");
-            }
-            verdict.send(answers.is_ok().into())
-        })?;
-        std::mem::forget(child); // it outlives this process
-        Ok(())
-    })?;
-    opener.join()?;
-    gone.open()?;
-    equal("whether all was refused", verdict.receive()?, 1)
+    outlived(
+        || {
+            let device = context.open()?;
+            let memory = Memory::new(PAGES)?;
+            memory.move_out(&device, memory.all())?;
+            memory.device_reads(&device, memory.all())?;
+            Ok((device, memory))
+        },
+        |(device, memory)| all_refused(device, memory.region.range()),
+    )
 }
 
 fn all_refused(device: &Device, range: PageRange) -> Result<()> {

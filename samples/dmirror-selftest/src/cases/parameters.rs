@@ -29,7 +29,7 @@ use crate::memory::Memory;
 use crate::reload::Unloaded;
 
 cases! { "coherent":
-    wrong_parameters = "One address alone, an address or a size out of place, and memory in use are refused with a line in the log.",
+    wrong_parameters = "One address alone, a size alone, an address or a size out of place, and memory in use are refused with a line in the log.",
 }
 
 /// Lines that the kernel logs while `body` runs.
@@ -96,7 +96,8 @@ fn wrong_parameters(context: &Context) -> Result<()> {
         format!("spm_addr_dev1={:#x}", used + HUGE as u64),
     );
     let size = format!("spm_size={HUGE}");
-    let wrong: [(&[&str], Errno); 5] = [
+    let wrong: [(&[&str], Errno); 6] = [
+        (&[&size], Errno::EINVAL),
         (&[&used, &size], Errno::EINVAL),
         (&[&next, &size], Errno::EINVAL),
         (

@@ -6,7 +6,6 @@
 use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Command;
-use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::PageRange;
 use dmirror_client::Region;
@@ -14,7 +13,6 @@ use dmirror_client::Survey;
 use dmirror_client::device::Buffer;
 use dmirror_client::device::prot;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -24,6 +22,7 @@ use super::huge;
 use crate::check::Where;
 use crate::check::equal;
 use crate::check::fails;
+use crate::check::reads_zero;
 use crate::check::snapshot_is;
 use crate::context::Context;
 use crate::context::Gate;
@@ -61,18 +60,6 @@ cases! { "read":
 }
 
 const PAGES: usize = 40;
-
-/// READs a region, and checks that it is zero.
-fn reads_zero(device: &Device, region: &Region, pages: std::ops::Range<usize>) -> Result<()> {
-    let mut view = vec![0xa5; pages.len() * page_size()];
-    let counts = device.read(region.part(pages.clone()), &mut view)?;
-    equal("pages read", counts.pages, pages.len() as u64)?;
-    ensure!(
-        view.iter().all(|byte| *byte == 0),
-        "the device read something else than zeros"
-    );
-    Ok(())
-}
 
 fn system_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
@@ -173,13 +160,13 @@ fn neighbours_stay_mapped(context: &Context) -> Result<()> {
         memory.device_reads(&device, 20..PAGES)?,
         0,
     )?;
-    reads_zero(&device, &memory.region, 10..20)
+    reads_zero(&device, memory.region.part(10..20))
 }
 
 fn untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
     let region = Region::options(PAGES).huge(false).map()?;
-    reads_zero(&device, &region, 0..PAGES)?;
+    reads_zero(&device, region.range())?;
     ensure!(region.is_zero(0..PAGES), "the CPU reads something else");
     Ok(())
 }
@@ -187,7 +174,7 @@ fn untouched(context: &Context) -> Result<()> {
 fn untouched_huge(context: &Context) -> Result<()> {
     let device = context.open()?;
     let region = huge::options(1).map()?;
-    reads_zero(&device, &region, 0..region.pages())?;
+    reads_zero(&device, region.range())?;
     ensure!(
         region.is_zero(0..region.pages()),
         "the CPU reads something else"
@@ -197,11 +184,11 @@ fn untouched_huge(context: &Context) -> Result<()> {
 
 fn written_after_untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
-    reads_zero(&device, &memory.region, memory.all())?;
+    let memory = Memory::untouched(PAGES)?;
+    reads_zero(&device, memory.region.range())?;
     memory.fill(0..PAGES / 2);
     memory.device_reads(&device, 0..PAGES / 2)?;
-    reads_zero(&device, &memory.region, PAGES / 2..PAGES)?;
+    reads_zero(&device, memory.region.part(PAGES / 2..PAGES))?;
     memory.fill(PAGES / 2..PAGES);
     memory.device_reads(&device, memory.all()).map(drop)
 }
@@ -209,7 +196,7 @@ fn written_after_untouched(context: &Context) -> Result<()> {
 fn shared_memory(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::of(Region::options(PAGES).shared().map()?);
-    reads_zero(&device, &memory.region, memory.all())?;
+    reads_zero(&device, memory.region.range())?;
     memory.fill(memory.all());
     memory.device_reads(&device, memory.all())?;
     helper(|| {
@@ -264,12 +251,7 @@ fn huge(context: &Context) -> Result<()> {
     let memory = huge::huge(2)?;
     memory.device_reads(&device, memory.all())?;
     memory.device_reads(&device, 77..600)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )?;
+    memory.is_huge()?;
     memory.refill(2);
     memory.device_reads(&device, memory.all()).map(drop)
 }
@@ -367,7 +349,7 @@ fn mapped_anew(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;
     memory.region.replace_by_shared(5..PAGES - 5)?;
-    reads_zero(&device, &memory.region, 5..PAGES - 5)?;
+    reads_zero(&device, memory.region.part(5..PAGES - 5))?;
     memory.device_reads(&device, 0..5)?;
     memory.device_reads(&device, PAGES - 5..PAGES)?;
     memory.fill(memory.all());
@@ -388,7 +370,7 @@ fn unmapped_and_mapped(context: &Context) -> Result<()> {
         // The kernel gives the addresses that were freed last.
         let fresh = Region::options(PAGES).align(HUGE).huge(false).map()?;
         reused += usize::from(fresh.addr() == before);
-        reads_zero(&device, &fresh, 0..PAGES)?;
+        reads_zero(&device, fresh.range())?;
     }
     ensure!(reused > 0, "no address was used again");
     Ok(())
@@ -429,7 +411,7 @@ fn dontneed(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;
     memory.region.advise(5..PAGES - 5, Advice::DontNeed)?;
-    reads_zero(&device, &memory.region, 5..PAGES - 5)?;
+    reads_zero(&device, memory.region.part(5..PAGES - 5))?;
     memory.device_reads(&device, 0..5)?;
     memory.device_reads(&device, PAGES - 5..PAGES)?;
     memory.expect("pages that were not dropped", 0..5, Where::Device)

@@ -4,7 +4,6 @@
 
 use anyhow::Result;
 use dmirror_client::Command;
-use dmirror_client::Region;
 use dmirror_client::device::Buffer;
 use dmirror_client::region::Protection;
 
@@ -202,7 +201,7 @@ fn frees_the_memory(context: &Context) -> Result<()> {
 fn unmapped_before(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
-    let gone = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let gone = Memory::untouched(PAGES)?;
     memory.move_out(&device, memory.all())?;
     gone.view(&device, gone.all())?;
     drop(gone);

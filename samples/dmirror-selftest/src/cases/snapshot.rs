@@ -12,7 +12,6 @@ use dmirror_client::Region;
 use dmirror_client::device::Buffer;
 use dmirror_client::device::prot;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Protection;
 
 use super::cases;
@@ -61,7 +60,7 @@ macro_rules! shows {
 
 fn system_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     shows!(&device, memory.region, 0..PAGES, prot::NONE)?;
     ensure!(memory.region.is_zero(0..20));
     shows!(&device, memory.region, 0..20, prot::READ | prot::ZERO)?;
@@ -179,12 +178,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.move_back(&device, memory.all(), memory.region.pages())?;
     let whole = prot::WRITE | prot::PMD;
     snapshot_is("back in huge pages", &device, memory.region.range(), whole)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )
+    memory.is_huge()
 }
 
 fn huge_with_a_small_part(context: &Context) -> Result<()> {
@@ -258,7 +252,7 @@ fn big_range(context: &Context) -> Result<()> {
 
 fn changes_nothing(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..20);
     memory.move_out(&device, 0..10)?;
     let range = memory.region.range();

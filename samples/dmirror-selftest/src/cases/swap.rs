@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::anyhow;
 use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Place;
@@ -28,6 +27,7 @@ use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::reload::with_capacity;
@@ -265,12 +265,7 @@ fn fork_with_both(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..PAGES / 2)?;
     all_out(&memory, PAGES / 2..PAGES)?;
     let written = Gate::new()?;
-    let child = helper(|| {
-        written.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(3);
-        memory.verify(memory.all())
-    })?;
+    let child = memory.writing_child(&written, 3)?;
     memory.refill(2);
     let mut view = vec![0; memory.region.len()];
     // What the child still shares by a swap entry can be in use for a moment.
@@ -374,10 +369,8 @@ fn pageout_during_migration(context: &Context) -> Result<()> {
             unless_held(device.migrate_to_device(region.range(), &mut view))?;
             unless_held(device.migrate_to_system(region.range()))?;
         }
-        let panicked = |_| anyhow!("a thread panicked");
-        swapper.join().map_err(panicked)??;
-        reader.join().map_err(panicked)??;
-        anyhow::Ok(())
+        joined(swapper)?;
+        joined(reader)
     })?;
     memory.verify(memory.all())
 }

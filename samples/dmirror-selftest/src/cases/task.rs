@@ -32,6 +32,7 @@ use crate::check::all_at;
 use crate::check::equal;
 use crate::context::Context;
 use crate::context::helper;
+use crate::context::joined;
 
 cases! { "task":
     futex_wait = "A futex call looks at a word on a resident page, private or shared.",
@@ -207,9 +208,7 @@ fn thread_stack(context: &Context) -> Result<()> {
             })
             .collect();
         for thread in threads {
-            let moved = thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            let moved = joined(thread)?;
             ensure!(moved > 50, "only {moved} pages of the stack moved");
         }
         Ok(())
@@ -314,7 +313,9 @@ fn everything(context: &Context) -> Result<()> {
         let expected = work(12);
         for round in 0..3 {
             let results = thread::scope(|scope| -> Result<Vec<u64>> {
-                let workers: Vec<_> = (0..2).map(|_| scope.spawn(|| work(12))).collect();
+                let workers: Vec<_> = (0..2)
+                    .map(|_| scope.spawn(|| anyhow::Ok(work(12))))
+                    .collect();
                 let mut moved = 0;
                 for range in own_memory()? {
                     // Stacks of threads are large and empty.
@@ -325,14 +326,7 @@ fn everything(context: &Context) -> Result<()> {
                 }
                 println!("round {round}: {moved} pages moved");
                 ensure!(moved > 20, "only {moved} pages moved");
-                workers
-                    .into_iter()
-                    .map(|worker| {
-                        worker
-                            .join()
-                            .map_err(|_| anyhow::anyhow!("a thread panicked"))
-                    })
-                    .collect()
+                workers.into_iter().map(joined).collect()
             })?;
             ensure!(
                 results.iter().all(|result| *result == expected),

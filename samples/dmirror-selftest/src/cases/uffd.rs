@@ -24,6 +24,7 @@ use crate::check::equal;
 use crate::check::fails_counted;
 use crate::check::skip;
 use crate::context::Context;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "uffd":
@@ -58,26 +59,26 @@ fn uffd() -> Result<Uffd> {
     }
 }
 
-fn empty() -> Result<Memory> {
-    Ok(Memory::of(Region::options(PAGES).huge(false).map()?))
-}
-
 /// Checks that no fault waits for an answer.
 fn no_fault(uffd: &Uffd) -> Result<()> {
     equal("faults", uffd.wait(Duration::ZERO)?, None)
 }
 
-/// Writes the first word of a page in another thread; checks that the write
-/// waits for an answer to a fault on a protected page, and answers it.
-fn write_is_reported(uffd: &Uffd, region: &Region, page: usize, value: u64) -> Result<()> {
+/// Writes the first word of a page as it is in another thread; checks that the
+/// write waits for an answer to a fault on a protected page, and answers it.
+fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
+    let (region, value) = (&memory.region, memory.data().word(page, 0));
     let word = page * Region::words_per_page();
     thread::scope(|scope| {
-        let writer = scope.spawn(|| region.store(word, value));
+        let writer = scope.spawn(|| {
+            region.store(word, value);
+            anyhow::Ok(())
+        });
         let fault = uffd.wait(PATIENCE);
         // The writer must get on, whatever is wrong.
         let waits = !writer.is_finished();
         uffd.protect(region, page..page + 1, false)?;
-        writer.join().map_err(|_| anyhow!("a thread panicked"))?;
+        joined(writer)?;
         let Some(fault) = fault? else {
             return Err(anyhow!("a write to protected page {page} raised no fault"));
         };
@@ -94,7 +95,7 @@ fn write_is_reported(uffd: &Uffd, region: &Region, page: usize, value: u64) -> R
 fn holes_stay_holes(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(4..12);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     let mut view = vec![0; memory.region.len()];
@@ -114,7 +115,7 @@ fn holes_stay_holes(context: &Context) -> Result<()> {
 fn copied(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     equal(
         "pages copied",
@@ -131,7 +132,7 @@ fn copied(context: &Context) -> Result<()> {
 fn zeroed(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     uffd.zero(&memory.region, 0..PAGES)?;
     let mut view = vec![1; memory.region.len()];
@@ -161,8 +162,7 @@ fn zeroed(context: &Context) -> Result<()> {
 fn copy_onto_resident(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, memory.all())?;
     let other = vec![0x5a; page_size()];
@@ -183,8 +183,7 @@ fn copy_onto_resident(context: &Context) -> Result<()> {
 fn missing_after_dontneed(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     memory.region.advise(8..16, Advice::DontNeed)?;
@@ -222,39 +221,37 @@ fn answering<T: Send>(
             };
         }
         result?;
-        body.join().map_err(|_| anyhow!("a thread panicked"))?
+        joined(body)
     })
 }
 
 fn protected_on_the_device(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     memory.move_out(&device, memory.all())?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.expect("after protection", memory.all(), Where::Device)?;
-    write_is_reported(&uffd, &memory.region, 5, memory.data().word(5, 0))?;
+    write_is_reported(&uffd, &memory, 5)?;
     memory.verify(memory.all())?; // reading needs no answer
     no_fault(&uffd)?;
-    write_is_reported(&uffd, &memory.region, 7, memory.data().word(7, 0))
+    write_is_reported(&uffd, &memory, 7)
 }
 
 fn protection_goes_out_and_back(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.move_out(&device, memory.all())?;
-    write_is_reported(&uffd, &memory.region, 3, memory.data().word(3, 0))?;
+    write_is_reported(&uffd, &memory, 3)?;
     memory.move_back(&device, 8..PAGES, PAGES - 8)?;
-    write_is_reported(&uffd, &memory.region, 9, memory.data().word(9, 0))?;
+    write_is_reported(&uffd, &memory, 9)?;
     memory.move_out(&device, memory.all())?;
     memory.verify(10..12)?;
-    write_is_reported(&uffd, &memory.region, 11, memory.data().word(11, 0))?;
+    write_is_reported(&uffd, &memory, 11)?;
     no_fault(&uffd)?;
     memory.verify(memory.all())
 }
@@ -262,8 +259,7 @@ fn protection_goes_out_and_back(context: &Context) -> Result<()> {
 fn unprotected_on_the_device(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.move_out(&device, memory.all())?;
@@ -276,8 +272,7 @@ fn unprotected_on_the_device(context: &Context) -> Result<()> {
 fn move_of_resident_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
     uffd.register(&target, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, 4..PAGES)?;
@@ -310,8 +305,7 @@ fn move_of_resident_pages(context: &Context) -> Result<()> {
 fn move_of_returned_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
     uffd.register(&target, 0..PAGES, Mode::Missing)?;
     memory.move_out(&device, memory.all())?;
@@ -333,7 +327,7 @@ fn move_of_returned_pages(context: &Context) -> Result<()> {
 fn device_reads_missing(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
+    let memory = Memory::untouched(PAGES)?;
     memory.fill(0..8);
     memory.move_out(&device, 0..4)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
@@ -352,13 +346,12 @@ fn device_reads_missing(context: &Context) -> Result<()> {
 fn device_writes_protected(context: &Context) -> Result<()> {
     let device = context.open()?;
     let uffd = uffd()?;
-    let memory = empty()?;
-    memory.fill(memory.all());
+    let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     let fresh = memory.data().round(2);
-    let source = empty()?;
+    let source = Memory::untouched(PAGES)?;
     fresh.fill(&source.region, 0..PAGES);
     let (range, bytes) = (memory.region.range(), source.region.to_bytes(0..PAGES));
     let counts = answering(&uffd, &memory, || Ok(device.write(range, &bytes)?))?;

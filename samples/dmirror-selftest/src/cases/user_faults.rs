@@ -7,15 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::CallError;
 use dmirror_client::Command;
 use dmirror_client::Counts;
 use dmirror_client::Device;
-use dmirror_client::Exit;
-use dmirror_client::Region;
 use dmirror_client::Signal;
 use dmirror_client::Uffd;
 use dmirror_client::page_size;
@@ -27,6 +24,7 @@ use crate::check::skip;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
 use crate::memory::Memory;
 
 cases! { "access":
@@ -41,7 +39,7 @@ fn reported() -> Result<(Memory, Uffd)> {
     let Ok(uffd) = Uffd::new() else {
         return skip("this kernel has no userfaultfd, or not for this user");
     };
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     Ok((memory, uffd))
 }
@@ -66,8 +64,7 @@ fn unlocked_waits_for_user_space(context: &Context) -> Result<()> {
             Ok(())
         });
         let counts = device.read_unlocked(region.range(), &mut view);
-        let answered = answering.join();
-        answered.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))?;
+        joined(answering)?;
         Ok(counts?)
     })?;
     equal("pages read", counts.pages, PAGES as u64)?;
@@ -118,8 +115,7 @@ fn killed(
     }
     thread::sleep(Duration::from_millis(300));
     child.signal(Signal::SIGKILL)?;
-    let end = child.exit()?;
-    equal("end of the child", end, Exit::Signal(Signal::SIGKILL))?;
+    child.was_killed()?;
     let device = context.open()?;
     Memory::new(4)?.device_reads(&device, 0..4).map(drop)
 }

@@ -4,13 +4,14 @@
 //! not.
 
 use std::os::unix::fs::FileExt;
+use std::thread;
 
 use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
+use dmirror_client::Errno;
 use dmirror_client::Region;
 use dmirror_client::page_size;
-use dmirror_client::place::Usage;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -19,9 +20,13 @@ use super::files;
 use super::huge;
 use crate::check::Where;
 use crate::check::equal;
+use crate::check::fails_counted;
+use crate::check::needs_ours;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
+use crate::context::joined;
+use crate::inject::Delay;
 use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::swapping::swap_on;
@@ -29,6 +34,7 @@ use crate::swapping::swap_on;
 cases! { "write":
     system_pages = "The device writes pages in system memory, which stay there.",
     resident_pages = "The device writes its own pages, which stay on it; the CPU reads the new data.",
+    once_before_a_hole = "What the device has written it does not write again when it meets a hole behind it.",
     part = "The device changes the pages that it is told, and no others.",
     mixed = "The device writes a range of which every third page is on it.",
     second_write = "Writing for the first time takes faults; writing again takes none.",
@@ -145,7 +151,7 @@ fn write_after_read(context: &Context) -> Result<()> {
 
 fn untouched(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     memory.device_fills(&device, 3..PAGES - 3)?;
     memory.expect("pages before", 0..3, Where::Nowhere)?;
     memory.expect("pages written", 3..PAGES - 3, Where::System)?;
@@ -154,7 +160,7 @@ fn untouched(context: &Context) -> Result<()> {
 
 fn zero_page(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::of(Region::options(PAGES).huge(false).map()?);
+    let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(memory.all()) && other.is_zero(0..PAGES));
     let mut view = vec![0xa5; memory.region.len()];
@@ -189,12 +195,7 @@ fn huge(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = huge::huge(2)?;
     memory.device_refills(&device, 2)?;
-    let usage = Usage::of(memory.region.range())?;
-    equal(
-        "bytes in huge pages",
-        usage.huge,
-        memory.region.len() as u64,
-    )?;
+    memory.is_huge()?;
     memory.verify(memory.all())
 }
 
@@ -419,5 +420,33 @@ fn reclaimed_after_the_write(context: &Context) -> Result<()> {
         memory.device_reads(&device, memory.all())?;
         memory.verify(memory.all())?;
     }
+    Ok(())
+}
+
+fn once_before_a_hole(context: &Context) -> Result<()> {
+    const PAGES: usize = 6;
+    needs_ours("delays on demand")?;
+    let device = context.open()?;
+    let mut memory = Memory::new(PAGES)?;
+    let range = memory.region.range();
+    // The device has one page mapped, exclusively, when it writes, and the last one is not there.
+    // So its fault is made in parts, of which the first one succeeds.
+    device.exclusive(memory.region.part(4..5), &mut vec![0; page_size()])?;
+    drop(memory.region.split_off(5));
+    let (data, new) = (memory.data(), memory.data().round(2));
+    let delay = Delay::new("walked", 100_000)?;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| anyhow::Ok(device.write(range, &new.to_bytes(0..PAGES))));
+        // As soon as the device has written to a page, the CPU does.
+        while memory.region.load(0) == data.word(0, 0) {
+            thread::yield_now();
+        }
+        memory.region.store(0, 1);
+        let counts = fails_counted("WRITE", joined(writer)?, Errno::EFAULT)?;
+        equal("pages written", counts.pages, 5)
+    })?;
+    drop(delay);
+    equal("what the CPU wrote afterwards", memory.region.load(0), 1)?;
+    new.check(&memory.region, 1..5)?;
     Ok(())
 }

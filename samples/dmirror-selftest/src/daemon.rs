@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Daemons of the kernel that scan memory, by their files in sysfs.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::Region;
+use dmirror_client::page_size;
+
+use crate::check::skip;
+use crate::context::is_root;
+use crate::memory::HUGE;
+
+/// Where the daemons of memory management have their folders.
+const MM: &str = "/sys/kernel/mm";
+
+/// A daemon at work; its files are as they were, on drop.
+pub struct Daemon {
+    name: &'static str,
+    folder: PathBuf,
+    before: Vec<(&'static str, String)>,
+}
+
+impl Daemon {
+    /// Writes `files` of the daemon's folder in their order, or skips.
+    pub fn start(name: &'static str, folder: &str, files: &[(&'static str, &str)]) -> Result<Self> {
+        if !is_root() {
+            return skip("needs root");
+        }
+        let folder = Path::new(MM).join(folder);
+        if !folder.exists() {
+            return skip(format!("this kernel has no {name}"));
+        }
+        let mut daemon = Self {
+            name,
+            folder,
+            before: Vec::new(),
+        };
+        for (file, value) in files {
+            let path = daemon.folder.join(file);
+            daemon.before.push((file, fs::read_to_string(&path)?));
+            fs::write(&path, value).with_context(|| path.display().to_string())?;
+        }
+        Ok(daemon)
+    }
+
+    /// The daemon that makes huge pages.
+    pub fn khugepaged(files: &[(&'static str, &str)]) -> Result<Self> {
+        Self::start("khugepaged", "transparent_hugepage/khugepaged", files)
+    }
+
+    /// Waits until it has looked at everything `times` times.
+    pub fn wait(&self, times: u64) -> Result<()> {
+        let file = self.folder.join("full_scans");
+        let scans = || -> Result<u64> { Ok(fs::read_to_string(&file)?.trim().parse()?) };
+        // The first one may have begun before.
+        let goal = scans()? + times + 1;
+        let start = Instant::now();
+        while scans()? < goal {
+            if start.elapsed() > Duration::from_secs(30) {
+                bail!("{} did not scan {times} times in 30 s", self.name);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// Keeps khugepaged from any work that no case asks for: it would bring back what a
+/// case has put on the device, where no more than 64 pages of a huge page's range
+/// are there, and make a huge page of small ones.
+///
+/// Everything is as it was, on drop.
+pub struct StillKhugepaged {
+    _daemon: Daemon,
+    _mm: Region,
+}
+
+impl StillKhugepaged {
+    /// How long it sleeps: a day, in milliseconds.
+    const SLEEP: &str = "86400000";
+
+    /// Puts khugepaged to sleep.
+    pub fn start() -> Result<Self> {
+        let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", Self::SLEEP)])?;
+        // Without any address space to scan it waits for one instead, and scans that
+        // of the next case at once. This process is one that stays.
+        let mm = Region::options(HUGE / page_size())
+            .align(HUGE)
+            .huge(true)
+            .map()?;
+        Ok(Self {
+            _daemon: daemon,
+            _mm: mm,
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        for (file, value) in self.before.iter().rev() {
+            let _ = fs::write(self.folder.join(file), value.trim());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Bugs to plant in a copy of the module, to see that the tests find them.
+
+    planted.py --list              NAME, KERNEL, what runs, and what the bug is
+    planted.py --plant NAME TREE   change the copy of the project in the folder TREE
+
+Each bug is one change of a line or a few. The text that it replaces has to stand
+in its file exactly once: a bug that no longer fits is an error here, and not one
+that nobody finds. `runs` are cases of the selftest that are to find it, or
+`kunit`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    name: str
+    about: str
+    file: str
+    old: str
+    new: str
+    runs: str
+    kernel: str = "stock"
+
+
+BUGS = [
+    Bug("no-set-seq", "an invalidation does not set the sequence",
+        "rust/hmm/notifier.rs",
+        "unsafe { bindings::mmu_interval_set_seq(notifier, seq) };", "let _ = seq;",
+        "held.walked"),
+    Bug("sequence-not-checked", "what was read counts, whatever has changed since",
+        "rust/hmm/notifier.rs",
+        "mmu_interval_read_retry(self.raw.get(), seq.0) }", "mmu_interval_read_retry(self.raw.get(), seq.0) && false }",
+        "held.walked"),
+    Bug("no-clear", "an invalidation leaves the entries of the device",
+        "rust/hmm/mirror.rs",
+        "        self.table.clear(pages);\n", "        let _ = pages;\n",
+        "opens. read."),
+    Bug("clear-one-less", "an invalidation forgets its last page",
+        "rust/hmm/mirror.rs",
+        "..range.end.div_ceil(PAGE_SIZE);\n        if let", "..range.end.div_ceil(PAGE_SIZE) - 1;\n        if let",
+        "opens. read."),
+    Bug("clear-one-more", "an invalidation clears the page behind its range",
+        "rust/hmm/mirror.rs",
+        "..range.end.div_ceil(PAGE_SIZE);\n        if let", "..range.end.div_ceil(PAGE_SIZE) + 1;\n        if let",
+        "read.neighbours_stay_mapped exclusive.read_by_a_cpu"),
+    Bug("no-lock-no-clear", "an invalidation gives up when the lock is taken",
+        "rust/hmm/notifier.rs",
+        "            this.state.lock()\n        } else {", "            match this.state.try_lock() {\n"
+        "                Some(state) => state,\n                None => return true,\n            }\n        } else {",
+        "races.device"),
+    Bug("claim-never-spoiled", "a claim does not see what others change",
+        "rust/hmm/mirror.rs",
+        "claim.spoiled = true;", "claim.spoiled = false;",
+        "held.out_moved held.exclusive"),
+    Bug("wrong-owner", "migrations are of nobody's pages",
+        "rust/hmm/migrate.rs",
+        "pgmap_owner: pagemap.owner(),", "pgmap_owner: core::ptr::null_mut(),",
+        "fault. migrate."),
+    Bug("double-free", "a destination that was not used is put twice",
+        "rust/hmm/migrate.rs",
+        "        unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };\n        *slot = 0;\n",
+        "        unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };\n",
+        "failing.copy_in"),
+    Bug("reservation-lost", "what a migration has reserved and not used does not come back",
+        "rust/hmm/folio.rs",
+        "        self.pagemap.note_in_use(self.pages);\n        self.pagemap.release(self.pages);\n", "",
+        "failing. lifetime."),
+    Bug("wrong-source", "each page of a huge page is a copy of its first one",
+        "rust/hmm/slot.rs",
+        "            match self.source_at(nth) {\n                Source::System(page)",
+        "            match self.source_at(0 * nth) {\n                Source::System(page)",
+        "huge."),
+    Bug("no-second-eviction", "eviction does not try again",
+        "rust/hmm/pagemap.rs",
+        "const EVICT_TRIES: usize = 4;", "const EVICT_TRIES: usize = 1;",
+        "kunit", "debug"),
+    Bug("stale-head", "the head of a huge folio stays when it is freed",
+        "rust/hmm/pagemap.rs",
+        "            if pages.order() > 0 {", "            if pages.order() > 64 {",
+        "kunit", "debug"),
+    Bug("no-dirty-mark", "mm does not hear what the device writes",
+        "rust/hmm/mirror.rs",
+        "        self.mark_dirty();\n", "",
+        "write.survives swap."),
+    Bug("no-touch", "use by the device does not keep a block from eviction",
+        "rust/dmirror/access.rs",
+        "page.pagemap().ops().pool().touch(block);", "let _ = block;",
+        "evict."),
+    Bug("one-for-a-huge-page", "a huge page counts as one page",
+        "rust/hmm/migrate.rs",
+        "moved += 1 << order_of(dst);", "moved += 1 + 0 * order_of(dst) as usize;",
+        "counts."),
+    Bug("batches-stay", "pages in batches of other CPUs are left",
+        "rust/hmm/lru.rs",
+        "for cpu in 0..nr_cpu_ids() {", "for cpu in 0..nr_cpu_ids().min(0) {",
+        "madvise.free_on_another_cpu mlock."),
+    Bug("written-twice", "what a round of faults has written is written again",
+        "rust/dmirror/access.rs",
+        "Err(_) if !first || copied.get() > 0 => break,", "Err(_) if !first => break,",
+        "write.once_before_a_hole"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--list", action="store_true", help="print NAME, KERNEL, RUNS, ABOUT, tabs between")
+    action.add_argument("--plant", nargs=2, metavar=("NAME", "TREE"), help="change the copy in TREE")
+    args = parser.parse_args()
+    if args.list:
+        for bug in BUGS:
+            print(bug.name, bug.kernel, bug.runs, bug.about, sep="\t")
+        return 0
+    name, tree = args.plant
+    found = [bug for bug in BUGS if bug.name == name]
+    if not found:
+        print(f"there is no bug '{name}'; --list names them", file=sys.stderr)
+        return 1
+    path = Path(tree) / found[0].file
+    text = path.read_text(encoding="utf-8")
+    if text.count(found[0].old) != 1:
+        print(f"{name}: what it replaces stands {text.count(found[0].old)} times in {found[0].file}", file=sys.stderr)
+        return 1
+    path.write_text(text.replace(found[0].old, found[0].new), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The description of the ABI for syzkaller: it has each command of dmirror.h by
+its number, its structs have the layout of struct dmirror_cmd, and each line is
+one of the forms that syzkaller reads. syzkaller itself is in no Debian."""
+
+import re
+import unittest
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+HEADER = (TOP / "rust/uapi/dmirror.h").read_text(encoding="utf-8")
+DESCRIPTION = (TOP / "Documentation/syzkaller/dev_dmirror.txt").read_text(encoding="utf-8")
+
+NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
+# A type and its arguments, which can be types, numbers, ranges and strings.
+TYPE = rf"(?:{NAME}(?:\[[^\n]*\])?)"
+FIELD = rf"{NAME} {TYPE}"
+LINES = [re.compile(form) for form in (
+    r"", r"#.*",
+    rf"resource {NAME}\[{NAME}\]",
+    rf"{NAME}(?:\${NAME})?\({FIELD}(?:, {FIELD})*\)(?: {NAME})?",
+    rf"{NAME} = 0x[0-9a-f]+(?:, 0x[0-9a-f]+)*",
+    rf"{NAME} {{", rf"\t{NAME}\t{TYPE}(?:\t\((?:in|out|inout)\))?", r"}",
+)]
+
+
+def number(nr):
+    """_IOWR('H', nr, struct dmirror_cmd), whose five words are 40 bytes."""
+    return 3 << 30 | 40 << 16 | ord("H") << 8 | nr
+
+
+class Syzkaller(unittest.TestCase):
+    def test_each_line_is_of_a_form_that_is_known(self):
+        for line in DESCRIPTION.splitlines():
+            self.assertTrue(any(form.fullmatch(line) for form in LINES), line)
+            self.assertEqual(line.count("["), line.count("]"), line)
+            self.assertEqual(line.count("("), line.count(")"), line)
+
+    def test_commands_are_those_of_the_header(self):
+        header = {name: int(nr, 16) for name, nr in
+                  re.findall(r"#define DMIRROR_NR_(\w+)\s+(0x[0-9a-f]+)", HEADER)}
+        described = {name: int(value, 16) for name, value in
+                     re.findall(r"ioctl\$DMIRROR_(\w+)\(.*const\[(0x[0-9a-f]+)\]", DESCRIPTION)}
+        self.assertEqual(len(header), 10)
+        self.assertEqual(described, {name: number(nr) for name, nr in header.items()})
+
+    def test_structs_have_the_fields_of_the_header(self):
+        fields = re.findall(r"\t__u64 (\w+);", HEADER)
+        self.assertEqual(len(fields), 5)
+        structs = re.findall(rf"^({NAME}) {{\n(.*?)^}}", DESCRIPTION, re.MULTILINE | re.DOTALL)
+        self.assertGreater(len(structs), 0)
+        for name, body in structs:
+            self.assertEqual(re.findall(r"^\t(\w+)\t", body, re.MULTILINE), fields, name)
+
+    def test_what_is_named_is_there(self):
+        for name in re.findall(r"\b(dmirror_\w+|fd_dmirror)\b", DESCRIPTION):
+            self.assertRegex(DESCRIPTION, rf"(?m)^({name} [{{=]|resource {name}\[)")
+
+
+if __name__ == "__main__":
+    unittest.main()
