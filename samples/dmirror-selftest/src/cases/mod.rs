@@ -35,6 +35,7 @@ mod mlock;
 mod mmap;
 mod mprotect;
 mod mremap;
+mod nth;
 mod numa;
 mod observers;
 mod opens;
@@ -128,6 +129,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         device_races::CASES,
         held::CASES,
         failing::CASES,
+        nth::CASES,
         coherent::CASES,
         parameters::CASES,
         unload::CASES,
