@@ -38,9 +38,10 @@ pub fn keep<'a, T: DevPagemapOps>(mut migration: Out<'a, T>) -> Result {
 }
 
 /// Uses two pages of a split slot at the same time.
-pub fn split<T: DevPagemapOps>(slot: Slot<'_, ToDevice<'_, T>>) {
-    let mut small = slot.split();
+pub fn split<T: DevPagemapOps>(slot: Slot<'_, ToDevice<'_, T>>) -> Result {
+    let mut small = slot.split()?;
     let first = small.next();
     let second = small.next(); //~ E0499
     forget((first, second));
+    Ok(())
 }

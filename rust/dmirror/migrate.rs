@@ -121,12 +121,12 @@ fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
 fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     let npages = step.range.len() / PAGE_SIZE;
     let pagemap = call.mirror.pagemap();
-    let huge = match pagemap.region().kind() {
+    let mut huge = match pagemap.region().kind() {
         Kind::Private => Huge::Keep,
         // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
         Kind::Coherent => Huge::Split,
     };
-    let block = huge == Huge::Keep && npages == WINDOW_PAGES;
+    let mut block = huge == Huge::Keep && npages == WINDOW_PAGES;
     let mut wanted = Wanted {
         block,
         pages: if block { 0 } else { npages },
@@ -145,7 +145,16 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         if missing == 0 {
             break;
         }
-        wanted = if pass.lacks_block || pass.lacking > 0 {
+        wanted = if pass.is_shared {
+            // mm splits it when it collects it.
+            huge = Huge::Split;
+            block = false;
+            Wanted {
+                block,
+                pages: missing,
+                when_full: WhenFull::TakeWhatIsFree,
+            }
+        } else if pass.lacks_block || pass.lacking > 0 {
             // Only pages that can move are worth evicting others for.
             Wanted {
                 block: pass.lacks_block,
@@ -209,6 +218,8 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
 struct Pass {
     /// There was a huge page, and no block nor enough small pages for it.
     lacks_block: bool,
+    /// There was a huge page that other processes may share.
+    is_shared: bool,
     /// Pages that could move and found no room.
     lacking: usize,
     /// A hole of several pages got a block, and did not take it.
@@ -247,10 +258,14 @@ fn pass_to_device(
             // What was never touched need not become a huge page where the process wants none.
             huge_holes
         } else {
-            // One that may be shared is split: `remove_migration_pmd()` takes the soft-dirty bit of
-            // its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
-            slot.is_writable()
+            true
         };
+        if slot.order() > 0 && !slot.can_split() {
+            // One that may be shared goes in small pages: `remove_migration_pmd()` takes the soft-dirty
+            // bit of its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
+            pass.is_shared = true;
+            continue;
+        }
         let room = reservation.npages();
         fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
         hole_got_room |= is_huge_hole && huge && reservation.npages() < room;
@@ -301,7 +316,7 @@ fn fill(
         pass.lacks_block = true;
         return Ok(());
     }
-    let mut small = slot.split();
+    let mut small = slot.split()?;
     while let Some(slot) = small.next() {
         let folio = reservation.pop_page()?.ok_or(ENOMEM)?;
         slot.fill(folio)?;
@@ -380,15 +395,8 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
     let vma = readable_vma(&mmap, range.start)?;
     range.end = range.end.min(vma.end());
     let pagemap = call.mirror.pagemap();
-    let window = &mut call.buffers.window;
-    let mut migration = Migration::to_system(vma, range.clone(), pagemap, window)?;
-    let mut outcome = Ok(());
-    for slot in migration.slots() {
-        if let Err(error) = slot.fill_system() {
-            outcome = Err(error);
-        }
-    }
-    call.counts.cpages += migration.commit().moved() as u64;
+    let (moved, outcome) = pagemap.bring_back(vma, range.clone(), &mut call.buffers.window);
+    call.counts.cpages += moved as u64;
     match outcome {
         // Told to fail once: the next pass tries again.
         Err(EAGAIN) => Ok(()),

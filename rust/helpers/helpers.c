@@ -6,6 +6,7 @@
  */
 #include "hmm.c"
 #include "kunit.c"
+#include "leafops.c"
 #include "memremap.c"
 #include "mm.c"
 #include "mmu_notifier.c"

@@ -12,7 +12,9 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use crate::bindings;
+use crate::folio::Effort;
 use crate::migrate::Collected;
+use crate::migrate::Huge;
 use crate::migrate::Migration;
 use crate::migrate::ToSystem;
 use crate::ops::DevPagemapOps;
@@ -92,7 +94,9 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the VMA is of a kind that never migrates, or the window is too small.
+    /// [`EINVAL`] when the VMA is of a kind that never migrates, or the window is too small; and for
+    /// a huge page that other processes may share, which has to come back whole, [`ENOMEM`] when
+    /// there is no memory for it, and what [`DevPagemapOps::before_system_alloc`] returns.
     ///
     /// C function: `migrate_vma_setup()` with `fault_page`.
     pub fn collect<'m>(
@@ -104,23 +108,44 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         // SAFETY: `vmf` is valid by the type invariant.
         let page = NonNull::new(unsafe { self.vmf.as_ref().page });
         let slots = window.slots(self.npages())?;
-        Migration::from_vma(self.vma(), start..start + bytes, self.pagemap, slots, page)
+        let range = start..start + bytes;
+        // mm can split the folio of a fault neither when it collects it, since it holds it twice by
+        // then, nor later if other processes have it.
+        let mut spare = None;
+        if self.npages() > 1 && !self.is_writable() {
+            spare = Some(self.pagemap.alloc_huge(self.vma(), start, Effort::Much)?);
+        }
+        let (vma, huge) = (self.vma(), Huge::Keep);
+        Migration::from_vma(vma, range, huge, self.pagemap, slots, page, spare)
+    }
+
+    /// Whether the process may write to a huge page without a fault.
+    fn is_writable(&self) -> bool {
+        // SAFETY: `vmf` is valid by the type invariant.
+        let fault = unsafe { self.vmf.as_ref() };
+        // SAFETY: The core has set the entry before it called us. Any value does for the function.
+        let pmd = unsafe { fault.__bindgen_anon_2.orig_pmd };
+        // SAFETY: As above.
+        let entry = unsafe { bindings::softleaf_from_pmd(pmd) };
+        // SAFETY: As above.
+        unsafe { bindings::softleaf_is_device_private_write(entry) }
     }
 
     /// The page came back, or somebody else has changed the page table; the CPU tries again.
     ///
-    /// If neither is the case, it faults again at once, for ever.
+    /// If neither is the case, it faults again at once, for ever. Does not sleep.
     pub fn retry(self) -> FaultAnswer {
         FaultAnswer(0)
     }
 
     /// There was no memory to bring the page back to. The core prints a line about that, at a
-    /// bounded rate, and the CPU tries again; so this is for the case that nothing else helps.
+    /// bounded rate, and the CPU tries again; so this is for the case that nothing else helps. Does
+    /// not sleep.
     pub fn out_of_memory(self) -> FaultAnswer {
         FaultAnswer(bindings::vm_fault_reason_VM_FAULT_OOM)
     }
 
-    /// The device cannot give the data back: the task gets `SIGBUS`.
+    /// The device cannot give the data back: the task gets `SIGBUS`. Does not sleep.
     pub fn bus_error(self) -> FaultAnswer {
         FaultAnswer(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
     }

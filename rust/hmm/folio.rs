@@ -226,7 +226,50 @@ pub struct SystemFolio {
     filled: usize,
 }
 
+/// What an allocation does to succeed.
+#[derive(Clone, Copy)]
+pub(crate) enum Effort {
+    /// As for small pages of user memory.
+    Usual,
+    /// No more than a look (`__GFP_NORETRY`).
+    Little,
+    /// It reclaims and compacts memory, but kills nobody (`__GFP_RETRY_MAYFAIL`).
+    Much,
+}
+
 impl SystemFolio {
+    /// Allocates a folio of `1 << order` pages for an address (bytes) of a VMA, whose memory policy
+    /// says where. Its content is undefined.
+    ///
+    /// May sleep.
+    ///
+    /// # Safety
+    ///
+    /// The VMA is valid, its `mmap_lock` is held, and the address lies in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    ///
+    /// C function: `vma_alloc_folio()`.
+    pub(crate) unsafe fn for_vma(
+        vma: *mut bindings::vm_area_struct,
+        address: usize,
+        order: u32,
+        effort: Effort,
+    ) -> Result<Self> {
+        let mut flags = bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;
+        match effort {
+            Effort::Usual => {}
+            Effort::Little => flags |= bindings::__GFP_NORETRY,
+            Effort::Much => flags |= bindings::__GFP_RETRY_MAYFAIL,
+        }
+        // SAFETY: By the safety requirement.
+        let folio = unsafe { bindings::vma_alloc_folio_noprof(flags, order as i32, vma, address) };
+        // SAFETY: It was just allocated.
+        unsafe { Self::from_new(folio, order) }
+    }
+
     /// Takes over a folio that C has just allocated, and locks it.
     ///
     /// # Safety

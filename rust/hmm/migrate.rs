@@ -8,6 +8,7 @@
 //! Locks: a VMA migration wants the `mmap_lock` (held for reading at least, shown as
 //! [`LockedVma`]); a [`Migration`] holds the locks of the folios that it has collected.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -18,6 +19,7 @@ use kernel::prelude::*;
 
 use crate::bindings;
 use crate::folio::unlock_and_put;
+use crate::folio::SystemFolio;
 use crate::ops::DevPagemapOps;
 use crate::ops::Step;
 use crate::pagemap::DevPagemap;
@@ -31,8 +33,25 @@ use crate::window::Window;
 /// Direction of a migration: to the device. Destinations are [`LockedFolio`](crate::LockedFolio)s.
 pub struct ToDevice<'p, T: DevPagemapOps>(&'p DevPagemap<T>);
 
-/// Direction of a migration: to system memory. Destinations are [`SystemFolio`](crate::SystemFolio)s.
-pub struct ToSystem<'p, T: DevPagemapOps>(&'p DevPagemap<T>);
+/// Direction of a migration: to system memory. Destinations are [`SystemFolio`]s.
+pub struct ToSystem<'p, T: DevPagemapOps> {
+    pagemap: &'p DevPagemap<T>,
+    /// A destination for the first huge page, allocated before that was collected.
+    spare: Cell<Option<SystemFolio>>,
+}
+
+impl<'p, T: DevPagemapOps> ToSystem<'p, T> {
+    fn new(pagemap: &'p DevPagemap<T>, spare: Option<SystemFolio>) -> Self {
+        Self {
+            pagemap,
+            spare: Cell::new(spare),
+        }
+    }
+
+    pub(crate) fn take_spare(&self) -> Option<SystemFolio> {
+        self.spare.take()
+    }
+}
 
 /// What [`ToDevice`] and [`ToSystem`] have in common.
 pub trait Direction {
@@ -69,7 +88,7 @@ impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
     const STEPS: [Step; 3] = [Step::BackCollected, Step::BackCopied, Step::BackMoved];
 
     fn pagemap(&self) -> &DevPagemap<T> {
-        self.0
+        self.pagemap
     }
 }
 
@@ -86,6 +105,15 @@ pub enum Huge {
     Split,
     /// Migrate it whole: its slot has order [`PMD_ORDER`](crate::PMD_ORDER).
     Keep,
+}
+
+impl Huge {
+    fn select(self) -> u32 {
+        match self {
+            Self::Split => 0,
+            Self::Keep => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
+        }
+    }
 }
 
 /// Pages on their way between system and device memory.
@@ -142,10 +170,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
         pagemap: &'a DevPagemap<T>,
         window: &'a mut Window,
     ) -> Result<Self> {
-        let mut flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
-        if huge == Huge::Keep {
-            flags |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        }
+        let flags = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM | huge.select();
         let slots = window.slots(range.len() >> PAGE_SHIFT)?;
         let inner = Inner::of_vma(vma, range, flags, pagemap, slots, None)?;
         Ok(Self::collected(inner, ToDevice(pagemap)))
@@ -154,8 +179,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are on the
-    /// device for a migration to system memory; a huge page that lies in it comes whole. The range
-    /// must lie in the VMA and must not have more pages than the window.
+    /// device for a migration to system memory. The range must lie in the VMA and must not have more
+    /// pages than the window. [`DevPagemap::bring_back`] is for all that want no say in it.
     ///
     /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
     ///
@@ -167,29 +192,32 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     pub fn to_system(
         vma: LockedVma<'a>,
         range: Range<usize>,
+        huge: Huge,
         pagemap: &'a DevPagemap<T>,
         window: &'a mut Window,
     ) -> Result<Self> {
         let slots = window.slots(range.len() >> PAGE_SHIFT)?;
-        Self::from_vma(vma, range, pagemap, slots, None)
+        Self::from_vma(vma, range, huge, pagemap, slots, None, None)
     }
 
     /// As [`to_system`](Self::to_system), for a CPU fault on `fault_page`, which the core has
-    /// locked and will unlock.
+    /// locked and will unlock. `spare` is for the first huge page.
     pub(crate) fn from_vma(
         vma: LockedVma<'a>,
         range: Range<usize>,
+        huge: Huge,
         pagemap: &'a DevPagemap<T>,
         slots: PfnSlots<'a>,
         fault_page: Option<NonNull<bindings::page>>,
+        spare: Option<SystemFolio>,
     ) -> Result<Self> {
         let select = match pagemap.region().kind() {
             Kind::Private => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
             Kind::Coherent => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
         };
-        let flags = select | bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
+        let flags = select | huge.select();
         let inner = Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?;
-        Ok(Self::collected(inner, ToSystem(pagemap)))
+        Ok(Self::collected(inner, ToSystem::new(pagemap, spare)))
     }
 
     /// Collects the device pages `pages` (counted from the start of the region, the end exclusive)
@@ -227,7 +255,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
             vma: None,
             phase: Phase::Collected,
         };
-        Ok(Self::collected(inner, ToSystem(pagemap)))
+        Ok(Self::collected(inner, ToSystem::new(pagemap, None)))
     }
 }
 

@@ -22,7 +22,6 @@ use kernel::time::Instant;
 use kernel::time::Monotonic;
 
 use crate::bindings;
-use crate::migrate::Migration;
 use crate::mirror::pages_of_run;
 use crate::mirror::Mirror;
 use crate::mirror::MirrorGuard;
@@ -347,17 +346,9 @@ impl<T: DevPagemapOps> Mirror<T> {
             return Err(EPERM);
         }
         let range = range.start..range.end.min(vma.end());
-        let mut migration = Migration::to_system(vma, range, self.pagemap(), window)?;
-        let mut failure = None;
-        for slot in migration.slots() {
-            if let Err(error) = slot.fill_system() {
-                failure = Some(error);
-            }
-        }
-        let moved = migration.commit().moved();
-        match failure {
-            Some(error) if moved == 0 => Err(error),
-            _ => Ok(moved),
+        match self.pagemap().bring_back(vma, range, window) {
+            (0, Err(error)) => Err(error),
+            (moved, _) => Ok(moved),
         }
     }
 }

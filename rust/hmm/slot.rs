@@ -13,6 +13,7 @@ use kernel::prelude::*;
 
 use crate::bindings;
 use crate::device::DevicePage;
+use crate::folio::Effort;
 use crate::folio::FreeFolio;
 use crate::folio::LockedFolio;
 use crate::folio::SystemFolio;
@@ -140,9 +141,21 @@ impl<'s, D: Direction> Slot<'s, D> {
     }
 
     /// Whether the process can write to it without a fault; what it may share with another process,
-    /// it cannot.
+    /// it cannot. Does not sleep.
     pub fn is_writable(&self) -> bool {
         self.src & bindings::MIGRATE_PFN_WRITE != 0
+    }
+
+    /// Whether [`split`](Self::split) can do it: there is a VMA, and this is a hole, or a folio that
+    /// no other process can share. Does not sleep.
+    ///
+    /// mm splits a folio that is collected in the page table of the VMA alone
+    /// (`migrate_vma_split_unmapped_folio()`). That of another process would keep the entry of a
+    /// huge page for what is none any more; mm puts such entries back for small pages, and ends in
+    /// a `VM_BUG_ON_FOLIO()`, or in wrong memory. To split folios that are shared, collect with
+    /// [`Huge::Split`](crate::Huge::Split).
+    pub fn can_split(&self) -> bool {
+        self.target.is_some() && (pfn_of(self.src).is_none() || self.is_writable())
     }
 
     /// What stands here; for a folio of several pages, its first page.
@@ -179,14 +192,22 @@ impl<'s, D: Direction> Slot<'s, D> {
     }
 
     /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
-    /// the migration is committed, for which there has to be a VMA.
+    /// the migration is committed.
     ///
     /// Does not sleep.
-    pub fn split(self) -> SplitSlot<'s, D> {
-        SplitSlot {
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] when it cannot be split in this migration; see [`can_split`](Self::can_split). The
+    /// folio stays where it is.
+    pub fn split(self) -> Result<SplitSlot<'s, D>> {
+        if !self.can_split() {
+            return Err(EBUSY);
+        }
+        Ok(SplitSlot {
             slot: self,
             next: 0,
-        }
+        })
     }
 
     /// Whether there can be a destination.
@@ -285,8 +306,8 @@ impl<T: DevPagemapOps> Slot<'_, ToDevice<'_, T>> {
 }
 
 impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
-    /// Allocates a destination as the VMA's memory policy wants it, if there is a VMA. Its content
-    /// is undefined until it is filled.
+    /// Allocates a destination as the VMA's memory policy wants it, if there is a VMA, or takes one
+    /// that was allocated before. Its content is undefined until it is filled.
     ///
     /// May sleep.
     ///
@@ -296,29 +317,25 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     ///
     /// C functions: `vma_alloc_folio()`, `folio_alloc()`.
     pub fn alloc(&self) -> Result<SystemFolio> {
-        self.direction
-            .pagemap()
-            .ops()
-            .before_system_alloc(self.order())?;
-        let Some((vma, start)) = self.target else {
-            return SystemFolio::new(self.order());
-        };
-        let mut flags = bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;
-        if self.order() > 0 {
-            // Small pages do as well.
-            flags |= bindings::__GFP_NORETRY;
+        let order = self.order();
+        if order > 0 {
+            if let Some(folio) = self.direction.take_spare() {
+                return Ok(folio);
+            }
         }
-        // SAFETY: The VMA is valid while the migration lives, and the address lies in it.
-        let folio = unsafe {
-            bindings::vma_alloc_folio_noprof(
-                flags,
-                self.order() as i32,
-                vma,
-                start + self.nth * PAGE_SIZE,
-            )
+        let ops = self.direction.pagemap().ops();
+        ops.before_system_alloc(order)?;
+        let Some((vma, start)) = self.target else {
+            return SystemFolio::new(order);
         };
-        // SAFETY: It was just allocated.
-        unsafe { SystemFolio::from_new(folio, self.order()) }
+        let effort = match order {
+            0 => Effort::Usual,
+            // Small pages do as well.
+            _ if self.can_split() => Effort::Little,
+            _ => Effort::Much,
+        };
+        // SAFETY: The VMA is valid and locked while the migration lives, and the address lies in it.
+        unsafe { SystemFolio::for_vma(vma, start + self.nth * PAGE_SIZE, order, effort) }
     }
 
     /// Gives the destination.
@@ -339,7 +356,7 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     }
 
     /// Allocates a destination, has the driver copy the device pages to it, and gives it. When
-    /// there is no memory for a large folio, its pages get one each, if there is a VMA.
+    /// there is no memory for a large folio, its pages get one each, if it can be split.
     ///
     /// May sleep.
     ///
@@ -349,8 +366,8 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
     pub fn fill_system(self) -> Result {
         match self.alloc() {
             Ok(folio) => self.copy_and_give(folio),
-            Err(_) if self.order() > 0 && self.target.is_some() => {
-                let mut small = self.split();
+            Err(_) if self.order() > 0 && self.can_split() => {
+                let mut small = self.split()?;
                 while let Some(slot) = small.next() {
                     let folio = slot.alloc()?;
                     slot.copy_and_give(folio)?;

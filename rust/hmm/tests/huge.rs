@@ -66,7 +66,7 @@ fn move_whole(pagemap: &DevPagemap<Probe>, memory: &UserMemory) -> Result<usize>
 /// Splits a block, and gives pages of block 0 of the device to the first `npages` pages of it.
 fn move_split(pagemap: &DevPagemap<Probe>, memory: &UserMemory, npages: usize) -> Result<usize> {
     move_block(pagemap, memory, |slot| {
-        let mut small = slot.split();
+        let mut small = slot.split()?;
         while let Some(slot) = small.next() {
             if slot.nth() < npages {
                 let folio = pagemap.take(DevicePages::new(slot.nth(), 0)?)?;
@@ -89,7 +89,7 @@ fn move_back(
         let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
         let mut window = Window::new(pages.len())?;
         let range = memory.range(pages);
-        let mut migration = Migration::to_system(vma, range, pagemap, &mut window)?;
+        let mut migration = Migration::to_system(vma, range, Huge::Keep, pagemap, &mut window)?;
         let mut order = None;
         for slot in migration.slots() {
             order = order.or(Some(slot.order()));
@@ -232,7 +232,7 @@ mod suite {
         let memory = UserMemory::block()?;
         fill_ends(&memory, 34)?;
         let result = move_block(&pagemap, &memory, |slot| {
-            let mut small = slot.split();
+            let mut small = slot.split()?;
             for nth in 0..10 {
                 let slot = small.next().ok_or(ENOENT)?;
                 slot.fill(pagemap.take(DevicePages::new(nth, 0)?)?)?;
@@ -258,7 +258,7 @@ mod suite {
         });
         assert_eq!(moved, Err(EINVAL));
         let moved = move_block(&pagemap, &memory, |slot| {
-            let mut small = slot.split();
+            let mut small = slot.split()?;
             let slot = small.next().ok_or(ENOENT)?;
             slot.fill(pagemap.take(DevicePages::new(BLOCK_PAGES, PMD_ORDER)?)?)
         });

@@ -151,7 +151,7 @@ mod suite {
             start - PAGE_SIZE..start,
             start..start + 5 * PAGE_SIZE,
         ] {
-            let result = Migration::to_system(vma, range, &pagemap, &mut window);
+            let result = Migration::to_system(vma, range, Huge::Keep, &pagemap, &mut window);
             assert_eq!(result.err(), Some(EINVAL));
         }
         Ok(())
@@ -177,7 +177,7 @@ mod suite {
             assert!(slots.next().is_none());
             drop(out);
 
-            let mut back = Migration::to_system(vma, range, &pagemap, &mut window)?;
+            let mut back = Migration::to_system(vma, range, Huge::Keep, &pagemap, &mut window)?;
             let mut slots = back.slots();
             let slot = slots.next().ok_or(ENOENT)?;
             assert_eq!(slot.nth(), 1);

@@ -53,13 +53,13 @@ cases! { "huge":
 }
 
 /// Pages of a huge page.
-const WHOLE: usize = HUGE / 4096;
+pub(super) const WHOLE: usize = HUGE / 4096;
 
 /// What SNAPSHOT says of a huge page on the device.
 const THERE: u8 = prot::WRITE | prot::PRIVATE_LOCAL | prot::PMD;
 
 /// A huge page that is on the device, as one.
-fn huge_there(device: &Device) -> Result<Memory> {
+pub(super) fn huge_there(device: &Device) -> Result<Memory> {
     let memory = huge(1)?;
     memory.move_out(device, memory.all())?;
     snapshot_is("there", device, memory.region.range(), THERE)?;

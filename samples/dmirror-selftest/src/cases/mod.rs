@@ -20,6 +20,7 @@ mod fault;
 mod files;
 mod flags;
 mod fork;
+mod fork_huge;
 mod frames;
 mod held;
 mod huge;
@@ -105,6 +106,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         io::CASES,
         task::CASES,
         fork::CASES,
+        fork_huge::CASES,
         lifetime::CASES,
         death::CASES,
         devices::CASES,
