@@ -6,11 +6,12 @@
 
 # What the scripts take from here, with its `$` as it was typed. scripts/guest.sh
 # says what each one means.
-settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR
+settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
+	DURATION SEED PROCS OPS
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare planted lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare stress fuzz planted lint doc test
 .PHONY: rust-analyzer clean distclean help
 .NOTPARALLEL:
 
@@ -39,6 +40,12 @@ conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
 	@scripts/compare.sh
+
+stress: ## random programs against an oracle, on the debug kernel; DURATION=60 SEED= PROCS=3 OPS=200
+	@scripts/stress.sh
+
+fuzz: ## random requests, on the debug kernel; DURATION=60 SEED= PROCS=3
+	@scripts/fuzz.sh
 
 planted: ## plant bugs in a copy of the module, one at a time, and see that the tests find each
 	@scripts/planted.sh

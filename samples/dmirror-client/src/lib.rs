@@ -75,6 +75,7 @@ pub use range::page_size;
 pub use region::Region;
 pub use swap::SwapArea;
 pub use sys::memory::nodes_of;
+pub use sys::playground::Playground;
 pub use sys::query::Scan;
 pub use sys::query::Scanned;
 pub use sys::query::mincore;

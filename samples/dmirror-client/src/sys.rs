@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod compat;
 pub(crate) mod memory;
+pub(crate) mod playground;
 pub(crate) mod query;
 pub(crate) mod ring;
 pub(crate) mod signal;

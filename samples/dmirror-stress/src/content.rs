@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What pages hold: a pattern that fills the page and says where and when it was
+//! written, so that any wrong page is told apart.
+
+use std::fmt;
+
+use dmirror_client::page_size;
+
+const WORD_BITS: u32 = 12;
+const PAGE_BITS: u32 = 24;
+
+/// Odd, so that multiplication by it can be undone.
+const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
+const UNSCRAMBLE: u64 = inverse(SCRAMBLE);
+
+/// What a buffer is filled with before a device writes to it.
+pub const UNTOUCHED: u8 = 0xa5;
+
+/// The inverse of an odd number modulo 2^64, by Newton's method.
+const fn inverse(odd: u64) -> u64 {
+    let mut x = odd;
+    let mut round = 0;
+    while round < 5 {
+        x = x.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(x)));
+        round += 1;
+    }
+    x
+}
+
+/// The words of 8 bytes in a page.
+pub fn words_per_page() -> usize {
+    page_size() / size_of::<u64>()
+}
+
+/// The pattern of one page at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which page it was written to.
+    pub page: u32,
+    /// The how manieth write it was, from 1 on.
+    pub version: u32,
+}
+
+impl Stamp {
+    /// Word `nth` of the page.
+    pub fn word(self, nth: usize) -> u64 {
+        let raw = (u64::from(self.version) << (PAGE_BITS + WORD_BITS))
+            | (u64::from(self.page) << WORD_BITS)
+            | nth as u64;
+        raw.wrapping_mul(SCRAMBLE)
+    }
+
+    /// What a page's first word says.
+    fn of_first_word(word: u64) -> Self {
+        let raw = word.wrapping_mul(UNSCRAMBLE);
+        Self {
+            page: (raw >> WORD_BITS) as u32 & ((1 << PAGE_BITS) - 1),
+            version: (raw >> (PAGE_BITS + WORD_BITS)) as u32,
+        }
+    }
+
+    /// Appends the page to `bytes`.
+    pub fn extend(self, bytes: &mut Vec<u8>) {
+        bytes.extend((0..words_per_page()).flat_map(|nth| self.word(nth).to_ne_bytes()));
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}v{}", self.page, self.version)
+    }
+}
+
+/// What was found in a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Zeroes.
+    Zero,
+    /// A whole pattern.
+    Data(Stamp),
+    /// A buffer that nothing wrote to.
+    Untouched,
+    /// None of these: the word at which that shows, what it is, and what the first
+    /// word stands for.
+    Torn(usize, u64, Stamp),
+}
+
+impl Seen {
+    /// Looks at a page, word by word.
+    pub fn in_words(word: impl Fn(usize) -> u64) -> Self {
+        let first = word(0);
+        let stamp = Stamp::of_first_word(first);
+        let untouched = u64::from_ne_bytes([UNTOUCHED; 8]);
+        let (whole, expected): (Self, &dyn Fn(usize) -> u64) = match first {
+            0 => (Self::Zero, &|_| 0),
+            first if first == untouched => (Self::Untouched, &|_| untouched),
+            _ => (Self::Data(stamp), &|nth| stamp.word(nth)),
+        };
+        let odd = (0..words_per_page()).find(|&nth| word(nth) != expected(nth));
+        odd.map_or(whole, |nth| Self::Torn(nth, word(nth), stamp))
+    }
+
+    /// Looks at the pages of a buffer.
+    pub fn in_bytes(bytes: &[u8]) -> Vec<Self> {
+        let page = |bytes: &[u8]| {
+            Self::in_words(|nth| {
+                let word = bytes[nth * 8..nth * 8 + 8].try_into();
+                u64::from_ne_bytes(word.unwrap_or_default())
+            })
+        };
+        bytes.chunks_exact(page_size()).map(page).collect()
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero => f.write_str("zeroes"),
+            Self::Data(stamp) => write!(f, "{stamp}"),
+            Self::Untouched => f.write_str("nothing"),
+            Self::Torn(0, value, _) => write!(f, "a first word {value:#x}"),
+            Self::Torn(nth, value, stamp) => {
+                write!(f, "{stamp} up to word {nth}, which is {value:#x}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_say_what_they_are() {
+        let stamp = Stamp {
+            page: 0x1234,
+            version: 77,
+        };
+        let mut bytes = vec![0; page_size()];
+        stamp.extend(&mut bytes);
+        bytes.extend(vec![UNTOUCHED; page_size()]);
+        let seen = Seen::in_bytes(&bytes);
+        assert_eq!(seen, [Seen::Zero, Seen::Data(stamp), Seen::Untouched]);
+    }
+
+    #[test]
+    fn torn_pages_are_found() {
+        let stamp = Stamp {
+            page: 1,
+            version: 2,
+        };
+        let mut bytes = Vec::new();
+        stamp.extend(&mut bytes);
+        bytes[100 * 8] ^= 1;
+        let Seen::Torn(100, _, first) = Seen::in_bytes(&bytes)[0] else {
+            panic!("not found");
+        };
+        assert_eq!(first, stamp);
+        assert!(matches!(
+            Seen::in_words(|nth| u64::from(nth == 9)),
+            Seen::Torn(9, 1, _)
+        ));
+    }
+}

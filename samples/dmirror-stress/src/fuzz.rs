@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Random requests: commands, addresses, sizes, flags and pointers that make no
+//! sense or nearly none, from threads, from a child with descriptors of its parent,
+//! and from one whose parent is gone.
+//!
+//! A playground has four parts: free memory, canaries that may be read, canaries
+//! that nobody may read, and memory whose protection changes all the time. Nothing
+//! may change a canary, and nothing may hand out one that nobody may read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::parent_id;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Playground;
+use dmirror_client::fork_child;
+use dmirror_client::page_size;
+use dmirror_client::process::Exit;
+use dmirror_client::region::Protection;
+
+use crate::generate::Dice;
+use crate::op::NODES;
+use crate::real::open;
+
+/// Pages of each part of the playground.
+const FREE: usize = 1024;
+const READABLE: usize = 16;
+const HIDDEN: usize = 16;
+const CHANGING: usize = 64;
+const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
+
+/// What canaries hold.
+const CANARY: u64 = 0x6361_6e61_7279_2121;
+
+/// How long a thread may take for a request.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a process goes on whose opener has ended.
+const ORPHAN_TIME: Duration = Duration::from_secs(3);
+
+/// The requests of the ABI: read and write, 40 bytes, 'H'.
+const FIRST: u64 = 0xc028_4800;
+const READ: u64 = FIRST;
+const READ_UNLOCKED: u64 = FIRST + 9;
+const COMMANDS: usize = 10;
+
+type Counts = BTreeMap<String, u64>;
+
+/// What requests are sent to, and from.
+struct Scene {
+    ground: Playground,
+    devices: Vec<Device>,
+    others: Vec<OwnedFd>,
+    /// The device belongs to another process, so what is mapped here does not count.
+    foreign: bool,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let ground = Playground::new(PAGES * page_size())?;
+        let words = page_size() / 8;
+        for word in FREE * words..(FREE + READABLE + HIDDEN) * words {
+            ground.store(word, CANARY);
+        }
+        ground.protect(FREE, READABLE, Protection::Read)?;
+        ground.protect(FREE + READABLE, HIDDEN, Protection::None)?;
+        let devices = (0..2 * NODES).map(|nth| open(nth % NODES));
+        let devices = devices.collect::<std::io::Result<_>>();
+        let (socket, _) = UnixStream::pair()?;
+        let others = vec![
+            File::open("/dev/null")?.into(),
+            File::open("/dev/zero")?.into(),
+            File::open("/proc/self/maps")?.into(),
+            File::open("/")?.into(),
+            socket.into(),
+        ];
+        Ok(Self {
+            ground,
+            devices: devices.context("cannot open a device: is the module loaded?")?,
+            others,
+            foreign: false,
+        })
+    }
+
+    /// An address, `part` times of a hundred one in the playground.
+    fn address(&self, dice: &mut Dice, part: usize) -> u64 {
+        let inside = self.ground.addr() + dice.below(PAGES * page_size()) as u64;
+        if dice.chance(part) {
+            return match dice.below(12) {
+                0 => inside,
+                1 => inside & !7,
+                _ => inside & !(page_size() as u64 - 1),
+            };
+        }
+        let shift = dice.below(64);
+        let near = dice.below(3) as u64 * page_size() as u64;
+        match dice.below(6) {
+            0 => 0,
+            1 => (1 << 47) - near,
+            2 => u64::MAX - near,
+            3 => (dice.any() >> shift) & !0xfff,
+            4 => 0xffff_8880_0000_0000 | (dice.any() & 0xff_ffff_f000),
+            _ => dice.any(),
+        }
+    }
+
+    fn pages(dice: &mut Dice) -> u64 {
+        match dice.below(12) {
+            0 => 0,
+            1 => u64::MAX >> dice.below(64),
+            2 => 1 << dice.below(64),
+            3 => (1 << 52) + dice.below(3) as u64,
+            4 => 512,
+            5 => 1 + dice.below(2 * PAGES) as u64,
+            _ => 1 + dice.below(20) as u64,
+        }
+    }
+
+    fn request(dice: &mut Dice) -> u64 {
+        let command = FIRST + dice.below(COMMANDS) as u64;
+        match dice.below(20) {
+            0 => FIRST + dice.below(256) as u64,
+            // Another size, or another direction, of a command.
+            1 => command & !0x3fff_0000 | (dice.below(1 << 12) as u64) << 16,
+            2 => command & 0x3fff_ffff | (dice.below(4) as u64) << 30,
+            _ => command,
+        }
+    }
+
+    /// Sends a random request; a failure is what must not be.
+    fn send(&self, dice: &mut Dice, counts: &mut Counts) -> Result<()> {
+        let mut request = Self::request(dice);
+        // The struct is written by this program, so it lies where that is allowed.
+        let free = (FREE * page_size() / 8 - 5) as u64;
+        let argument = match dice.chance(95) {
+            true => self.ground.addr() + (dice.any() % free) * 8,
+            false => self.address(dice, 0),
+        };
+        let addr = self.address(dice, 85);
+        let ptr = self.address(dice, 85);
+        let npages = Self::pages(dice);
+        let device = dice.below(self.devices.len());
+        let file = match dice.chance(97) {
+            true => self.devices[device].as_fd(),
+            // They know no such numbers, and shall get no others.
+            false => {
+                request = FIRST + dice.below(COMMANDS) as u64;
+                self.others[dice.below(self.others.len())].as_fd()
+            }
+        };
+        let answer = self
+            .ground
+            .request(file, request, argument, [addr, ptr, npages, 0, 0]);
+        let outcome = match answer {
+            Ok(_) => "ok".to_owned(),
+            Err(Errno::EADDRNOTAVAIL) => return Ok(()),
+            Err(errno) => format!("{errno:?}"),
+        };
+        *counts.entry(outcome).or_default() += 1;
+        if answer.is_ok() && matches!(request, READ | READ_UNLOCKED) {
+            let hidden = self.ground.addr() + ((FREE + READABLE) * page_size()) as u64;
+            let end = addr.saturating_add(npages.saturating_mul(page_size() as u64));
+            let reaches = addr < hidden + (HIDDEN * page_size()) as u64 && end > hidden;
+            ensure!(!reaches, "READ of {npages} pages at {addr:#x} was allowed");
+        }
+        Ok(())
+    }
+
+    /// Changes the protection of the last part, and writes to the first.
+    fn stir(&self, dice: &mut Dice) -> Result<()> {
+        let pages = 1 + dice.below(CHANGING);
+        let page = PAGES - CHANGING + dice.below(CHANGING - pages + 1);
+        let protection = [Protection::None, Protection::Read, Protection::ReadWrite];
+        self.ground.protect(page, pages, dice.pick(&protection))?;
+        let words = FREE * page_size() / 8;
+        self.ground.store(dice.below(words), dice.any());
+        Ok(())
+    }
+
+    /// Whether the canaries are as they were.
+    fn check(&self) -> Result<()> {
+        self.ground
+            .protect(FREE + READABLE, HIDDEN, Protection::Read)?;
+        let words = page_size() / 8;
+        for word in FREE * words..(FREE + READABLE + HIDDEN) * words {
+            let found = self.ground.load(word);
+            let page = word / words - FREE;
+            ensure!(
+                found == CANARY,
+                "canary {page} holds {found:#x} at word {}",
+                word % words
+            );
+        }
+        Ok(())
+    }
+
+    /// Sends requests until time is up.
+    fn go(&self, seed: u64, end: Instant, beats: &AtomicU64) -> Result<Counts> {
+        let (mut dice, mut counts) = (Dice::new(seed), Counts::new());
+        while Instant::now() < end {
+            self.send(&mut dice, &mut counts)?;
+            if dice.chance(5) && !self.foreign {
+                self.stir(&mut dice)?;
+            }
+            // ORDERING: nothing is published through it.
+            beats.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(counts)
+    }
+}
+
+/// Runs threads on a scene; fails also if one of them gets stuck.
+fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts> {
+    let mut dice = Dice::new(seed);
+    let beats: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+    thread::scope(|scope| {
+        let spawn = |beats| {
+            let seed = dice.any();
+            scope.spawn(move || scene.go(seed, end, beats))
+        };
+        let running: Vec<_> = beats.iter().map(spawn).collect();
+        let mut last = vec![(u64::MAX, Instant::now()); beats.len()];
+        while running.iter().any(|thread| !thread.is_finished()) {
+            thread::sleep(Duration::from_millis(100));
+            for (nth, (beat, last)) in beats.iter().zip(&mut last).enumerate() {
+                // ORDERING: nothing is published through it.
+                let now = beat.load(Ordering::Relaxed);
+                if now != last.0 || running[nth].is_finished() {
+                    *last = (now, Instant::now());
+                } else if last.1.elapsed() > LIMIT {
+                    // The thread cannot be stopped: all of the process ends.
+                    println!("thread {nth} is stuck in its request {now}");
+                    std::process::exit(1);
+                }
+            }
+        }
+        let mut all = Counts::new();
+        for thread in running {
+            let Ok(counts) = thread.join() else {
+                bail!("a thread has panicked");
+            };
+            for (key, count) in counts? {
+                *all.entry(key).or_default() += count;
+            }
+        }
+        Ok(all)
+    })
+}
+
+/// A part of the run, in a process: what it prints says which.
+fn process(what: &str, body: impl FnOnce() -> Result<Counts>) -> i32 {
+    match body() {
+        Ok(counts) => {
+            let counts = counts.iter().map(|(key, count)| format!("{count} {key}"));
+            println!("{what}: {}", counts.collect::<Vec<_>>().join(", "));
+            0
+        }
+        Err(error) => {
+            println!("{what}: {error:#}");
+            1
+        }
+    }
+}
+
+/// Fuzzes until time is up; whether all went well.
+///
+/// # Errors
+///
+/// That the devices cannot be used, or processes not be started.
+pub fn run(seed: u64, time: Duration, count: u32) -> Result<bool> {
+    let mut dice = Dice::new(seed);
+    let end = Instant::now() + time;
+    let seeds = [dice.any(), dice.any(), dice.any()];
+    // Held by all processes of this run: when it is closed, all of them have ended.
+    let (mut rest, held) = UnixStream::pair()?;
+    // The opener is a child too: another one outlives it.
+    let opener = fork_child(move || {
+        let _held = held;
+        process("the opener", || opener(seeds, end, count))
+    })?;
+    let passed = opener.wait()? == Exit::Status(0);
+    let mut failures = Vec::new();
+    rest.read_to_end(&mut failures)?;
+    let clean = check_devices()?;
+    Ok(passed && clean && failures.is_empty())
+}
+
+/// The process that opens the devices, and its children.
+fn opener(seeds: [u64; 3], end: Instant, count: u32) -> Result<Counts> {
+    let mut scene = Scene::new()?;
+    let opener = std::process::id();
+    let heir = fork_child(|| {
+        scene.foreign = true;
+        process("a child", || threads(&scene, seeds[0], end, 1))
+    })?;
+    let orphan = fork_child(|| {
+        // Until the opener has ended, and with it its address space.
+        while parent_id() == opener {
+            thread::sleep(Duration::from_millis(10));
+        }
+        scene.foreign = true;
+        let end = Instant::now() + ORPHAN_TIME;
+        process("an orphan", || threads(&scene, seeds[1], end, 1))
+    })?;
+    // Dropping it would end it.
+    std::mem::forget(orphan);
+    let counts = threads(&scene, seeds[2], end, count)?;
+    scene.check()?;
+    ensure!(heir.wait()? == Exit::Status(0), "a child has failed");
+    Ok(counts)
+}
+
+/// Whether the devices work and nothing is left on them.
+fn check_devices() -> Result<bool> {
+    crate::real::frames()?;
+    for node in 0..NODES {
+        let device = open(node)?;
+        let room = device.room()?;
+        if room.is_some_and(|room| room.free_pages != room.pages) {
+            println!("device {node} has pages in use: {room:?}");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

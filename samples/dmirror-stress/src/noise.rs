@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A thread that moves the pages of a program about while it runs, and changes
+//! nothing that the program could see, but for time.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dmirror_client::Command;
+use dmirror_client::Device;
+use dmirror_client::PageRange;
+use dmirror_client::device::Buffer;
+use dmirror_client::page_size;
+
+use crate::generate::Dice;
+use crate::op::NODES;
+use crate::real::open;
+
+/// The most pages that one request is for.
+const MOST: usize = 600;
+
+/// Where the memory of the program is.
+#[derive(Debug, Default)]
+pub struct Targets {
+    ranges: Mutex<Vec<PageRange>>,
+    over: AtomicBool,
+}
+
+impl Targets {
+    /// Says where it is now.
+    pub fn set(&self, ranges: Vec<PageRange>) {
+        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
+    }
+
+    /// Says that there will be no more.
+    pub fn end(&self) {
+        // ORDERING: nothing is published through it.
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    fn pick(&self, dice: &mut Dice) -> Option<PageRange> {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        if ranges.is_empty() {
+            return None;
+        }
+        Some(ranges[dice.below(ranges.len())])
+    }
+}
+
+/// Starts the thread.
+pub fn start(targets: Arc<Targets>, seed: u64) -> std::io::Result<JoinHandle<()>> {
+    let devices = (0..NODES).map(open).collect::<Result<Vec<_>, _>>()?;
+    Ok(thread::spawn(move || {
+        let mut dice = Dice::new(seed);
+        let mut view = vec![0; MOST * page_size()];
+        // ORDERING: nothing is published through it.
+        while !targets.over.load(Ordering::Relaxed) {
+            disturb(&targets, &devices, &mut dice, &mut view);
+        }
+    }))
+}
+
+fn disturb(targets: &Targets, devices: &[Device], dice: &mut Dice, view: &mut [u8]) {
+    let Some(range) = targets.pick(dice) else {
+        thread::sleep(Duration::from_millis(1));
+        return;
+    };
+    let at = dice.below(range.pages() as usize);
+    let pages = (range.pages() as usize - at).min(1 + dice.below(MOST));
+    // It may be gone by now, or somebody else's: no command changes what is there.
+    let addr = range.addr() + (at * page_size()) as u64;
+    let device = &devices[dice.below(devices.len())];
+    let (command, buffer) = match dice.below(8) {
+        0..4 => (Command::MigrateToDevice, Buffer::Output(view)),
+        4 => (Command::MigrateToSystem, Buffer::Null),
+        5 => (Command::Snapshot, Buffer::Bytes(view)),
+        6 => (Command::CheckExclusive, Buffer::Null),
+        _ => (Command::Read, Buffer::Output(view)),
+    };
+    // Whatever the answer is: who judges is the program.
+    let _ = device.call(command, addr, pages as u64, buffer);
+}
