@@ -11,7 +11,7 @@ settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAM
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare stress fuzz planted lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare stress fuzz matrix planted lint doc test
 .PHONY: rust-analyzer clean distclean help
 .NOTPARALLEL:
 
@@ -46,6 +46,9 @@ stress: ## random programs against an oracle, on the debug kernel; DURATION=60 S
 
 fuzz: ## random requests, on the debug kernel; DURATION=60 SEED= PROCS=3
 	@scripts/fuzz.sh
+
+matrix: ## the selftest on the debug kernel with each preemption, setting of huge pages, 1 and 2 CPUs; hours
+	@scripts/matrix.sh
 
 planted: ## plant bugs in a copy of the module, one at a time, and see that the tests find each
 	@scripts/planted.sh

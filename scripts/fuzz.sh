@@ -7,7 +7,7 @@
 #   SEED=…        where the random numbers begin; otherwise the clock says
 #   PROCS=3       threads that send them
 #
-#   scripts/fuzz.sh [SEED]...      default: that of SEED, or a fresh one
+#   scripts/fuzz.sh [SEED|fresh]...      default: SEED, or fresh: the clock's
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
 
@@ -16,7 +16,7 @@ for name in DURATION PROCS; do
 	[[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}" "$name is a number from 1 on."
 done
 [[ $SEED =~ ^[0-9]*$ ]] || die "SEED=$SEED" "SEED is a number."
-[ $# -gt 0 ] || set -- "${SEED:-$(date +%s)}"
+[ $# -gt 0 ] || set -- "${SEED:-fresh}"
 
 # How many lines the kernel may log while requests are sent: those of the guest.
 MOST_LINES=20
@@ -34,6 +34,7 @@ logged() {
 export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000} NAME=${NAME:-fuzz}
 export TIMEOUT=${TIMEOUT:-$((DURATION * 3 + 600))}
 for seed; do
+	[ "$seed" != fresh ] || seed=$(date +%s)
 	export CMD="dmirror-stress fuzz --seed $seed --seconds $DURATION --threads $PROCS"
 	status=0
 	"$SCRIPTS/guest.sh" >&2 || status=$?

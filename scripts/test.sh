@@ -25,6 +25,9 @@ parts=(
 	"selftest-reserved:selftest.sh reserved"
 	"selftest-stock:selftest.sh stock"
 	"kunit:kunit.sh"
+	"stress:stress.sh 1 fresh"
+	"fuzz:fuzz.sh 1 fresh"
+	"matrix:matrix.sh quick"
 	"guest-stock:guest-checks.sh stock"
 	"guest-debug:guest-checks.sh debug"
 )

@@ -33,6 +33,7 @@
 //! [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
 //! Reference: <https://docs.kernel.org/mm/hmm.html>
 
+mod back;
 mod bindings;
 mod claim;
 mod device;

@@ -55,7 +55,7 @@ impl Other {
     }
 
     /// Both sides have their data, and keep their own writes.
-    fn is_apart(self, device: &Device, memory: &Memory) -> Result<()> {
+    fn check_apart(self, device: &Device, memory: &Memory) -> Result<()> {
         memory.verify(memory.all())?;
         memory.device_reads(device, memory.all())?;
         memory.refill(5);
@@ -73,7 +73,7 @@ fn before_migration(context: &Context) -> Result<()> {
     let memory = huge(1)?;
     let other = Other::fork(&memory)?;
     memory.move_out(&device, memory.all())?;
-    other.is_apart(&device, &memory)?;
+    other.check_apart(&device, &memory)?;
     drop(memory);
     before.nothing_is_left(&device)
 }
@@ -85,7 +85,7 @@ fn part_before_migration(context: &Context) -> Result<()> {
     memory.move_out(&device, 100..300)?;
     memory.expect("the rest", 0..100, Where::System)?;
     memory.expect("the rest", 300..WHOLE, Where::System)?;
-    other.is_apart(&device, &memory)
+    other.check_apart(&device, &memory)
 }
 
 fn by_both(context: &Context) -> Result<()> {
@@ -124,7 +124,7 @@ fn resident(context: &Context) -> Result<()> {
             other.child.join()?;
             memory.verify(memory.all())?;
         } else {
-            other.is_apart(&device, &memory)?;
+            other.check_apart(&device, &memory)?;
         }
     }
     Ok(())
@@ -135,7 +135,7 @@ fn written_by_device(context: &Context) -> Result<()> {
     let memory = huge_there(&device)?;
     let other = Other::fork(&memory)?;
     memory.device_refills(&device, 2)?;
-    other.is_apart(&device, &memory)
+    other.check_apart(&device, &memory)
 }
 
 fn back_in_small_pages(context: &Context) -> Result<()> {
@@ -146,7 +146,7 @@ fn back_in_small_pages(context: &Context) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
     memory.move_back(&device, memory.all(), WHOLE)?;
     equal("the failure is over", failure.is_over()?, true)?;
-    other.is_apart(&device, &memory)?;
+    other.check_apart(&device, &memory)?;
     drop(memory);
     before.nothing_is_left(&device)
 }
@@ -162,7 +162,7 @@ fn part_back(context: &Context) -> Result<()> {
             part.end - 1..part.end,
             Where::System,
         )?;
-        other.is_apart(&device, &memory)?;
+        other.check_apart(&device, &memory)?;
     }
     Ok(())
 }
@@ -180,7 +180,7 @@ fn touched_without_huge_page(context: &Context) -> Result<()> {
             memory.verify(77..78)?;
         }
         equal("the failure is over", failure.is_over()?, true)?;
-        other.is_apart(&device, &memory)?;
+        other.check_apart(&device, &memory)?;
     }
     Ok(())
 }
