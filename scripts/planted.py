@@ -60,7 +60,7 @@ BUGS = [
     Bug("wrong-owner", "migrations are of nobody's pages",
         "rust/hmm/migrate.rs",
         "pgmap_owner: pagemap.owner(),", "pgmap_owner: core::ptr::null_mut(),",
-        "fault. migrate."),
+        "=migrate.one_page"),
     Bug("double-free", "a destination that was not used is put twice",
         "rust/hmm/migrate.rs",
         "        unsafe { unlock_and_put(*slot >> bindings::MIGRATE_PFN_SHIFT) };\n        *slot = 0;\n",

@@ -9,8 +9,9 @@
 # Memory for two coherent devices is set aside on the kernel's command line;
 # ARGS, APPEND or MEM in the environment replace that. "reserved" is the stock
 # kernel with memory for the private devices set aside as well, and with five
-# levels of page tables, where physical addresses are wider. Takes the other
-# settings of guest.sh; CMD is the selftest.
+# levels of page tables, where physical addresses are wider; only the cases to
+# which that makes a difference run there. Takes the other settings of guest.sh;
+# CMD is the selftest.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
 # has private devices alone. The cases that need more than that skip; others
@@ -26,14 +27,16 @@ export MODULE=${MODULE:-dmirror} TIMEOUT=${TIMEOUT:-2700}
 if [ $# -eq 0 ]; then
 	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
 fi
+on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
-	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest)
+	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest) cases=()
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
+		cases=("${on_reserved[@]}")
 		settings=(
-			KERNEL=stock NAME=selftest-reserved CMD=dmirror-selftest
+			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest ${on_reserved[*]}"
 			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
 		)
@@ -46,7 +49,7 @@ for place; do
 	fi
 	export "${settings[@]}"
 	if [ "$MODULE" = dmirror ]; then
-		guest_cases "$place: " "$programs/dmirror-selftest" --list
+		guest_cases "$place: " "$programs/dmirror-selftest" --list "${cases[@]}"
 	else
 		export NAME=$NAME-$MODULE
 		mkdir -p "$BUILD/log"

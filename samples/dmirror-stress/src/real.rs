@@ -57,7 +57,7 @@ use crate::world::World;
 const HUGE: usize = 2 << 20;
 
 /// How long a child may take for a step.
-pub const PATIENCE: Duration = Duration::from_secs(100);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Opens device `node`.
 pub fn open(node: usize) -> io::Result<Device> {
