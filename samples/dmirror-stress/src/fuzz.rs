@@ -136,8 +136,8 @@ impl Scene {
         match dice.below(20) {
             0 => FIRST + dice.below(256) as u64,
             // Another size, or another direction, of a command.
-            1 => command & !0x3fff_0000 | (dice.below(1 << 12) as u64) << 16,
-            2 => command & 0x3fff_ffff | (dice.below(4) as u64) << 30,
+            1 => command & !0x3fff_0000 | ((dice.below(1 << 12) as u64) << 16),
+            2 => command & 0x3fff_ffff | ((dice.below(4) as u64) << 30),
             _ => command,
         }
     }

@@ -166,7 +166,7 @@ impl Model {
         let stamp = |page| {
             self.version += 1;
             Stamp {
-                page: (slot << 12 | page) as u32,
+                page: ((slot << 12) | page) as u32,
                 version: self.version,
             }
         };

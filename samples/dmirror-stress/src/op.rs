@@ -358,8 +358,8 @@ mod tests {
     fn programs_are_read_as_they_are_written() {
         for seed in 0..20 {
             let program = crate::generate::program(seed, 200);
-            let text: String = program.iter().map(|step| format!("{step}\n")).collect();
-            assert_eq!(parse_program(&text).unwrap(), program);
+            let lines: Vec<String> = program.iter().map(Step::to_string).collect();
+            assert_eq!(parse_program(&lines.join("\n")).unwrap(), program);
         }
     }
 
