@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The selftest on the debug kernel with each way of preemption, each setting of
+# Cases of the selftest on the debug kernel with each way of preemption, each setting of
 # transparent huge pages, and one and two processors. The other suites run with
 # full preemption, huge pages always, and two processors.
 #

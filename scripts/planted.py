@@ -105,7 +105,7 @@ BUGS = [
         "write.once_before_a_hole"),
     Bug("split-while-shared", "a huge page that other processes share is split after it was collected",
         "rust/hmm/slot.rs",
-        "self.target.is_some() && (pfn_of(self.src).is_none() || self.is_writable())", "self.target.is_some()",
+        "self.target.is_some() && (is_alone || self.direction.keeps_shared_whole())", "self.target.is_some() || is_alone",
         "fork_huge.", "debug"),
     Bug("half-a-split", "a huge page may move with destinations for some of its pages only",
         "rust/hmm/migrate.rs",

@@ -19,14 +19,15 @@ DURATION=${DURATION:-60} SEED=${SEED:-} PROCS=${PROCS:-3} OPS=${OPS:-200}
 for name in DURATION PROCS OPS; do
 	[[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}" "$name is a number from 1 on."
 done
-[[ $SEED =~ ^[0-9]*$ ]] || die "SEED=$SEED" "SEED is a number."
 [ $# -gt 0 ] || set -- "${SEED:-fresh}"
 
 # Small devices, so that they evict.
-export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000} NAME=${NAME:-stress}
+export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000}
 export TIMEOUT=${TIMEOUT:-$((DURATION * 3 + 600))}
 for seed; do
 	[ "$seed" != fresh ] || seed=$(date +%s)
+	[[ $seed =~ ^[0-9]+$ ]] || die "SEED=$seed" "A seed is a number."
+	export NAME=stress-$seed
 	run="dmirror-stress run --seed $seed --ops $OPS --seconds $(((DURATION + 2) / 3))"
 	export CMD="[ -b /dev/ram0 ] || modprobe -q brd rd_nr=1 rd_size=32768; $run && echo 'with swap:' && $run --swap && echo 'several:' && $run --procs $PROCS"
 	status=0

@@ -152,7 +152,8 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             Wanted {
                 block,
                 pages: missing,
-                when_full: WhenFull::TakeWhatIsFree,
+                // They could be collected: they are worth evicting others for.
+                when_full: WhenFull::Evict,
             }
         } else if pass.lacks_block || pass.lacking > 0 {
             // Only pages that can move are worth evicting others for.

@@ -26,9 +26,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Brings those pages of `range` (bytes, page aligned, the end exclusive) of a VMA that are on the
     /// device back to system memory, as far as they are not locked or referenced by others: huge
     /// pages whole, or in small pages where system memory has no huge one. Returns the number of
-    /// pages that came back, and the last error that kept others on the device.
+    /// pages that came back, and the last error that kept others on the device. The window has a place
+    /// for each page of the range, or [`BLOCK_PAGES`] of them.
     ///
-    /// May sleep. Takes folio locks; must not be called with a folio locked, so neither from
+    /// May sleep, and takes as long as the range is large: whoever wants to be killed meanwhile calls
+    /// it for a block at a time. Takes folio locks; must not be called with a folio locked, so neither from
     /// [`DevPagemapOps::migrate_to_ram`] nor while a [`Migration`] is collected.
     ///
     /// # Errors
@@ -50,6 +52,9 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             let (count, part) = self.bring_block_back(vma, at..end, window);
             moved += count;
             result = part.and(result);
+            if part == Err(ENOMEM) {
+                break;
+            }
             at = end;
         }
         (moved, result)
@@ -64,8 +69,10 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     ) -> (usize, Result) {
         // Before it is collected: a huge page that is shared can be split by mm then, but not later;
         // and if it has to stay, mm warns (see Documentation/known-mm-issues.md).
-        let lies_in_vma = vma.start() <= range.start && range.end <= vma.end();
-        let spare = if range.len() == HUGE && lies_in_vma && self.region().kind() == Kind::Private {
+        let may_be_huge = range.len() == HUGE
+            && self.region().kind() == Kind::Private
+            && self.taken() > self.unused();
+        let spare = if may_be_huge {
             self.alloc_huge(vma, range.start, Effort::Little).ok()
         } else {
             None
@@ -83,6 +90,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             Ok(migration) => migration,
             Err(error) => return (0, Err(error)),
         };
+        if !migration
+            .slots()
+            .next()
+            .is_some_and(|slot| slot.order() > 0)
+        {
+            migration.drop_spare();
+        }
         for slot in migration.slots() {
             if let Err(error) = slot.fill_system() {
                 result = Err(error);
@@ -92,14 +106,26 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     }
 
     /// Allocates a destination for the huge page at an address (bytes) of a VMA.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when it does not lie in the VMA; [`ENOMEM`]; what
+    /// [`DevPagemapOps::before_system_alloc`] returns.
     pub(crate) fn alloc_huge(
         &self,
         vma: LockedVma<'_>,
         address: usize,
         effort: Effort,
     ) -> Result<SystemFolio> {
+        let end = address.checked_add(HUGE).ok_or(EINVAL)?;
+        if address < vma.start() || end > vma.end() {
+            return Err(EINVAL);
+        }
         self.ops().before_system_alloc(PMD_ORDER)?;
-        // SAFETY: The VMA is valid and locked, and the address lies in it, as the callers know.
+        // SAFETY: A `LockedVma` is valid and its `mmap_lock` held; the address lies in it, as was just
+        // checked.
         unsafe { SystemFolio::for_vma(vma.as_ptr(), address, PMD_ORDER, effort) }
     }
 }

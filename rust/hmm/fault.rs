@@ -94,9 +94,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the VMA is of a kind that never migrates, or the window is too small; and for
-    /// a huge page that other processes may share, which has to come back whole, [`ENOMEM`] when
-    /// there is no memory for it, and what [`DevPagemapOps::before_system_alloc`] returns.
+    /// [`EINVAL`] when the VMA is of a kind that never migrates, or the window is too small.
     ///
     /// C function: `migrate_vma_setup()` with `fault_page`.
     pub fn collect<'m>(
@@ -109,12 +107,15 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         let page = NonNull::new(unsafe { self.vmf.as_ref().page });
         let slots = window.slots(self.npages())?;
         let range = start..start + bytes;
-        // mm can split the folio of a fault neither when it collects it, since it holds it twice by
-        // then, nor later if other processes have it.
-        let mut spare = None;
-        if self.npages() > 1 && !self.is_writable() {
-            spare = Some(self.pagemap.alloc_huge(self.vma(), start, Effort::Much)?);
-        }
+        // mm warns of one that other processes may share and that has to stay, or to be cut (see
+        // Documentation/known-mm-issues.md): that is worth an effort, and one before it is collected.
+        let spare = if self.npages() > 1 && !self.is_writable() {
+            self.pagemap
+                .alloc_huge(self.vma(), start, Effort::Much)
+                .ok()
+        } else {
+            None
+        };
         let (vma, huge) = (self.vma(), Huge::Keep);
         Migration::from_vma(vma, range, huge, self.pagemap, slots, page, spare)
     }

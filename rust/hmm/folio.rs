@@ -231,7 +231,7 @@ pub struct SystemFolio {
 pub(crate) enum Effort {
     /// As for small pages of user memory.
     Usual,
-    /// No more than a look (`__GFP_NORETRY`).
+    /// Compacts memory once, and takes a no (`__GFP_NORETRY`).
     Little,
     /// It reclaims and compacts memory, but kills nobody (`__GFP_RETRY_MAYFAIL`).
     Much,

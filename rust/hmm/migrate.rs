@@ -38,13 +38,16 @@ pub struct ToSystem<'p, T: DevPagemapOps> {
     pagemap: &'p DevPagemap<T>,
     /// A destination for the first huge page, allocated before that was collected.
     spare: Cell<Option<SystemFolio>>,
+    /// Whether it is for a CPU's fault.
+    is_fault: bool,
 }
 
 impl<'p, T: DevPagemapOps> ToSystem<'p, T> {
-    fn new(pagemap: &'p DevPagemap<T>, spare: Option<SystemFolio>) -> Self {
+    fn new(pagemap: &'p DevPagemap<T>, spare: Option<SystemFolio>, is_fault: bool) -> Self {
         Self {
             pagemap,
             spare: Cell::new(spare),
+            is_fault,
         }
     }
 
@@ -66,6 +69,13 @@ pub trait Direction {
 
     /// The pages of the device.
     fn pagemap(&self) -> &DevPagemap<Self::Ops>;
+
+    /// Whether mm itself leaves a folio whole that other processes share. It does so in a CPU's fault,
+    /// where the core holds one more reference than `folio_split_unmapped()` expects: that cuts the
+    /// entry of the process, and the folio at the next fault, for all of them.
+    fn keeps_shared_whole(&self) -> bool {
+        false
+    }
 }
 
 impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
@@ -89,6 +99,10 @@ impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
 
     fn pagemap(&self) -> &DevPagemap<T> {
         self.pagemap
+    }
+
+    fn keeps_shared_whole(&self) -> bool {
+        self.is_fault
     }
 }
 
@@ -217,7 +231,13 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         };
         let flags = select | huge.select();
         let inner = Inner::of_vma(vma, range, flags, pagemap, slots, fault_page)?;
-        Ok(Self::collected(inner, ToSystem::new(pagemap, spare)))
+        let direction = ToSystem::new(pagemap, spare, fault_page.is_some());
+        Ok(Self::collected(inner, direction))
+    }
+
+    /// Frees the destination that was allocated before, if it was not taken.
+    pub(crate) fn drop_spare(&self) {
+        drop(self.direction.take_spare());
     }
 
     /// Collects the device pages `pages` (counted from the start of the region, the end exclusive)
@@ -255,7 +275,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
             vma: None,
             phase: Phase::Collected,
         };
-        Ok(Self::collected(inner, ToSystem::new(pagemap, None)))
+        Ok(Self::collected(inner, ToSystem::new(pagemap, None, false)))
     }
 }
 

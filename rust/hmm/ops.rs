@@ -78,8 +78,9 @@ pub trait DevPagemapOps: Send + Sync + Sized + 'static {
         let _ = step;
     }
 
-    /// Asked before a folio of system memory is allocated for pages that come back; an error counts
-    /// as one of the allocation. For drivers that test how they fail.
+    /// Asked before a folio of system memory is allocated for pages that come back, a huge one also
+    /// where it may turn out that there are small pages only; an error counts as one of the
+    /// allocation. For drivers that test how they fail.
     ///
     /// May sleep.
     ///

@@ -147,7 +147,7 @@ impl<'s, D: Direction> Slot<'s, D> {
     }
 
     /// Whether [`split`](Self::split) can do it: there is a VMA, and this is a hole, or a folio that
-    /// no other process can share. Does not sleep.
+    /// no other process can share, or that of a CPU's fault. Does not sleep.
     ///
     /// mm splits a folio that is collected in the page table of the VMA alone
     /// (`migrate_vma_split_unmapped_folio()`). That of another process would keep the entry of a
@@ -155,7 +155,8 @@ impl<'s, D: Direction> Slot<'s, D> {
     /// a `VM_BUG_ON_FOLIO()`, or in wrong memory. To split folios that are shared, collect with
     /// [`Huge::Split`](crate::Huge::Split).
     pub fn can_split(&self) -> bool {
-        self.target.is_some() && (pfn_of(self.src).is_none() || self.is_writable())
+        let is_alone = pfn_of(self.src).is_none() || self.is_writable();
+        self.target.is_some() && (is_alone || self.direction.keeps_shared_whole())
     }
 
     /// What stands here; for a folio of several pages, its first page.

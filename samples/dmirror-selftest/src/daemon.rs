@@ -88,9 +88,18 @@ impl StillKhugepaged {
     /// How long it sleeps: a day, in milliseconds.
     const SLEEP: &str = "86400000";
 
+    /// How long it sleeps if nobody says otherwise.
+    const USUAL: &str = "10000";
+
     /// Puts khugepaged to sleep.
     pub fn start() -> Result<Self> {
-        let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", Self::SLEEP)])?;
+        let mut daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", Self::SLEEP)])?;
+        for (_, before) in &mut daemon.before {
+            // A run that was killed has left it.
+            if before.trim() == Self::SLEEP {
+                *before = Self::USUAL.to_owned();
+            }
+        }
         // Without any address space to scan it waits for one instead, and scans that
         // of the next case at once. This process is one that stays.
         let mm = Region::options(HUGE / page_size())

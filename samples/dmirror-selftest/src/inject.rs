@@ -105,8 +105,16 @@ impl Failure {
         };
         let times = if often == Often::Once { 1 } else { u32::MAX };
         Ok(Self {
-            times: Knob::set(&format!("fail_{site}_times"), times)?,
             _interval: interval,
+            ..Self::next(site, times)?
+        })
+    }
+
+    /// Lets `site` fail the next `times` times.
+    pub fn next(site: &str, times: u32) -> Result<Self> {
+        Ok(Self {
+            times: Knob::set(&format!("fail_{site}_times"), times)?,
+            _interval: None,
         })
     }
 

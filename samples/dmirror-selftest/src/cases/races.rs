@@ -12,10 +12,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Result;
+use anyhow::anyhow;
 use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Region;
 use dmirror_client::region::Advice;
+use nix::sys::resource::UsageWho;
+use nix::sys::resource::getrusage;
 
 use super::cases;
 use super::huge::huge;
@@ -25,10 +28,13 @@ use crate::check::looks_for_known;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::joined;
+use crate::context::stay_on;
+use crate::context::two_cpus;
 use crate::memory::Memory;
 
 cases! { "races":
     threads_touch_one_page = "Many threads that touch one page on the device at once all read its data.",
+    threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon.",
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
     writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
     threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
@@ -88,6 +94,54 @@ fn threads_touch_one_page(context: &Context) -> Result<()> {
             result
         },
     )
+}
+
+/// A CPU that finds a huge page of the device locked does not wait for it but faults again, at once: see
+/// Documentation/known-mm-issues.md. Whoever has it locked must not depend on that CPU.
+fn threads_touch_one_huge_page(context: &Context) -> Result<()> {
+    const ROUNDS: u16 = 20;
+    const BOUND: Duration = Duration::from_secs(20);
+    let cpus = two_cpus()?;
+    let device = context.open()?;
+    let memory = huge(1)?;
+    let (region, data) = (&memory.region, memory.data());
+    let (before, after) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+    together(
+        |number| {
+            let mut result = stay_on(cpus[number % 2]);
+            let mut most = 0;
+            for _ in 0..ROUNDS {
+                before.wait();
+                let faults = faults_of_this_thread();
+                let seen = region.load(number);
+                most = most.max(faults_of_this_thread()? - faults?);
+                result = result.and(equal("word", seen, data.word(0, number)));
+                after.wait();
+            }
+            println!("thread {number}: at most {most} faults for one touch");
+            result
+        },
+        || {
+            let mut result = Ok(());
+            for _ in 0..ROUNDS {
+                result = result.and(memory.move_out(&device, memory.all()));
+                let start = Instant::now();
+                before.wait();
+                after.wait();
+                result = result.and(if start.elapsed() < BOUND {
+                    Ok(())
+                } else {
+                    Err(anyhow!("a touch took {:?}", start.elapsed()))
+                });
+            }
+            result
+        },
+    )
+}
+
+fn faults_of_this_thread() -> Result<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    Ok(usage.minor_page_faults() + usage.major_page_faults())
 }
 
 fn threads_touch_many_pages(context: &Context) -> Result<()> {
