@@ -90,11 +90,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             Ok(migration) => migration,
             Err(error) => return (0, Err(error)),
         };
-        if !migration
-            .slots()
-            .next()
-            .is_some_and(|slot| slot.order() > 0)
-        {
+        let first = migration.slots().next().map_or(0, |slot| slot.order());
+        if first == 0 {
             migration.drop_spare();
         }
         for slot in migration.slots() {

@@ -20,10 +20,10 @@ use kernel::time::Instant;
 use kernel::time::Monotonic;
 
 use crate::bindings;
+use crate::direction::ToDevice;
 use crate::folio::unlock_and_put;
 use crate::migrate::Migrated;
 use crate::migrate::Migration;
-use crate::migrate::ToDevice;
 use crate::mirror::pages_of_run;
 use crate::mirror::ClaimRecord;
 use crate::mirror::Mirror;

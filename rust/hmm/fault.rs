@@ -12,11 +12,11 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use crate::bindings;
+use crate::direction::ToSystem;
 use crate::folio::Effort;
 use crate::migrate::Collected;
 use crate::migrate::Huge;
 use crate::migrate::Migration;
-use crate::migrate::ToSystem;
 use crate::ops::DevPagemapOps;
 use crate::pagemap::DevPagemap;
 use crate::vma::LockedVma;

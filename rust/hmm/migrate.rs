@@ -8,7 +8,6 @@
 //! Locks: a VMA migration wants the `mmap_lock` (held for reading at least, shown as
 //! [`LockedVma`]); a [`Migration`] holds the locks of the folios that it has collected.
 
-use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -18,10 +17,12 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use crate::bindings;
+use crate::direction::Direction;
+use crate::direction::ToDevice;
+use crate::direction::ToSystem;
 use crate::folio::unlock_and_put;
 use crate::folio::SystemFolio;
 use crate::ops::DevPagemapOps;
-use crate::ops::Step;
 use crate::pagemap::DevPagemap;
 use crate::region::Kind;
 use crate::slot::order_of;
@@ -29,82 +30,6 @@ use crate::slot::Slots;
 use crate::vma::LockedVma;
 use crate::window::PfnSlots;
 use crate::window::Window;
-
-/// Direction of a migration: to the device. Destinations are [`LockedFolio`](crate::LockedFolio)s.
-pub struct ToDevice<'p, T: DevPagemapOps>(&'p DevPagemap<T>);
-
-/// Direction of a migration: to system memory. Destinations are [`SystemFolio`]s.
-pub struct ToSystem<'p, T: DevPagemapOps> {
-    pagemap: &'p DevPagemap<T>,
-    /// A destination for the first huge page, allocated before that was collected.
-    spare: Cell<Option<SystemFolio>>,
-    /// Whether it is for a CPU's fault.
-    is_fault: bool,
-}
-
-impl<'p, T: DevPagemapOps> ToSystem<'p, T> {
-    fn new(pagemap: &'p DevPagemap<T>, spare: Option<SystemFolio>, is_fault: bool) -> Self {
-        Self {
-            pagemap,
-            spare: Cell::new(spare),
-            is_fault,
-        }
-    }
-
-    pub(crate) fn take_spare(&self) -> Option<SystemFolio> {
-        self.spare.take()
-    }
-}
-
-/// What [`ToDevice`] and [`ToSystem`] have in common.
-pub trait Direction {
-    /// The driver's side of the device.
-    type Ops: DevPagemapOps;
-
-    /// Whether pages of system memory are migrated, not those of the device.
-    const FROM_SYSTEM: bool;
-
-    /// The steps after which pages are collected, copied and moved.
-    const STEPS: [Step; 3];
-
-    /// The pages of the device.
-    fn pagemap(&self) -> &DevPagemap<Self::Ops>;
-
-    /// Whether mm itself leaves a folio whole that other processes share. It does so in a CPU's fault,
-    /// where the core holds one more reference than `folio_split_unmapped()` expects: that cuts the
-    /// entry of the process, and the folio at the next fault, for all of them.
-    fn keeps_shared_whole(&self) -> bool {
-        false
-    }
-}
-
-impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
-    type Ops = T;
-
-    const FROM_SYSTEM: bool = true;
-
-    const STEPS: [Step; 3] = [Step::OutCollected, Step::OutCopied, Step::OutMoved];
-
-    fn pagemap(&self) -> &DevPagemap<T> {
-        self.0
-    }
-}
-
-impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
-    type Ops = T;
-
-    const FROM_SYSTEM: bool = false;
-
-    const STEPS: [Step; 3] = [Step::BackCollected, Step::BackCopied, Step::BackMoved];
-
-    fn pagemap(&self) -> &DevPagemap<T> {
-        self.pagemap
-    }
-
-    fn keeps_shared_whole(&self) -> bool {
-        self.is_fault
-    }
-}
 
 /// State of a migration whose pages are collected: locked, unmapped, waiting for destinations.
 pub struct Collected(());

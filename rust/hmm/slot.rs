@@ -13,13 +13,13 @@ use kernel::prelude::*;
 
 use crate::bindings;
 use crate::device::DevicePage;
+use crate::direction::Direction;
+use crate::direction::ToDevice;
+use crate::direction::ToSystem;
 use crate::folio::Effort;
 use crate::folio::FreeFolio;
 use crate::folio::LockedFolio;
 use crate::folio::SystemFolio;
-use crate::migrate::Direction;
-use crate::migrate::ToDevice;
-use crate::migrate::ToSystem;
 use crate::ops::DevPagemapOps;
 
 /// What stands at a place of the range that is being migrated.
