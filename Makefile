@@ -12,7 +12,7 @@ $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
 .PHONY: all modules run shell guest kunit selftest conformance compare stress fuzz matrix planted lint doc test
-.PHONY: rust-analyzer clean distclean help
+.PHONY: soak rust-analyzer clean distclean help
 .NOTPARALLEL:
 
 all: modules
@@ -61,6 +61,9 @@ doc: ## rustdoc of both crates and of the client library, in build/doc
 
 test: ## all of the tests; ends with "N passed, N failed, N skipped"
 	@scripts/test.sh
+
+soak: ## hours of stress and fuzz (DURATION=3600 each), the whole matrix, a thousand loads; ends like test
+	@scripts/test.sh --soak
 
 rust-analyzer: ## rust-project.json for editors
 	@scripts/rust-analyzer.sh

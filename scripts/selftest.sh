@@ -4,14 +4,15 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/selftest.sh [stock|debug|reserved]...      default: KERNEL, or stock debug
+#   scripts/selftest.sh [stock|debug|reserved|loads]...      default: KERNEL, or stock debug
 #
 # Memory for two coherent devices is set aside on the kernel's command line;
 # ARGS, APPEND or MEM in the environment replace that. "reserved" is the stock
 # kernel with memory for the private devices set aside as well, and with five
 # levels of page tables, where physical addresses are wider; only the cases to
-# which that makes a difference run there. Takes the other settings of guest.sh;
-# CMD is the selftest.
+# which that makes a difference run there. "loads" is one case on the stock
+# kernel: a thousand loads and unloads with resident pages. Takes the other
+# settings of guest.sh; CMD is the selftest.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
 # has private devices alone. The cases that need more than that skip; others
@@ -23,7 +24,8 @@
 
 # A static program: its list can be asked for here.
 programs=$("$SCRIPTS/samples.sh")
-export MODULE=${MODULE:-dmirror} TIMEOUT=${TIMEOUT:-2700}
+export MODULE=${MODULE:-dmirror}
+timeout=${TIMEOUT:-}
 if [ $# -eq 0 ]; then
 	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
 fi
@@ -31,14 +33,21 @@ on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. 
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
-	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest) cases=()
+	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest TIMEOUT="${timeout:-2700}") cases=()
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
 		cases=("${on_reserved[@]}")
 		settings=(
-			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest ${on_reserved[*]}"
+			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
 			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
+		)
+	elif [ "$place" = loads ]; then
+		[ "$MODULE" = dmirror ] || die "$MODULE leaves traces"
+		cases=("=unload.leaves_no_trace")
+		settings=(
+			KERNEL=stock NAME=selftest-loads TIMEOUT="${timeout:-7200}"
+			CMD="DMIRROR_LOADS=1000 dmirror-selftest --timeout 7000 ${cases[*]}"
 		)
 	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then
 		# The last 128 MiB.

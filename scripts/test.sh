@@ -4,7 +4,10 @@
 # All of the tests, part by part, whatever other parts came to. Ends with
 # `N passed, N failed, N skipped`, summed over all parts.
 #
-#   scripts/test.sh [PART...]      default: all; --list names them
+#   scripts/test.sh [--soak] [PART...]      default: all; --list names them
+#
+# --soak: what takes hours instead. Stress and fuzz go on for DURATION seconds,
+# by default an hour each.
 #
 # LANES parts run at a time (default: 2): a guest keeps little more than one
 # processor busy. What a part says is shown when it has ended.
@@ -31,6 +34,18 @@ parts=(
 	"guest-stock:guest-checks.sh stock"
 	"guest-debug:guest-checks.sh debug"
 )
+
+# Those of --soak.
+if [ "${1:-}" = --soak ]; then
+	shift
+	parts=(
+		"stress:stress.sh"
+		"fuzz:fuzz.sh"
+		"matrix:matrix.sh"
+		"loads:selftest.sh loads"
+	)
+	export DURATION=${DURATION:-3600}
+fi
 
 if [ "${1:-}" = --list ]; then
 	printf '%s\n' "${parts[@]%%:*}"

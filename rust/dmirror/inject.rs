@@ -32,7 +32,7 @@ pub(crate) enum Site {
 }
 
 const SITES: usize = 5;
-const STEPS: usize = 9;
+const STEPS: usize = 10;
 /// Files of a site: times, interval, percent.
 const FILES_OF_SITE: usize = 3;
 const FILES: usize = STEPS + SITES * FILES_OF_SITE;
@@ -45,6 +45,7 @@ const NAMES: [&CStr; FILES] = [
     c"delay_back_collected_us",
     c"delay_back_copied_us",
     c"delay_back_moved_us",
+    c"delay_fault_us",
     c"delay_walked_us",
     c"delay_exclusive_us",
     c"fail_device_alloc_times",
@@ -100,8 +101,9 @@ impl Injection {
             Step::BackCollected => 4,
             Step::BackCopied => 5,
             Step::BackMoved => 6,
-            Step::Walked => 7,
-            Step::Exclusive => 8,
+            Step::Fault => 7,
+            Step::Walked => 8,
+            Step::Exclusive => 9,
         };
         let microseconds = self.knobs.get(nth);
         if microseconds > 0 {

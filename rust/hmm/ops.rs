@@ -31,6 +31,8 @@ pub enum Step {
     BackCopied,
     /// They have moved, and the process does not have them mapped.
     BackMoved,
+    /// A CPU has touched a page on the device: its folio is locked, its entry is as it was.
+    Fault,
     /// A device fault has found the pages, and not mapped them.
     Walked,
     /// A page was made exclusive to the device, which does not have it mapped.

@@ -26,6 +26,7 @@ use crate::fault::CpuFault;
 use crate::folio::FreeFolio;
 use crate::migrate::Migration;
 use crate::ops::DevPagemapOps;
+use crate::ops::Step;
 use crate::pages::DevicePages;
 use crate::pages::BLOCK_PAGES;
 use crate::region::DeviceRegion;
@@ -393,6 +394,7 @@ impl<T: DevPagemapOps> Callbacks<T> {
         let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
         // SAFETY: By the safety requirement.
         let fault = unsafe { CpuFault::new(vmf, pagemap) };
+        pagemap.ops.between(Step::Fault);
         pagemap.ops.migrate_to_ram(fault).into_raw()
     }
 

@@ -55,6 +55,8 @@ cases! { "held":
     back_collected = "Whatever happens to pages that are collected to come back, no write of the device is lost.",
     back_copied = "Whatever happens to pages that were copied back, no write of the device is lost.",
     back_moved = "Whatever happens to pages that came back and are not mapped, data are right.",
+    fault_begun = "Whatever happens to a page that a CPU has touched, and that is still there, data are right.",
+    fault_begun_huge = "Whatever happens to a huge page that a CPU has touched, and that is still there, data are right.",
     fault_collected = "Whatever happens to a page that a CPU has touched, data are right.",
     fault_copied = "Whatever happens to a page that was copied back for a CPU, every open file sees right data.",
     fault_moved = "Whatever happens to a page that came back for a CPU, every open file sees right data.",
@@ -72,6 +74,9 @@ const HELD: Duration = Duration::from_millis(30);
 /// How long something may take that meets an operation which is held.
 const BOUND: Duration = Duration::from_secs(10);
 
+/// Steps after which nothing is to be seen.
+const CHANGE_NOTHING: [&str; 2] = ["fault", "walked"];
+
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mover {
@@ -79,7 +84,7 @@ enum Mover {
     Out,
     /// MIGRATE_TO_SYS.
     Back,
-    /// A CPU that reads each page, as a debugger does it.
+    /// A CPU that reads some pages, all over the memory, as a debugger does it.
     Fault,
     /// RELEASE.
     Release,
@@ -140,9 +145,13 @@ impl Mover {
             Self::Read => device.read(range, &mut view),
             Self::Exclusive => device.exclusive(range, &mut view),
             Self::Fault => {
-                // Parts of it may be gone.
+                // Each of them may be held. Parts of the memory may be gone.
+                const TOUCHES: usize = 8;
                 let file = File::open(format!("/proc/{opener}/mem"))?;
-                for page in memory.all() {
+                for page in memory
+                    .all()
+                    .step_by(memory.region.pages().div_ceil(TOUCHES))
+                {
                     let at = memory.region.addr() + (page * page_size()) as u64;
                     let _ = file.read_exact_at(&mut view[..page_size()], at);
                 }
@@ -161,7 +170,13 @@ impl Mover {
 }
 
 /// An operation on `memory`, in another process, that has got to where it is held.
-fn start(device: &Device, memory: &Memory, mover: Mover, done: &Gate) -> Result<Helper> {
+fn start(
+    device: &Device,
+    memory: &Memory,
+    step: &str,
+    mover: Mover,
+    done: &Gate,
+) -> Result<Helper> {
     let opener = std::process::id();
     // The other process shall not share the pages.
     memory.region.advise(memory.all(), Advice::DontFork)?;
@@ -180,8 +195,7 @@ fn start(device: &Device, memory: &Memory, mover: Mover, done: &Gate) -> Result<
     })?;
     memory.region.advise(memory.all(), Advice::DoFork)?;
     begun.wait()?;
-    if mover == Mover::Read {
-        // It changes nothing that could be seen.
+    if CHANGE_NOTHING.contains(&step) {
         thread::sleep(HELD / 4);
         return Ok(process);
     }
@@ -290,7 +304,7 @@ fn meet(context: &Context, step: &str, mover: Mover, deed: Deed, huge_pages: boo
     }
     let done = Gate::new()?;
     let delay = Delay::new(step, HELD.as_micros() as u32)?;
-    let process = start(&device, &memory, mover, &done)?;
+    let process = start(&device, &memory, step, mover, &done)?;
     if deed == Deed::Exit {
         mem::forget((delay, process)); // they outlive this process
         return Ok(());
@@ -387,6 +401,14 @@ fn back_copied(context: &Context) -> Result<()> {
 
 fn back_moved(context: &Context) -> Result<()> {
     all_deeds(context, "back_moved", Mover::Back, false)
+}
+
+fn fault_begun(context: &Context) -> Result<()> {
+    all_deeds(context, "fault", Mover::Fault, false)
+}
+
+fn fault_begun_huge(context: &Context) -> Result<()> {
+    all_deeds(context, "fault", Mover::Fault, true)
 }
 
 fn fault_collected(context: &Context) -> Result<()> {

@@ -4,6 +4,7 @@
 //! be lost and no data may be another page's; a command may find pages held by
 //! someone else, and say so.
 
+use std::fs;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -30,11 +31,13 @@ use crate::context::Context;
 use crate::context::joined;
 use crate::context::stay_on;
 use crate::context::two_cpus;
+use crate::inject::Delay;
 use crate::memory::Memory;
 
 cases! { "races":
     threads_touch_one_page = "Many threads that touch one page on the device at once all read its data.",
     threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon.",
+    work_on_a_cpu_that_waits = "While a CPU faults again and again at a huge page that another has locked, work on each CPU is done.",
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
     writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
     threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
@@ -137,6 +140,51 @@ fn threads_touch_one_huge_page(context: &Context) -> Result<()> {
             result
         },
     )
+}
+
+/// The livelock that the faults again and again could be: one that has the page locked waits for work on
+/// each CPU (`lru_add_drain_all()`, which is what dropping caches begins with), and a CPU that faults does
+/// none. Here a third one waits for it, so that it ends whatever happens.
+fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
+    const BOUND: Duration = Duration::from_secs(60);
+    let cpus = two_cpus()?;
+    let device = context.open()?;
+    let memory = huge(1)?;
+    // On a busy machine it takes longer until all have come to where they shall be.
+    for held in [300, 1000, 3000, 10_000].map(Duration::from_millis) {
+        memory.move_out(&device, memory.all())?;
+        let delay = Delay::new("fault", held.as_micros() as u32)?;
+        let (region, data) = (&memory.region, memory.data());
+        let barrier = Barrier::new(cpus.len() + 1);
+        let touch = |number: usize, after: Duration| {
+            stay_on(cpus[number])?;
+            barrier.wait();
+            thread::sleep(after);
+            let before = faults_of_this_thread()?;
+            equal("word", region.load(number), data.word(0, number))?;
+            faults_of_this_thread().map(|faults| faults - before)
+        };
+        let start = Instant::now();
+        let worked = thread::scope(|scope| {
+            // Before the page is locked: to make a thread changes the mappings.
+            let holder = scope.spawn(|| touch(0, Duration::ZERO));
+            let waiter = scope.spawn(|| touch(1, held / 4));
+            barrier.wait();
+            thread::sleep(held / 2);
+            let worked = fs::write("/proc/sys/vm/drop_caches", "1").map(|()| start.elapsed());
+            joined(holder)?;
+            println!("{} faults in {held:?} and more", joined(waiter)?);
+            Ok::<_, anyhow::Error>(worked?)
+        })?;
+        drop(delay);
+        ensure!(start.elapsed() < BOUND, "it took {:?}", start.elapsed());
+        if worked < held {
+            return Ok(());
+        }
+    }
+    Err(anyhow!(
+        "there was no work done while a huge page was locked"
+    ))
 }
 
 fn faults_of_this_thread() -> Result<i64> {
