@@ -24,9 +24,8 @@ complaints_in() {
 }
 
 # boot_cases PREFIX LIST SELECT [ARGUMENT...] : run the cases whose names are in
-# the file LIST by guests with the settings in the environment. CMD runs all of
-# them and prints KTAP; followed by SELECT and a name, for each of several, it
-# runs those. Arguments go to boots.py. Leaves in build/log, as NAME-KERNEL.*:
+# the file LIST by guests with the settings in the environment. CMD prints KTAP
+# and, followed by SELECT and a name, for each of several, runs those. Arguments go to boots.py. Leaves in build/log, as NAME-KERNEL.*:
 # cases (what is printed), complaints (how many lines the kernels complained).
 # shellcheck disable=SC2153 # CMD and NAME are settings of guest.sh
 boot_cases() {
@@ -42,7 +41,7 @@ boot_cases() {
 		outputs+=("$output.ktap-$boot")
 		log=$BUILD/log/$name-$boot-$KERNEL.log
 		rm -f "$log"
-		[ "$boot" -eq 1 ] || CMD="$command$(printf " $select%s" "${left[@]}")"
+		CMD="$command$(printf " $select%s" "${left[@]}")"
 		status=0
 		NAME=$name-$boot "$SCRIPTS/guest.sh" >"${outputs[-1]}" || status=$?
 		if ! grep -q 'dmirror-guest: command starts' "$log" 2>/dev/null; then

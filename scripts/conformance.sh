@@ -6,7 +6,10 @@
 # failure. What takes the kernel down has failed, and the cases behind it run
 # after another boot.
 #
-#   scripts/conformance.sh [stock|debug]       default: debug
+#   scripts/conformance.sh [stock|debug|short]...      default: KERNEL, or debug
+#
+# short: the debug kernel, and the cases that measure speed on the stock kernel,
+# since they take three quarters of the time there.
 #
 # Takes the settings of guest.sh; CMD is the suite. MODULE=test_hmm runs it on
 # upstream's own module.
@@ -15,8 +18,7 @@
 . "$SCRIPTS/boots.sh"
 
 tests=$("$SCRIPTS/hmm-tests.sh")
-export KERNEL=${1:-${KERNEL:-debug}} MODULE=${MODULE:-dmirror}
-export NAME=conformance-$MODULE FILES=$tests/hmm-tests
+export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests
 # The harness stops a case after 30 s, and the benchmark after 120 s, which is
 # little under emulation: these are to be seconds of the guest, not of the host.
 export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
@@ -25,9 +27,26 @@ export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 export MEM=${MEM:-8G} APPEND="memmap=512M\$0x180000000 ${APPEND:-}"
 export ARGS=${ARGS-spm_addr_dev0=0x180000000 spm_addr_dev1=0x190000000}
 
-export CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
-may_skip=
-# Debian's kernel has no CONFIG_GUP_TEST.
-[ "$KERNEL" != stock ] || may_skip='hmm\.[a-z_]*\.hmm_gup_test: .*could not find gup_test driver'
-boot_cases "" "$tests/cases" "-r " --may-skip "$may_skip"
+# run PREFIX LIST : the cases in the file LIST.
+run() {
+	local may_skip=
+	# Debian's kernel has no CONFIG_GUP_TEST.
+	[ "$KERNEL" != stock ] || may_skip='hmm\.[a-z_]*\.hmm_gup_test: .*could not find gup_test driver'
+	export KERNEL NAME=conformance-$MODULE CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
+	boot_cases "$1" "$2" "-r " --may-skip "$may_skip"
+}
+
+[ $# -gt 0 ] || set -- "${KERNEL:-debug}"
+mkdir -p "$BUILD/log"
+list=$BUILD/log/conformance.list
+for place; do
+	if [ "$place" != short ]; then
+		KERNEL=$place run "" "$tests/cases"
+		continue
+	fi
+	grep -v benchmark "$tests/cases" >"$list"
+	KERNEL=debug run "debug: " "$list"
+	grep benchmark "$tests/cases" >"$list"
+	KERNEL=stock run "stock: " "$list"
+done
 totals

@@ -7,9 +7,11 @@
 #   SEED=…        where the random numbers begin; otherwise the clock says
 #   PROCS=3       threads that send them
 #
-#   scripts/fuzz.sh [SEED|fresh]...      default: SEED, or fresh: the clock's
+#   scripts/fuzz.sh [SEED|fresh]...      default: SEED, or fresh: the clock's;
+#                                        one after the other, for DURATION each
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
+. "$SCRIPTS/seeds.sh"
 
 DURATION=${DURATION:-60} SEED=${SEED:-} PROCS=${PROCS:-3}
 for name in DURATION PROCS; do
@@ -31,17 +33,7 @@ logged() {
 
 # Small devices, so that they evict.
 export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000}
-export TIMEOUT=${TIMEOUT:-$((DURATION * 3 + 600))}
-for seed; do
-	[ "$seed" != fresh ] || seed=$(date +%s)
-	[[ $seed =~ ^[0-9]+$ ]] || die "SEED=$seed" "A seed is a number."
-	export NAME=fuzz-$seed
-	export CMD="dmirror-stress fuzz --seed $seed --seconds $DURATION --threads $PROCS"
-	status=0
-	"$SCRIPTS/guest.sh" >&2 || status=$?
-	name="$KERNEL: fuzz, seed $seed"
-	if [ "$status" -eq 0 ]; then passed "$name"; else failed "$name (status $status, see above)"; fi
-	[[ ! $status =~ ^(122|125)$ ]] || continue
-	check "$KERNEL: fuzz, seed $seed: a short kernel log" logged "$BUILD/log/$NAME-$KERNEL.log"
-done
+export TIMEOUT=${TIMEOUT:-$((DURATION * 3 * $# + 600))}
+run_seeds fuzz "dmirror-stress fuzz --seed SEED --seconds $DURATION --threads $PROCS" "$@"
+check "$KERNEL: fuzz, a short kernel log" logged "$BUILD/log/fuzz-$KERNEL.log"
 totals

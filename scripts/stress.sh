@@ -9,11 +9,13 @@
 #   SEED=…        where the random numbers begin; otherwise the clock says
 #   PROCS=3       processes at once    OPS=200   steps of a program
 #
-#   scripts/stress.sh [SEED|fresh]...      default: SEED, or fresh: the clock's
+#   scripts/stress.sh [SEED|fresh]...      default: SEED, or fresh: the clock's;
+#                                          one after the other, for DURATION each
 #
 # `dmirror-stress replay FILE` runs what it prints when a program fails.
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
+. "$SCRIPTS/seeds.sh"
 
 DURATION=${DURATION:-60} SEED=${SEED:-} PROCS=${PROCS:-3} OPS=${OPS:-200}
 for name in DURATION PROCS OPS; do
@@ -23,16 +25,8 @@ done
 
 # Small devices, so that they evict.
 export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000}
-export TIMEOUT=${TIMEOUT:-$((DURATION * 3 + 600))}
-for seed; do
-	[ "$seed" != fresh ] || seed=$(date +%s)
-	[[ $seed =~ ^[0-9]+$ ]] || die "SEED=$seed" "A seed is a number."
-	export NAME=stress-$seed
-	run="dmirror-stress run --seed $seed --ops $OPS --seconds $(((DURATION + 2) / 3))"
-	export CMD="[ -b /dev/ram0 ] || modprobe -q brd rd_nr=1 rd_size=32768; $run && echo 'with swap:' && $run --swap && echo 'several:' && $run --procs $PROCS"
-	status=0
-	"$SCRIPTS/guest.sh" >&2 || status=$?
-	name="$KERNEL: stress, seed $seed"
-	if [ "$status" -eq 0 ]; then passed "$name"; else failed "$name (status $status, see above)"; fi
-done
+export TIMEOUT=${TIMEOUT:-$((DURATION * 3 * $# + 600))}
+run="dmirror-stress run --seed SEED --ops $OPS --seconds $(((DURATION + 2) / 3))"
+disk='{ [ -b /dev/ram0 ] || modprobe -q brd rd_nr=1 rd_size=32768; }'
+run_seeds stress "$disk && $run && echo 'with swap:' && $run --swap && echo 'several:' && $run --procs $PROCS" "$@"
 totals

@@ -24,7 +24,7 @@ parts=(
 	"host:host-tests.sh"
 	"compile-fail:compile-fail.sh"
 	"selftest-debug:selftest.sh debug"
-	"conformance:conformance.sh debug"
+	"conformance:conformance.sh short"
 	"selftest-reserved:selftest.sh reserved"
 	"selftest-stock:selftest.sh stock"
 	"kunit:kunit.sh"
