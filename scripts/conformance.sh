@@ -24,8 +24,8 @@ export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests
 export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 
 # Two coherent devices with 256 MiB each, in memory that the system leaves alone.
-export MEM=${MEM:-8G} APPEND="memmap=512M\$0x180000000 ${APPEND:-}"
-export ARGS=${ARGS-spm_addr_dev0=0x180000000 spm_addr_dev1=0x190000000}
+export MEM=${MEM:-4G} APPEND="memmap=512M\$0x160000000 ${APPEND:-}"
+export ARGS=${ARGS-spm_addr_dev0=0x160000000 spm_addr_dev1=0x170000000}
 
 # run PREFIX LIST : the cases in the file LIST.
 run() {

@@ -118,7 +118,7 @@ BUGS = [
     Bug("unmoved-counts", "what had a destination counts as moved",
         "rust/hmm/migrate.rs",
         "src & bindings::MIGRATE_PFN_MIGRATE != 0 && dst &", "src | bindings::MIGRATE_PFN_MIGRATE != 0 && dst &",
-        "kunit", "debug"),
+        "races.hole_filled"),
     Bug("taken-twice", "a page can be taken by two",
         "rust/hmm/pagemap.rs",
         "if !self.taken.set(pages) {", "if !self.taken.set(pages) && pages.npages() == 0 {",

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::ensure;
@@ -23,6 +24,7 @@ use nix::sys::resource::getrusage;
 
 use super::cases;
 use super::huge::huge;
+use crate::check::Where;
 use crate::check::equal;
 use crate::check::known;
 use crate::check::looks_for_known;
@@ -41,6 +43,7 @@ cases! { "races":
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
     writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
     threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
+    hole_filled_during_migration = "A page that is first written while the hole in its place is on its way to the device goes there with its data.",
     unmap_during_migration = "Memory that is unmapped while it is being moved does no harm to other memory.",
     huge_page_dropped = "A huge page that is dropped while it comes back harms nobody. DMIRROR_KNOWN=1 runs it on kernels that it crashes.",
 }
@@ -275,6 +278,32 @@ fn threads_migrate(context: &Context) -> Result<()> {
     memory.verify(memory.all())?;
     memory.move_out(&device, memory.all())?;
     memory.verify(memory.all())
+}
+
+/// Of all that is collected, a hole is not locked: it has a destination and does not move.
+fn hole_filled_during_migration(context: &Context) -> Result<()> {
+    const PAGES: usize = 8;
+    const HELD: Duration = Duration::from_millis(300);
+    let device = context.open()?;
+    let memory = Memory::untouched(PAGES)?;
+    let (range, filled) = (memory.region.range(), 3..4);
+    let mut view = vec![0xa5; memory.region.len()];
+    let delay = Delay::new("out_collected", HELD.as_micros() as u32)?;
+    thread::scope(|scope| {
+        let mover = scope.spawn(|| device.migrate_to_device(range, &mut view));
+        thread::sleep(HELD / 3);
+        memory.fill(filled.clone());
+        joined(mover)
+    })?;
+    drop(delay);
+    memory.expect("all of it", memory.all(), Where::Device)?;
+    memory.device_reads(&device, filled.clone())?;
+    memory.verify(filled)?;
+    memory
+        .region
+        .is_zero(4..PAGES)
+        .then_some(())
+        .context("what nobody wrote is not zero")
 }
 
 fn unmap_during_migration(context: &Context) -> Result<()> {
