@@ -4,6 +4,7 @@
 //!
 //! They are compiled only for a kernel with `CONFIG_KUNIT=y`, and run when the module is loaded.
 
+mod back;
 mod claim;
 mod folio;
 mod huge;
@@ -14,6 +15,7 @@ mod mirror;
 mod notifier;
 mod other;
 mod pagemap;
+mod shared;
 mod snapshot;
 
 use core::ops::Range;
