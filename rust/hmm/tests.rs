@@ -6,6 +6,7 @@
 
 mod back;
 mod claim;
+mod fault;
 mod folio;
 mod huge;
 mod knobs;
@@ -15,6 +16,7 @@ mod mirror;
 mod notifier;
 mod other;
 mod pagemap;
+mod process;
 mod shared;
 mod snapshot;
 
