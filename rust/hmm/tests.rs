@@ -13,6 +13,7 @@ mod knobs;
 mod memory;
 mod migrate;
 mod mirror;
+mod node;
 mod notifier;
 mod other;
 mod pagemap;
