@@ -131,7 +131,7 @@ mod suite {
     }
 
     #[test]
-    fn a_huge_folio_that_small_pages_do_not_need_is_given_up() -> Result {
+    fn small_pages_of_a_whole_block_come_back_one_by_one() -> Result {
         let pagemap = device(1)?;
         let memory = UserMemory::block()?;
         fill_ends(&memory, 52)?;
