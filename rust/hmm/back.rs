@@ -35,7 +35,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     ///
     /// # Errors
     ///
-    /// As [`Migration::to_system`], and [`Slot::fill_system`](crate::Slot::fill_system).
+    /// As [`Migration::to_system`], but for an empty range, of which nothing comes; and as
+    /// [`Slot::fill_system`](crate::Slot::fill_system). After [`ENOMEM`] no further block is tried.
     ///
     /// C functions: `migrate_vma_setup()` and those after it.
     pub fn bring_back(

@@ -4,17 +4,27 @@
 
 use core::ops::Range;
 
+use kernel::alloc::flags::GFP_KERNEL;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 
+use super::kill;
 use super::map_over;
+use super::map_shared_over;
 use super::mirror;
 use super::move_out;
 use super::other::change_by_another_task;
+use super::other::Other;
+use super::other_mm;
+use super::revive;
 use super::shared_device;
+use super::steps;
 use super::unmap;
 use super::with_mm;
+use super::Counter;
 use super::Probe;
 use super::UserMemory;
 use crate::Access;
@@ -25,6 +35,7 @@ use crate::Huge;
 use crate::LockedVma;
 use crate::Migration;
 use crate::Mirror;
+use crate::Step;
 use crate::Window;
 
 /// Moves the range to pages 0, 1, … of the device; calls `meanwhile` when the pages have moved, and
@@ -116,6 +127,24 @@ mod suite {
             Ok(true)
         );
         assert_eq!(access(&mirror, memory.at(0)), Some(Access::Read));
+        Ok(())
+    }
+
+    #[test]
+    fn the_driver_learns_when_a_page_is_mapped_or_about_to_be() -> Result {
+        let pagemap = shared_device(1)?;
+        let mirror = mirror(&pagemap)?;
+        let memory = UserMemory::in_block(0, 2)?;
+        let mut claim = mirror.claim(memory.range(0..1))?;
+        let range = memory.range(0..1);
+        move_and_map(&mut claim, &pagemap, range, || Ok(()))?;
+        drop(claim);
+        let out = [Step::OutCollected, Step::OutCopied, Step::OutMoved];
+        let mapped = steps(&out) << 4 | steps(&[Step::OutMapped]);
+        assert_eq!(pagemap.ops().steps.get(), mapped);
+        pagemap.ops().steps.set(0);
+        exclusive(&mirror, memory.range(0..2), memory.at(1))?;
+        assert_eq!(pagemap.ops().steps.get(), steps(&[Step::Exclusive]));
         Ok(())
     }
 
@@ -250,6 +279,36 @@ mod suite {
     }
 
     #[test]
+    fn a_second_claim_waits_for_the_first_one() -> Result {
+        let pagemap = shared_device(1)?;
+        let mirror = with_mm(|mm| Arc::pin_init(Mirror::new(mm, pagemap), GFP_KERNEL))?;
+        let memory = UserMemory::in_block(0, 2)?;
+        let step = Arc::new(Counter::default(), GFP_KERNEL)?;
+        let claim = mirror.claim(memory.range(0..1))?;
+        let (shared, reached) = (mirror.clone(), step.clone());
+        let range = memory.range(1..2);
+        let other = Other::start(move |_| {
+            reached.set(1);
+            let claim = shared.claim(range.clone())?;
+            reached.set(2);
+            drop(claim);
+            Ok(())
+        })?;
+        for _ in 0..1000 {
+            fsleep(Delta::from_millis(1));
+            if step.get() != 0 {
+                break;
+            }
+        }
+        fsleep(Delta::from_millis(5));
+        assert_eq!(step.get(), 1);
+        drop(claim);
+        assert_eq!(other.wait(), Ok(()));
+        assert_eq!(step.get(), 2);
+        Ok(())
+    }
+
+    #[test]
     fn a_page_is_made_exclusive_whether_or_not_it_is_there() -> Result {
         let pagemap = shared_device(1)?;
         let mirror = mirror(&pagemap)?;
@@ -306,6 +365,56 @@ mod suite {
         drop(claim);
         assert_eq!(access(&mirror, memory.at(0)), None);
         assert_eq!(memory.is_filled(0, 0), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_that_is_not_anonymous_cannot_be_exclusive() -> Result {
+        let pagemap = shared_device(1)?;
+        let mirror = mirror(&pagemap)?;
+        let memory = UserMemory::in_block(0, 1)?;
+        map_shared_over(memory.at(0), 1)?;
+        let made = exclusive(&mirror, memory.range(0..1), memory.at(0));
+        assert_eq!(made, Err(EOPNOTSUPP));
+        assert_eq!(access(&mirror, memory.at(0)), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_task_that_is_killed_makes_nothing_exclusive() -> Result {
+        let pagemap = shared_device(1)?;
+        let mirror = mirror(&pagemap)?;
+        let memory = UserMemory::in_block(0, 1)?;
+        kill();
+        let made = exclusive(&mirror, memory.range(0..1), memory.at(0));
+        revive();
+        assert_eq!(made, Err(EINTR));
+        assert_eq!(access(&mirror, memory.at(0)), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_claim_is_one_of_its_own_address_space() -> Result {
+        let pagemap = shared_device(1)?;
+        let other = other_mm()?;
+        let mirror = KBox::pin_init(Mirror::new(&other, pagemap.clone()), GFP_KERNEL)?;
+        let memory = UserMemory::in_block(0, 2)?;
+        let mut claim = mirror.claim(memory.range(0..1))?;
+        let range = memory.range(0..1);
+        assert_eq!(
+            move_and_map(&mut claim, &pagemap, range, || Ok(())),
+            Ok(false)
+        );
+        let made = with_mm(|mm| {
+            let mmap = mm.mmap_read_lock();
+            let made = claim.make_exclusive(mm, &mmap, memory.at(0), |_| ());
+            // The lock is that of another address space than the one that is named.
+            let named = claim.make_exclusive(&other, &mmap, memory.at(0), |_| ());
+            Ok((made, named))
+        });
+        assert_eq!(made, Ok((Err(EINVAL), Err(EINVAL))));
+        drop(claim);
+        assert_eq!(access(&mirror, memory.at(0)), None);
         Ok(())
     }
 

@@ -7,11 +7,16 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use super::device;
+use super::move_back_by;
+use super::move_out;
+use super::move_out_by;
 use super::UserMemory;
 use crate::DevicePages;
 use crate::Huge;
 use crate::LockedVma;
 use crate::Migration;
+use crate::Source;
+use crate::SystemFolio;
 use crate::Window;
 use crate::BLOCK_PAGES;
 use crate::PMD_ORDER;
@@ -146,6 +151,83 @@ mod suite {
         folio.fill_zero()?;
         assert!(folio.is_filled());
         assert_eq!(folio.fill_zero().err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn each_page_of_a_folio_is_filled_once() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(1, 8)?;
+        let moved = move_out_by(&pagemap, memory.range(0..1), Huge::Split, |slot| {
+            let Source::System(page) = slot.source() else {
+                return Err(EFAULT);
+            };
+            let mut folio = pagemap.take(DevicePages::new(9, 0)?)?.init();
+            folio.fill_from(&page)?;
+            assert_eq!(folio.fill_from(&page), Err(EINVAL));
+            let mut bytes = KVec::from_elem(0_u8, PAGE_SIZE, GFP_KERNEL)?;
+            folio.read(0, &mut bytes)?;
+            assert!(bytes.iter().all(|&byte| byte == 8));
+            slot.give(folio)
+        });
+        assert_eq!(moved, Ok(1));
+        assert_eq!(memory.is_filled(0, 8), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn what_comes_back_needs_a_folio_that_is_filled_and_fits() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(1, 9)?;
+        assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));
+        let back = |order, npages| {
+            move_back_by(&pagemap, memory.range(0..1), |slot| {
+                let Source::Device(page) = slot.source() else {
+                    return Err(EFAULT);
+                };
+                let mut folio = if order == 0 {
+                    slot.alloc()?
+                } else {
+                    SystemFolio::new(order)?
+                };
+                assert_eq!(folio.order(), order);
+                for _ in 0..npages {
+                    assert!(!folio.is_filled());
+                    folio.fill_from(&page)?;
+                }
+                if folio.is_filled() {
+                    assert_eq!(folio.fill_from(&page), Err(EINVAL));
+                }
+                slot.give(folio)
+            })
+        };
+        assert_eq!(back(0, 0), Err(EINVAL));
+        assert_eq!(back(1, 1), Err(EINVAL));
+        assert_eq!(back(1, 2), Err(EINVAL));
+        assert_eq!(pagemap.taken(), 1);
+        assert_eq!(back(0, 1), Ok(1));
+        assert_eq!(pagemap.ops().faults.get(), 0);
+        assert_eq!(memory.is_filled(0, 9), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_on_the_device_is_read_whole() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(2, 10)?;
+        assert_eq!(move_out(&pagemap, memory.range(0..2)), Ok(2));
+        let mut bytes = KVec::from_elem(0_u8, PAGE_SIZE, GFP_KERNEL)?;
+        let moved = move_back_by(&pagemap, memory.range(0..2), |slot| {
+            let Source::Device(page) = slot.source() else {
+                return Err(EFAULT);
+            };
+            assert_eq!(page.index(), slot.nth());
+            assert_eq!(page.read(&mut bytes[1..]), Err(EINVAL));
+            page.read(&mut bytes)?;
+            assert!(bytes.iter().all(|&byte| byte == 10 + slot.nth() as u8));
+            Ok(())
+        });
+        assert_eq!(moved, Ok(0));
         Ok(())
     }
 }

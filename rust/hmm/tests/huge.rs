@@ -9,10 +9,14 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+use super::map_over;
 use super::mirror;
+use super::move_back_by;
+use super::move_out_by;
 use super::shared_device;
 use super::unmap;
 use super::with_mm;
+use super::Out;
 use super::Probe;
 use super::UserMemory;
 use crate::Access;
@@ -25,38 +29,23 @@ use crate::PagePlace;
 use crate::PageView;
 use crate::Patience;
 use crate::RangeBuffer;
-use crate::Slot;
 use crate::Source;
-use crate::ToDevice;
 use crate::Window;
 use crate::BLOCK_PAGES;
 use crate::PMD_ORDER;
 
-type Out<'s, 'p> = Slot<'s, ToDevice<'p, Probe>>;
-
 /// Collects a block for the device, has `fill` fill the slots, and commits. Returns the number of
 /// pages that moved.
-fn move_block(
+pub(super) fn move_block(
     pagemap: &DevPagemap<Probe>,
     memory: &UserMemory,
-    mut fill: impl FnMut(Out<'_, '_>) -> Result,
+    fill: impl FnMut(Out<'_, '_>) -> Result,
 ) -> Result<usize> {
-    with_mm(|mm| {
-        let mmap = mm.mmap_read_lock();
-        let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
-        let range = memory.range(0..BLOCK_PAGES);
-        let mut window = Window::new(BLOCK_PAGES)?;
-        let mut migration = Migration::to_device(vma, range, Huge::Keep, pagemap, &mut window)?;
-        for slot in migration.slots() {
-            fill(slot)?;
-        }
-        let moved = migration.commit().moved();
-        Ok(moved)
-    })
+    move_out_by(pagemap, memory.range(0..BLOCK_PAGES), Huge::Keep, fill)
 }
 
 /// Moves a block to block 0 of the device as one folio.
-fn move_whole(pagemap: &DevPagemap<Probe>, memory: &UserMemory) -> Result<usize> {
+pub(super) fn move_whole(pagemap: &DevPagemap<Probe>, memory: &UserMemory) -> Result<usize> {
     move_block(pagemap, memory, |slot| {
         let folio = pagemap.take(DevicePages::new(0, slot.order())?)?;
         slot.fill(folio)
@@ -64,7 +53,11 @@ fn move_whole(pagemap: &DevPagemap<Probe>, memory: &UserMemory) -> Result<usize>
 }
 
 /// Splits a block, and gives pages of block 0 of the device to the first `npages` pages of it.
-fn move_split(pagemap: &DevPagemap<Probe>, memory: &UserMemory, npages: usize) -> Result<usize> {
+pub(super) fn move_split(
+    pagemap: &DevPagemap<Probe>,
+    memory: &UserMemory,
+    npages: usize,
+) -> Result<usize> {
     move_block(pagemap, memory, |slot| {
         let mut small = slot.split()?;
         while let Some(slot) = small.next() {
@@ -84,29 +77,21 @@ fn move_back(
     memory: &UserMemory,
     pages: Range<usize>,
 ) -> Result<(usize, Option<u32>)> {
-    with_mm(|mm| {
-        let mmap = mm.mmap_read_lock();
-        let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
-        let mut window = Window::new(pages.len())?;
-        let range = memory.range(pages);
-        let mut migration = Migration::to_system(vma, range, Huge::Keep, pagemap, &mut window)?;
-        let mut order = None;
-        for slot in migration.slots() {
-            order = order.or(Some(slot.order()));
-            slot.fill_system()?;
-        }
-        let moved = migration.commit().moved();
-        Ok((moved, order))
-    })
+    let mut order = None;
+    let moved = move_back_by(pagemap, memory.range(pages), |slot| {
+        order = order.or(Some(slot.order()));
+        slot.fill_system()
+    })?;
+    Ok((moved, order))
 }
 
 /// The first and the last page of a block that was filled with `with`.
-fn holds(memory: &UserMemory, with: u8) -> Result<bool> {
+pub(super) fn holds(memory: &UserMemory, with: u8) -> Result<bool> {
     Ok(memory.is_filled(0, with)? && memory.is_filled(BLOCK_PAGES - 1, with)?)
 }
 
 /// Fills the first and the last page of a block: as the block is aligned, that makes a huge page.
-fn fill_ends(memory: &UserMemory, with: u8) -> Result {
+pub(super) fn fill_ends(memory: &UserMemory, with: u8) -> Result {
     memory.fill(0, with)?;
     memory.fill(BLOCK_PAGES - 1, with)
 }
@@ -461,10 +446,10 @@ mod suite {
             // A part that is cleared takes all of it along: the device faults it in again.
             unmap(memory.at(3), 1)?;
             assert!(mirror.lock().page(memory.at(300)).is_none());
-            super::super::map_over(memory.at(3), 1, true)?;
+            map_over(memory.at(3), 1, true)?;
             assert_eq!(memory.is_filled(300, 44), Ok(true));
             // A huge page again, for the second round.
-            super::super::map_over(memory.start, BLOCK_PAGES, true)?;
+            map_over(memory.start, BLOCK_PAGES, true)?;
             fill_ends(&memory, 43)?;
         }
         Ok(())

@@ -5,18 +5,22 @@
 use core::ops::Range;
 
 use kernel::alloc::flags::GFP_KERNEL;
+use kernel::mm::virt::flags::WRITE;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+use super::map_over;
 use super::mirror;
 use super::move_out;
+use super::other_mm;
+use super::revive;
+use super::set_vm_flags;
 use super::shared_device;
 use super::unmap;
 use super::with_mm;
 use super::Probe;
 use super::UserMemory;
-use crate::bindings;
 use crate::Access;
 use crate::DevPagemap;
 use crate::Mirror;
@@ -295,7 +299,7 @@ mod suite {
         let bench = Bench::filled(2)?;
         unmap(bench.memory.at(1), 1)?;
         assert_eq!(bench.fault(0..2, Access::Read), Err(EFAULT));
-        super::super::map_over(bench.memory.at(1), 1, false)?;
+        map_over(bench.memory.at(1), 1, false)?;
         assert_eq!(bench.fault(0..2, Access::Read), Ok(()));
         assert_eq!(bench.fault(1..2, Access::Write), Err(EPERM));
         assert_eq!(bench.write(1, 1), Err(EPERM));
@@ -305,7 +309,7 @@ mod suite {
     #[test]
     fn a_device_page_that_may_be_shared_goes_back_before_it_is_written_to() -> Result {
         let bench = Bench::new(1)?;
-        super::super::map_over(bench.memory.at(0), 1, false)?;
+        map_over(bench.memory.at(0), 1, false)?;
         assert_eq!(move_out(&bench.pagemap, bench.memory.range(0..1)), Ok(1));
         bench.fault(0..1, Access::Read)?;
         assert_eq!(bench.is_on_device(0), Some(true));
@@ -313,8 +317,7 @@ mod suite {
         assert_eq!(bench.fault(0..1, Access::Write), Err(EPERM));
         assert_eq!(bench.pagemap.taken(), 1);
 
-        // SAFETY: This runs in a KUnit test.
-        kernel::error::to_result(unsafe { bindings::kunit_allow_writing(bench.memory.at(0)) })?;
+        set_vm_flags(bench.memory.at(0), WRITE)?;
         bench.fault(0..1, Access::Write)?;
         assert_eq!(bench.is_on_device(0), Some(false));
         assert_eq!(bench.pagemap.taken(), 0);
@@ -327,10 +330,9 @@ mod suite {
     #[test]
     fn a_shared_page_that_cannot_be_copied_stays() -> Result {
         let bench = Bench::new(1)?;
-        super::super::map_over(bench.memory.at(0), 1, false)?;
+        map_over(bench.memory.at(0), 1, false)?;
         assert_eq!(move_out(&bench.pagemap, bench.memory.range(0..1)), Ok(1));
-        // SAFETY: This runs in a KUnit test.
-        kernel::error::to_result(unsafe { bindings::kunit_allow_writing(bench.memory.at(0)) })?;
+        set_vm_flags(bench.memory.at(0), WRITE)?;
         bench.pagemap.ops().no_small.set(1);
         assert_eq!(bench.fault(0..1, Access::Write), Err(ENOMEM));
         assert_eq!(bench.pagemap.taken(), 1);
@@ -389,6 +391,71 @@ mod suite {
             assert_eq!(told, Err(EINVAL));
             assert_eq!(bench.mirror.claim(range).err(), Some(EINVAL));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn endless_patience_ends_when_the_task_is_killed() -> Result {
+        let bench = Bench::filled(1)?;
+        let ops = bench.pagemap.ops();
+        ops.remap_at.set(bench.memory.at(0));
+        ops.remap_times.set(usize::MAX);
+        ops.kill_in.set(20);
+        let range = bench.memory.range(0..1);
+        let patience = Patience::Endless;
+        let mut buffer = RangeBuffer::new()?;
+        let result = with_mm(|mm| {
+            let mirror = &bench.mirror;
+            mirror.fault(mm, range, Access::Read, patience, &mut buffer, |_| ())
+        });
+        revive();
+        ops.remap_times.set(0);
+        assert_eq!(result, Err(EINTR));
+        assert_eq!(ops.walks.get(), 20);
+        assert_eq!(bench.access(0), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_shows_its_own_address_space() -> Result {
+        let bench = Bench::filled(1)?;
+        let other = other_mm()?;
+        let range = bench.memory.range(0..1);
+        let mut buffer = RangeBuffer::new()?;
+        let looked = bench.mirror.look(&other, range.clone(), &mut buffer);
+        assert_eq!(looked, Err(EINVAL));
+        let told = bench
+            .mirror
+            .snapshot(&other, range.clone(), &mut buffer, |_| ());
+        assert_eq!(told, Err(EINVAL));
+        let patience = Patience::Bounded;
+        let faulted =
+            bench
+                .mirror
+                .fault(&other, range, Access::Read, patience, &mut buffer, |_| ());
+        assert_eq!(faulted, Err(EINVAL));
+        assert_eq!(bench.access(0), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_outlives_its_address_space() -> Result {
+        let pagemap = shared_device(1)?;
+        let other = other_mm()?;
+        let mirror = KBox::pin_init(Mirror::new(&other, pagemap), GFP_KERNEL)?;
+        drop(other);
+        assert!(mirror.lock().next(0..usize::MAX).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_and_its_pages_know_their_device() -> Result {
+        let bench = Bench::filled(1)?;
+        bench.fault(0..1, Access::Read)?;
+        assert!(core::ptr::eq(bench.mirror.pagemap(), &*bench.pagemap));
+        let guard = bench.mirror.lock();
+        let page = guard.page(bench.memory.at(0)).ok_or(ENOENT)?;
+        assert!(core::ptr::eq(page.pagemap(), &*bench.pagemap));
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Another task, which changes the page tables of the test's address space.
+//! Another task, which does something to the test's address space or its device.
 
 use kernel::alloc::flags::GFP_KERNEL;
+use kernel::error::to_result;
 use kernel::impl_has_work;
 use kernel::mm::Mm;
 use kernel::new_work;
@@ -20,88 +21,108 @@ use kernel::workqueue::WorkItem;
 use super::with_mm;
 use super::Counter;
 use super::Probe;
+use crate::bindings;
 use crate::DevPagemap;
 use crate::Huge;
 use crate::LockedVma;
 use crate::Migration;
 use crate::Window;
 
+type Job = KBox<dyn Fn(&Mm) -> Result + Send + Sync>;
+
 #[pin_data]
-struct Change {
+pub(super) struct Other {
     mm: ARef<Mm>,
-    pagemap: Arc<DevPagemap<Probe>>,
-    address: usize,
-    changed: Counter,
+    job: Job,
+    succeeded: Counter,
     #[pin]
     done: Completion,
     #[pin]
-    work: Work<Change>,
+    work: Work<Other>,
 }
 
 impl_has_work! {
-    impl HasWork<Self> for Change { self.work }
+    impl HasWork<Self> for Other { self.work }
 }
 
-impl WorkItem for Change {
-    type Pointer = Arc<Change>;
+impl WorkItem for Other {
+    type Pointer = Arc<Other>;
 
-    fn run(this: Arc<Change>) {
-        if this.change().is_ok() {
-            this.changed.set(1);
+    fn run(this: Arc<Other>) {
+        if (this.job)(&this.mm).is_ok() {
+            this.succeeded.set(1);
         }
         this.done.complete_all();
     }
 }
 
-impl Change {
-    /// Collects a page for a migration, which takes it out of the page tables, and puts it back.
-    fn change(&self) -> Result {
-        let mm = self.mm.mmget_not_zero().ok_or(EFAULT)?;
-        // The test may hold the lock for reading and wait for this: so never wait for a writer.
-        for _ in 0..1000 {
-            let Some(mmap) = mm.mmap_read_trylock() else {
-                fsleep(Delta::from_millis(1));
-                continue;
-            };
-            let vma = LockedVma::lookup(&mmap, self.address).ok_or(EFAULT)?;
-            let range = self.address..self.address + PAGE_SIZE;
-            let mut window = Window::new(1)?;
-            drop(Migration::to_device(
-                vma,
-                range,
-                Huge::Split,
-                &self.pagemap,
-                &mut window,
-            )?);
-            return Ok(());
-        }
-        Err(EBUSY)
+impl Other {
+    /// Has another task call `job` on the test's address space.
+    pub(super) fn start(job: impl Fn(&Mm) -> Result + Send + Sync + 'static) -> Result<Arc<Self>> {
+        let job: Job = KBox::new(job, GFP_KERNEL)?;
+        let other = with_mm(|mm| {
+            let mm = ARef::<Mm>::from(&**mm);
+            Arc::pin_init(
+                pin_init!(Other {
+                    mm,
+                    job,
+                    succeeded: Counter::default(),
+                    done <- Completion::new(),
+                    work <- new_work!("hmm test: another task"),
+                }),
+                GFP_KERNEL,
+            )
+        })?;
+        workqueue::system_unbound()
+            .enqueue(other.clone())
+            .map_err(|_| EBUSY)?;
+        Ok(other)
     }
+
+    /// Waits until it has.
+    pub(super) fn wait(&self) -> Result {
+        self.done.wait_for_completion();
+        if self.succeeded.get() == 1 {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
+    }
+}
+
+/// Collects a page for a migration, which takes it out of the page tables, and puts it back.
+fn change(mm: &Mm, pagemap: &DevPagemap<Probe>, address: usize) -> Result {
+    let mm = mm.mmget_not_zero().ok_or(EFAULT)?;
+    // The test may hold the lock for reading and wait for this: so never wait for a writer.
+    for _ in 0..1000 {
+        let Some(mmap) = mm.mmap_read_trylock() else {
+            fsleep(Delta::from_millis(1));
+            continue;
+        };
+        let vma = LockedVma::lookup(&mmap, address).ok_or(EFAULT)?;
+        let range = address..address + PAGE_SIZE;
+        let mut window = Window::new(1)?;
+        drop(Migration::to_device(
+            vma,
+            range,
+            Huge::Split,
+            pagemap,
+            &mut window,
+        )?);
+        return Ok(());
+    }
+    Err(EBUSY)
 }
 
 /// Has another task change the page table entry of an address, and waits for it.
 pub(super) fn change_by_another_task(pagemap: &Arc<DevPagemap<Probe>>, address: usize) -> Result {
-    let change = with_mm(|mm| {
-        let mm = ARef::<Mm>::from(&**mm);
-        Arc::pin_init(
-            pin_init!(Change {
-                mm,
-                pagemap: pagemap.clone(),
-                address,
-                changed: Counter::default(),
-                done <- Completion::new(),
-                work <- new_work!("hmm test: change"),
-            }),
-            GFP_KERNEL,
-        )
-    })?;
-    workqueue::system_unbound()
-        .enqueue(change.clone())
-        .map_err(|_| EBUSY)?;
-    change.done.wait_for_completion();
-    if change.changed.get() == 1 {
-        Ok(())
-    } else {
-        Err(EFAULT)
-    }
+    let pagemap = pagemap.clone();
+    Other::start(move |mm| change(mm, &pagemap, address))?.wait()
+}
+
+/// Touches a page of an address space that need not be the task's own.
+pub(super) fn touch(mm: &Mm, address: usize) -> Result {
+    let mm = mm.mmget_not_zero().ok_or(EFAULT)?;
+    // SAFETY: The address space has users; this runs in a KUnit test.
+    to_result(unsafe { bindings::kunit_touch(mm.as_raw(), address) })
 }

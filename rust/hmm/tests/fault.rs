@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a fault says, and how it can be answered.
+
+use kernel::mm::virt::flags::DONTEXPAND;
+use kernel::prelude::*;
+
+use super::device;
+use super::huge::fill_ends;
+use super::huge::holds;
+use super::huge::move_whole;
+use super::move_out;
+use super::set_vm_flags;
+use super::UserMemory;
+use crate::BLOCK_PAGES;
+
+#[kunit_tests(hmm_fault)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn the_page_that_was_touched_is_told() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::in_block(3, 2)?;
+        assert_eq!(move_out(&pagemap, memory.range(0..2)), Ok(2));
+        assert_eq!(memory.is_filled(1, 0), Ok(true));
+        assert_eq!(pagemap.ops().fault_address.get(), memory.at(1));
+        assert_eq!(pagemap.ops().fault_nth.get(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn the_page_that_was_touched_of_a_huge_one_is_told() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::block()?;
+        for nth in [0, 77, BLOCK_PAGES - 1] {
+            assert_eq!(move_whole(&pagemap, &memory), Ok(BLOCK_PAGES));
+            assert_eq!(memory.is_filled(nth, 0), Ok(true));
+            assert_eq!(pagemap.ops().fault_address.get(), memory.at(nth));
+            assert_eq!(pagemap.ops().fault_nth.get(), nth);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_huge_page_needs_a_window_for_all_of_it() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::block()?;
+        fill_ends(&memory, 71)?;
+        assert_eq!(move_whole(&pagemap, &memory), Ok(BLOCK_PAGES));
+        // An access from the kernel may be tried again, by bytes for words.
+        pagemap.ops().narrow.set(9);
+        assert_eq!(memory.is_filled(0, 71), Err(EFAULT));
+        assert_eq!(pagemap.taken(), BLOCK_PAGES);
+        pagemap.ops().narrow.set(0);
+        assert_eq!(holds(&memory, 71), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_that_may_not_migrate_any_more_stays() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::in_block(0, 1)?;
+        assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));
+        set_vm_flags(memory.at(0), DONTEXPAND)?;
+        assert_eq!(memory.is_filled(0, 0), Err(EFAULT));
+        assert_eq!(pagemap.taken(), 1);
+        // An eviction asks for no VMA.
+        assert_eq!(pagemap.evict(0), Ok((1, 0)));
+        assert_eq!(memory.is_filled(0, 0), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_that_there_is_no_memory_for_stays() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(1, 72)?;
+        assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));
+        pagemap.ops().no_small.set(9);
+        assert_eq!(memory.is_filled(0, 72), Err(EFAULT));
+        assert_eq!((pagemap.taken(), pagemap.ops().copies.get()), (1, 0));
+        pagemap.ops().no_small.set(0);
+        assert_eq!(memory.is_filled(0, 72), Ok(true));
+        Ok(())
+    }
+}

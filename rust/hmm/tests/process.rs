@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address spaces, tasks, and what mm holds of their pages.
+
+use kernel::mm::virt::flags::WRITE;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use super::device;
+use super::kill;
+use super::move_out;
+use super::revive;
+use super::unmap;
+use super::with_mm;
+use super::UserMemory;
+use crate::bindings;
+use crate::LockedVma;
+
+#[kunit_tests(hmm_process)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn memory_lies_below_the_end_of_its_address_space() -> Result {
+        let memory = UserMemory::new(2)?;
+        let end = with_mm(|mm| Ok(crate::task_size(mm)))?;
+        assert!(memory.at(2) <= end);
+        assert_eq!(end % PAGE_SIZE, 0);
+        // No program has the other half, which is the kernel's.
+        assert!(end <= 1 << (usize::BITS - 1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_vma_is_found_by_each_of_its_addresses() -> Result {
+        let memory = UserMemory::in_block(1, 3)?;
+        unmap(memory.at(1), 1)?;
+        with_mm(|mm| {
+            let mmap = mm.mmap_read_lock();
+            let found = |address| {
+                let vma = LockedVma::lookup(&mmap, address)?;
+                Some((vma.start(), vma.end(), vma.flags() & WRITE != 0))
+            };
+            let first = Some((memory.at(0), memory.at(1), true));
+            assert_eq!(found(memory.at(0)), first);
+            assert_eq!(found(memory.at(1) - 1), first);
+            assert_eq!(found(memory.at(1)), None);
+            assert_eq!(
+                found(memory.at(2)),
+                Some((memory.at(2), memory.at(3), true))
+            );
+            assert_eq!(found(usize::MAX), None);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn there_are_no_anonymous_pages_before_the_first_one() -> Result {
+        let memory = UserMemory::in_block(0, 2)?;
+        let may_be = || {
+            with_mm(|mm| {
+                let mmap = mm.mmap_read_lock();
+                let vma = LockedVma::lookup(&mmap, memory.start).ok_or(EFAULT)?;
+                Ok(vma.may_have_anonymous_pages())
+            })
+        };
+        assert_eq!(may_be(), Ok(false));
+        // Reading maps the zero page.
+        assert_eq!(memory.is_filled(0, 0), Ok(true));
+        assert_eq!(may_be(), Ok(false));
+        memory.fill(1, 1)?;
+        assert_eq!(may_be(), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_signal_that_kills_is_seen_while_it_is_pending() {
+        assert!(!crate::fatal_signal_pending());
+        kill();
+        let seen = crate::fatal_signal_pending();
+        revive();
+        assert!(seen);
+        assert!(!crate::fatal_signal_pending());
+    }
+
+    #[test]
+    fn a_page_in_a_batch_of_another_cpu_moves_when_that_was_emptied() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::in_block(0, 1)?;
+        memory.fill(0, 5)?;
+        // A new page is in a batch of its own.
+        crate::drain_lru_batches();
+        // SAFETY: This runs in a KUnit test, whose address space and thread are its own.
+        let used = unsafe { bindings::kunit_use_on_another_cpu(memory.at(0)) };
+        // With one CPU there is no other one's batch.
+        if used != ENODEV.to_errno() {
+            assert_eq!(used, 0);
+            assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(0));
+            crate::drain_lru_batches();
+        }
+        assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));
+        assert_eq!(memory.is_filled(0, 5), Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        let first = crate::random();
+        // That all of them are the same by chance is less likely than a broken test.
+        let differs = (0..8).any(|_| {
+            crate::cond_resched();
+            crate::random() != first
+        });
+        assert!(differs);
+    }
+}
