@@ -4,15 +4,21 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/selftest.sh [stock|debug|reserved|loads]...      default: KERNEL, or stock debug
+#   scripts/selftest.sh [stock|debug|short|reserved|loads]...      default: KERNEL, or stock debug
 #
 # Memory for two coherent devices is set aside on the kernel's command line;
-# ARGS, APPEND or MEM in the environment replace that. "reserved" is the stock
-# kernel with memory for the private devices set aside as well, and with five
-# levels of page tables, where physical addresses are wider; only the cases to
-# which that makes a difference run there. "loads" is one case on the stock
-# kernel: a thousand loads and unloads with resident pages. Takes the other
-# settings of guest.sh; CMD is the selftest.
+# ARGS, APPEND or MEM in the environment replace that. There are words for more:
+#
+#   short     the debug kernel, and the cases in which it is most likely to see
+#             what others do not: about the module's own memory, locks and
+#             references
+#   reserved  the stock kernel with memory for the private devices set aside as
+#             well, and with five levels of page tables, where physical addresses
+#             are wider; the cases to which that makes a difference
+#   loads     one case on the stock kernel: a thousand loads and unloads with
+#             resident pages
+#
+# Takes the other settings of guest.sh; CMD is the selftest.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
 # has private devices alone. The cases that need more than that skip; others
@@ -30,10 +36,18 @@ if [ $# -eq 0 ]; then
 	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
 fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
+on_short=(
+	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. release. read. write. coherent.
+	races. failing. nth. unload.
+)
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
 	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest TIMEOUT="${timeout:-2700}") cases=()
+	if [ "$place" = short ]; then
+		cases=("${on_short[@]}")
+		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest ${cases[*]}")
+	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
 		cases=("${on_reserved[@]}")

@@ -23,16 +23,14 @@ parts=(
 	"doc:doc.sh"
 	"host:host-tests.sh"
 	"compile-fail:compile-fail.sh"
-	"selftest-debug:selftest.sh debug"
+	"selftest-debug:selftest.sh short"
 	"conformance:conformance.sh short"
-	"selftest-reserved:selftest.sh reserved"
 	"selftest-stock:selftest.sh stock"
 	"kunit:kunit.sh"
 	"stress:stress.sh 1 fresh"
 	"fuzz:fuzz.sh 1 fresh"
 	"matrix:matrix.sh quick"
 	"guest-stock:guest-checks.sh stock"
-	"guest-debug:guest-checks.sh debug"
 )
 
 # Those of --soak.
@@ -43,6 +41,10 @@ if [ "${1:-}" = --soak ]; then
 		"fuzz:fuzz.sh"
 		"matrix:matrix.sh"
 		"loads:selftest.sh loads"
+		"conformance:conformance.sh debug"
+		"selftest-debug:selftest.sh debug"
+		"selftest-reserved:selftest.sh reserved"
+		"guest-debug:guest-checks.sh debug"
 	)
 	export DURATION=${DURATION:-3600}
 fi

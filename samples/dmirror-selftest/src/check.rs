@@ -58,11 +58,11 @@ pub fn looks_for_known() -> bool {
     env::var_os("DMIRROR_KNOWN").is_some_and(|value| value == "1")
 }
 
-/// Rounds for 15 s, or as many seconds as `DMIRROR_SECONDS` says, but at least `least`.
+/// Rounds for 5 s, or as many seconds as `DMIRROR_SECONDS` says, but at least `least`.
 pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
     let seconds = env::var("DMIRROR_SECONDS").ok();
     let seconds = seconds.and_then(|seconds| seconds.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(15));
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(5));
     (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 

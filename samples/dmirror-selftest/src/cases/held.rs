@@ -146,7 +146,7 @@ impl Mover {
             Self::Exclusive => device.exclusive(range, &mut view),
             Self::Fault => {
                 // Each of them may be held. Parts of the memory may be gone.
-                const TOUCHES: usize = 8;
+                const TOUCHES: usize = 4;
                 let file = File::open(format!("/proc/{opener}/mem"))?;
                 for page in memory
                     .all()
@@ -287,7 +287,7 @@ fn new_memory(huge_pages: bool) -> Result<Memory> {
     if huge_pages {
         huge::huge(1)
     } else {
-        Memory::new(8)
+        Memory::new(4)
     }
 }
 
