@@ -27,26 +27,27 @@ export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 export MEM=${MEM:-4G} APPEND="memmap=512M\$0x160000000 ${APPEND:-}"
 export ARGS=${ARGS-spm_addr_dev0=0x160000000 spm_addr_dev1=0x170000000}
 
-# run PREFIX LIST : the cases in the file LIST.
+# run NAME PREFIX LIST : the cases in the file LIST; what comes of them is in
+# build/log/NAME-MODULE-KERNEL.*.
 run() {
 	local may_skip=
 	# Debian's kernel has no CONFIG_GUP_TEST.
 	[ "$KERNEL" != stock ] || may_skip='hmm\.[a-z_]*\.hmm_gup_test: .*could not find gup_test driver'
-	export KERNEL NAME=conformance-$MODULE CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
-	boot_cases "$1" "$2" "-r " --may-skip "$may_skip"
+	export KERNEL NAME=$1-$MODULE CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
+	boot_cases "$2" "$3" "-r " --may-skip "$may_skip"
 }
 
 [ $# -gt 0 ] || set -- "${KERNEL:-debug}"
 mkdir -p "$BUILD/log"
-list=$BUILD/log/conformance.list
+list=$BUILD/log/conformance-short-$MODULE.list
 for place; do
 	if [ "$place" != short ]; then
-		KERNEL=$place run "" "$tests/cases"
+		KERNEL=$place run conformance "" "$tests/cases"
 		continue
 	fi
 	grep -v benchmark "$tests/cases" >"$list"
-	KERNEL=debug run "debug: " "$list"
+	KERNEL=debug run conformance-short "debug: " "$list"
 	grep benchmark "$tests/cases" >"$list"
-	KERNEL=stock run "stock: " "$list"
+	KERNEL=stock run conformance-short "stock: " "$list"
 done
 totals

@@ -36,8 +36,8 @@ quick) rows=("lazy never 2:fewer" "lazy madvise 1:few") ;;
 esac
 
 programs=$("$SCRIPTS/samples.sh")
-# What leaks, leaks with any of these settings.
-export KERNEL=debug MODULE=dmirror LEAKS=0 TIMEOUT=${TIMEOUT:-2700}
+# Others look for leaks: what these settings change is who comes first.
+export KERNEL=debug MODULE=dmirror LEAKS=${LEAKS:-0} TIMEOUT=${TIMEOUT:-2700}
 for row in "${rows[@]}"; do
 	read -r preempt huge CPUS <<<"${row%:*}"
 	read -ra chosen <<<"${themes[${row#*:}]}"

@@ -38,13 +38,15 @@ fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
 	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. release. read. write. coherent.
-	races. failing. nth. unload.
+	madvise. mremap. races. failing. nth. unload.
+	held.fault_ held.back_collected held.release_collected held.walked held.exclusive
 )
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
 	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest TIMEOUT="${timeout:-2700}") cases=()
 	if [ "$place" = short ]; then
+		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
 		cases=("${on_short[@]}")
 		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest ${cases[*]}")
 	fi

@@ -33,9 +33,10 @@ parts=(
 	"guest-stock:guest-checks.sh stock"
 )
 
-# Those of --soak.
+kind="test"
 if [ "${1:-}" = --soak ]; then
 	shift
+	kind=soak
 	parts=(
 		"stress:stress.sh"
 		"fuzz:fuzz.sh"
@@ -61,7 +62,7 @@ for part in "${parts[@]}"; do
 	[ $# -gt 0 ] && [[ " $* " != *" ${part%%:*} "* ]] || chosen+=("$part")
 done
 
-output_of() { printf '%s/log/test-%s.out\n' "$BUILD" "$1"; }
+output_of() { printf '%s/log/%s-%s.out\n' "$BUILD" "$kind" "$1"; }
 
 declare -A running=() # names, by process
 trap 'exit 130' INT TERM HUP
@@ -125,7 +126,7 @@ start=$SECONDS
 mkdir -p "$BUILD/log"
 # What takes so long the first time is no time of a part's.
 "$SCRIPTS/stock-kernel.sh" >/dev/null
-[[ ! " ${chosen[*]} " =~ debug|kunit ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
+[[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
 
 for part in "${chosen[@]}"; do
 	rm -f "$(output_of "${part%%:*}")"{,.end}
@@ -144,7 +145,7 @@ if [ "$FAILED" -gt 0 ]; then
 	# What failed, and the first lines of what is said of it.
 	printf '\n'
 	awk '
-		/^failed/ { part = FILENAME; sub(/.*\/test-/, "", part); sub(/\.out$/, "", part)
+		/^failed/ { part = FILENAME; sub(/.*\/(test|soak)-/, "", part); sub(/\.out$/, "", part)
 			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
 		/^        / && lines-- > 0 { print; next }
 		{ lines = 0 }

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
+use anyhow::bail;
 use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Region;
@@ -28,6 +28,7 @@ use crate::check::Where;
 use crate::check::equal;
 use crate::check::known;
 use crate::check::looks_for_known;
+use crate::check::skip;
 use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::joined;
@@ -49,6 +50,15 @@ cases! { "races":
 }
 
 const THREADS: usize = 6;
+
+/// How long something is held: on a busy machine it takes longer until all have come to where they
+/// shall be.
+const HELDS: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
 
 /// Why a huge page is not dropped while it comes back: see Documentation/known-mm-issues.md.
 pub(super) const KNOWN_DROP: &str = "it frees a huge page that is dropped while it comes back";
@@ -153,41 +163,43 @@ fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
     let cpus = two_cpus()?;
     let device = context.open()?;
     let memory = huge(1)?;
-    // On a busy machine it takes longer until all have come to where they shall be.
-    for held in [300, 1000, 3000, 10_000].map(Duration::from_millis) {
+    let mut has_worked = false;
+    for held in HELDS {
         memory.move_out(&device, memory.all())?;
         let delay = Delay::new("fault", held.as_micros() as u32)?;
         let (region, data) = (&memory.region, memory.data());
         let barrier = Barrier::new(cpus.len() + 1);
         let touch = |number: usize, after: Duration| {
-            stay_on(cpus[number])?;
+            let stays = stay_on(cpus[number]);
             barrier.wait();
+            stays?;
             thread::sleep(after);
             let before = faults_of_this_thread()?;
             equal("word", region.load(number), data.word(0, number))?;
             faults_of_this_thread().map(|faults| faults - before)
         };
         let start = Instant::now();
-        let worked = thread::scope(|scope| {
+        let (worked, faults) = thread::scope(|scope| {
             // Before the page is locked: to make a thread changes the mappings.
             let holder = scope.spawn(|| touch(0, Duration::ZERO));
             let waiter = scope.spawn(|| touch(1, held / 4));
             barrier.wait();
             thread::sleep(held / 2);
-            let worked = fs::write("/proc/sys/vm/drop_caches", "1").map(|()| start.elapsed());
+            let worked =
+                fs::write("/proc/sys/vm/drop_caches", "1").map(|()| start.elapsed() < held);
             joined(holder)?;
-            println!("{} faults in {held:?} and more", joined(waiter)?);
-            Ok::<_, anyhow::Error>(worked?)
+            Ok::<_, anyhow::Error>((worked?, joined(waiter)?))
         })?;
         drop(delay);
         ensure!(start.elapsed() < BOUND, "it took {:?}", start.elapsed());
-        if worked < held {
+        println!("held for {held:?}: {faults} faults, work was done: {worked}");
+        has_worked |= worked;
+        if worked && faults > 10 {
             return Ok(());
         }
     }
-    Err(anyhow!(
-        "there was no work done while a huge page was locked"
-    ))
+    ensure!(has_worked, "no work was done while a huge page was locked");
+    skip("no CPU faulted again and again")
 }
 
 fn faults_of_this_thread() -> Result<i64> {
@@ -283,27 +295,41 @@ fn threads_migrate(context: &Context) -> Result<()> {
 /// Of all that is collected, a hole is not locked: it has a destination and does not move.
 fn hole_filled_during_migration(context: &Context) -> Result<()> {
     const PAGES: usize = 8;
-    const HELD: Duration = Duration::from_millis(300);
+    const ENOUGH: usize = 2;
     let device = context.open()?;
-    let memory = Memory::untouched(PAGES)?;
-    let (range, filled) = (memory.region.range(), 3..4);
-    let mut view = vec![0xa5; memory.region.len()];
-    let delay = Delay::new("out_collected", HELD.as_micros() as u32)?;
-    thread::scope(|scope| {
-        let mover = scope.spawn(|| device.migrate_to_device(range, &mut view));
-        thread::sleep(HELD / 3);
-        memory.fill(filled.clone());
-        joined(mover)
-    })?;
-    drop(delay);
-    memory.expect("all of it", memory.all(), Where::Device)?;
-    memory.device_reads(&device, filled.clone())?;
-    memory.verify(filled)?;
-    memory
-        .region
-        .is_zero(4..PAGES)
-        .then_some(())
-        .context("what nobody wrote is not zero")
+    let mut in_time = 0;
+    for held in HELDS {
+        let memory = Memory::untouched(PAGES)?;
+        let (range, filled) = (memory.region.range(), 3..4);
+        let mut view = vec![0xa5; memory.region.len()];
+        let delay = Delay::new("out_collected", held.as_micros() as u32)?;
+        let barrier = Barrier::new(2);
+        let took = thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                barrier.wait();
+                device.migrate_to_device(range, &mut view)
+            });
+            barrier.wait();
+            let start = Instant::now();
+            thread::sleep(held / 3);
+            memory.fill(filled.clone());
+            let took = start.elapsed();
+            joined(mover).map(|_| took)
+        })?;
+        drop(delay);
+        memory.device_reads(&device, filled.clone())?;
+        if took < held {
+            memory.expect("all of it", memory.all(), Where::Device)?;
+            in_time += 1;
+        }
+        memory.verify(filled)?;
+        let rest = 4..PAGES;
+        ensure!(memory.region.is_zero(rest), "what nobody wrote is not zero");
+        if in_time == ENOUGH {
+            return Ok(());
+        }
+    }
+    bail!("a page was written too late each time")
 }
 
 fn unmap_during_migration(context: &Context) -> Result<()> {
