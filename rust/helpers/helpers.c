@@ -7,6 +7,7 @@
 #include "hmm.c"
 #include "kunit.c"
 #include "leafops.c"
+#include "memcontrol.c"
 #include "memremap.c"
 #include "mm.c"
 #include "mmu_notifier.c"

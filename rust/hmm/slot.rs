@@ -215,15 +215,14 @@ impl<'s, D: Direction> Slot<'s, D> {
     ///
     /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
     /// even be read. Not for folios of the device that are not in use by mm yet, or no more, which an
-    /// eviction can find while their migration is about to lock or to put them: nobody is charged
-    /// for them. Not for pages of another device, nor for system pages on the way to system
+    /// eviction can find while their migration is about to lock or to put them. Not for pages of another device, nor for system pages on the way to system
     /// memory, which C collects in some cases.
     fn is_usable(&self) -> bool {
         let Some(pfn) = pfn_of(self.src) else {
             return D::FROM_SYSTEM;
         };
         if self.direction.pagemap().index_of(pfn).is_some() {
-            return !D::FROM_SYSTEM && is_anonymous(pfn);
+            return !D::FROM_SYSTEM && is_in_use(pfn);
         }
         D::FROM_SYSTEM && is_plain(pfn)
     }
@@ -404,6 +403,22 @@ fn is_anonymous(pfn: usize) -> bool {
     let folio = unsafe { bindings::page_folio(page) };
     // SAFETY: As above.
     unsafe { bindings::folio_test_anon(folio) }
+}
+
+/// Whether the page of a slot, one of the device, is memory of a process. The folio is locked by the
+/// migration, and is not mapped any more: one that nobody uses looks the same, but for what it is
+/// charged to. That is set when it is first mapped, and `mem_cgroup_migrate()` takes it away, and
+/// warns if there is none.
+fn is_in_use(pfn: usize) -> bool {
+    // SAFETY: The page exists, because the migration has a reference to it.
+    let page = unsafe { bindings::pfn_to_page(pfn) };
+    // SAFETY: As above.
+    let folio = unsafe { bindings::page_folio(page) };
+    // SAFETY: A static key may be read at any time.
+    let disabled = unsafe { bindings::mem_cgroup_disabled() };
+    // SAFETY: The folio exists, as above.
+    let charged = unsafe { bindings::folio_memcg_charged(folio) };
+    is_anonymous(pfn) && (disabled || charged)
 }
 
 /// Whether the page of a slot is anonymous memory of the system.

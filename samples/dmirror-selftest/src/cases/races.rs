@@ -42,6 +42,7 @@ cases! { "races":
     threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon.",
     work_on_a_cpu_that_waits = "While a CPU faults again and again at a huge page that another has locked, work on each CPU is done.",
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
+    release_meets_touches = "RELEASE takes no page for one of the device's that has just come back to a CPU.",
     writes_during_migration = "Writes by threads while their page goes out and back are never lost.",
     threads_migrate = "Threads that move one range out and back at the same time leave its data right.",
     hole_filled_during_migration = "A page that is first written while the hole in its place is on its way to the device goes there with its data.",
@@ -225,6 +226,31 @@ fn threads_touch_many_pages(context: &Context) -> Result<()> {
         )?;
     }
     memory.verify(memory.all())
+}
+
+/// A page that came back is not mapped, and not free before the last reference is put; an eviction that
+/// finds it then must not migrate it once more: mm would warn.
+fn release_meets_touches(context: &Context) -> Result<()> {
+    const PAGES: usize = 128;
+    const ROUNDS: usize = 15;
+    let device = context.open()?;
+    let memory = Memory::new(PAGES)?;
+    let (region, data) = (&memory.region, memory.data());
+    for _ in 0..ROUNDS {
+        memory.move_out(&device, memory.all())?;
+        let barrier = Barrier::new(2);
+        thread::scope(|scope| {
+            let toucher = scope.spawn(|| {
+                barrier.wait();
+                (0..PAGES).try_for_each(|page| data.check(region, page..page + 1))
+            });
+            barrier.wait();
+            unless_held(device.release())?;
+            joined(toucher)
+        })?;
+        memory.verify(memory.all())?;
+    }
+    Ok(())
 }
 
 fn writes_during_migration(context: &Context) -> Result<()> {
