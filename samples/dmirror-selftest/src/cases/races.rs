@@ -330,7 +330,7 @@ fn hole_filled_during_migration(context: &Context) -> Result<()> {
         let mut view = vec![0xa5; memory.region.len()];
         let delay = Delay::new("out_collected", held.as_micros() as u32)?;
         let barrier = Barrier::new(2);
-        let took = thread::scope(|scope| {
+        let (counts, took) = thread::scope(|scope| {
             let mover = scope.spawn(|| {
                 barrier.wait();
                 device.migrate_to_device(range, &mut view)
@@ -340,11 +340,12 @@ fn hole_filled_during_migration(context: &Context) -> Result<()> {
             thread::sleep(held / 3);
             memory.fill(filled.clone());
             let took = start.elapsed();
-            joined(mover).map(|_| took)
+            joined(mover).map(|counts| (counts, took))
         })?;
         drop(delay);
         memory.device_reads(&device, filled.clone())?;
         if took < held {
+            equal("pages that moved", counts.pages, PAGES as u64)?;
             memory.expect("all of it", memory.all(), Where::Device)?;
             in_time += 1;
         }
