@@ -214,17 +214,31 @@ impl<'s, D: Direction> Slot<'s, D> {
     /// Whether there can be a destination.
     ///
     /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
-    /// even be read. Not for folios of the device that are not in use by mm yet, or no more, which an
-    /// eviction can find while their migration is about to lock or to put them. Not for pages of another device, nor for system pages on the way to system
-    /// memory, which C collects in some cases.
+    /// even be read. Not for pages of another device, nor for system pages on the way to system
+    /// memory, which C collects in some cases. Not for folios of the device that are not in use by
+    /// mm yet, or no more, which an eviction can find while their migration is about to lock or to
+    /// put them: those are not anonymous yet, and nobody is charged for these any more.
     fn is_usable(&self) -> bool {
         let Some(pfn) = pfn_of(self.src) else {
             return D::FROM_SYSTEM;
         };
-        if self.direction.pagemap().index_of(pfn).is_some() {
-            return !D::FROM_SYSTEM && is_in_use(pfn);
+        // SAFETY: The migration has the folio locked and a reference to it, by the type invariant.
+        let page = unsafe { bindings::pfn_to_page(pfn) };
+        // SAFETY: As above.
+        let folio = unsafe { bindings::page_folio(page) };
+        // SAFETY: As above.
+        if !unsafe { bindings::folio_test_anon(folio) } {
+            return false;
         }
-        D::FROM_SYSTEM && is_plain(pfn)
+        if D::FROM_SYSTEM {
+            // SAFETY: As above.
+            return !unsafe { bindings::is_zone_device_page(page) };
+        }
+        // SAFETY: As above. The charge changes under the lock of the folio alone.
+        let charged = unsafe { bindings::folio_memcg_charged(folio) };
+        // SAFETY: A static key may be read at any time.
+        let is_in_use = charged || unsafe { bindings::mem_cgroup_disabled() };
+        is_in_use && self.direction.pagemap().index_of(pfn).is_some()
     }
 
     fn put(self, pfn: usize, order: u32) {
@@ -393,40 +407,6 @@ impl<T: DevPagemapOps> Slot<'_, ToSystem<'_, T>> {
 /// The page frame number of a slot, if it has a page.
 fn pfn_of(slot: usize) -> Option<usize> {
     (slot & bindings::MIGRATE_PFN_VALID != 0).then_some(slot >> bindings::MIGRATE_PFN_SHIFT)
-}
-
-/// Whether the page of a slot is anonymous memory.
-fn is_anonymous(pfn: usize) -> bool {
-    // SAFETY: The page exists, because the migration has a reference to it.
-    let page = unsafe { bindings::pfn_to_page(pfn) };
-    // SAFETY: As above.
-    let folio = unsafe { bindings::page_folio(page) };
-    // SAFETY: As above.
-    unsafe { bindings::folio_test_anon(folio) }
-}
-
-/// Whether the page of a slot, one of the device, is memory of a process. The folio is locked by the
-/// migration, and is not mapped any more: one that nobody uses looks the same, but for what it is
-/// charged to. That is set when it is first mapped, and `mem_cgroup_migrate()` takes it away, and
-/// warns if there is none.
-fn is_in_use(pfn: usize) -> bool {
-    // SAFETY: The page exists, because the migration has a reference to it.
-    let page = unsafe { bindings::pfn_to_page(pfn) };
-    // SAFETY: As above.
-    let folio = unsafe { bindings::page_folio(page) };
-    // SAFETY: A static key may be read at any time.
-    let disabled = unsafe { bindings::mem_cgroup_disabled() };
-    // SAFETY: The folio exists, as above.
-    let charged = unsafe { bindings::folio_memcg_charged(folio) };
-    is_anonymous(pfn) && (disabled || charged)
-}
-
-/// Whether the page of a slot is anonymous memory of the system.
-fn is_plain(pfn: usize) -> bool {
-    // SAFETY: The page exists, because the migration has a reference to it.
-    let page = unsafe { bindings::pfn_to_page(pfn) };
-    // SAFETY: As above.
-    is_anonymous(pfn) && !unsafe { bindings::is_zone_device_page(page) }
 }
 
 /// The order of the folio of a slot.
