@@ -9,6 +9,7 @@ use std::ops::Range;
 use anyhow::Context as _;
 use anyhow::Result;
 use dmirror_client::Device;
+use dmirror_client::PageRange;
 use dmirror_client::Pattern;
 use dmirror_client::Region;
 use dmirror_client::page_size;
@@ -39,6 +40,20 @@ impl Memory {
         let memory = Self::of(Region::options(pages).align(HUGE).huge(false).map()?);
         memory.fill(0..pages);
         Ok(memory)
+    }
+
+    /// Small pages, filled, and a hole of `hole` pages behind them, with a page behind
+    /// that which is mapped as long as the last value lives: otherwise the hole would
+    /// be one with the free addresses above it, and anything that this program
+    /// allocates, such as a buffer for the whole range, could come to lie in it. Gives
+    /// the range of both, too.
+    pub fn before_hole(pages: usize, hole: usize) -> Result<(Self, PageRange, Region)> {
+        let mut memory = Self::new(pages + hole + 1)?;
+        let whole = memory.region.part(0..pages + hole);
+        let mut rest = memory.region.split_off(pages);
+        let behind = rest.split_off(hole);
+        drop(rest);
+        Ok((memory, whole, behind))
     }
 
     /// Small pages, untouched.

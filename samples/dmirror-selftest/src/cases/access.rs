@@ -134,18 +134,9 @@ fn read_up_to_no_access(context: &Context) -> Result<()> {
     reads_up_to(&device, range, 25, memory.data(), Errno::EFAULT)
 }
 
-/// Memory of which all but the first `pages` is unmapped, and the range that it
-/// was.
-fn cut(pages: usize) -> Result<(Memory, PageRange)> {
-    let mut memory = Memory::new(PAGES)?;
-    let whole = memory.region.range();
-    drop(memory.region.split_off(pages));
-    Ok((memory, whole))
-}
-
 fn read_up_to_a_hole(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let (memory, whole) = cut(PAGES / 2)?;
+    let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
     reads_up_to(&device, whole, PAGES / 2, memory.data(), Errno::EFAULT)?;
     memory.device_reads(&device, memory.all())?;
@@ -287,7 +278,7 @@ fn write_unmapped(context: &Context) -> Result<()> {
 
 fn write_up_to_a_hole(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let (memory, whole) = cut(PAGES / 2)?;
+    let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
     let data = memory.data();
     writes_up_to(&device, whole, &memory.region, data, Errno::EFAULT)?;

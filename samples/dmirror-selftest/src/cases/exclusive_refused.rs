@@ -51,9 +51,7 @@ fn read_only(context: &Context) -> Result<()> {
 
 fn unmapped_part(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let mut memory = Memory::new(PAGES)?;
-    let whole = memory.region.range();
-    drop(memory.region.split_off(10));
+    let (memory, whole, _behind) = Memory::before_hole(10, PAGES - 10)?;
     let mut view = vec![0xa5; whole.bytes() as usize];
     let counts = fails_counted(
         "EXCLUSIVE",

@@ -427,12 +427,10 @@ fn once_before_a_hole(context: &Context) -> Result<()> {
     const PAGES: usize = 6;
     needs_ours("delays on demand")?;
     let device = context.open()?;
-    let mut memory = Memory::new(PAGES)?;
-    let range = memory.region.range();
+    let (memory, range, _behind) = Memory::before_hole(PAGES - 1, 1)?;
     // The device has one page mapped, exclusively, when it writes, and the last one is not there.
     // So its fault is made in parts, of which the first one succeeds.
     device.exclusive(memory.region.part(4..5), &mut vec![0; page_size()])?;
-    drop(memory.region.split_off(5));
     let (data, new) = (memory.data(), memory.data().round(2));
     let delay = Delay::new("walked", 100_000)?;
     thread::scope(|scope| {
