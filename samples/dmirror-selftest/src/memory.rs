@@ -42,11 +42,10 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Small pages, filled, and a hole of `hole` pages behind them, with a page behind
-    /// that which is mapped as long as the last value lives: otherwise the hole would
-    /// be one with the free addresses above it, and anything that this program
-    /// allocates, such as a buffer for the whole range, could come to lie in it. Gives
-    /// the range of both, too.
+    /// Small pages, filled, with a hole of `hole` pages behind them; the range of both;
+    /// and the page behind the hole, to be kept as long as the hole is to be one. Without
+    /// it the hole would be one with the free addresses above, and what is larger than
+    /// the hole, such as a buffer for the whole range, could be mapped over it.
     pub fn before_hole(pages: usize, hole: usize) -> Result<(Self, PageRange, Region)> {
         let mut memory = Self::new(pages + hole + 1)?;
         let whole = memory.region.part(0..pages + hole);
