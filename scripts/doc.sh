@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Make the documentation of both kernel crates and of the client library, in
+# Make the documentation of the kernel crates and of the client library, in
 # build/doc. A warning is an error. Each crate is one case.
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
@@ -35,6 +35,7 @@ client_library() {
 }
 
 check "rustdoc: hmm" kernel_crate hmm
+check "rustdoc: emu" kernel_crate emu
 # A module has no public items: all of them are shown.
 check "rustdoc: dmirror" kernel_crate dmirror --document-private-items
 check "rustdoc: dmirror-client" client_library

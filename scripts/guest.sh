@@ -7,7 +7,8 @@
 #
 #   CMD='…'              what to run, by sh, in /files (see also INTERACTIVE)
 #   FILES='a b'          programs (static) and data for /files
-#   KERNEL=stock|debug   MODULE=dmirror|test_hmm|none   MEM=4G   CPUS=2
+#   KERNEL=stock|debug|patched (the debug kernel with Documentation/upstream)
+#   MODULE=dmirror|test_hmm|none   MEM=4G   CPUS=2
 #   ARGS='…'             parameters of the module
 #   APPEND='…'           parameters of the kernel
 #   TIMEOUT=900          seconds after which a guest counts as hung
@@ -38,7 +39,7 @@ PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-
 
 check_settings() {
 	local file names=' '
-	[[ $KERNEL =~ ^(stock|debug)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock or debug."
+	[[ $KERNEL =~ ^(stock|debug|patched)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
 	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
@@ -96,8 +97,9 @@ prepare() {
 		modules+=("$("$SCRIPTS/ram-disk.sh")")
 		release=$(cat "${dir%/*}/build/include/config/kernel.release")
 		;;
-	debug)
-		dir=$("$SCRIPTS/debug-kernel.sh")
+	debug | patched)
+		if [ "$KERNEL" = debug ]; then set --; else set -- --patched; fi
+		dir=$("$SCRIPTS/debug-kernel.sh" "$@")
 		image=$dir/arch/x86/boot/bzImage
 		release=$(cat "$dir/include/config/kernel.release")
 		;;

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Run the KUnit suites of both crates: they run when the module is loaded in
+# Run the KUnit suites of the kernel crates: they run when the module is loaded in
 # the debug kernel, and report to the kernel log. What ran is compared with
 # what stands in the source.
 . "$(dirname "$0")/lib.sh"
@@ -9,7 +9,7 @@
 
 mkdir -p "$BUILD/log"
 output=$BUILD/log/kunit-debug
-in_root "$SCRIPTS/kunit_cases.py" "$TOP/rust/hmm" "$TOP/rust/dmirror" >"$output.list"
+in_root "$SCRIPTS/kunit_cases.py" "$TOP/rust/hmm" "$TOP/rust/emu" "$TOP/rust/dmirror" >"$output.list"
 rm -f "$output.log"
 status=0
 KERNEL=debug MODULE=dmirror NAME=kunit CMD=true APPEND="kunit.enable=1 kunit.autorun=1 ${APPEND:-}" \

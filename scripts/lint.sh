@@ -27,7 +27,7 @@ matching() {
 
 format_of_kernel_crates() {
 	local sources
-	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs')
+	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/emu/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs')
 	in_root rustfmt --check --config-path "$stock/linux/.rustfmt.toml" "${sources[@]}"
 }
 
@@ -80,7 +80,7 @@ spdx_lines() {
 	local file status=0
 	for file in "${files[@]}"; do
 		case $file in
-		LICENSE | *.lock | *.json | *.png | *.svg | *.txt) continue ;;
+		LICENSE | *.lock | *.json | *.patch | *.png | *.svg | *.txt) continue ;;
 		esac
 		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: ' && continue
 		echo "$file: no SPDX-License-Identifier in its first three lines"
@@ -105,12 +105,15 @@ paths_of_this_machine() {
 	! grep -nF -e "$TOP/" -e "$CACHE" -e "/$(basename "$HOME")/.cache" "${files[@]}"
 }
 
+patches_apply() { GIT_CEILING_DIRECTORIES=$stock git -C "$stock/linux" apply --check "$TOP"/Documentation/upstream/*.patch; }
+
 check "rustfmt: kernel crates" format_of_kernel_crates
 check "clippy: kernel crates" clippy_of_kernel_crates
 for workspace in samples rust/host-tests; do
 	check "rustfmt: $workspace" format_of_workspace "$workspace"
 	check "clippy: $workspace" clippy_of_workspace "$workspace"
 done
+check "no emulator in rust/hmm" in_code emu rust/hmm
 for crate in rust/dmirror/dmirror.rs samples/minimal/driver.rs; do
 	check "no unsafe in $(dirname "$crate")" in_code unsafe "$(dirname "$crate")"
 	check "no bindings in $(dirname "$crate")" in_code bindings "$(dirname "$crate")"
@@ -119,5 +122,6 @@ done
 check "shellcheck" shell_scripts
 check "SPDX lines" spdx_lines
 check "at most 500 lines a file" file_lengths
+check "patches for mm apply" patches_apply
 check "no paths of this machine" paths_of_this_machine
 totals

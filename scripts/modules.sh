@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Build dmirror.ko and samples/minimal/minimal.ko. Prints the folder that they
-# are in, build/stock, build/debug or build/kdir.
+# are in, build/stock, build/debug, build/patched or build/kdir.
 #
-#   scripts/modules.sh [stock|debug] [ARGUMENT...]
+#   scripts/modules.sh [stock|debug|patched] [ARGUMENT...]
 #
 # For one of our kernels they are built in the build root. KDIR=/a/kernel/build
 # in the environment, and no argument, builds for that kernel with the tools of
@@ -24,7 +24,8 @@ else
 	case $kernel in
 	stock) kdir=$("$SCRIPTS/stock-kernel.sh")/build ;;
 	debug) kdir=$("$SCRIPTS/debug-kernel.sh") place+=(LLVM=1) ;;
-	*) die "there is no kernel '$kernel'" "Usage: scripts/modules.sh [stock|debug] [ARGUMENT...]" ;;
+	patched) kdir=$("$SCRIPTS/debug-kernel.sh" --patched) place+=(LLVM=1) ;;
+	*) die "there is no kernel '$kernel'" "Usage: scripts/modules.sh [stock|debug|patched] [ARGUMENT...]" ;;
 	esac
 fi
 out=${OUT:-$BUILD/$kernel}

@@ -13,8 +13,9 @@ import sys
 # Our crates: name, root module, dependencies among each other.
 CRATES = [
     ("hmm", "rust/hmm/hmm.rs", []),
-    ("dmirror", "rust/dmirror/dmirror.rs", ["hmm"]),
-    ("minimal", "samples/minimal/driver.rs", ["hmm"]),
+    ("emu", "rust/emu/emu.rs", ["hmm"]),
+    ("dmirror", "rust/dmirror/dmirror.rs", ["hmm", "emu"]),
+    ("minimal", "samples/minimal/driver.rs", ["hmm", "emu"]),
 ]
 # What each of them gets of the kernel; see scripts/Makefile.build there.
 KERNEL = ["core", "kernel", "pin_init", "zerocopy", "zerocopy_derive"]

@@ -2,34 +2,93 @@
 
 //! A destination that was given away belongs to the migration.
 
-use hmm::DevPagemapOps;
-use hmm::LockedFolio;
-use hmm::Slot;
-use hmm::SystemFolio;
-use hmm::ToDevice;
-use hmm::ToSystem;
+use hmm::{
+    memremap::{
+        DevPagemapOps,
+        FreeFolio, //
+    },
+    migrate::{
+        Direction,
+        Entry,
+        ToDevice,
+        ToSystem, //
+    },
+};
 use kernel::prelude::*;
 
-/// Fills a folio that is on its way.
-pub fn fill<T: DevPagemapOps>(
-    slot: Slot<'_, ToDevice<'_, T>>,
-    mut folio: LockedFolio<'_, T>,
+/// Gives one folio twice.
+pub fn again<T: DevPagemapOps>(
+    one: Entry<'_, ToDevice<'_, T>>,
+    two: Entry<'_, ToDevice<'_, T>>,
+    folio: FreeFolio<'_, T>,
 ) -> Result {
-    slot.give(folio)?;
-    folio.fill_zero() //~ E0382
+    one.set_dst(folio)?;
+    two.set_dst(folio) //~ E0382
 }
 
-/// Gives a slot two destinations.
+/// Gives an entry two destinations.
 pub fn twice<T: DevPagemapOps>(
-    slot: Slot<'_, ToSystem<'_, T>>,
-    one: SystemFolio,
-    two: SystemFolio,
+    entry: Entry<'_, ToDevice<'_, T>>,
+    one: FreeFolio<'_, T>,
+    two: FreeFolio<'_, T>,
 ) -> Result {
-    slot.give(one)?;
-    slot.give(two) //~ E0382
+    entry.set_dst(one)?;
+    entry.set_dst(two) //~ E0382
 }
 
-/// Gives system memory to what goes to the device.
-pub fn wrong<T: DevPagemapOps>(slot: Slot<'_, ToDevice<'_, T>>, folio: SystemFolio) -> Result {
-    slot.give(folio) //~ E0308
+/// Gives memory of the device to what goes to the system.
+pub fn wrong<T: DevPagemapOps>(
+    entry: Entry<'_, ToSystem<'_, T>>,
+    folio: FreeFolio<'_, T>,
+) -> Result {
+    entry.set_dst(folio) //~ E0599
+}
+
+/// Makes up a direction.
+pub struct Sideways;
+
+impl Direction for Sideways {
+    //~ E0277
+    type Ops = Nobody;
+    const TO_DEVICE: bool = true;
+    const POINTS: [hmm::memremap::SyncPoint; 3] = [hmm::memremap::SyncPoint::CpuFault; 3];
+
+    fn pagemap(&self) -> &hmm::memremap::DevPagemap<Nobody> {
+        loop {}
+    }
+}
+
+/// A driver that does nothing.
+pub struct Nobody;
+
+/// Copies nothing.
+pub struct NoEngine;
+
+#[allow(unsafe_code)]
+// SAFETY: It fails always.
+unsafe impl hmm::migrate::CopyEngine for NoEngine {
+    type Pending = ();
+
+    fn copy(&self, _: &mut hmm::migrate::CopyBatch<'_>) -> Result {
+        Err(EIO)
+    }
+}
+
+impl DevPagemapOps for Nobody {
+    type Engine = NoEngine;
+    type FolioData = ();
+    type Hooks = ();
+
+    fn engine(&self) -> &NoEngine {
+        &NoEngine
+    }
+
+    fn folio_free(&self, _: hmm::memremap::DevicePages, (): ()) {}
+
+    fn migrate_to_ram(
+        &self,
+        fault: hmm::memremap::CpuFault<'_, Self>,
+    ) -> hmm::memremap::FaultAnswer {
+        fault.bus_error()
+    }
 }

@@ -2,10 +2,11 @@
 
 //! A fault is answered, once, and by nothing else than the fault.
 
-use hmm::CpuFault;
-use hmm::DevPagemapOps;
-use hmm::FaultAnswer;
-use kernel::prelude::*;
+use hmm::memremap::{
+    CpuFault,
+    DevPagemapOps,
+    FaultAnswer, //
+};
 
 /// Makes up an answer.
 pub fn made_up() -> FaultAnswer {

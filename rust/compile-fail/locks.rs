@@ -2,27 +2,38 @@
 
 //! What a lock protects is used under it.
 
-use hmm::DevPagemap;
-use hmm::DevPagemapOps;
-use hmm::Huge;
-use hmm::LockedVma;
-use hmm::Migration;
-use hmm::Mirror;
-use hmm::Window;
-use kernel::mm::MmWithUser;
-use kernel::prelude::*;
+use emu::{
+    device::DeviceOps,
+    view::View, //
+};
+use hmm::{
+    memremap::{
+        DevPagemap,
+        DevPagemapOps, //
+    },
+    migrate::{
+        LargeFolios,
+        MigrateBuffer,
+        Migration, //
+    },
+    vma::LockedVma, //
+};
+use kernel::{
+    mm::MmWithUser,
+    prelude::*, //
+};
 
 /// Reads a page of the device after the update lock was released.
-pub fn page<T: DevPagemapOps>(mirror: &Mirror<T>, out: &mut [u8]) -> Result {
-    let guard = mirror.lock();
+pub fn page<T: DeviceOps>(view: &View<T>, out: &mut [u8]) -> Result {
+    let guard = view.lock();
     let page = guard.page(0x1000).ok_or(ENOENT)?;
     drop(guard); //~ E0505
     page.read(0, out)
 }
 
-/// The same, with a page that was found.
-pub fn found<T: DevPagemapOps>(mirror: &Mirror<T>, out: &mut [u8]) -> Result {
-    let guard = mirror.lock();
+/// Reads a page that was found, after the update lock was released.
+pub fn found<T: DeviceOps>(view: &View<T>, out: &mut [u8]) -> Result {
+    let guard = view.lock();
     let (_, page) = guard.next(0..0x1000).ok_or(ENOENT)?;
     drop(guard); //~ E0505
     page.read(0, out)
@@ -32,33 +43,38 @@ pub fn found<T: DevPagemapOps>(mirror: &Mirror<T>, out: &mut [u8]) -> Result {
 pub fn migrate<T: DevPagemapOps>(
     mm: &MmWithUser,
     pagemap: &DevPagemap<T>,
-    window: &mut Window,
+    buffer: &mut MigrateBuffer,
 ) -> Result {
     let mmap = mm.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, 0x1000).ok_or(EFAULT)?;
     drop(mmap); //~ E0505
+    let range = 0x1000..0x2000;
     drop(Migration::to_device(
         vma,
-        0x1000..0x2000,
-        Huge::Split,
+        range,
+        LargeFolios::Split,
         pagemap,
-        window,
+        buffer,
     )?);
     Ok(())
 }
 
 /// Uses the arrays of a migration that is going on.
-pub fn window<T: DevPagemapOps>(pagemap: &DevPagemap<T>, window: &mut Window) -> Result {
-    let first = Migration::evict(pagemap, 0..1, window)?;
-    let second = Migration::evict(pagemap, 1..2, window)?; //~ E0499
-    drop((first, second));
+pub fn buffer<T: DevPagemapOps>(
+    vma: LockedVma<'_>,
+    pagemap: &DevPagemap<T>,
+    buffer: &mut MigrateBuffer,
+) -> Result {
+    let first = Migration::to_device(vma, 0..0x1000, LargeFolios::Split, pagemap, buffer)?;
+    pagemap.evict(0..1, buffer); //~ E0499
+    drop(first);
     Ok(())
 }
 
-/// Keeps a claim longer than the mirror.
-pub fn claim<T: DevPagemapOps>(mirror: Pin<KBox<Mirror<T>>>) -> Result {
-    let claim = mirror.claim(0x1000..0x2000)?;
-    drop(mirror); //~ E0505
-    drop(claim);
+/// Keeps a pending map longer than the view.
+pub fn pending<T: DeviceOps>(view: Pin<KBox<View<T>>>) -> Result {
+    let pending = view.pending_map(0x1000..0x2000)?;
+    drop(view); //~ E0505
+    drop(pending);
     Ok(())
 }

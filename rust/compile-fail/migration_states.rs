@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What moved is known after commit, and destinations are given before.
+//! What moved is known after commit, what is copied has its destination before, and nothing is
+//! committed that was not copied.
 
 use core::mem::forget;
-use hmm::Collected;
-use hmm::DevPagemapOps;
-use hmm::Migration;
-use hmm::Slot;
-use hmm::ToDevice;
+use hmm::{
+    memremap::DevPagemapOps,
+    migrate::{
+        Collected,
+        Entry,
+        Migration,
+        ToDevice, //
+    },
+};
 use kernel::prelude::*;
 
 type Out<'a, T> = Migration<'a, Collected, ToDevice<'a, T>>;
@@ -17,31 +22,44 @@ pub fn early<'a, T: DevPagemapOps>(migration: &Out<'a, T>) -> usize {
     migration.moved() //~ E0599
 }
 
-/// Commits twice.
-pub fn twice<'a, T: DevPagemapOps>(migration: Out<'a, T>) {
-    drop(migration.commit());
-    drop(migration.commit()); //~ E0382
-}
-
-/// Looks for slots after the last step.
-pub fn late<'a, T: DevPagemapOps>(migration: Out<'a, T>) {
-    let mut migrated = migration.commit();
-    drop(migrated.slots()); //~ E0599
-}
-
-/// Keeps a slot, and what stands there, over the commit.
-pub fn keep<'a, T: DevPagemapOps>(mut migration: Out<'a, T>) -> Result {
-    let slot = migration.slots().next().ok_or(ENOENT)?;
-    drop(migration.commit()); //~ E0505
-    drop(slot.source());
+/// Commits what was not copied.
+pub fn uncopied<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
+    drop(migration.commit()?); //~ E0599
     Ok(())
 }
 
-/// Uses two pages of a split slot at the same time.
-pub fn split<T: DevPagemapOps>(slot: Slot<'_, ToDevice<'_, T>>) -> Result {
-    let mut small = slot.split()?;
+/// Copies twice.
+pub fn twice<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
+    drop(migration.copy()?);
+    drop(migration.copy()?); //~ E0382
+    Ok(())
+}
+
+/// Looks for entries while an engine works.
+pub fn late<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
+    let mut copying = migration.copy()?;
+    drop(copying.entries()); //~ E0599
+    Ok(())
+}
+
+/// Keeps an entry while an engine works.
+pub fn keep<'a, T: DevPagemapOps>(mut migration: Out<'a, T>) -> Result {
+    let entry = migration.entries().next().ok_or(ENOENT)?;
+    drop(migration.copy()?); //~ E0505
+    drop(entry);
+    Ok(())
+}
+
+/// Uses two pages of a split entry at the same time.
+pub fn split<T: DevPagemapOps>(entry: Entry<'_, ToDevice<'_, T>>) -> Result {
+    let mut small = entry.split()?;
     let first = small.next();
     let second = small.next(); //~ E0499
     forget((first, second));
     Ok(())
+}
+
+/// Makes up a state.
+pub fn made_up() -> Collected {
+    Collected(()) //~ E0423
 }

@@ -2,10 +2,11 @@
 
 //! What is not known to be unchanged is not used.
 
-use hmm::Access;
-use hmm::IntervalNotifier;
-use hmm::Invalidate;
-use hmm::Sequence;
+use hmm::interval::{
+    Invalidate,
+    Notifier,
+    Sequence, //
+};
 use kernel::prelude::*;
 
 /// Makes up a moment.
@@ -14,14 +15,14 @@ pub fn made_up() -> Sequence {
 }
 
 /// Uses the state where there may be none.
-pub fn unchecked<T: Invalidate + 'static>(notifier: &IntervalNotifier<T>) {
+pub fn unchecked<T: Invalidate>(notifier: &Notifier<T>) {
     let seq = notifier.read_begin();
     let state: &T = &notifier.lock_if_unchanged(seq); //~ E0308
-    let _ = (state, Access::Read);
+    let _ = state;
 }
 
 /// Keeps the notifier's lock over its end.
-pub fn keep<T: Invalidate + 'static>(notifier: Pin<KBox<IntervalNotifier<T>>>) {
+pub fn keep<T: Invalidate>(notifier: Pin<KBox<Notifier<T>>>) {
     let guard = notifier.lock();
     drop(notifier); //~ E0505
     drop(guard);

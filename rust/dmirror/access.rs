@@ -8,11 +8,11 @@
 use core::cell::Cell;
 use core::ops::Range;
 
-use hmm::Access;
-use hmm::MirrorGuard;
-use hmm::PagePlace;
-use hmm::PageView;
-use hmm::Patience;
+use emu::view::{Access, ViewGuard};
+use hmm::{
+    memremap::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
+    range::{MappedPage, PagePlace, PageView, Timeout},
+};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::Instant;
@@ -38,9 +38,9 @@ use crate::uapi;
 /// # Errors
 ///
 /// As `rust/uapi/dmirror.h` lists them for `READ`.
-pub(crate) fn read(call: &mut Call<'_>, out: UserPtr, patience: Patience) -> Result {
+pub(crate) fn read(call: &mut Call<'_>, out: UserPtr, timeout: Timeout) -> Result {
     let range = call.range();
-    read_part(call, range, out, patience)
+    read_part(call, range, out, timeout)
 }
 
 /// As [`read`], for a part of the range; `out` is where that part goes.
@@ -48,9 +48,9 @@ pub(crate) fn read_part(
     call: &mut Call<'_>,
     part: Range<usize>,
     out: UserPtr,
-    patience: Patience,
+    timeout: Timeout,
 ) -> Result {
-    let mut progress = Progress::new(part.start, patience);
+    let mut progress = Progress::new(part.start, timeout);
     let mut at = part.start;
     while at < part.end {
         progress.check(at)?;
@@ -59,7 +59,7 @@ pub(crate) fn read_part(
             ahead: part.end,
             copy: Copy::Read,
         };
-        let bytes = access(call, wanted, patience)? * PAGE_SIZE;
+        let bytes = access(call, wanted, timeout)? * PAGE_SIZE;
         let to = out.wrapping_byte_add(at - part.start);
         UserSlice::new(to, bytes)
             .writer()
@@ -80,7 +80,7 @@ pub(crate) fn read_part(
 /// As `rust/uapi/dmirror.h` lists them for `WRITE`.
 pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
     let range = call.range();
-    let mut progress = Progress::new(range.start, Patience::Bounded);
+    let mut progress = Progress::new(range.start, Timeout::Bounded);
     let mut at = range.start;
     while at < range.end {
         let end = range.end.min(at + BOUNCE_PAGES * PAGE_SIZE);
@@ -96,7 +96,7 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
                 ahead: range.end,
                 copy: Copy::Write { skip: at - chunk },
             };
-            let npages = access(call, wanted, Patience::Bounded)?;
+            let npages = access(call, wanted, Timeout::Bounded)?;
             call.counts.cpages += npages as u64;
             at += npages * PAGE_SIZE;
             pause_for_others()?;
@@ -119,8 +119,8 @@ pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
         let window = window_at(at, range.end);
         let mut npages = 0;
         let bounce = &mut call.buffers.bounce;
-        call.mirror
-            .snapshot(call.mm, window.clone(), &mut call.buffers.range, |view| {
+        call.view
+            .snapshot(call.mm, window.clone(), &mut call.buffers.fault, |view| {
                 bounce[npages] = prot(view);
                 npages += 1;
             })?;
@@ -164,15 +164,15 @@ pub(crate) fn exclusive(call: &mut Call<'_>, out: UserPtr) -> Result {
 
 /// Makes the pages of a window exclusive, one after the other, and copies them to the bounce buffer.
 fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize) -> Result {
-    let mut progress = Progress::new(window.start, Patience::Bounded);
+    let mut progress = Progress::new(window.start, Timeout::Bounded);
     let mut at = window.start;
     while at < window.end {
         progress.check(at)?;
-        let mut claim = call.mirror.claim(at..window.end)?;
+        let mut pending = call.view.pending_map(at..window.end)?;
         let mmap = call.mm.mmap_read_lock();
         while at < window.end {
             let bytes = &mut call.buffers.bounce[*npages * PAGE_SIZE..(*npages + 1) * PAGE_SIZE];
-            let copied = claim.make_exclusive(call.mm, &mmap, at, |guard| {
+            let copied = pending.make_exclusive(call.mm, &mmap, at, |guard| {
                 let page = guard.page(at).ok_or(EAGAIN)?;
                 page.read(0, bytes)
             })?;
@@ -185,7 +185,7 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
             at += PAGE_SIZE;
         }
         drop(mmap);
-        drop(claim);
+        drop(pending);
         pause_for_others()?;
     }
     Ok(())
@@ -202,9 +202,9 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
     let range = call.range();
     let mut at = range.start;
     while at < range.end {
-        let guard = call.mirror.lock();
+        let guard = call.view.lock();
         // In steps, so that the lock is not held for long.
-        for _ in 0..hmm::BLOCK_PAGES {
+        for _ in 0..HPAGE_PMD_NR {
             match guard.next(at..range.end) {
                 None => return Ok(()),
                 Some((_, page)) if page.access() == Access::Exclusive => return Err(EPERM),
@@ -236,9 +236,9 @@ enum Copy {
 
 /// Copies what is mapped at the start of a range, after a round of faults if nothing is. Returns the
 /// number of pages.
-fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usize> {
+fn access(call: &mut Call<'_>, wanted: Wanted, timeout: Timeout) -> Result<usize> {
     let Wanted { range, ahead, copy } = wanted;
-    let npages = copy_mapped(&call.mirror.lock(), &mut call.buffers.bounce, &range, copy);
+    let npages = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, &range, copy);
     if npages > 0 {
         return Ok(npages);
     }
@@ -255,12 +255,12 @@ fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usi
         let first = at == range.start;
         let mut fault = |part: Range<usize>| {
             let Buffers {
-                range: buffer,
+                fault: buffer,
                 bounce,
                 ..
             } = &mut *call.buffers;
-            let (mirror, mm) = (call.mirror, call.mm);
-            mirror.fault(mm, part, access, patience, buffer, |guard| {
+            let (view, mm) = (call.view, call.mm);
+            view.fault(mm, part, access, timeout, buffer, |guard| {
                 if first {
                     copied.set(copy_mapped(guard, bounce, &range, copy));
                 }
@@ -293,7 +293,7 @@ fn access(call: &mut Call<'_>, wanted: Wanted, patience: Patience) -> Result<usi
 /// Copies what is mapped at the start of a range; returns the number of pages, which ends where the
 /// device has no page mapped, or may not write to it, or the bounce buffer ends.
 fn copy_mapped(
-    guard: &MirrorGuard<'_, DeviceMemory>,
+    guard: &ViewGuard<'_, DeviceMemory>,
     bounce: &mut [u8],
     range: &Range<usize>,
     copy: Copy,
@@ -327,15 +327,15 @@ fn copy_mapped(
 
 /// Sees to it that an access which gets nowhere ends.
 struct Progress {
-    patience: Patience,
+    timeout: Timeout,
     at: usize,
     since: Instant<Monotonic>,
 }
 
 impl Progress {
-    fn new(at: usize, patience: Patience) -> Self {
+    fn new(at: usize, timeout: Timeout) -> Self {
         Self {
-            patience,
+            timeout,
             at,
             since: Instant::now(),
         }
@@ -344,10 +344,10 @@ impl Progress {
     /// Called before another try at an address.
     fn check(&mut self, at: usize) -> Result {
         if at != self.at {
-            *self = Self::new(at, self.patience);
+            *self = Self::new(at, self.timeout);
         }
         let over = self.since.elapsed().as_millis() > ACCESS_TIMEOUT_MS;
-        if self.patience == Patience::Bounded && over {
+        if self.timeout == Timeout::Bounded && over {
             return Err(EBUSY);
         }
         Ok(())
@@ -359,11 +359,12 @@ fn prot(view: PageView) -> u8 {
     let bits = match view {
         PageView::Error => uapi::DMIRROR_PROT_ERROR,
         PageView::None => uapi::DMIRROR_PROT_NONE,
-        PageView::Mapped {
+        PageView::Mapped(MappedPage {
             place,
-            writable,
+            is_writable,
             order,
-        } => {
+            ..
+        }) => {
             let place = match place {
                 PagePlace::System => uapi::DMIRROR_PROT_NONE,
                 PagePlace::Zero => uapi::DMIRROR_PROT_ZERO,
@@ -372,14 +373,14 @@ fn prot(view: PageView) -> u8 {
                 PagePlace::CoherentLocal => uapi::DMIRROR_PROT_DEV_COHERENT_LOCAL,
                 PagePlace::CoherentRemote => uapi::DMIRROR_PROT_DEV_COHERENT_REMOTE,
             };
-            let access = if writable {
+            let access = if is_writable {
                 uapi::DMIRROR_PROT_WRITE
             } else {
                 uapi::DMIRROR_PROT_READ
             };
             let size = match order {
-                hmm::PMD_ORDER => uapi::DMIRROR_PROT_PMD,
-                hmm::PUD_ORDER => uapi::DMIRROR_PROT_PUD,
+                HPAGE_PMD_ORDER => uapi::DMIRROR_PROT_PMD,
+                HPAGE_PUD_ORDER => uapi::DMIRROR_PROT_PUD,
                 _ => 0,
             };
             place | access | size

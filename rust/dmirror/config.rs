@@ -28,7 +28,7 @@ pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
 /// The most pages that one step of a command handles, in one aligned run of that many: what one
 /// entry of a page table can map, and for how many pages the `mmap_lock` is held at a time.
-pub(crate) const WINDOW_PAGES: usize = hmm::BLOCK_PAGES;
+pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
 
 /// Pages that are copied to or from user space in one piece.
 pub(crate) const BOUNCE_PAGES: usize = 64;

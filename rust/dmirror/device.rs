@@ -2,49 +2,63 @@
 
 //! A device: its pages, and what it does when mm calls.
 
-use hmm::CpuFault;
-use hmm::DevPagemap;
-use hmm::DevPagemapOps;
-use hmm::DevicePage;
-use hmm::DevicePages;
-use hmm::DeviceRegion;
-use hmm::FaultAnswer;
-use hmm::Step;
-use hmm::SystemFolio;
-use hmm::Window;
-use kernel::prelude::*;
-use kernel::sync::atomic::ordering::Relaxed;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::Arc;
-use kernel::time::delay::fsleep;
-use kernel::time::Delta;
+use emu::{
+    device::{DeviceOps, Emulated, Pagemap},
+    memory::Memory,
+    sched,
+};
+use hmm::{
+    lru::drain_lru_batches,
+    memremap::{
+        CpuFault, DevicePages, Evicted, FaultAnswer, Hooks, Options, Owner, SyncPoint, HPAGE_PMD_NR,
+    },
+    migrate::MigrateBuffer,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc, Mutex,
+    },
+    time::{delay::fsleep, Delta},
+};
 
-use crate::config::MIGRATE_PAUSE_US;
-use crate::config::RELEASE_ROUNDS;
-use crate::inject::Injection;
-use crate::inject::Site;
-use crate::pool::Pool;
+use crate::{
+    config::{MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS},
+    inject::{Injection, Site},
+    pool::Pool,
+};
 
 /// A device with memory of its own.
 pub(crate) struct Device {
-    pagemap: Arc<DevPagemap<DeviceMemory>>,
+    pagemap: Arc<Pagemap<DeviceMemory>>,
 }
 
 impl Device {
-    /// A device whose memory is `region`.
-    pub(crate) fn new(region: DeviceRegion, injection: Arc<Injection>) -> Result<Self> {
-        let memory = DeviceMemory::new(region.npages(), injection);
+    /// Makes a device of `memory`.
+    pub(crate) fn new(memory: Memory, injection: Arc<Injection>) -> Result<Self> {
+        let options = Options {
+            owner: Owner::new()?,
+            node: None,
+            hooks: TestHooks {
+                injection: injection.clone(),
+                fail_next: Atomic::new(false),
+            },
+        };
+        let driver = DeviceMemory::new(memory.npages(), injection);
+        let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
         Ok(Self {
-            pagemap: Arc::pin_init(DevPagemap::new(region, memory), GFP_KERNEL)?,
+            pagemap: Arc::pin_init(pagemap, GFP_KERNEL)?,
         })
     }
 
-    /// The pages of the device.
-    pub(crate) fn pagemap(&self) -> &Arc<DevPagemap<DeviceMemory>> {
+    /// Returns the pages of the device.
+    pub(crate) fn pagemap(&self) -> &Arc<Pagemap<DeviceMemory>> {
         &self.pagemap
     }
 
-    /// Brings every page back to system memory, whoever owns it; returns how many came.
+    /// Brings every page back to system memory, whoever owns it; `count` says how many came.
     ///
     /// May sleep. Pages that others have locked are tried again, within bounds.
     ///
@@ -57,28 +71,21 @@ impl Device {
         for round in 0..RELEASE_ROUNDS {
             if round > 0 {
                 fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
-                hmm::drain_lru_batches();
+                drain_lru_batches();
             }
             outcome = Ok(());
             let mut left = 0;
-            for block in 0..pagemap.region().npages() / hmm::BLOCK_PAGES {
-                if pagemap.taken_in(block) == 0 {
-                    continue;
-                }
-                match pagemap.evict(block) {
-                    Ok((moved, stayed)) => {
-                        *count += moved as u64;
-                        left += stayed;
-                    }
-                    Err(error) => outcome = Err(error),
-                }
-                hmm::cond_resched();
-                if hmm::fatal_signal_pending() {
+            for block in 0..pagemap.npages() / HPAGE_PMD_NR {
+                let evicted = pagemap.ops().evict(pagemap, block);
+                *count += evicted.moved as u64;
+                left += evicted.left;
+                outcome = evicted.error.map_or(outcome, Err);
+                sched::cond_resched();
+                if sched::fatal_signal_pending() {
                     return Err(EINTR);
                 }
             }
-            // What a migration has reserved is no page that could come back.
-            if outcome.is_ok() && left <= pagemap.unused() {
+            if left == 0 {
                 return Ok(());
             }
         }
@@ -93,8 +100,9 @@ impl Device {
 pub(crate) struct DeviceMemory {
     #[pin]
     pool: Pool,
-    /// Whether the next allocation is to fail.
-    fail_next: Atomic<bool>,
+    /// The arrays of an eviction, which one block has at a time.
+    #[pin]
+    eviction: Mutex<MigrateBuffer>,
     injection: Arc<Injection>,
 }
 
@@ -102,37 +110,43 @@ impl DeviceMemory {
     fn new(npages: usize, injection: Arc<Injection>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             pool <- Pool::new(npages),
-            fail_next: Atomic::new(false),
+            eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
         })
     }
 
-    /// The pages that are free.
+    /// Returns the pages that are free.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Says whether the next allocation is to fail.
-    pub(crate) fn set_fail_next(&self, fail: bool) {
-        // ORDERING: Relaxed: the flag stands for itself.
-        self.fail_next.store(fail, Relaxed);
+    /// Evicts the pages of a block; `pagemap` is that of this device.
+    ///
+    /// May sleep. Takes the eviction lock, and folio locks.
+    pub(crate) fn evict(&self, pagemap: &Pagemap<Self>, block: usize) -> Evicted {
+        let first = block * HPAGE_PMD_NR;
+        pagemap.evict(first..first + HPAGE_PMD_NR, &mut self.eviction.lock())
     }
 
-    /// The delays and failures that tests ask for.
+    /// Waits until an eviction that runs now has ended, and with it the locks that it has on the
+    /// pages of a block. For a migration that found pages of its range locked.
+    ///
+    /// May sleep. Takes the eviction lock, so must not be called with a folio locked.
+    pub(crate) fn wait_for_eviction(&self) {
+        drop(self.eviction.lock());
+    }
+
+    /// Returns the failures that tests ask for.
     pub(crate) fn injection(&self) -> &Injection {
         &self.injection
     }
-
-    /// Whether this allocation is to fail, which only one is told.
-    pub(crate) fn fails_now(&self) -> bool {
-        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
-        // cache is not written to by every allocation.
-        self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
-    }
 }
 
-impl DevPagemapOps for DeviceMemory {
-    fn folio_free(&self, pages: DevicePages) {
+impl DeviceOps for DeviceMemory {
+    type FolioData = ();
+    type Hooks = TestHooks;
+
+    fn folio_free(&self, pages: DevicePages, (): ()) {
         self.pool.free(pages);
     }
 
@@ -140,8 +154,8 @@ impl DevPagemapOps for DeviceMemory {
         self.pool.split(piece);
     }
 
-    fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        match bring_back(&fault) {
+    fn migrate_to_ram(&self, fault: CpuFault<'_, Emulated<Self>>) -> FaultAnswer {
+        match fault.migrate_to_system() {
             // Either the page came back, or somebody else has a reference to it and is about to let
             // go of it. Or it was told to fail, once.
             Ok(()) | Err(EAGAIN) => fault.retry(),
@@ -149,8 +163,36 @@ impl DevPagemapOps for DeviceMemory {
             Err(_) => fault.bus_error(),
         }
     }
+}
 
-    fn before_system_alloc(&self, _order: u32) -> Result {
+/// What tests ask for in the operations of `hmm`.
+pub(crate) struct TestHooks {
+    injection: Arc<Injection>,
+    /// Whether the next allocation is to fail.
+    fail_next: Atomic<bool>,
+}
+
+impl TestHooks {
+    /// Sets whether the next allocation is to fail.
+    pub(crate) fn set_fail_next(&self, fail: bool) {
+        // ORDERING: Relaxed: the flag stands for itself.
+        self.fail_next.store(fail, Relaxed);
+    }
+
+    /// Returns whether this allocation is to fail, which only one is told.
+    pub(crate) fn fails_now(&self) -> bool {
+        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
+        // cache is not written to by every allocation.
+        self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
+    }
+}
+
+impl Hooks for TestHooks {
+    fn sync_point(&self, point: SyncPoint) {
+        self.injection.delay(point);
+    }
+
+    fn should_fail_alloc(&self, _order: u32) -> Result {
         if self.fails_now() {
             return Err(EAGAIN);
         }
@@ -160,35 +202,15 @@ impl DevPagemapOps for DeviceMemory {
         Ok(())
     }
 
-    fn between(&self, step: Step) {
-        self.injection.delay(step);
-    }
-
-    fn copy_to_system(&self, from: &DevicePage<'_, Self>, to: &mut SystemFolio) -> Result {
-        if self.injection.fails(Site::CopyOut) {
+    fn should_fail_copy(&self, to_device: bool) -> Result {
+        let site = if to_device {
+            Site::CopyIn
+        } else {
+            Site::CopyOut
+        };
+        if self.injection.fails(site) {
             return Err(EIO);
         }
-        to.fill_from(from)
+        Ok(())
     }
-}
-
-/// Brings back what a CPU has touched: a page, or a huge page that is mapped as one. What becomes of
-/// the page that was touched decides.
-fn bring_back(fault: &CpuFault<'_, DeviceMemory>) -> Result {
-    let mut window = Window::new(fault.npages())?;
-    let mut migration = fault.collect(&mut window)?;
-    let mut outcome = Ok(());
-    for slot in migration.slots() {
-        let pages = slot.nth()..slot.nth() + (1 << slot.order());
-        let filled = slot.fill_system();
-        if pages.contains(&fault.nth()) {
-            outcome = filled;
-        }
-    }
-    let moved = migration.commit().moved();
-    if moved == 0 && outcome.is_ok() {
-        // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
-        hmm::drain_lru_batches();
-    }
-    outcome
 }

@@ -12,10 +12,8 @@
 
 #![deny(unsafe_code)]
 
-use hmm::DeviceRegion;
-use hmm::Node;
-use hmm::Vram;
-use hmm::BLOCK_PAGES;
+use emu::{device_file::DeviceFiles, iomem::PhysicalStart, memory::Memory};
+use hmm::memremap::HPAGE_PMD_NR as BLOCK_PAGES;
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
@@ -88,34 +86,35 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 /// Dropping it removes the files; the last of them lets go of the device, which then brings its
 /// pages back.
 struct DmirrorModule {
-    _nodes: KVec<Pin<KBox<Node<DmirrorFile>>>>,
+    _files: DeviceFiles<DmirrorFile>,
 }
 
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let memory = MemoryPlan::from_params()?;
+        let plan = MemoryPlan::from_params()?;
         let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
-        let coherent = coherent_regions()?;
+        let coherent = coherent_memory()?;
         let mut devices = KVec::new();
+        let mut add = |memory, name| -> Result {
+            let device = Device::new(memory, injection.clone())?;
+            devices.push((name, Arc::new(device, GFP_KERNEL)?), GFP_KERNEL)?;
+            Ok(())
+        };
         for (nth, name) in PRIVATE_NODES.into_iter().enumerate() {
-            let region = DeviceRegion::private(memory.vram(nth)?, REGION_NAME)?;
-            devices.push((name, Device::new(region, injection.clone())?), GFP_KERNEL)?;
+            add(plan.memory(nth)?, name)?;
         }
-        for (region, name) in coherent.into_iter().zip(COHERENT_NODES) {
-            devices.push((name, Device::new(region, injection.clone())?), GFP_KERNEL)?;
+        for (memory, name) in coherent.into_iter().zip(COHERENT_NODES) {
+            add(memory, name)?;
         }
         // Files last: they can be opened at once.
-        let mut nodes = KVec::with_capacity(devices.len(), GFP_KERNEL)?;
-        for (name, device) in devices {
-            let node = Node::new(name, Arc::new(device, GFP_KERNEL)?);
-            nodes.push(KBox::pin_init(node, GFP_KERNEL)?, GFP_KERNEL)?;
-        }
-        Ok(Self { _nodes: nodes })
+        Ok(Self {
+            _files: DeviceFiles::new(devices)?,
+        })
     }
 }
 
 /// The memory of the coherent devices: of none, or of both.
-fn coherent_regions() -> Result<KVec<DeviceRegion>> {
+fn coherent_memory() -> Result<KVec<Memory>> {
     let starts = [
         module_parameters::spm_addr_dev0.value(),
         module_parameters::spm_addr_dev1.value(),
@@ -145,12 +144,17 @@ fn coherent_regions() -> Result<KVec<DeviceRegion>> {
         pr_err!("spm_addr_dev0, spm_addr_dev1 and spm_size must be multiples of {BLOCK_BYTES}, and spm_size not above {MAX_CAPACITY}\n");
         return Err(EINVAL);
     }
-    for start in starts {
-        let vram = Vram::coherent(start, (size >> PAGE_SHIFT) as usize)?;
-        let region = DeviceRegion::coherent(vram, REGION_NAME).inspect_err(|_| {
+    for parameter in [
+        &module_parameters::spm_addr_dev0,
+        &module_parameters::spm_addr_dev1,
+    ] {
+        let start = PhysicalStart::from_parameter(parameter);
+        let npages = (size >> PAGE_SHIFT) as usize;
+        let memory = Memory::coherent(start, npages, REGION_NAME).inspect_err(|_| {
+            let start = start.address();
             pr_err!("no coherent memory at {start:#x}: is it kept with memmap=?\n")
         })?;
-        regions.push(region, GFP_KERNEL)?;
+        regions.push(memory, GFP_KERNEL)?;
     }
     Ok(regions)
 }
@@ -160,7 +164,7 @@ enum MemoryPlan {
     /// From the system, up to so many pages for each device.
     Reserve { npages: usize },
     /// A physical range, with so many pages for each device.
-    Range { start: u64, npages: usize },
+    Range { start: PhysicalStart, npages: usize },
 }
 
 impl MemoryPlan {
@@ -207,18 +211,19 @@ impl MemoryPlan {
             return Err(EINVAL);
         }
         Ok(Self::Range {
-            start: base,
+            start: PhysicalStart::from_parameter(&module_parameters::vram_base),
             npages: (share >> PAGE_SHIFT) as usize,
         })
     }
 
     /// The memory of device `nth`, counted from 0.
-    fn vram(&self, nth: usize) -> Result<Vram> {
+    fn memory(&self, nth: usize) -> Result<Memory> {
         match *self {
-            Self::Reserve { npages } => Vram::lazy(npages),
+            Self::Reserve { npages } => Memory::lazy(npages),
             Self::Range { start, npages } => {
-                let start = start + (nth * npages * PAGE_SIZE) as u64;
-                Vram::fixed(start, npages, REGION_NAME).inspect_err(|_| {
+                let start = start.offset((nth * npages * PAGE_SIZE) as u64)?;
+                Memory::fixed(start, npages, REGION_NAME).inspect_err(|_| {
+                    let start = start.address();
                     pr_err!("no memory for a device at {start:#x}: is it kept with memmap=?\n")
                 })
             }

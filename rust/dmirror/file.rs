@@ -8,11 +8,8 @@
 use core::mem::size_of;
 use core::ops::Range;
 
-use hmm::Mirror;
-use hmm::NodeOps;
-use hmm::Patience;
-use hmm::RangeBuffer;
-use hmm::Window;
+use emu::{device_file::DeviceFileOps, fault::FaultBuffer, sched, view::View};
+use hmm::{memremap::HPAGE_PMD_NR, migrate::MigrateBuffer, range::Timeout, vma::task_size};
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::alloc::flags::__GFP_ZERO;
@@ -66,9 +63,9 @@ const fn command(nr: u32) -> u32 {
 /// What one step of a command works with.
 pub(crate) struct Buffers {
     /// The page frame numbers of a migration.
-    pub(crate) window: Window,
+    pub(crate) migrate: MigrateBuffer,
     /// What a device fault or a look at the page tables needs.
-    pub(crate) range: RangeBuffer,
+    pub(crate) fault: FaultBuffer,
     /// [`BOUNCE_PAGES`] pages on their way to or from user space.
     pub(crate) bounce: KVVec<u8>,
 }
@@ -76,8 +73,8 @@ pub(crate) struct Buffers {
 impl Buffers {
     fn new() -> Result<Self> {
         Ok(Self {
-            window: Window::new(WINDOW_PAGES)?,
-            range: RangeBuffer::new()?,
+            migrate: MigrateBuffer::new(WINDOW_PAGES)?,
+            fault: FaultBuffer::new()?,
             bounce: KVVec::from_elem(0, BOUNCE_PAGES * PAGE_SIZE, GFP_KERNEL_ACCOUNT)?,
         })
     }
@@ -94,7 +91,7 @@ pub(crate) struct Counts {
 
 /// A command on a range of the process's memory, and what it works with.
 pub(crate) struct Call<'c> {
-    pub(crate) mirror: &'c Mirror<DeviceMemory>,
+    pub(crate) view: &'c View<DeviceMemory>,
     pub(crate) mm: &'c MmWithUser,
     pub(crate) user_range: UserRange,
     pub(crate) buffers: &'c mut Buffers,
@@ -116,8 +113,8 @@ pub(crate) fn window_at(at: usize, end: usize) -> Range<usize> {
 
 /// Between steps: lets others run, and stops when the task was killed.
 pub(crate) fn pause_for_others() -> Result {
-    hmm::cond_resched();
-    if hmm::fatal_signal_pending() {
+    sched::cond_resched();
+    if sched::fatal_signal_pending() {
         return Err(EINTR);
     }
     Ok(())
@@ -130,13 +127,13 @@ pub(crate) struct DmirrorFile {
     /// The address space of the opener, which this keeps from being freed, but not alive.
     mm: ARef<Mm>,
     #[pin]
-    mirror: Mirror<DeviceMemory>,
+    view: View<DeviceMemory>,
     /// Kept for the next command, so that it need not allocate.
     #[pin]
     buffers: Mutex<Option<Buffers>>,
 }
 
-impl NodeOps for DmirrorFile {
+impl DeviceFileOps for DmirrorFile {
     type OwnerModule = crate::LocalModule;
     type Device = Device;
     type File = Pin<KBox<Self>>;
@@ -149,7 +146,7 @@ impl NodeOps for DmirrorFile {
             try_pin_init!(Self {
                 device: device.clone(),
                 mm: ARef::<Mm>::from(&**opener),
-                mirror <- Mirror::new(opener, device.pagemap().clone()),
+                view <- View::new(opener, device.pagemap().clone()),
                 buffers <- new_mutex!(None),
             }),
             GFP_KERNEL,
@@ -195,11 +192,11 @@ impl NodeOps for DmirrorFile {
     /// whose files do not keep the module loaded while they are open.
     fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
         let pagemap = file.device.pagemap();
-        let npages = pagemap.region().npages();
+        let npages = pagemap.npages();
         let room = pagemap.ops().pool().room();
         seq_print!(m, "dmirror-pages:\t{npages}\n");
         seq_print!(m, "dmirror-free-pages:\t{}\n", room.pages);
-        seq_print!(m, "dmirror-blocks:\t{}\n", npages / hmm::BLOCK_PAGES);
+        seq_print!(m, "dmirror-blocks:\t{}\n", npages / HPAGE_PMD_NR);
         seq_print!(m, "dmirror-free-blocks:\t{}\n", room.blocks);
     }
 }
@@ -210,7 +207,7 @@ impl DmirrorFile {
         if flags & !known != 0 {
             return Err(EINVAL);
         }
-        self.device.pagemap().ops().set_fail_next(flags != 0);
+        self.device.pagemap().hooks().set_fail_next(flags != 0);
         Ok(())
     }
 
@@ -222,7 +219,7 @@ impl DmirrorFile {
             _ => return Err(EINVAL),
         };
         let mm = self.mm.mmget_not_zero().ok_or(gone)?;
-        if user_range.end() > hmm::task_size(&mm) {
+        if user_range.end() > task_size(&mm) {
             return Err(gone);
         }
         let cached = self.buffers.lock().take();
@@ -231,7 +228,7 @@ impl DmirrorFile {
             None => Buffers::new()?,
         };
         let mut call = Call {
-            mirror: &self.mirror,
+            view: &self.view,
             mm: &mm,
             user_range,
             buffers: &mut buffers,
@@ -241,8 +238,8 @@ impl DmirrorFile {
             .map(UserPtr::from_addr)
             .map_err(|_| EFAULT)?;
         let result = match cmd {
-            READ => access::read(&mut call, ptr, Patience::Bounded),
-            READ_UNLOCKED => access::read(&mut call, ptr, Patience::Endless),
+            READ => access::read(&mut call, ptr, Timeout::Bounded),
+            READ_UNLOCKED => access::read(&mut call, ptr, Timeout::Never),
             WRITE => access::write(&mut call, ptr),
             MIGRATE_TO_DEV => migrate::to_device(&mut call, ptr),
             MIGRATE_TO_SYS => migrate::to_system(&mut call),

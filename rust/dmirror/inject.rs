@@ -8,8 +8,8 @@
 //! `fail_SITE_interval` n lets only every nth try fail, `fail_SITE_percent` n only so many of a
 //! hundred, by chance.
 
-use hmm::Knobs;
-use hmm::Step;
+use emu::{debugfs::DebugfsU32s, sched::random};
+use hmm::memremap::SyncPoint;
 use kernel::prelude::*;
 use kernel::sync::atomic::ordering::Relaxed;
 use kernel::sync::atomic::Atomic;
@@ -69,7 +69,7 @@ const NAMES: [&CStr; FILES] = [
 #[pin_data]
 pub(crate) struct Injection {
     #[pin]
-    knobs: Knobs<FILES>,
+    knobs: DebugfsU32s<FILES>,
     /// How often each site was asked while it was on.
     asked: [Atomic<u32>; SITES],
 }
@@ -78,7 +78,7 @@ impl Injection {
     /// Everything off.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            knobs <- Knobs::new(c"dmirror", &NAMES),
+            knobs <- DebugfsU32s::new(c"dmirror", &NAMES),
             asked: [const { Atomic::new(0) }; SITES],
         })
     }
@@ -92,18 +92,18 @@ impl Injection {
     }
 
     /// Waits as long as was said for a step. May sleep.
-    pub(crate) fn delay(&self, step: Step) {
+    pub(crate) fn delay(&self, step: SyncPoint) {
         let nth = match step {
-            Step::OutCollected => 0,
-            Step::OutCopied => 1,
-            Step::OutMoved => 2,
-            Step::OutMapped => 3,
-            Step::BackCollected => 4,
-            Step::BackCopied => 5,
-            Step::BackMoved => 6,
-            Step::Fault => 7,
-            Step::Walked => 8,
-            Step::Exclusive => 9,
+            SyncPoint::ToDeviceCollected => 0,
+            SyncPoint::ToDeviceCopied => 1,
+            SyncPoint::ToDeviceMoved => 2,
+            SyncPoint::ToDeviceMapped => 3,
+            SyncPoint::ToSystemCollected => 4,
+            SyncPoint::ToSystemCopied => 5,
+            SyncPoint::ToSystemMoved => 6,
+            SyncPoint::CpuFault => 7,
+            SyncPoint::RangeWalked => 8,
+            SyncPoint::Exclusive => 9,
         };
         let microseconds = self.knobs.get(nth);
         if microseconds > 0 {
@@ -124,7 +124,7 @@ impl Injection {
             return false;
         }
         let percent = self.knobs.get(first + 2);
-        if percent > 0 && hmm::random() % 100 >= percent {
+        if percent > 0 && random() % 100 >= percent {
             return false;
         }
         self.knobs.count_down(first)

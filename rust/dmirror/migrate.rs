@@ -11,18 +11,14 @@
 
 use core::ops::Range;
 
-use hmm::DevPagemap;
-use hmm::Huge;
-use hmm::Kind;
-use hmm::LockedVma;
-use hmm::Migration;
-use hmm::PagePlace;
-use hmm::PageView;
-use hmm::Patience;
-use hmm::Slot;
-use hmm::Source;
-use hmm::ToDevice;
-use kernel::mm::virt::flags::MERGEABLE as VM_MERGEABLE;
+use emu::device::{Emulated, Pagemap};
+use hmm::{
+    lru::drain_lru_batches,
+    memremap::Kind,
+    migrate::{Entry, LargeFolios, ToDevice},
+    range::{PageView, Timeout},
+    vma::LockedVma,
+};
 use kernel::mm::virt::flags::NOHUGEPAGE as VM_NOHUGEPAGE;
 use kernel::mm::virt::flags::READ as VM_READ;
 use kernel::page::PAGE_SIZE;
@@ -73,7 +69,7 @@ pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
             from = run.end;
             let part = at + run.start * PAGE_SIZE..at + run.end * PAGE_SIZE;
             let to = out.wrapping_byte_add(part.start - range.start);
-            access::read_part(call, part, to, Patience::Bounded)?;
+            access::read_part(call, part, to, Timeout::Bounded)?;
         }
         if let Some(error) = step.error {
             return Err(error);
@@ -120,13 +116,13 @@ fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
 
 fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     let npages = step.range.len() / PAGE_SIZE;
-    let pagemap = call.mirror.pagemap();
-    let mut huge = match pagemap.region().kind() {
-        Kind::Private => Huge::Keep,
+    let pagemap = call.view.pagemap();
+    let mut huge = match pagemap.kind() {
+        Kind::Private => LargeFolios::Keep,
         // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
-        Kind::Coherent => Huge::Split,
+        Kind::Coherent => LargeFolios::Split,
     };
-    let mut block = huge == Huge::Keep && npages == WINDOW_PAGES;
+    let mut block = huge == LargeFolios::Keep && npages == WINDOW_PAGES;
     let mut wanted = Wanted {
         block,
         pages: if block { 0 } else { npages },
@@ -147,7 +143,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         }
         wanted = if pass.is_shared {
             // mm splits it when it collects it.
-            huge = Huge::Split;
+            huge = LargeFolios::Split;
             block = false;
             Wanted {
                 block,
@@ -165,7 +161,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         } else {
             let_others_finish(pagemap);
             if pass.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
-                hmm::drain_lru_batches();
+                drain_lru_batches();
             }
             // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
             // ones in.
@@ -184,7 +180,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
 
 /// Reserves what is wanted. If there is no block, small pages do; while others hold reservations,
 /// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
-fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
+fn reserve<'d>(pagemap: &'d Pagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
     let start = Instant::<Monotonic>::now();
     let mut tries = 0;
     loop {
@@ -198,7 +194,8 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
             Err(ENOMEM) => {}
             Err(error) => return Err(error),
         }
-        let others = pagemap.unused() > reservation.npages() || reservation.lost_a_race();
+        let others =
+            pagemap.ops().pool().reserved() > reservation.npages() || reservation.lost_a_race();
         // A round takes long where much was locked.
         let over = tries >= RESERVE_TRIES && start.elapsed().as_millis() > RESERVE_TIMEOUT_MS;
         if !others || over {
@@ -206,7 +203,7 @@ fn reserve<'d>(pagemap: &'d DevPagemap<DeviceMemory>, wanted: &Wanted) -> Result
         }
         drop(reservation);
         if tries == 0 {
-            hmm::drain_lru_batches();
+            drain_lru_batches();
         }
         tries += 1;
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
@@ -232,73 +229,74 @@ struct Pass {
 fn pass_to_device(
     call: &mut Call<'_>,
     step: &mut Step,
-    huge: Huge,
+    huge: LargeFolios,
     small_holes: bool,
     reservation: &mut Reservation<'_>,
 ) -> Result<Pass> {
     let mut pass = Pass::default();
-    let pagemap = call.mirror.pagemap();
-    let mut claim = call.mirror.claim(step.range.clone())?;
+    let pagemap = call.view.pagemap();
+    let pending = call.view.pending_map(step.range.clone())?;
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, step.range.start)?;
     step.range.end = step.range.end.min(vma.end());
-    // `migrate_vma_setup()` takes the entries of a page away by hand, and puts them back by rmap. That
-    // misses merged pages that KSM looked for in vain meanwhile: their process would wait for them
-    // for ever.
-    if vma.flags() & VM_MERGEABLE != 0 {
-        return Ok(pass);
-    }
     pass.may_be_in_batches = vma.may_have_anonymous_pages();
-    let window = &mut call.buffers.window;
-    let mut migration = Migration::to_device(vma, step.range.clone(), huge, pagemap, window)?;
+    let mut migration = match pending.migrate(vma, huge, &mut call.buffers.migrate) {
+        // Its pages stay where they are.
+        Err(EOPNOTSUPP) => {
+            pass.may_be_in_batches = false;
+            return Ok(pass);
+        }
+        migration => migration?,
+    };
     let huge_holes = !small_holes && vma.flags() & VM_NOHUGEPAGE == 0;
     let mut hole_got_room = false;
-    for slot in migration.slots() {
-        let is_huge_hole = slot.order() > 0 && matches!(slot.source(), Source::Hole);
+    for entry in migration.entries() {
+        let is_huge_hole = entry.order() > 0 && entry.is_hole();
         let huge = if is_huge_hole {
             // What was never touched need not become a huge page where the process wants none.
             huge_holes
         } else {
             true
         };
-        if slot.order() > 0 && !slot.can_split() {
+        if entry.order() > 0 && !entry.can_split() {
             // One that may be shared goes in small pages: `remove_migration_pmd()` takes the soft-dirty
             // bit of its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
             pass.is_shared = true;
             continue;
         }
         let room = reservation.npages();
-        fill(slot, huge, reservation, pagemap.ops(), &mut pass)?;
+        set_dst(entry, huge, reservation, pagemap, &mut pass)?;
         hole_got_room |= is_huge_hole && huge && reservation.npages() < room;
     }
-    let migration = migration.commit();
-    claim.map(&migration);
-    pass.hole_stays = hole_got_room && migration.moved() == 0;
+    let copying = migration.copy()?;
+    if let Some(error) = copying.error() {
+        return Err(error);
+    }
+    let moved = copying.commit()?.moved();
+    pass.hole_stays = hole_got_room && moved == 0;
     Ok(pass)
 }
 
-/// Gives a slot its destination: a block for a huge page, or small pages for each of its pages, where
-/// a block is not to be had or not wanted.
-fn fill(
-    slot: Slot<'_, ToDevice<'_, DeviceMemory>>,
+/// Sets the destination of an entry: a block for a huge page, or small pages for each of its pages,
+/// where a block is not to be had or not wanted.
+fn set_dst(
+    entry: Entry<'_, ToDevice<'_, Emulated<DeviceMemory>>>,
     huge: bool,
     reservation: &mut Reservation<'_>,
-    memory: &DeviceMemory,
+    pagemap: &Pagemap<DeviceMemory>,
     pass: &mut Pass,
 ) -> Result {
-    let injection = memory.injection();
-    if injection.fails(Site::Lock) {
+    if pagemap.ops().injection().fails(Site::Lock) {
         return Ok(());
     }
-    let refused = memory.fails_now();
-    if slot.order() == 0 {
+    let refused = pagemap.hooks().fails_now();
+    if entry.order() == 0 {
         if refused {
             // The next pass tries again.
             return Ok(());
         }
         return match reservation.pop_page()? {
-            Some(_) if injection.fails(Site::CopyIn) => Err(EIO),
-            Some(folio) => slot.fill(folio),
+            Some(folio) => entry.set_dst(folio),
             None => {
                 pass.lacking += 1;
                 Ok(())
@@ -307,20 +305,17 @@ fn fill(
     }
     if huge && !refused {
         if let Some(folio) = reservation.pop_block() {
-            if injection.fails(Site::CopyIn) {
-                return Err(EIO);
-            }
-            return slot.fill(folio);
+            return entry.set_dst(folio);
         }
     }
     if reservation.npages() < WINDOW_PAGES {
         pass.lacks_block = true;
         return Ok(());
     }
-    let mut small = slot.split()?;
-    while let Some(slot) = small.next() {
+    let mut small = entry.split()?;
+    while let Some(entry) = small.next() {
         let folio = reservation.pop_page()?.ok_or(ENOMEM)?;
-        slot.fill(folio)?;
+        entry.set_dst(folio)?;
     }
     Ok(())
 }
@@ -329,8 +324,8 @@ fn fill(
 fn on_device(call: &mut Call<'_>, range: Range<usize>) -> Result<PageSet> {
     let mut there = PageSet::default();
     let mut nth = 0;
-    call.mirror
-        .snapshot(call.mm, range, &mut call.buffers.range, |view| {
+    call.view
+        .snapshot(call.mm, range, &mut call.buffers.fault, |view| {
             if is_local(view) {
                 there.insert(nth);
             }
@@ -340,10 +335,7 @@ fn on_device(call: &mut Call<'_>, range: Range<usize>) -> Result<PageSet> {
 }
 
 fn is_local(view: PageView) -> bool {
-    let PageView::Mapped { place, .. } = view else {
-        return false;
-    };
-    matches!(place, PagePlace::PrivateLocal | PagePlace::CoherentLocal)
+    matches!(view, PageView::Mapped(page) if page.place.is_local())
 }
 
 /// Moves those pages of the range that are on the device to system memory.
@@ -376,9 +368,9 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let mut left = 0;
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
-            let_others_finish(call.mirror.pagemap());
+            let_others_finish(call.view.pagemap());
             if attempt % DRAIN_EVERY == 1 {
-                hmm::drain_lru_batches();
+                drain_lru_batches();
             }
             pause_for_others()?;
         }
@@ -395,8 +387,8 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, range.start)?;
     range.end = range.end.min(vma.end());
-    let pagemap = call.mirror.pagemap();
-    let (moved, outcome) = pagemap.bring_back(vma, range.clone(), &mut call.buffers.window);
+    let pagemap = call.view.pagemap();
+    let (moved, outcome) = pagemap.bring_back(vma, range.clone(), &mut call.buffers.migrate);
     call.counts.cpages += moved as u64;
     match outcome {
         // Told to fail once: the next pass tries again.
@@ -417,7 +409,7 @@ fn readable_vma<'a>(
 
 /// Between passes: lets others finish with pages that they have locked. Who holds them for longest
 /// is an eviction, perhaps of the very pages that are wanted.
-fn let_others_finish(pagemap: &DevPagemap<DeviceMemory>) {
-    pagemap.wait_for_eviction();
+fn let_others_finish(pagemap: &Pagemap<DeviceMemory>) {
+    pagemap.ops().wait_for_eviction();
     fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
 }

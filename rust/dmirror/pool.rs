@@ -6,32 +6,41 @@
 //! Locks: the pool's spinlock is the innermost one. mm takes it, through `folio_free` and
 //! `folio_split`, in any context, so it is irq-safe and nothing is done under it but book-keeping.
 
-use hmm::DevPagemap;
-use hmm::DevicePages;
-use hmm::FreeFolio;
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::alloc::KVVec;
-use kernel::alloc::KVec;
-use kernel::new_spinlock_irq;
-use kernel::prelude::*;
-use kernel::sync::SpinLockIrq;
+use emu::{
+    device::{Emulated, Pagemap},
+    sched::fatal_signal_pending,
+};
+use hmm::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+use kernel::{
+    alloc::{flags::GFP_KERNEL, KVVec, KVec},
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        SpinLockIrq,
+    },
+};
 
-use crate::alloc::Allocator;
-use crate::alloc::Block;
-use crate::alloc::BLOCK_ORDER;
-use crate::alloc::BLOCK_PAGES;
-use crate::config::EVICT_ROUNDS;
-use crate::device::DeviceMemory;
-use crate::inject::Site;
+use crate::{
+    alloc::{Allocator, Block, BLOCK_ORDER, BLOCK_PAGES},
+    config::EVICT_ROUNDS,
+    device::DeviceMemory,
+    inject::Site,
+};
+
+/// Free pages of a device of ours.
+type FreeFolio<'d> = hmm::memremap::FreeFolio<'d, Emulated<DeviceMemory>>;
 
 // The allocator, which knows nothing of the kernel, and mm speak of the same blocks.
-const _: () = assert!(BLOCK_ORDER == hmm::PMD_ORDER && BLOCK_PAGES == hmm::BLOCK_PAGES);
+const _: () = assert!(BLOCK_ORDER == HPAGE_PMD_ORDER && BLOCK_PAGES == HPAGE_PMD_NR);
 
 /// The pages of a device that are free, and the order in which the others were used.
 #[pin_data]
 pub(crate) struct Pool {
     #[pin]
     allocator: SpinLockIrq<Allocator<KVVec<Block>>>,
+    /// Pages that reservations hold.
+    reserved: Atomic<usize>,
 }
 
 impl Pool {
@@ -43,6 +52,7 @@ impl Pool {
                 npages / BLOCK_PAGES,
                 GFP_KERNEL
             )?)),
+            reserved: Atomic::new(0),
         })
     }
 
@@ -65,6 +75,13 @@ impl Pool {
             pages: allocator.free_pages(),
             blocks: allocator.free_blocks(),
         }
+    }
+
+    /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old when
+    /// it arrives.
+    pub(crate) fn reserved(&self) -> usize {
+        // ORDERING: Relaxed, because nothing is concluded from it but whether to try again.
+        self.reserved.load(Relaxed)
     }
 
     /// Takes pages of the order of a page or of a block that are free now. Does not sleep.
@@ -113,9 +130,9 @@ pub(crate) enum WhenFull {
 /// Pages that a migration will need, taken before it locks anything, so that eviction never runs
 /// while source folios are locked. What is not used goes back on drop.
 pub(crate) struct Reservation<'d> {
-    pagemap: &'d DevPagemap<DeviceMemory>,
+    pagemap: &'d Pagemap<DeviceMemory>,
     /// Blocks, and what is left of blocks that were taken apart.
-    folios: KVec<FreeFolio<'d, DeviceMemory>>,
+    folios: KVec<FreeFolio<'d>>,
     npages: usize,
     /// How many blocks may still be evicted for it.
     rounds: usize,
@@ -125,12 +142,12 @@ pub(crate) struct Reservation<'d> {
 
 impl<'d> Reservation<'d> {
     /// A reservation of nothing.
-    pub(crate) fn new(pagemap: &'d DevPagemap<DeviceMemory>) -> Self {
+    pub(crate) fn new(pagemap: &'d Pagemap<DeviceMemory>) -> Self {
         Self {
             pagemap,
             folios: KVec::new(),
             npages: 0,
-            rounds: pagemap.region().npages() / BLOCK_PAGES * EVICT_ROUNDS,
+            rounds: pagemap.npages() / BLOCK_PAGES * EVICT_ROUNDS,
             contended: false,
         }
     }
@@ -177,13 +194,13 @@ impl<'d> Reservation<'d> {
     }
 
     /// A block, if there is one.
-    pub(crate) fn pop_block(&mut self) -> Option<FreeFolio<'d, DeviceMemory>> {
+    pub(crate) fn pop_block(&mut self) -> Option<FreeFolio<'d>> {
         let nth = self
             .folios
             .iter()
             .position(|folio| folio.pages().order() == BLOCK_ORDER)?;
         let folio = self.folios.remove(nth).ok()?;
-        self.npages -= BLOCK_PAGES;
+        self.count(-(BLOCK_PAGES as isize));
         Some(folio)
     }
 
@@ -192,14 +209,14 @@ impl<'d> Reservation<'d> {
     /// # Errors
     ///
     /// [`ENOMEM`] when there is no system memory to note what is left of a block.
-    pub(crate) fn pop_page(&mut self) -> Result<Option<FreeFolio<'d, DeviceMemory>>> {
+    pub(crate) fn pop_page(&mut self) -> Result<Option<FreeFolio<'d>>> {
         let Some(mut folio) = self.folios.pop() else {
             return Ok(None);
         };
-        self.npages -= folio.pages().npages();
+        self.count(-(folio.pages().npages() as isize));
         while folio.pages().order() > 0 {
             let (low, high) = folio.halve()?;
-            self.npages += high.pages().npages();
+            self.count(high.pages().npages() as isize);
             // With room for what one block can come to, this does not allocate.
             self.folios.push(high, GFP_KERNEL)?;
             folio = low;
@@ -219,7 +236,7 @@ impl<'d> Reservation<'d> {
                 };
             }
             if let Some(folio) = take(self.pagemap, order)? {
-                self.npages += folio.pages().npages();
+                self.count(folio.pages().npages() as isize);
                 self.folios.push(folio, GFP_KERNEL)?;
                 return Ok(true);
             }
@@ -230,31 +247,43 @@ impl<'d> Reservation<'d> {
             let Some(victim) = self.pagemap.ops().pool().next_victim() else {
                 return Ok(false);
             };
-            // Where there is no memory for one block, there may be for another, of small pages.
-            match self.pagemap.evict(victim) {
-                Ok(_) => self.contended = true,
-                Err(ENOMEM | EAGAIN) => {}
-                Err(error) => return Err(error),
+            let evicted = self.pagemap.ops().evict(self.pagemap, victim);
+            match evicted.error.filter(|_| evicted.moved == 0) {
+                None => self.contended = true,
+                // Where there is no memory for one block, there may be for another, of small pages.
+                Some(ENOMEM | EAGAIN) => {}
+                Some(error) => return Err(error),
             }
-            if hmm::fatal_signal_pending() {
+            if fatal_signal_pending() {
                 return Err(EINTR);
             }
         }
     }
+
+    /// Notes that pages have come or gone.
+    fn count(&mut self, npages: isize) {
+        self.npages = self.npages.wrapping_add_signed(npages);
+        // ORDERING: Relaxed, as in `Pool::reserved`.
+        let reserved = &self.pagemap.ops().pool().reserved;
+        reserved.add(npages as usize, Relaxed);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.count(-(self.npages as isize));
+    }
 }
 
 /// Takes free pages of an order, with memory behind them, or `None` when there are none.
-fn take(
-    pagemap: &DevPagemap<DeviceMemory>,
-    order: u32,
-) -> Result<Option<FreeFolio<'_, DeviceMemory>>> {
+fn take(pagemap: &Pagemap<DeviceMemory>, order: u32) -> Result<Option<FreeFolio<'_>>> {
     let pool = pagemap.ops().pool();
     let Some(page) = pool.alloc(order) else {
         return Ok(None);
     };
     let pages = DevicePages::new(page, order)?;
-    let memory = pagemap.region().vram().populate(page / BLOCK_PAGES);
-    match memory.and_then(|()| pagemap.take(pages)) {
+    let memory = pagemap.ops().memory().populate(page / BLOCK_PAGES);
+    match memory.and_then(|()| pagemap.reserve(pages, ())) {
         Ok(folio) => Ok(Some(folio)),
         Err(error) => {
             pool.free(pages);

@@ -3,9 +3,8 @@
 //! KUnit suites of the driver. The allocator and the requests, which are pure logic, are tested on
 //! the host as well, in `rust/host-tests`.
 
-use hmm::DeviceRegion;
-use hmm::Step;
-use hmm::Vram;
+use emu::memory::Memory;
+use hmm::memremap::SyncPoint;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::time::Instant;
@@ -21,9 +20,8 @@ use crate::pool::Room;
 use crate::pool::WhenFull;
 
 fn device(blocks: usize) -> Result<Device> {
-    let vram = Vram::lazy(blocks * BLOCK_PAGES)?;
-    let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
-    Device::new(DeviceRegion::private(vram, c"dmirror test")?, injection)
+    let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
+    Device::new(memory, Arc::pin_init(Injection::new(), GFP_KERNEL)?)
 }
 
 /// A reservation of `npages` pages.
@@ -64,7 +62,7 @@ mod pool {
     fn pages_that_are_popped_come_back_one_by_one() -> Result {
         let device = device(1)?;
         let mut reservation = reserve(&device, 2, WhenFull::Evict)?;
-        let folio = reservation.pop_page()?.ok_or(ENOENT)?.init();
+        let folio = reservation.pop_page()?.ok_or(ENOENT)?;
         drop(reservation);
         assert_eq!(room(&device).pages, BLOCK_PAGES - 1);
         drop(folio);
@@ -114,7 +112,7 @@ mod pool {
         assert!(reservation.add_block(WhenFull::Evict)?);
         reservation.add_pages(2, WhenFull::Evict)?;
         assert_eq!(reservation.npages(), BLOCK_PAGES + 2);
-        assert_eq!(device.pagemap().unused(), BLOCK_PAGES + 2);
+        assert_eq!(device.pagemap().ops().pool().reserved(), BLOCK_PAGES + 2);
         let pages = [reservation.pop_page()?, reservation.pop_page()?];
         let block = reservation.pop_block().ok_or(ENOENT)?;
         assert_eq!(block.pages().npages(), BLOCK_PAGES);
@@ -122,8 +120,8 @@ mod pool {
         assert!(reservation.pop_page()?.is_none());
         assert!(reservation.pop_block().is_none());
         drop((pages, block, reservation));
-        assert_eq!(device.pagemap().unused(), 0);
-        assert_eq!(device.pagemap().taken(), 0);
+        assert_eq!(device.pagemap().ops().pool().reserved(), 0);
+        assert_eq!(device.pagemap().owned(), 0);
         assert_eq!(room(&device).blocks, 2);
         Ok(())
     }
@@ -283,7 +281,7 @@ mod inject {
         let injection = injection()?;
         injection.write(c"delay_walked_us", 5000)?;
         let start = Instant::<Monotonic>::now();
-        injection.delay(Step::Walked);
+        injection.delay(SyncPoint::RangeWalked);
         assert!(start.elapsed().as_micros_ceil() >= 5000);
         Ok(())
     }

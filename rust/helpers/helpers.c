@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * C wrappers of inline functions and macros, which bindgen cannot see: one file
- * for each C header, no logic. The prefix hmm_helper_ is removed again on the
- * Rust side.
+ * C wrappers of inline functions and macros for `hmm`, which bindgen cannot see:
+ * one file for each C header, no logic. The prefix hmm_helper_ is removed again
+ * on the Rust side.
  */
 #include "hmm.c"
 #include "kunit.c"
 #include "leafops.c"
-#include "memcontrol.c"
 #include "memremap.c"
 #include "mm.c"
 #include "mmu_notifier.c"
-#include "sched.c"
+#include "rmap.c"

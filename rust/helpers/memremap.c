@@ -28,6 +28,16 @@ struct dev_pagemap *hmm_helper_page_pgmap(const struct page *page)
 	return page_pgmap(page);
 }
 
+void *hmm_helper_folio_zone_device_data(const struct folio *folio)
+{
+	return folio->page.zone_device_data;
+}
+
+void hmm_helper_folio_set_zone_device_data(struct folio *folio, void *data)
+{
+	folio->page.zone_device_data = data;
+}
+
 /* What zone_device_private_split_cb() does for a driver without folio_split. */
 void hmm_helper_folio_split_default(struct folio *head, struct folio *tail)
 {

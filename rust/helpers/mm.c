@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/* include/linux/mm.h, include/linux/pagemap.h, include/linux/highmem.h */
+/* include/linux/mm.h, pagemap.h, highmem.h, nodemask.h, sched.h */
 #include <linux/highmem.h>
-#include <linux/io.h>
 #include <linux/mm.h>
+#include <linux/nodemask.h>
 #include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 
 struct page *hmm_helper_pfn_to_page(unsigned long pfn)
 {
@@ -35,11 +37,6 @@ bool hmm_helper_folio_test_anon(const struct folio *folio)
 	return folio_test_anon(folio);
 }
 
-bool hmm_helper_folio_test_swapbacked(const struct folio *folio)
-{
-	return folio_test_swapbacked(folio);
-}
-
 bool hmm_helper_is_zero_pfn(unsigned long pfn)
 {
 	return is_zero_pfn(pfn);
@@ -55,23 +52,32 @@ void hmm_helper_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
-void hmm_helper_memcpy_from_page(void *to, struct page *page, size_t offset, size_t len)
+bool hmm_helper_folio_try_get(struct folio *folio)
 {
-	memcpy_from_page(to, page, offset, len);
+	return folio_try_get(folio);
 }
 
-void hmm_helper_memcpy_to_page(struct page *page, size_t offset, const void *from, size_t len)
+void *hmm_helper_kmap_local_page(struct page *page)
 {
-	memcpy_to_page(page, offset, from, len);
+	return kmap_local_page(page);
 }
 
-void *hmm_helper_phys_to_virt(phys_addr_t addr)
+void hmm_helper_kunmap_local(const void *addr)
 {
-	return phys_to_virt(addr);
+	kunmap_local(addr);
 }
 
-/* What others may change at the same time; the compiler must not be told otherwise. */
-void hmm_helper_memcpy_racy(void *to, const void *from, size_t len)
+bool hmm_helper_node_online(unsigned int node)
 {
-	memcpy(to, from, len);
+	return node < MAX_NUMNODES && node_online(node);
+}
+
+void hmm_helper_cond_resched(void)
+{
+	cond_resched();
+}
+
+bool hmm_helper_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }

@@ -20,21 +20,11 @@ use crate::bindings;
 /// their own CPU alone, unless a folio of the system is not on a list yet. Call this between two
 /// tries.
 ///
-/// May sleep, until a work item has run on each CPU in turn. The caller may hold what `migrate_vma_setup()` may be called with, and nothing that a callback of
-/// [`DevPagemapOps`](crate::DevPagemapOps) or an invalidation takes.
+/// May sleep, until a work item has run on each CPU in turn. The caller may hold what
+/// `migrate_vma_setup()` may be called with, and nothing that a callback of
+/// [`DevPagemapOps`](crate::memremap::DevPagemapOps) or an invalidation takes.
 ///
 /// C function: `lru_add_drain_all()`, which modules cannot call.
-///
-/// # Examples
-///
-/// ```ignore
-/// for _ in 0..TRIES {
-///     let mut migration =
-///         Migration::to_device(vma, range.clone(), huge, &pagemap, &mut window)?;
-///     // ...
-///     hmm::drain_lru_batches();
-/// }
-/// ```
 pub fn drain_lru_batches() {
     for cpu in 0..nr_cpu_ids() {
         // The answer may be that the CPU is not there. One that went has emptied its batches.

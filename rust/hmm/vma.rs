@@ -6,9 +6,7 @@
 
 use core::ops::Deref;
 
-use kernel::mm::virt::VmaRef;
-use kernel::mm::MmWithUser;
-use kernel::mm::MmapReadGuard;
+use kernel::mm::{virt::VmaRef, MmWithUser, MmapReadGuard};
 
 /// A VMA of an address space whose `mmap_lock` is held at least for reading.
 ///
@@ -24,7 +22,7 @@ pub struct LockedVma<'a> {
 }
 
 impl<'a> LockedVma<'a> {
-    /// The VMA that contains `address` (bytes), if there is one.
+    /// Returns the VMA that contains `address` (bytes), if there is one.
     ///
     /// Does not sleep.
     ///
@@ -34,7 +32,7 @@ impl<'a> LockedVma<'a> {
         mmap.vma_lookup(address).map(|vma| Self { vma })
     }
 
-    /// Whether there can be anonymous pages in it: not before one was made.
+    /// Returns whether there can be anonymous pages in it: not before one was made.
     ///
     /// Does not sleep. A fault that comes just now may make the first one.
     ///
@@ -42,7 +40,8 @@ impl<'a> LockedVma<'a> {
     pub fn may_have_anonymous_pages(&self) -> bool {
         // SAFETY: The VMA is valid, by the type invariant.
         let anon_vma = unsafe { &raw const (*self.vma.as_ptr()).anon_vma };
-        // SAFETY: As above. A fault may set it meanwhile, so the compiler shall read it once.
+        // SAFETY: The member is valid while the VMA is. A fault may set it meanwhile, so the
+        // compiler shall read it once.
         !unsafe { anon_vma.read_volatile() }.is_null()
     }
 
@@ -63,7 +62,7 @@ impl Deref for LockedVma<'_> {
     }
 }
 
-/// The end of an address space: the first address, in bytes, that no user mapping can have.
+/// Returns the end of an address space: the first address, in bytes, that no user mapping can have.
 ///
 /// Does not sleep.
 ///

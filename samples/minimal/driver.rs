@@ -11,28 +11,23 @@
 
 #![deny(unsafe_code)]
 
-use hmm::CpuFault;
-use hmm::DevPagemap;
-use hmm::DevPagemapOps;
-use hmm::DevicePages;
-use hmm::DeviceRegion;
-use hmm::FaultAnswer;
-use hmm::Huge;
-use hmm::LockedVma;
-use hmm::Migration;
-use hmm::Node;
-use hmm::NodeOps;
-use hmm::Vram;
-use hmm::Window;
-use hmm::BLOCK_PAGES;
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::alloc::KVec;
-use kernel::ioctl::_IO;
-use kernel::new_spinlock_irq;
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::sync::Arc;
-use kernel::sync::SpinLockIrq;
+use emu::{
+    device::{DeviceOps, Emulated, Pagemap},
+    device_file::{DeviceFileOps, DeviceFiles},
+    memory::Memory,
+};
+use hmm::{
+    memremap::{CpuFault, DevicePages, FaultAnswer, Options, HPAGE_PMD_NR},
+    migrate::{LargeFolios, MigrateBuffer, Migration},
+    vma::LockedVma,
+};
+use kernel::{
+    ioctl::_IO,
+    new_spinlock_irq,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{Arc, ArcBorrow, SpinLockIrq},
+};
 
 module! {
     type: Minimal,
@@ -46,17 +41,17 @@ module! {
 const TO_DEVICE: u32 = _IO('m' as u32, 0);
 
 /// Pages of the device.
-const NPAGES: usize = BLOCK_PAGES;
+const NPAGES: usize = HPAGE_PMD_NR;
 
 /// The driver's side of the device pages: which of them are free.
 #[pin_data]
-struct Memory {
+struct Pool {
     // mm gives pages back in any context: the lock is irq-safe, and nothing allocates under it.
     #[pin]
     free: SpinLockIrq<KVec<usize>>,
 }
 
-impl Memory {
+impl Pool {
     fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             free <- {
@@ -68,22 +63,23 @@ impl Memory {
             },
         })
     }
-}
 
-impl DevPagemapOps for Memory {
-    fn folio_free(&self, pages: DevicePages) {
+    fn put(&self, pages: DevicePages) {
         // There was room for each page at the start, so there is now.
         let _ = self.free.lock().push_within_capacity(pages.first());
     }
+}
 
-    fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        let result = Window::new(fault.npages()).and_then(|mut window| {
-            let mut migration = fault.collect(&mut window)?;
-            migration.slots().try_for_each(|slot| slot.fill_system())?;
-            drop(migration.commit());
-            Ok(())
-        });
-        match result {
+impl DeviceOps for Pool {
+    type FolioData = ();
+    type Hooks = ();
+
+    fn folio_free(&self, pages: DevicePages, (): ()) {
+        self.put(pages);
+    }
+
+    fn migrate_to_ram(&self, fault: CpuFault<'_, Emulated<Self>>) -> FaultAnswer {
+        match fault.migrate_to_system() {
             Ok(()) => fault.retry(),
             Err(ENOMEM) => fault.out_of_memory(),
             Err(_) => fault.bus_error(),
@@ -92,44 +88,40 @@ impl DevPagemapOps for Memory {
 }
 
 /// Moves the page of the current process at `address` to the device; returns how many moved.
-fn to_device(pagemap: &DevPagemap<Memory>, address: usize) -> Result<usize> {
-    // Taken before anything is locked, and given back by drop if it is not used.
+fn to_device(pagemap: &Pagemap<Pool>, address: usize) -> Result<usize> {
+    // Reserved before anything is locked, and given back by drop if it is not used.
     let page = pagemap.ops().free.lock().pop().ok_or(ENOMEM)?;
     let page = DevicePages::new(page, 0)?;
     let folio = pagemap
-        .take(page)
-        .inspect_err(|_| pagemap.ops().folio_free(page))?;
+        .reserve(page, ())
+        .inspect_err(|_| pagemap.ops().put(page))?;
 
-    let mut window = Window::new(1)?;
+    let mut buffer = MigrateBuffer::new(1)?;
     let task = kernel::current!();
     let mmap = task.mm().ok_or(EINVAL)?.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, address).ok_or(EINVAL)?;
     let range = address..address.checked_add(PAGE_SIZE).ok_or(EINVAL)?;
-    let mut migration = Migration::to_device(vma, range, Huge::Split, pagemap, &mut window)?;
-    if let Some(slot) = migration.slots().next() {
-        slot.fill(folio)?;
+    let mut migration = Migration::to_device(vma, range, LargeFolios::Split, pagemap, &mut buffer)?;
+    if let Some(entry) = migration.entries().next() {
+        entry.set_dst(folio)?;
     }
-    let moved = migration.commit().moved();
+    let moved = migration.copy()?.commit()?.moved();
     Ok(moved)
 }
 
 /// An open file: it needs nothing but the device.
 struct MinimalFile;
 
-impl NodeOps for MinimalFile {
+impl DeviceFileOps for MinimalFile {
     type OwnerModule = crate::LocalModule;
-    type Device = Pin<KBox<DevPagemap<Memory>>>;
+    type Device = Pin<KBox<Pagemap<Pool>>>;
     type File = Arc<Self::Device>;
 
     fn open(device: &Arc<Self::Device>) -> Result<Self::File> {
         Ok(device.clone())
     }
 
-    fn ioctl(
-        device: kernel::sync::ArcBorrow<'_, Self::Device>,
-        cmd: u32,
-        arg: usize,
-    ) -> Result<isize> {
+    fn ioctl(device: ArcBorrow<'_, Self::Device>, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             TO_DEVICE => to_device(&device, arg).map(|moved| moved as isize),
             _ => Err(ENOTTY),
@@ -139,18 +131,19 @@ impl NodeOps for MinimalFile {
 
 /// The device, from load to unload. Unloading brings every page back.
 struct Minimal {
-    _node: Pin<KBox<Node<MinimalFile>>>,
+    _files: DeviceFiles<MinimalFile>,
 }
 
 impl kernel::Module for Minimal {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let vram = Vram::lazy(NPAGES)?;
-        vram.populate(0)?;
-        let region = DeviceRegion::private(vram, c"minimal")?;
-        let pagemap = KBox::pin_init(DevPagemap::new(region, Memory::new()), GFP_KERNEL)?;
-        let node = Node::new(c"hmm_minimal", Arc::new(pagemap, GFP_KERNEL)?);
+        let memory = Memory::lazy(NPAGES)?;
+        memory.populate(0)?;
+        let pagemap = Emulated::new(memory, c"minimal", Options::new()?, Pool::new())?;
+        let device = Arc::new(KBox::pin_init(pagemap, GFP_KERNEL)?, GFP_KERNEL)?;
+        let mut devices = KVec::new();
+        devices.push((c"hmm_minimal", device), GFP_KERNEL)?;
         Ok(Self {
-            _node: KBox::pin_init(node, GFP_KERNEL)?,
+            _files: DeviceFiles::new(devices)?,
         })
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure logic of the driver and of `hmm`, compiled as in the kernel: with `core` and nothing else.
+//! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` and nothing else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
 //! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/request.rs` and `tests/table`.
@@ -19,6 +19,6 @@ mod pageset;
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod request;
 
-#[path = "../../hmm/table.rs"]
+#[path = "../../emu/table.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod table;

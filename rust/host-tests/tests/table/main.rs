@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the page table of a device, `rust/hmm/table.rs`.
+//! Tests of the page table of a device, `rust/emu/table.rs`.
 //!
 //! - `directed`: one behaviour a test, which the test's name says.
 //! - `random`: sequences of operations, compared at each step with a model.
 //! - `model`: the model, made of sets, and the comparison.
 //! - `nodes`: nodes that are counted while they live.
 
-#[path = "../../../hmm/table.rs"]
+#[path = "../../../emu/table.rs"]
 mod table;
 
 mod directed;

@@ -337,7 +337,7 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     let before = Before::of(&context.open()?)?;
     let coming_back = huge_pages && mover != Mover::Out && !looks_for_known();
     for deed in DEEDS {
-        if coming_back && drops_entries(deed, mover) {
+        if coming_back && drops_entries(deed) {
             continue;
         }
         let result = match deed {
@@ -361,14 +361,10 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
 }
 
 /// Whether a deed takes away the migration entry of a huge page that is coming back, which the
-/// kernel takes for one that holds a reference: see Documentation/known-mm-issues.md. A fault holds
-/// the `mmap_lock`, so that most of them wait.
-fn drops_entries(deed: Deed, mover: Mover) -> bool {
-    match deed {
-        Deed::DontNeed => true,
-        Deed::Unmap | Deed::Fork | Deed::Exit => mover == Mover::Release,
-        _ => false,
-    }
+/// kernel takes for one that holds a reference: see Documentation/known-mm-issues.md. A command and
+/// a fault hold the `mmap_lock`, so that most of them wait.
+fn drops_entries(deed: Deed) -> bool {
+    deed == Deed::DontNeed
 }
 
 fn out_collected(context: &Context) -> Result<()> {

@@ -23,6 +23,7 @@ mod fork;
 mod fork_huge;
 mod frames;
 mod held;
+mod held_vma;
 mod huge;
 mod huge_whole;
 mod io;
@@ -130,6 +131,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         races::CASES,
         device_races::CASES,
         held::CASES,
+        held_vma::CASES,
         failing::CASES,
         nth::CASES,
         coherent::CASES,

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device files that know their device, and that are there all or none.
+//!
+//! The kernel crate's [`MiscDeviceRegistration`] carries no data, so that `open` cannot tell which
+//! of several devices it is for.
+//!
+//! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h).
+
+use core::marker::PhantomData;
+
+use kernel::{
+    fs::File,
+    miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    mm::virt::VmaNew,
+    prelude::*,
+    seq_file::SeqFile,
+    sync::{
+        atomic::{
+            ordering::{Acquire, Release},
+            Atomic,
+        },
+        Arc,
+    },
+    time::{delay::fsleep, Delta},
+    types::ForeignOwnable,
+    ModuleMetadata,
+};
+
+use crate::bindings;
+
+/// What a driver implements for its device file.
+pub trait DeviceFileOps: Sized + 'static {
+    /// The module that the code belongs to; it stays loaded while a file is open. A driver gives
+    /// `crate::LocalModule`.
+    type OwnerModule: ModuleMetadata;
+
+    /// What all files of one device share.
+    type Device: Send + Sync;
+
+    /// What one open file has.
+    type File: ForeignOwnable + Send + Sync;
+
+    /// Makes the data of a file that is being opened.
+    ///
+    /// May sleep. Runs under the lock of all misc devices.
+    ///
+    /// # Errors
+    ///
+    /// What `open(2)` is to return.
+    fn open(device: &Arc<Self::Device>) -> Result<Self::File>;
+
+    /// Handles `ioctl(2)`, from 32-bit programs as well: `arg` must mean the same for both, such as
+    /// an address, or a pointer to a structure whose layout is the same.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` is to return.
+    fn ioctl(
+        file: <Self::File as ForeignOwnable>::Borrowed<'_>,
+        cmd: u32,
+        arg: usize,
+    ) -> Result<isize>;
+
+    /// Sets up a mapping of the file; without it, `mmap(2)` is refused.
+    ///
+    /// May sleep. Called with the `mmap_lock` held for writing.
+    ///
+    /// # Errors
+    ///
+    /// What `mmap(2)` is to return.
+    fn mmap(file: <Self::File as ForeignOwnable>::Borrowed<'_>, vma: &VmaNew) -> Result {
+        let _ = (file, vma);
+        Err(ENODEV)
+    }
+
+    /// Adds lines to `/proc/PID/fdinfo/FD`.
+    ///
+    /// May sleep.
+    fn show_fdinfo(file: <Self::File as ForeignOwnable>::Borrowed<'_>, m: &SeqFile) {
+        let _ = (file, m);
+    }
+}
+
+/// Device files `/dev/NAME` of mode 0600, there from their making until drop: all of them, or none.
+///
+/// None can be opened before all are there. A module that cannot make them all fails to load; what
+/// had been opened until then would be an open file of a module that is gone.
+pub struct DeviceFiles<T: DeviceFileOps> {
+    files: KVec<Pin<KBox<DeviceFile<T>>>>,
+}
+
+impl<T: DeviceFileOps> DeviceFiles<T> {
+    /// Makes a file for each name and device. A driver does this last: when it has returned, they
+    /// can be opened.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what `misc_register()` returns: [`EEXIST`] for a name that is taken. Then
+    /// there is no file, and nobody is in the midst of opening one.
+    pub fn new(devices: KVec<(&'static CStr, Arc<T::Device>)>) -> Result<Self> {
+        let ready = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let mut files = KVec::with_capacity(devices.len(), GFP_KERNEL)?;
+        let made = devices.into_iter().try_for_each(|(name, device)| {
+            let file = DeviceFile::new(name, device, ready.clone());
+            files.push(KBox::pin_init(file, GFP_KERNEL)?, GFP_KERNEL)?;
+            Ok(())
+        });
+        if let Err(error) = made {
+            drop::<KVec<Pin<KBox<DeviceFile<T>>>>>(files);
+            wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
+            return Err(error);
+        }
+        // ORDERING: Release pairs with the load in `open`, so that an opener sees all of them.
+        ready.store(true, Release);
+        Ok(Self { files })
+    }
+
+    /// Returns the number of files. Does not sleep.
+    pub fn count(&self) -> usize {
+        self.files.len()
+    }
+}
+
+/// Waits until nobody has a reference to a module that is being loaded but its loader: whoever has
+/// just tried to open a file of it, in vain, puts one in a moment.
+fn wait_for_openers(module: *mut bindings::module) {
+    if module.is_null() {
+        // Code of the kernel itself, which does not go away.
+        return;
+    }
+    // SAFETY: The module is the one whose code this runs for.
+    while unsafe { bindings::module_refcount(module) } > 1 {
+        fsleep(Delta::from_millis(1));
+    }
+}
+
+/// A device file.
+#[pin_data]
+#[repr(C)]
+struct DeviceFile<T: DeviceFileOps> {
+    // First, so that a pointer to the registration is one to the whole as well.
+    #[pin]
+    registration: MiscDeviceRegistration<Adapter<T>>,
+    device: Arc<T::Device>,
+    /// Whether files can be opened.
+    ready: Arc<Atomic<bool>>,
+}
+
+impl<T: DeviceFileOps> DeviceFile<T> {
+    fn new(
+        name: &'static CStr,
+        device: Arc<T::Device>,
+        ready: Arc<Atomic<bool>>,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // Before the registration, which `open` may find them through.
+            device,
+            ready,
+            registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
+        })
+    }
+}
+
+/// Stands between the kernel crate's trait and ours.
+///
+/// Private, so that each registration of it is a field of a [`DeviceFile`].
+struct Adapter<T>(PhantomData<T>);
+
+#[vtable]
+impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
+    type OwnerModule = T::OwnerModule;
+    type Ptr = T::File;
+
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<T::File> {
+        // SAFETY: The file is valid, and nobody else uses it while it is being opened.
+        let misc = unsafe { (*file.as_ptr()).private_data };
+        // C has put the registration there. Its pointer is one to the whole; the reference to the
+        // registration is for that field alone.
+        let file: *const DeviceFile<T> = misc.cast_const().cast();
+        // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
+        // `repr(C)`; its other fields were initialised before the registration was made.
+        let device = unsafe { &(*file).device };
+        // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
+        // `repr(C)`; its other fields were initialised before the registration was made.
+        let ready = unsafe { &(*file).ready };
+        // ORDERING: Acquire pairs with the store in `DeviceFiles::new`.
+        if !ready.load(Acquire) {
+            return Err(ENXIO);
+        }
+        T::open(device)
+    }
+
+    fn ioctl(
+        data: <T::File as ForeignOwnable>::Borrowed<'_>,
+        _file: &File,
+        cmd: u32,
+        arg: usize,
+    ) -> Result<isize> {
+        T::ioctl(data, cmd, arg)
+    }
+
+    fn mmap(data: <T::File as ForeignOwnable>::Borrowed<'_>, _file: &File, vma: &VmaNew) -> Result {
+        T::mmap(data, vma)
+    }
+
+    fn show_fdinfo(data: <T::File as ForeignOwnable>::Borrowed<'_>, m: &SeqFile, _file: &File) {
+        T::show_fdinfo(data, m);
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! RAM that plays a device with memory of its own, for drivers on [`hmm`] that have no hardware.
+//!
+//! | module | what it offers |
+//! | --- | --- |
+//! | [`memory`], [`iomem`] | the memory of the device: taken from the system, or a reserved range |
+//! | [`device`] | the device: its memory and its pages, and a copy engine that is a CPU |
+//! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
+//! | [`device_file`], [`debugfs`], [`sched`] | what the kernel crate does not offer yet |
+//!
+//! # Locks
+//!
+//! `mmap_lock`, then folio locks, then the update lock of a [`View`](view::View). See
+//! [`hmm`] for what must not be done under each.
+
+mod bindings;
+pub mod debugfs;
+pub mod device;
+pub mod device_file;
+pub mod fault;
+pub mod iomem;
+pub mod memory;
+pub mod pending;
+pub mod sched;
+mod table;
+pub mod view;

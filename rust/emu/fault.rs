@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults of a device, and how a process has memory mapped.
+//!
+//! C document: [`Documentation/mm/hmm.rst`](srctree/Documentation/mm/hmm.rst).
+//!
+//! Locks: the `mmap_lock` and folio locks, which C takes and releases, and after that the update
+//! lock of a [`View`].
+
+use core::ops::Range;
+
+use hmm::{
+    memremap::Frame,
+    migrate::MigrateBuffer,
+    range::{self, MappedPage, PagePlace, PageView, RangeBuffer, Request, Timeout, Walked},
+    vma::LockedVma,
+};
+use kernel::{
+    mm::{virt::flags, MmWithUser},
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    time::{delay::fsleep, Delta, Instant, Monotonic},
+};
+
+use crate::{
+    bindings,
+    device::{DeviceOps, Emulated, Pagemap},
+    sched::fatal_signal_pending,
+    table::{Access, Entry, Spares, FANOUT},
+    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+};
+
+/// How long to wait before a page that others have locked is tried again.
+const PAUSE: Delta = Delta::from_micros(200);
+
+type WalkedView<'w, T> = Walked<'w, State, Emulated<T>>;
+
+impl<T: DeviceOps> View<T> {
+    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of 512 pages)
+    /// for the device, faulting pages in as a CPU's access would. Pages in the memory of this device
+    /// are mapped there. A page there that may be shared, and that the device wants to write to, goes
+    /// back to system memory first.
+    ///
+    /// As soon as the start of the range is mapped, `then` is called on the page table, before
+    /// anything can take the pages away again: so whoever accesses them there makes progress, however
+    /// often others take them. Pages that the device has exclusive access to are left alone.
+    ///
+    /// May sleep, for as long as user space wants where a fault is answered there. Takes the
+    /// `mmap_lock` for reading and folio locks; the caller holds none.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] when a part is not mapped, not readable, or not ordinary memory, or was lost to a
+    /// memory error; [`EPERM`] when a part is not for writing and `access` is not [`Access::Read`];
+    /// [`EBUSY`] when time ran out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`]
+    /// when the range is not as above.
+    ///
+    /// C function: `hmm_range_fault_unlocked_timeout()`.
+    pub fn fault(
+        &self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        access: Access,
+        timeout: Timeout,
+        buffer: &mut FaultBuffer,
+        then: impl FnOnce(&ViewGuard<'_, T>),
+    ) -> Result {
+        pages_of_run(&range)?;
+        let mut fault = Fault {
+            view: self,
+            mm,
+            access,
+            timeout,
+            buffer,
+            then: Some(then),
+        };
+        let mut at = range.start;
+        while at < range.end {
+            let exclusive = self.next_exclusive(at..range.end);
+            if exclusive > at {
+                fault.run(at..exclusive)?;
+            }
+            at = exclusive + PAGE_SIZE;
+        }
+        Ok(())
+    }
+
+    /// Returns the first page of a range that the device has exclusive access to, or its end. A
+    /// fault would end that access, and C faults in everything from the first page that needs it to
+    /// the end of the range.
+    fn next_exclusive(&self, range: Range<usize>) -> usize {
+        let guard = self.lock();
+        let mut at = range.start;
+        while let Some((address, page)) = guard.next(at..range.end) {
+            if page.access() == Access::Exclusive {
+                return address;
+            }
+            at = address + PAGE_SIZE;
+        }
+        range.end
+    }
+
+    /// Shows how the process has the pages of `range` mapped, changing nothing; calls `visit` for
+    /// each, in order. The range is as for [`fault`](Self::fault).
+    ///
+    /// May sleep. `visit` is called under the update lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`fault`](Self::fault), but nothing that is or is not mapped is an error.
+    pub fn snapshot(
+        &self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        buffer: &mut FaultBuffer,
+        visit: impl FnMut(PageView),
+    ) -> Result {
+        pages_of_run(&range)?;
+        let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
+        self.walk(mm, range, look, never_mind, &mut buffer.range)?
+            .views()
+            .for_each(visit);
+        Ok(())
+    }
+
+    /// Maps those pages of `range` for the device that the process has mapped now, without faulting
+    /// anything in. The range is as for [`fault`](Self::fault).
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`snapshot`](Self::snapshot).
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn map_present(
+        &self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        buffer: &mut FaultBuffer,
+    ) -> Result {
+        pages_of_run(&range)?;
+        buffer.spares.refill()?;
+        let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
+        let mut walked = self.walk(mm, range, look, never_mind, &mut buffer.range)?;
+        map(&mut walked, self.pagemap(), None, &mut buffer.spares).map(drop)
+    }
+
+    fn walk<'w>(
+        &'w self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        request: Request,
+        timeout: Timeout,
+        buffer: &'w mut RangeBuffer,
+    ) -> Result<WalkedView<'w, T>> {
+        let pagemap = self.pagemap();
+        range::walk(
+            self.notifier(),
+            mm,
+            pagemap,
+            range,
+            request,
+            timeout,
+            buffer,
+        )
+    }
+}
+
+/// Arrays and spare nodes for a device fault, made once and used again and again.
+pub struct FaultBuffer {
+    range: RangeBuffer,
+    migrate: MigrateBuffer,
+    spares: Spares<NodeBox>,
+}
+
+impl FaultBuffer {
+    /// Makes what a fault on 512 pages needs. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            range: RangeBuffer::new(FANOUT)?,
+            migrate: MigrateBuffer::new(FANOUT)?,
+            spares: Spares::new()?,
+        })
+    }
+}
+
+/// A device fault, see [`View::fault`].
+struct Fault<'f, T: DeviceOps, F> {
+    view: &'f View<T>,
+    mm: &'f MmWithUser,
+    access: Access,
+    timeout: Timeout,
+    buffer: &'f mut FaultBuffer,
+    /// `None` when it was called.
+    then: Option<F>,
+}
+
+impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
+    /// Faults in a run of pages none of which is exclusive.
+    fn run(&mut self, range: Range<usize>) -> Result {
+        let start = Instant::<Monotonic>::now();
+        while let Some(shared) = self.round(&range)? {
+            if self.bring_back(shared)? == 0 {
+                if self.timeout.is_over(start) {
+                    return Err(EBUSY);
+                }
+                fsleep(PAUSE);
+            }
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults in and maps what it can. Returns the addresses of pages of the device that may be
+    /// shared, and that must go back to system memory before it can write to them.
+    fn round(&mut self, range: &Range<usize>) -> Result<Option<Range<usize>>> {
+        let request = match self.access {
+            Access::Read => Request::Read,
+            _ => Request::Write,
+        };
+        self.buffer.spares.refill()?;
+        let (view, buffer) = (self.view, &mut *self.buffer);
+        let mut walked = view.walk(
+            self.mm,
+            range.clone(),
+            request,
+            self.timeout,
+            &mut buffer.range,
+        )?;
+        let shared = map(
+            &mut walked,
+            view.pagemap(),
+            Some(self.access),
+            &mut buffer.spares,
+        )?;
+        let start_is_mapped = shared
+            .as_ref()
+            .is_none_or(|shared| shared.start > range.start);
+        if let Some(then) = self.then.take_if(|_| start_is_mapped) {
+            then(&ViewGuard {
+                state: walked.into_guard(),
+                pagemap: view.pagemap(),
+            });
+        }
+        Ok(shared)
+    }
+
+    /// Brings pages of this device that the process may share with others back to system memory,
+    /// where a fault for writing copies them. Returns the number of pages that came.
+    fn bring_back(&mut self, range: Range<usize>) -> Result<usize> {
+        let mmap = self.mm.mmap_read_lock();
+        let vma = LockedVma::lookup(&mmap, range.start).ok_or(EFAULT)?;
+        if vma.flags() & flags::WRITE == 0 {
+            return Err(EPERM);
+        }
+        let range = range.start..range.end.min(vma.end());
+        let buffer = &mut self.buffer.migrate;
+        match self.view.pagemap().bring_back(vma, range, buffer) {
+            (0, Err(error)) => Err(error),
+            (moved, _) => Ok(moved),
+        }
+    }
+}
+
+/// Maps the pages that a walk has found: all of them, if `demand` says what the device wants to do,
+/// or what is there.
+///
+/// Returns the addresses from the first to the last page that the device wants to write to and may
+/// only read; those are pages of its own that may be shared.
+fn map<T: DeviceOps>(
+    walked: &mut WalkedView<'_, T>,
+    pagemap: &Pagemap<T>,
+    demand: Option<Access>,
+    spares: &mut Spares<NodeBox>,
+) -> Result<Option<Range<usize>>> {
+    let is_enough =
+        |entry: &Entry| demand.is_none_or(|it| it == Access::Read || it == entry.access);
+    let run = walked
+        .as_huge()
+        .and_then(|page| entry_of(pagemap, &page))
+        .filter(is_enough);
+    let mut shared: Option<Range<usize>> = None;
+    let mut is_first = true;
+    walked.try_for_each(|state, page, view| {
+        if let Some(entry) = run {
+            return match core::mem::take(&mut is_first) {
+                true => state.table.set_run(page, entry, spares).map_err(|_| ENOMEM),
+                false => Ok(()),
+            };
+        }
+        let PageView::Mapped(mapped) = view else {
+            return Ok(());
+        };
+        let Some(entry) = entry_of(pagemap, &mapped) else {
+            return demand.map_or(Ok(()), |_| Err(EFAULT));
+        };
+        if !is_enough(&entry) {
+            let first = shared
+                .as_ref()
+                .map_or(page << PAGE_SHIFT, |range| range.start);
+            shared = Some(first..(page + 1) << PAGE_SHIFT);
+            return Ok(());
+        }
+        state.table.set(page, entry, spares).map_err(|_| ENOMEM)
+    })?;
+    Ok(shared)
+}
+
+/// Returns the entry for a page that the process has mapped; `None` when no CPU of the kernel can
+/// reach its content.
+fn entry_of<T: DeviceOps>(pagemap: &Pagemap<T>, page: &MappedPage) -> Option<Entry> {
+    let is_reachable = match page.place {
+        PagePlace::PrivateLocal | PagePlace::CoherentLocal => true,
+        // A page of another device with the same owner is one that no CPU can reach.
+        PagePlace::PrivateRemote => false,
+        _ => is_reachable(page.frame),
+    };
+    let access = if page.is_writable {
+        Access::Write
+    } else {
+        Access::Read
+    };
+    let pfn = page.frame.into_bits();
+    debug_assert!(page.place.is_local() == pagemap.index_of(page.frame).is_some());
+    is_reachable.then_some(Entry { pfn, access })
+}
+
+/// Returns whether the kernel can reach the content of a page that a process has mapped: not that
+/// of `memfd_secret()`, which has been taken out of its page tables.
+fn is_reachable(frame: Frame) -> bool {
+    let page = frame.page();
+    // SAFETY: The page is mapped, which the update lock keeps so.
+    let folio = unsafe { bindings::page_folio(page) };
+    // SAFETY: The page is mapped, which the update lock keeps so.
+    if unsafe { bindings::folio_test_anon(folio) } {
+        return true;
+    }
+    let mut byte = 0_u8;
+    // SAFETY: The page is mapped, which the update lock keeps so.
+    let address = unsafe { bindings::kmap_local_page(page) };
+    // SAFETY: The destination is valid; the source is read with fault handling.
+    let missed = unsafe { bindings::copy_from_kernel_nofault((&raw mut byte).cast(), address, 1) };
+    // SAFETY: It is the address of the mapping that was made last.
+    unsafe { bindings::kunmap_local(address) };
+    missed == 0
+}

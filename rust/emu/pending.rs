@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping for the device what the current task migrates, or makes exclusive.
+//!
+//! Both change the page tables of the process, so that a plain check of the sequence would always
+//! say that something has changed. A [`PendingMap`] tells the operation's own changes from those of
+//! others, by its order:
+//!
+//! ```text
+//!  View::pending_map()     no change is going on; from now on each one is noted
+//!        |
+//!  migrate(), make_exclusive()   the C function runs, in this task: what this task changes
+//!        |                       now is part of the operation
+//!     armed: the folios are locked. Only an event MIGRATE or EXCLUSIVE that carries the owner of
+//!        |   the device, in this task, is part of the operation
+//!       map()              under the update lock, the folios still locked
+//! ```
+//!
+//! Any other change to the pages invalidates it, and nothing is mapped then. That is no loss: the
+//! device faults the pages in when it needs them. What changes after they were mapped finds the
+//! entries and clears them. Several may be pending in one view at a time.
+
+use core::ops::{Deref, Range};
+
+use hmm::{
+    exclusive::ExclusivePage,
+    interval::Guard,
+    memremap::{Hooks, SyncPoint},
+    migrate::{
+        Collected, Copying, Entries, LargeFolios, MigrateBuffer, Migrated, Migration, ToDevice,
+    },
+    range::Timeout,
+    vma::LockedVma,
+};
+use kernel::{
+    alloc::flags::GFP_KERNEL,
+    mm::{MmWithUser, MmapReadGuard},
+    page::PAGE_SHIFT,
+    prelude::*,
+    task::Task,
+    time::{Instant, Monotonic},
+};
+
+use crate::{
+    bindings,
+    device::{DeviceOps, Emulated},
+    sched::fatal_signal_pending,
+    table::{Access, Entry, Spares},
+    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+};
+
+/// What a [`PendingMap`] stands for, in the list of its view.
+pub(crate) struct Record {
+    /// The numbers of the pages.
+    pages: Range<usize>,
+    /// The task that has it; never dereferenced.
+    task: *const bindings::task_struct,
+    /// Whether the folios are locked that are to be mapped.
+    is_armed: bool,
+    /// Whether the pages were changed by others since.
+    is_invalidated: bool,
+    next: Option<KBox<Record>>,
+}
+
+// SAFETY: `task` is only compared.
+unsafe impl Send for Record {}
+
+/// The pending maps of a view, under its update lock.
+pub(crate) struct PendingList(Option<KBox<Record>>);
+
+impl PendingList {
+    pub(crate) fn new() -> Self {
+        Self(None)
+    }
+
+    /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
+    /// the device of the view.
+    pub(crate) fn invalidate(&mut self, pages: &Range<usize>, is_own: bool) {
+        let task = Task::current_raw().cast_const();
+        let mut next = &mut self.0;
+        while let Some(record) = next {
+            let overlaps = pages.start < record.pages.end && record.pages.start < pages.end;
+            let is_part = record.task == task && (is_own || !record.is_armed);
+            record.is_invalidated |= overlaps && !is_part;
+            next = &mut record.next;
+        }
+    }
+
+    fn push(&mut self, mut record: KBox<Record>) -> *const Record {
+        let id: *const Record = &*record;
+        record.next = self.0.take();
+        self.0 = Some(record);
+        id
+    }
+
+    fn get(&mut self, id: *const Record) -> Option<&mut Record> {
+        let mut next = self.0.as_deref_mut();
+        while let Some(record) = next {
+            if core::ptr::eq(record, id) {
+                return Some(record);
+            }
+            next = record.next.as_deref_mut();
+        }
+        None
+    }
+
+    /// Takes a record out, for the caller to free.
+    fn remove(&mut self, id: *const Record) -> Option<KBox<Record>> {
+        let mut place = &mut self.0;
+        while place
+            .as_deref()
+            .is_some_and(|record| !core::ptr::eq(record, id))
+        {
+            place = match place {
+                Some(record) => &mut record.next,
+                None => return None,
+            };
+        }
+        let mut removed = place.take()?;
+        *place = removed.next.take();
+        Some(removed)
+    }
+}
+
+/// The right to map what the current task is about to migrate, or to make exclusive: see the
+/// [module](self). One that is leaked costs memory, and time in each invalidation, until its view is
+/// dropped.
+pub struct PendingMap<'v, T: DeviceOps> {
+    view: &'v View<T>,
+    /// The numbers of the pages.
+    pages: Range<usize>,
+    /// Its record in the list of the view; never dereferenced.
+    id: *const Record,
+    spares: Spares<NodeBox>,
+}
+
+impl<T: DeviceOps> View<T> {
+    /// Prepares to map `range` (bytes, page aligned, the end exclusive, inside one aligned run of
+    /// 512 pages) by the current task.
+    ///
+    /// May sleep: waits for changes to the page tables that are going on. The caller must not hold
+    /// the `mmap_lock` or a folio lock.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the address space has not held still
+    /// for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
+    pub fn pending_map(&self, range: Range<usize>) -> Result<PendingMap<'_, T>> {
+        let pages = pages_of_run(&range)?;
+        let spares = Spares::new()?;
+        let mut record = KBox::new(
+            Record {
+                pages: pages.clone(),
+                task: Task::current_raw(),
+                is_armed: false,
+                is_invalidated: false,
+                next: None,
+            },
+            GFP_KERNEL,
+        )?;
+        let start = Instant::<Monotonic>::now();
+        loop {
+            let seq = self.notifier().read_begin();
+            if let Some(mut state) = self.notifier().lock_if_unchanged(seq) {
+                record.is_invalidated = false;
+                let id = state.pending.push(record);
+                return Ok(PendingMap {
+                    view: self,
+                    pages,
+                    id,
+                    spares,
+                });
+            }
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            if Timeout::Bounded.is_over(start) {
+                return Err(EBUSY);
+            }
+        }
+    }
+}
+
+impl<'v, T: DeviceOps> PendingMap<'v, T> {
+    /// Collects those pages of the range that lie in the VMA for a migration to the device, which
+    /// this becomes a part of. See [`Migration::to_device`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Migration::to_device`]; [`EINVAL`] also when the VMA is one of another address
+    /// space, or does not hold the start of the range.
+    pub fn migrate<'m>(
+        self,
+        vma: LockedVma<'m>,
+        large: LargeFolios,
+        buffer: &'m mut MigrateBuffer,
+    ) -> Result<MappedMigration<'v, 'm, Collected, T>>
+    where
+        'v: 'm,
+    {
+        let start = self.pages.start << PAGE_SHIFT;
+        let end = (self.pages.end << PAGE_SHIFT).min(vma.end());
+        if !self.view.notifier().is_of(vma.mm()) {
+            return Err(EINVAL);
+        }
+        let pagemap = self.view.pagemap();
+        let migration = Migration::to_device(vma, start..end, large, pagemap, buffer)?;
+        self.arm();
+        Ok(MappedMigration {
+            migration,
+            pending: self,
+        })
+    }
+
+    /// Gives the device exclusive access to the page at `address` (bytes, page aligned), which must
+    /// be one of the range, maps it, and calls `with` on the page table, in which the page is.
+    ///
+    /// May sleep. Faults the page in for writing, and locks its folio until `with` returns. A CPU
+    /// that touches the page afterwards ends the exclusive access.
+    ///
+    /// Returns `None` when others have changed the page tables meanwhile: begin again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ExclusivePage::new`]; [`EINVAL`] also when the range has no such page; [`ENOMEM`].
+    ///
+    /// C function: `make_device_exclusive()`.
+    pub fn make_exclusive<R>(
+        &mut self,
+        mm: &MmWithUser,
+        mmap: &MmapReadGuard<'_>,
+        address: usize,
+        with: impl FnOnce(&ViewGuard<'_, T>) -> R,
+    ) -> Result<Option<R>> {
+        let number = address >> PAGE_SHIFT;
+        if !self.pages.contains(&number) || !self.view.notifier().is_of(mm) {
+            return Err(EINVAL);
+        }
+        self.spares.refill()?;
+        self.disarm();
+        let pagemap = self.view.pagemap();
+        let page = ExclusivePage::new(mm, mmap, address, pagemap.owner())?;
+        self.arm();
+        pagemap.hooks().sync_point(SyncPoint::Exclusive);
+        let entry = Entry {
+            pfn: page.frame().into_bits(),
+            access: Access::Exclusive,
+        };
+        let Some(mut state) = self.lock_if_valid() else {
+            return Ok(None);
+        };
+        if state.table.set(number, entry, &mut self.spares).is_err() {
+            return Ok(None);
+        }
+        let result = with(&ViewGuard { state, pagemap });
+        // The folio is unlocked after the update lock was released.
+        drop(page);
+        Ok(Some(result))
+    }
+
+    /// Maps what has moved to the device, as much of it as can be, in the place where the process
+    /// has it. Returns whether the pending map was valid; if not, nothing was mapped.
+    fn map(&mut self, migration: &Migration<'_, Migrated, ToDevice<'_, Emulated<T>>>) -> bool {
+        let Some(mut state) = self.lock_if_valid() else {
+            return false;
+        };
+        for index in 0..self.pages.len() {
+            let Some(moved) = migration.moved_to(index) else {
+                continue;
+            };
+            let entry = Entry {
+                pfn: moved.frame.into_bits(),
+                access: if moved.is_writable {
+                    Access::Write
+                } else {
+                    Access::Read
+                },
+            };
+            let page = self.pages.start + index;
+            let mapped = if moved.order == 0 {
+                state.table.set(page, entry, &mut self.spares)
+            } else {
+                state.table.set_run(page, entry, &mut self.spares)
+            };
+            // No node for it: the device faults it in when it needs it.
+            if mapped.is_err() {
+                break;
+            }
+        }
+        true
+    }
+
+    /// From now on, what this task changes is part of the operation only as a migration, or an
+    /// exclusive access, for this device.
+    fn arm(&self) {
+        if let Some(record) = self.view.notifier().lock().pending.get(self.id) {
+            record.is_armed = true;
+        }
+    }
+
+    /// From now on, what this task changes is part of the operation.
+    fn disarm(&self) {
+        if let Some(record) = self.view.notifier().lock().pending.get(self.id) {
+            record.is_armed = false;
+        }
+    }
+
+    /// Takes the update lock if the pages were changed by this operation alone.
+    fn lock_if_valid(&self) -> Option<Guard<'v, State>> {
+        let mut state = self.view.notifier().lock();
+        let is_valid = state
+            .pending
+            .get(self.id)
+            .is_some_and(|record| record.is_armed && !record.is_invalidated);
+        is_valid.then_some(state)
+    }
+}
+
+impl<T: DeviceOps> Drop for PendingMap<'_, T> {
+    fn drop(&mut self) {
+        let removed = self.view.notifier().lock().pending.remove(self.id);
+        // Freed without the lock.
+        drop(removed);
+    }
+}
+
+/// A migration to the device whose pages can be mapped for the device.
+pub struct MappedMigration<'v, 'm, S, T: DeviceOps> {
+    // Before `pending`, so that the folios are unlocked first.
+    migration: Migration<'m, S, ToDevice<'m, Emulated<T>>>,
+    pending: PendingMap<'v, T>,
+}
+
+impl<'m, S, T: DeviceOps> Deref for MappedMigration<'_, 'm, S, T> {
+    type Target = Migration<'m, S, ToDevice<'m, Emulated<T>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.migration
+    }
+}
+
+impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Collected, T> {
+    /// See [`Migration::entries`]. The migration itself is not lent for changes: another one could be
+    /// put in its place.
+    pub fn entries(&mut self) -> Entries<'_, ToDevice<'m, Emulated<T>>> {
+        self.migration.entries()
+    }
+
+    /// See [`Migration::copy`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Migration::copy`].
+    pub fn copy(self) -> Result<MappedMigration<'v, 'm, Copying<()>, T>> {
+        Ok(MappedMigration {
+            migration: self.migration.copy()?,
+            pending: self.pending,
+        })
+    }
+}
+
+impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Copying<()>, T> {
+    /// Moves the pages that were copied, see [`Migration::commit`], and maps those that have moved
+    /// for the device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Migration::commit`].
+    pub fn commit(self) -> Result<MappedMigration<'v, 'm, Migrated, T>> {
+        let mut this = MappedMigration {
+            migration: self.migration.commit()?,
+            pending: self.pending,
+        };
+        this.pending.map(&this.migration);
+        let hooks = this.pending.view.pagemap().hooks();
+        hooks.sync_point(SyncPoint::ToDeviceMapped);
+        Ok(this)
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rescheduling, fatal signals, random numbers.
+//!
+//! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
+//! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h).
+
+use crate::bindings;
+
+/// Lets other tasks run if it is time to: `cond_resched()`.
+///
+/// May sleep; must not be called under a spinlock.
+pub fn cond_resched() {
+    // SAFETY: In process context this may always be called; the callers hold no spinlock, which
+    // DEBUG_ATOMIC_SLEEP checks.
+    unsafe { bindings::cond_resched() }
+}
+
+/// Returns whether a signal that kills the current task is pending: `fatal_signal_pending(current)`.
+///
+/// Does not sleep.
+pub fn fatal_signal_pending() -> bool {
+    // SAFETY: `current` is always valid.
+    unsafe { bindings::fatal_signal_pending() }
+}
+
+/// Returns a random number: `get_random_u32()`.
+///
+/// Does not sleep.
+pub fn random() -> u32 {
+    // SAFETY: May be called in any context.
+    unsafe { bindings::get_random_u32() }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exclusive access: a device does atomic operations on a page, and no CPU comes in between.
+//!
+//! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
+//! source: [`mm/rmap.c`](srctree/mm/rmap.c).
+
+use core::{ffi::c_void, ptr::null_mut};
+
+use kernel::{
+    error::from_err_ptr,
+    mm::{MmWithUser, MmapReadGuard},
+    page::PAGE_SIZE,
+    prelude::*,
+};
+
+use crate::{
+    bindings,
+    memremap::{unlock_and_put, Frame, Owner},
+};
+
+/// A page that a device has exclusive access to, as long as no CPU touches it. While this lives its
+/// folio is locked: a CPU that wants the page back waits.
+///
+/// # Invariants
+///
+/// We own the lock of the folio of the frame, and a reference to it.
+pub struct ExclusivePage {
+    frame: Frame,
+}
+
+impl ExclusivePage {
+    /// Makes the page at `address` (bytes, page aligned) exclusive to the devices of `owner`.
+    ///
+    /// May sleep. Faults the page in for writing, and locks its folio. Makes an event
+    /// [`Exclusive`](crate::interval::Event::Exclusive) that carries the owner, in this task; a CPU
+    /// that touches the page afterwards makes another one, and ends the exclusive access.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] when there is nothing that can be written to; [`EOPNOTSUPP`] when the page is one
+    /// of a file, or of hugetlb; [`EINVAL`] when the address is not aligned, or `mmap` locks another
+    /// address space; [`EBUSY`] when others have the folio locked; [`EINTR`]; [`ENOMEM`].
+    ///
+    /// C function: `make_device_exclusive()`.
+    pub fn new(
+        mm: &MmWithUser,
+        mmap: &MmapReadGuard<'_>,
+        address: usize,
+        owner: &Owner,
+    ) -> Result<Self> {
+        // The guard says that the lock is held; it does not say whose, so that is checked.
+        let vma = mmap.vma_lookup(address).ok_or(EFAULT)?;
+        if vma.mm().as_raw() != mm.as_raw() || address % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        let owner: *mut c_void = owner.as_ptr();
+        let mut folio = null_mut();
+        // SAFETY: The address space has users, and its `mmap_lock` is held for reading.
+        let page = from_err_ptr(unsafe {
+            bindings::make_device_exclusive(mm.as_raw(), address, owner, &mut folio)
+        })?;
+        // INVARIANT: The C function has locked the folio, and given us a reference to it.
+        Ok(Self {
+            // SAFETY: The page is one of the memory map.
+            frame: unsafe { Frame::of_page(page) },
+        })
+    }
+
+    /// Returns the page frame.
+    pub fn frame(&self) -> Frame {
+        self.frame
+    }
+}
+
+impl Drop for ExclusivePage {
+    fn drop(&mut self) {
+        // SAFETY: The lock and the reference are ours, by the type invariant, and not used again.
+        unsafe { unlock_and_put(self.frame) };
+    }
+}

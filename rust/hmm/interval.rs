@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changes to the page tables of a process, and data that depends on them.
+//!
+//! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h),
+//! source: [`mm/mmu_notifier.c`](srctree/mm/mmu_notifier.c).
+//!
+//! # Locks
+//!
+//! The update lock of a [`Notifier`] (a mutex) is the one that C calls the user lock. mm takes it in
+//! the callback, under whatever locks it holds, reclaim included: so under it there is no
+//! allocation that may sleep, no access to user memory, and no wait for a folio.
+//!
+//! # Deadlocks
+//!
+//! Dropping a [`Notifier`] waits until no change to the page tables of its address space is going
+//! on, so it must not be dropped
+//!
+//! - in a callback of any notifier of that address space, or under an update lock: lockdep knows
+//!   the map that C keeps for this, and says so;
+//! - while a folio is locked or a [`Migration`](crate::migrate::Migration) lives: whoever makes the
+//!   change may wait for the folio (`UFFDIO_MOVE` does).
+
+use core::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut, Range},
+};
+
+use kernel::{
+    error::to_result,
+    mm::MmWithUser,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{lock::mutex::MutexGuard, LockClassKey, Mutex},
+    types::Opaque,
+};
+
+use crate::{bindings, memremap::Owner};
+
+/// What is kept true by a [`Notifier`].
+pub trait Invalidate: Send + Unpin + 'static {
+    /// Forgets what it knows of a range.
+    ///
+    /// Called with the update lock held. Must not sleep, allocate memory in a way that could, or
+    /// drop a [`Notifier`].
+    fn invalidate(&mut self, event: &Invalidation<'_>);
+}
+
+/// What is kept true in two passes: all devices are told to begin before any is waited for.
+///
+/// C: `mmu_interval_notifier_ops.invalidate_start` and `invalidate_finish`.
+pub trait InvalidateTwoPass: Invalidate {
+    /// Begins to forget what it knows of a range, and returns whether
+    /// [`invalidate_finish`](Self::invalidate_finish) is to be called.
+    ///
+    /// Called with the update lock held, as [`Invalidate::invalidate`] is; that one is called
+    /// instead while another change has not come to its second pass.
+    fn invalidate_start(&mut self, event: &Invalidation<'_>) -> bool;
+
+    /// Waits until what was begun is complete. Called with the update lock held, which others may
+    /// have had in between.
+    fn invalidate_finish(&mut self);
+}
+
+/// Why the page tables change.
+///
+/// C: `enum mmu_notifier_event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A range is unmapped, or moved away.
+    Unmap,
+    /// Entries are cleared, or point to other pages.
+    Clear,
+    /// The protection of a VMA changes.
+    ProtectionVma,
+    /// The protection of a page changes.
+    ProtectionPage,
+    /// Soft-dirty bits are cleared.
+    SoftDirty,
+    /// The address space goes away.
+    Release,
+    /// A driver migrates pages; the event has its owner.
+    Migrate,
+    /// A driver gets exclusive access; the event has its owner.
+    Exclusive,
+    /// An event of a newer kernel.
+    Other,
+}
+
+/// A change to the page tables that is about to happen.
+pub struct Invalidation<'a>(&'a bindings::mmu_notifier_range);
+
+impl Invalidation<'_> {
+    /// Returns the addresses that change, in bytes, page aligned, the end exclusive.
+    pub fn range(&self) -> Range<usize> {
+        let mask = PAGE_SIZE - 1;
+        // Where the address space goes away, C gives an end that is not aligned.
+        self.0.start & !mask..self.0.end.saturating_add(mask) & !mask
+    }
+
+    /// Returns why they change.
+    pub fn event(&self) -> Event {
+        match self.0.event {
+            bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => Event::Unmap,
+            bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR => Event::Clear,
+            bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA => Event::ProtectionVma,
+            bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE => Event::ProtectionPage,
+            bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY => Event::SoftDirty,
+            bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE => Event::Release,
+            bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE => Event::Migrate,
+            bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE => Event::Exclusive,
+            _ => Event::Other,
+        }
+    }
+
+    /// Returns whether the change is a migration, or an exclusive access, of this owner.
+    pub fn is_by(&self, owner: &Owner) -> bool {
+        matches!(self.event(), Event::Migrate | Event::Exclusive) && self.0.owner == owner.as_ptr()
+    }
+
+    /// Returns whether the callback may wait for a lock.
+    pub fn is_blockable(&self) -> bool {
+        // SAFETY: The range is valid.
+        unsafe { bindings::mmu_notifier_range_blockable(self.0) }
+    }
+}
+
+/// A moment between two changes to the page tables: what was read after it is true as long as
+/// [`lock_if_unchanged`](Notifier::lock_if_unchanged) accepts it.
+#[derive(Clone, Copy)]
+pub struct Sequence(pub(crate) usize);
+
+/// What the update lock protects.
+struct Guarded<T> {
+    value: T,
+    /// Whether a change is between its two passes.
+    is_finishing: bool,
+}
+
+/// Data that depends on the page tables of an address space, under the update lock.
+///
+/// Each change to the page tables in the interval, whoever causes it and for whatever reason, sets
+/// the sequence and calls [`Invalidate::invalidate`] with the lock held; neither can be forgotten.
+///
+/// # Invariants
+///
+/// `raw` is inserted into the interval tree of an address space from initialisation until drop.
+///
+/// # Examples
+///
+/// ```
+/// # use hmm::interval::{Invalidate, Notifier};
+/// fn look<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn() -> usize, note: fn(&mut T, usize)) {
+///     loop {
+///         let seq = notifier.read_begin();
+///         let seen = look();
+///         if let Some(mut state) = notifier.lock_if_unchanged(seq) {
+///             return note(&mut state, seen);
+///         }
+///     }
+/// }
+/// ```
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub struct Notifier<T: Invalidate> {
+    // First, so that the pointer that C has is one to the whole as well.
+    #[pin]
+    raw: Opaque<bindings::mmu_interval_notifier>,
+    /// What C links between two passes; it belongs to C while `is_finishing` is set.
+    #[pin]
+    finish: Opaque<bindings::mmu_interval_notifier_finish>,
+    #[pin]
+    state: Mutex<Guarded<T>>,
+}
+
+// SAFETY: It may be removed by any thread; C synchronises the notifier by itself.
+unsafe impl<T: Invalidate> Send for Notifier<T> {}
+// SAFETY: C synchronises the notifier by itself; the state is under a lock.
+unsafe impl<T: Invalidate> Sync for Notifier<T> {}
+
+/// The update lock, held.
+pub struct Guard<'n, T: Invalidate>(MutexGuard<'n, Guarded<T>>);
+
+impl<T: Invalidate> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T: Invalidate> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0.value
+    }
+}
+
+impl<T: Invalidate> Notifier<T> {
+    /// Listens to changes in `interval` (bytes, page aligned, the end exclusive) of an address
+    /// space, from initialisation to drop, and keeps a reference to the `mm_struct`, not to the
+    /// users of it.
+    ///
+    /// May sleep. Takes the `mmap_lock` for writing.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; `EOVERFLOW` when the interval is empty or wraps around.
+    ///
+    /// C function: `mmu_interval_notifier_insert()`.
+    pub fn new<'a>(
+        mm: &'a MmWithUser,
+        interval: Range<usize>,
+        state: impl Init<T> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a {
+        Self::insert(mm, interval, state, &Callbacks::<T>::ONE_PASS)
+    }
+
+    fn insert<'a>(
+        mm: &'a MmWithUser,
+        interval: Range<usize>,
+        value: impl Init<T> + 'a,
+        ops: &'static bindings::mmu_interval_notifier_ops,
+    ) -> impl PinInit<Self, Error> + 'a {
+        let (name, key) = lock_class();
+        let state = init!(Guarded {
+            value <- value,
+            is_finishing: false,
+        });
+        try_pin_init!(Self {
+            state <- Mutex::new(state, name, key),
+            finish: Opaque::zeroed(),
+            // Last: the callback can run as soon as this is done.
+            raw <- Opaque::try_ffi_init(move |slot: *mut bindings::mmu_interval_notifier| {
+                // SAFETY: `slot` is valid and stays in place until `mmu_interval_notifier_remove()`
+                // in drop; the address space has users; the rest is checked by the C function.
+                to_result(unsafe {
+                    bindings::mmu_interval_notifier_insert(
+                        slot,
+                        mm.as_raw(),
+                        interval.start,
+                        interval.end.wrapping_sub(interval.start),
+                        ops,
+                    )
+                })
+            }),
+        }? Error)
+    }
+
+    /// Waits until no change is going on, and returns the moment.
+    ///
+    /// May sleep. Must not be called with the update lock held, or with a folio locked: whoever
+    /// makes the change may wait for it.
+    ///
+    /// C function: `mmu_interval_read_begin()`.
+    pub fn read_begin(&self) -> Sequence {
+        // SAFETY: The notifier is inserted, by the type invariant.
+        Sequence(unsafe { bindings::mmu_interval_read_begin(self.raw.get()) })
+    }
+
+    /// Takes the update lock.
+    ///
+    /// May sleep.
+    pub fn lock(&self) -> Guard<'_, T> {
+        Guard(self.state.lock())
+    }
+
+    /// Takes the update lock if nothing has changed since `seq`, and nothing is about to.
+    ///
+    /// May sleep.
+    ///
+    /// C function: `mmu_interval_read_retry()`.
+    pub fn lock_if_unchanged(&self, seq: Sequence) -> Option<Guard<'_, T>> {
+        let guard = self.lock();
+        // SAFETY: The notifier is inserted, by the type invariant, and the lock is held that the
+        // callback takes to set the sequence.
+        let changed = unsafe { bindings::mmu_interval_read_retry(self.raw.get(), seq.0) };
+        (!changed).then_some(guard)
+    }
+
+    /// Returns whether the notifier listens to this address space. Does not sleep.
+    pub fn is_of(&self, mm: &MmWithUser) -> bool {
+        // SAFETY: The notifier is inserted in an address space, and this member never changes.
+        let own = unsafe { (*self.raw.get()).mm };
+        own == mm.as_raw()
+    }
+
+    pub(crate) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
+        self.raw.get()
+    }
+}
+
+impl<T: InvalidateTwoPass> Notifier<T> {
+    /// Does the same as [`new`](Self::new), for data that is kept true in two passes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    ///
+    /// C function: `mmu_interval_notifier_insert()`.
+    pub fn new_two_pass<'a>(
+        mm: &'a MmWithUser,
+        interval: Range<usize>,
+        state: impl Init<T> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a {
+        Self::insert(mm, interval, state, &Callbacks::<T>::TWO_PASS)
+    }
+}
+
+/// Returns the name and the class of the update lock.
+///
+/// Not part of a generic function: code that is generated in several crates would give one lock
+/// class several names, which lockdep rejects.
+#[inline(never)]
+fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"interval::Notifier::state", kernel::static_lock_class!())
+}
+
+#[pinned_drop]
+impl<T: Invalidate> PinnedDrop for Notifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: The notifier is inserted, by the type invariant, and removed once. No lock of ours
+        // is held that the callback takes, because all guards borrow `self`.
+        unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
+    }
+}
+
+/// The tables of callbacks for a type of state.
+struct Callbacks<T>(PhantomData<T>);
+
+impl<T: Invalidate> Callbacks<T> {
+    const ONE_PASS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+        invalidate: Some(Self::invalidate),
+        invalidate_start: None,
+        invalidate_finish: None,
+    };
+
+    /// Calls `with` with the update lock held and the sequence set, unless the lock cannot be had
+    /// and must not be waited for. Returns whether it did.
+    ///
+    /// # Safety
+    ///
+    /// The arguments are those of a callback for the notifier of a `Notifier<T>`, which is inserted.
+    unsafe fn update(
+        notifier: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        seq: usize,
+        with: impl FnOnce(&Notifier<T>, &mut Guarded<T>, &Invalidation<'_>),
+    ) -> bool {
+        let this: *const Notifier<T> = notifier.cast();
+        // SAFETY: The notifier is the first field of a `repr(C)` struct, which drop keeps in place
+        // until the notifier is removed.
+        let this = unsafe { &*this };
+        // SAFETY: mm passes a valid range.
+        let event = Invalidation(unsafe { &*range });
+        let mut state = if event.is_blockable() {
+            this.state.lock()
+        } else {
+            match this.state.try_lock() {
+                Some(state) => state,
+                None => return false,
+            }
+        };
+        // SAFETY: This is the callback, and the lock is held that readers check the sequence under.
+        unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
+        with(this, &mut state, &event);
+        true
+    }
+
+    /// # Safety
+    ///
+    /// Called by mm for the notifier of a `Notifier<T>`, which is inserted.
+    unsafe extern "C" fn invalidate(
+        notifier: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        seq: usize,
+    ) -> bool {
+        // SAFETY: By the safety requirement.
+        unsafe {
+            Self::update(notifier, range, seq, |_, state, event| {
+                state.value.invalidate(event)
+            })
+        }
+    }
+}
+
+impl<T: InvalidateTwoPass> Callbacks<T> {
+    const TWO_PASS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+        invalidate: Some(Self::invalidate),
+        invalidate_start: Some(Self::invalidate_start),
+        invalidate_finish: Some(Self::invalidate_finish),
+    };
+
+    /// # Safety
+    ///
+    /// Called by mm for the notifier of a `Notifier<T>`, which is inserted; `finish` is valid.
+    unsafe extern "C" fn invalidate_start(
+        notifier: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        seq: usize,
+        finish: *mut *mut bindings::mmu_interval_notifier_finish,
+    ) -> bool {
+        let begin = |this: &Notifier<T>, state: &mut Guarded<T>, event: &Invalidation<'_>| {
+            if state.is_finishing {
+                // C has the link for another change.
+                state.value.invalidate(event);
+            } else if state.value.invalidate_start(event) {
+                state.is_finishing = true;
+                // SAFETY: `finish` is valid, by the safety requirement. C has the link until it
+                // calls the second pass.
+                unsafe { *finish = this.finish.get() };
+            }
+        };
+        // SAFETY: By the safety requirement.
+        unsafe { Self::update(notifier, range, seq, begin) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by mm with what `invalidate_start` gave it, once, while the notifier is inserted.
+    unsafe extern "C" fn invalidate_finish(finish: *mut bindings::mmu_interval_notifier_finish) {
+        // SAFETY: `finish` is valid, and C has set this member.
+        let this: *const Notifier<T> = unsafe { (*finish).notifier }.cast();
+        // SAFETY: The notifier is the first field of a `repr(C)` struct, which drop keeps in place
+        // until the notifier is removed; that waits for this.
+        let this = unsafe { &*this };
+        let mut state = this.state.lock();
+        state.value.invalidate_finish();
+        state.is_finishing = false;
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device pages that mm knows of: registration, ownership, and what mm calls the driver for.
+//!
+//! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
+//! source: [`mm/memremap.c`](srctree/mm/memremap.c).
+//!
+//! # The states of a device page
+//!
+//! ```text
+//!          reserve()               set_dst()
+//!  a free ----------> FreeFolio -------------> the destination of a Migration
+//!  page   <----------                                  |
+//!    ^       drop                                      | commit(), finalize
+//!    |                                                 v
+//!    +------ DevPagemapOps::folio_free() <---- resident: owned by mm
+//!                  last reference put
+//! ```
+//!
+//! A [`FreeFolio`] has reference count 0 and belongs to the driver. A destination has reference
+//! count 1, is locked, and belongs to its [`Migration`](crate::migrate::Migration). A resident
+//! folio belongs to the page tables that map it: a driver never holds one, but sees it as
+//! [`Place::Device`](crate::migrate::Place) while a migration has it locked and unmapped.
+//!
+//! # Locks
+//!
+//! This module has none of its own. Eviction tries the `mmap_lock` of the processes whose pages it
+//! moves, and then locks folios.
+
+mod fault;
+mod folio;
+mod ops;
+mod ownership;
+mod pagemap;
+mod pages;
+mod pfn;
+
+pub use self::{
+    fault::{CpuFault, FaultAnswer},
+    folio::{FolioData, FreeFolio},
+    ops::{DevPagemapOps, Hooks, SyncPoint},
+    pagemap::{DevPagemap, Evicted, Options, Owner},
+    pages::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
+    pfn::{Frame, Kind, PfnRange},
+};
+pub(crate) use self::{
+    folio::{try_get_page, unlock_and_put},
+    pfn::Mpfn,
+};

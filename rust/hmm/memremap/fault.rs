@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A CPU that touched a page on the device.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault`,
+//! source: [`mm/memory.c`](srctree/mm/memory.c), `do_swap_page()`.
+
+use core::ptr::NonNull;
+
+use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
+
+use super::{DevPagemap, DevPagemapOps, HPAGE_PMD_NR};
+use crate::{
+    bindings,
+    lru::drain_lru_batches,
+    migrate::{FaultPage, MigrateBuffer, Migration, PfnArrays},
+    vma::LockedVma,
+};
+
+/// A fault on a page of the device, which the driver must answer.
+///
+/// Consuming it is the only way to make a [`FaultAnswer`].
+///
+/// # Invariants
+///
+/// `vmf` is valid for `'f`, its page is one of `pagemap`, locked and referenced by the core, and
+/// the `mmap_lock` of its VMA is held.
+///
+/// # Examples
+///
+/// ```
+/// # use hmm::memremap::{CpuFault, DevPagemapOps, FaultAnswer};
+/// # use kernel::prelude::*;
+/// fn answer<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
+///     match fault.migrate_to_system() {
+///         Ok(()) => fault.retry(),
+///         Err(ENOMEM) => fault.out_of_memory(),
+///         Err(_) => fault.bus_error(),
+///     }
+/// }
+/// ```
+pub struct CpuFault<'f, T: DevPagemapOps> {
+    vmf: NonNull<bindings::vm_fault>,
+    pagemap: &'f DevPagemap<T>,
+}
+
+impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
+    /// # Safety
+    ///
+    /// The caller must uphold the type invariant.
+    pub(super) unsafe fn new(vmf: *mut bindings::vm_fault, pagemap: &'f DevPagemap<T>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            // SAFETY: What is valid is not null.
+            vmf: unsafe { NonNull::new_unchecked(vmf) },
+            pagemap,
+        }
+    }
+
+    /// Returns the pages of the device.
+    pub fn pagemap(&self) -> &'f DevPagemap<T> {
+        self.pagemap
+    }
+
+    /// Returns the address of the page that was touched, in bytes, page aligned.
+    pub fn address(&self) -> usize {
+        // SAFETY: `vmf` is valid, by the type invariant.
+        let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
+        info.address & !(PAGE_SIZE - 1)
+    }
+
+    /// Returns the VMA that the address lies in.
+    pub fn vma(&self) -> LockedVma<'f> {
+        // SAFETY: `vmf` is valid, by the type invariant.
+        let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
+        // SAFETY: The VMA is valid for 'f, because its `mmap_lock` is held, by the type invariant.
+        let vma = unsafe { VmaRef::from_raw(info.vma) };
+        // SAFETY: Its `mmap_lock` is held for 'f, by the type invariant.
+        unsafe { LockedVma::new(vma) }
+    }
+
+    /// Returns the number of pages that the touched page table entry maps: 1, or
+    /// [`HPAGE_PMD_NR`]. They come back together.
+    pub fn npages(&self) -> usize {
+        // SAFETY: `vmf` is valid, by the type invariant. The core leaves `pte` alone for an entry
+        // that maps a huge page.
+        if unsafe { self.vmf.as_ref().pte.is_null() } {
+            HPAGE_PMD_NR
+        } else {
+            1
+        }
+    }
+
+    /// Returns which of them was touched, counted from 0.
+    pub fn index(&self) -> usize {
+        self.address() / PAGE_SIZE % self.npages()
+    }
+
+    /// Moves the [`npages`](Self::npages) pages of the touched entry to system memory: a huge page
+    /// whole, or in small pages where system memory has no huge one. What becomes of the page that
+    /// was touched decides about the result.
+    ///
+    /// May sleep. The caller holds no folio lock but that of the fault.
+    ///
+    /// Returns `Ok` as well when the page stays because somebody else has a reference to it: that
+    /// one brings it back, or lets go of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`](super::Hooks::should_fail_alloc) returns;
+    /// what the copy engine returns; [`EINVAL`] when the VMA is of a kind that never migrates.
+    ///
+    /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
+    pub fn migrate_to_system(&self) -> Result {
+        if self.npages() == 1 {
+            // A fault on a page needs no memory for the arrays.
+            let (mut src, mut dst) = ([0], [0]);
+            return self.migrate(PfnArrays {
+                src: &mut src,
+                dst: &mut dst,
+            });
+        }
+        let mut buffer = MigrateBuffer::new(self.npages())?;
+        self.migrate(buffer.arrays(self.npages())?)
+    }
+
+    fn migrate(&self, arrays: PfnArrays<'_>) -> Result {
+        let bytes = self.npages() * PAGE_SIZE;
+        let start = self.address() & !(bytes - 1);
+        // SAFETY: `vmf` is valid, by the type invariant.
+        let page = unsafe { self.vmf.as_ref().page };
+        let fault = FaultPage {
+            page: NonNull::new(page).ok_or(EINVAL)?,
+            is_shared: self.npages() > 1 && !self.is_writable(),
+        };
+        let range = start..start + bytes;
+        let mut migration = Migration::for_fault(self.vma(), range, self.pagemap, arrays, fault)?;
+        let touched = migration.populate(Some(self.index()));
+        let copying = migration.copy()?;
+        let refused = copying.refused(self.index());
+        let moved = copying.commit()?.moved();
+        touched?;
+        refused?;
+        if moved == 0 {
+            // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
+            drain_lru_batches();
+        }
+        Ok(())
+    }
+
+    /// Returns whether the process may write to a huge page without a fault.
+    fn is_writable(&self) -> bool {
+        // SAFETY: `vmf` is valid, by the type invariant.
+        let fault = unsafe { self.vmf.as_ref() };
+        // SAFETY: The core has set the entry before it called us; any bits are a value of it.
+        let pmd = unsafe { fault.__bindgen_anon_2.orig_pmd };
+        // SAFETY: The function computes with the bits alone.
+        let entry = unsafe { bindings::softleaf_from_pmd(pmd) };
+        // SAFETY: The function computes with the bits alone.
+        unsafe { bindings::softleaf_is_device_private_write(entry) }
+    }
+
+    /// Answers that the page came back, or that somebody else has changed the page table; the CPU
+    /// tries again.
+    ///
+    /// If neither is the case, it faults again at once, for ever. Does not sleep.
+    pub fn retry(self) -> FaultAnswer {
+        FaultAnswer(0)
+    }
+
+    /// Answers that there was no memory to bring the page back to. The core prints a line about
+    /// that, at a bounded rate, and the CPU tries again; so this is for the case that nothing else
+    /// helps. Does not sleep.
+    pub fn out_of_memory(self) -> FaultAnswer {
+        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_OOM)
+    }
+
+    /// Answers that the device cannot give the data back: the task gets `SIGBUS`. Does not sleep.
+    pub fn bus_error(self) -> FaultAnswer {
+        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
+    }
+}
+
+/// What becomes of a CPU that touched a page on the device.
+#[must_use]
+pub struct FaultAnswer(bindings::vm_fault_t);
+
+impl FaultAnswer {
+    pub(super) fn into_raw(self) -> bindings::vm_fault_t {
+        self.0
+    }
+}

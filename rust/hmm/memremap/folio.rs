@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios of the device that are not in use by mm, and the driver's data in them.
+//!
+//! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h).
+
+use core::{ffi::c_void, mem::ManuallyDrop, ptr::null_mut};
+
+use kernel::{prelude::*, sync::Arc};
+
+use super::{pfn::PagePtr, DevPagemap, DevPagemapOps, DevicePages, Frame};
+use crate::bindings;
+
+/// What a driver keeps in each folio of its device while that is in use: `()` for nothing, or an
+/// [`Arc`]. A folio that is split has a clone of it in each piece.
+///
+/// C: `page.zone_device_data`.
+pub trait FolioData: Clone + Send + Sync + Sized + 'static + private::Sealed {
+    #[doc(hidden)]
+    fn into_raw(self) -> *mut c_void;
+
+    /// # Safety
+    ///
+    /// `raw` came from `into_raw()`, and this is called once for it.
+    #[doc(hidden)]
+    unsafe fn from_raw(raw: *mut c_void) -> Self;
+}
+
+mod private {
+    /// Keeps others from implementing a trait.
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl<T> Sealed for kernel::sync::Arc<T> {}
+}
+
+impl FolioData for () {
+    fn into_raw(self) -> *mut c_void {
+        null_mut()
+    }
+
+    unsafe fn from_raw(_: *mut c_void) -> Self {}
+}
+
+impl<T: Send + Sync + 'static> FolioData for Arc<T> {
+    fn into_raw(self) -> *mut c_void {
+        Arc::into_raw(self).cast_mut().cast()
+    }
+
+    unsafe fn from_raw(raw: *mut c_void) -> Self {
+        // SAFETY: `raw` came from `Arc::into_raw()`, and is used once, by the safety requirement.
+        unsafe { Arc::from_raw(raw.cast_const().cast()) }
+    }
+}
+
+/// Pages of a device that are reserved and not in use yet: reference count 0.
+///
+/// Nobody else can hold a reference to them. Dropping it gives the pages back by
+/// [`DevPagemapOps::folio_free`].
+///
+/// # Invariants
+///
+/// The bits of `pages` are set in the pagemap's ownership map, on behalf of this value alone.
+pub struct FreeFolio<'p, T: DevPagemapOps> {
+    pagemap: &'p DevPagemap<T>,
+    pages: DevicePages,
+    data: ManuallyDrop<T::FolioData>,
+}
+
+impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
+    /// The bits of `pages` were just set in the ownership map, for the result alone.
+    pub(super) fn new(pagemap: &'p DevPagemap<T>, pages: DevicePages, data: T::FolioData) -> Self {
+        // INVARIANT: The caller has set the bits; this is private to the module.
+        Self {
+            pagemap,
+            pages,
+            data: ManuallyDrop::new(data),
+        }
+    }
+
+    /// Returns the pages.
+    pub fn pages(&self) -> DevicePages {
+        self.pages
+    }
+
+    /// Makes two of it, each of half the size; the lower one first. Tells the driver by
+    /// [`DevPagemapOps::folio_split`].
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] for a single page, which is freed.
+    pub fn halve(self) -> Result<(Self, Self)> {
+        let (low, high) = self.pages.halves().ok_or(EINVAL)?;
+        let (pagemap, _, data) = self.take_apart();
+        pagemap.ops().folio_split(low);
+        pagemap.ops().folio_split(high);
+        // Each half of the pages has one owner, as the whole had.
+        let upper = Self::new(pagemap, high, data.clone());
+        Ok((Self::new(pagemap, low, data), upper))
+    }
+
+    /// Returns whether it is one of a pagemap.
+    pub(crate) fn is_of(&self, pagemap: &DevPagemap<T>) -> bool {
+        core::ptr::eq(self.pagemap, pagemap)
+    }
+
+    /// Puts the folio in use: reference count 1, locked, with a reference to the pagemap for each
+    /// page. The lock and the reference go to the caller.
+    ///
+    /// May sleep, if somebody who walks page frames has the folio locked.
+    ///
+    /// C function: `zone_device_folio_init()`.
+    pub(crate) fn init(self) -> Frame {
+        let (pagemap, pages, data) = self.take_apart();
+        let frame = pagemap.pfns().frame(pages.first());
+        let folio: *mut bindings::folio = frame.page().cast();
+        // SAFETY: The pages are free and ours, by the type invariant; the pagemap is alive,
+        // because we borrow it, and its drop unmaps it only when no page has an owner.
+        unsafe { bindings::zone_device_folio_init(folio, pagemap.as_raw(), pages.order()) };
+        // SAFETY: We own the lock of the folio and the reference to it.
+        unsafe { bindings::folio_set_zone_device_data(folio, data.into_raw()) };
+        frame
+    }
+
+    fn take_apart(self) -> (&'p DevPagemap<T>, DevicePages, T::FolioData) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: The data is not used again, because `this` is never dropped.
+        let data = unsafe { ManuallyDrop::take(&mut this.data) };
+        (this.pagemap, this.pages, data)
+    }
+}
+
+impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: The data is not used again.
+        let data = unsafe { ManuallyDrop::take(&mut self.data) };
+        self.pagemap.release(self.pages, data);
+    }
+}
+
+/// Unlocks and puts the folio of a page frame.
+///
+/// # Safety
+///
+/// The caller owns the lock of the folio and a reference to it, and uses neither again.
+pub(crate) unsafe fn unlock_and_put(frame: Frame) {
+    // SAFETY: The page is valid, because the caller has a reference to it.
+    let folio = unsafe { bindings::page_folio(frame.page()) };
+    // SAFETY: The caller owns the lock.
+    unsafe { bindings::folio_unlock(folio) };
+    // SAFETY: The caller owns the reference.
+    unsafe { bindings::folio_put(folio) };
+}
+
+/// A reference to the folio of a page.
+///
+/// # Invariants
+///
+/// We own a reference to `folio`.
+pub(crate) struct FolioRef(*mut bindings::folio);
+
+/// Takes a reference to the folio of a page, unless that is free. Does not sleep.
+pub(crate) fn try_get_page(page: PagePtr) -> Option<FolioRef> {
+    // SAFETY: It is a page of the memory map. What the function reads may be old by now.
+    let folio = unsafe { bindings::page_folio(page.as_ptr()) };
+    // SAFETY: The folio is a page of the memory map; the function takes no reference to what has
+    // none.
+    if !unsafe { bindings::folio_try_get(folio) } {
+        return None;
+    }
+    // INVARIANT: The reference was just taken.
+    let folio = FolioRef(folio);
+    // SAFETY: It is a page of the memory map.
+    let now = unsafe { bindings::page_folio(page.as_ptr()) };
+    // Before we had the reference, the pages may have become another folio.
+    (now == folio.0).then_some(folio)
+}
+
+impl FolioRef {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::folio {
+        self.0
+    }
+}
+
+impl Drop for FolioRef {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours, by the type invariant.
+        unsafe { bindings::folio_put(self.0) };
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which device pages have an owner: one bit a page.
+//!
+//! The allocator that chooses pages belongs to the driver. This map makes sure that, whatever it
+//! does, a page has one owner.
+
+use core::ops::Range;
+
+use kernel::{
+    alloc::{
+        flags::{GFP_KERNEL, __GFP_NOWARN},
+        KVVec,
+    },
+    prelude::*,
+    sync::atomic::{
+        ordering::{Acquire, Full, Relaxed},
+        Atomic,
+    },
+};
+
+use super::DevicePages;
+
+const BITS: usize = u64::BITS as usize;
+
+/// Which pages have an owner.
+pub(super) struct OwnershipMap {
+    words: KVVec<Atomic<u64>>,
+}
+
+impl OwnershipMap {
+    /// Returns a map of `npages` pages, none of which has an owner.
+    pub(super) fn new(npages: usize) -> Result<Self> {
+        let len = npages.div_ceil(BITS);
+        let mut words = KVVec::with_capacity(len, GFP_KERNEL | __GFP_NOWARN)?;
+        for _ in 0..len {
+            words.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(Self { words })
+    }
+
+    /// Marks the pages as owned, all or none; returns whether it did. Does not sleep.
+    pub(super) fn reserve(&self, pages: DevicePages) -> bool {
+        for (n, (word, mask)) in masks(pages.range()).enumerate() {
+            if !self.update(word, |old| (old & mask == 0).then_some(old | mask)) {
+                // Undo the words before this one.
+                for (word, mask) in masks(pages.range()).take(n) {
+                    self.update(word, |old| Some(old & !mask));
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Marks the pages as free. Does not sleep.
+    pub(super) fn release(&self, pages: DevicePages) {
+        for (word, mask) in masks(pages.range()) {
+            self.update(word, |old| Some(old & !mask));
+        }
+    }
+
+    /// Returns the first owned page of the range. Does not sleep.
+    pub(super) fn first(&self, pages: Range<usize>) -> Option<usize> {
+        masks(pages).find_map(|(word, mask)| {
+            // ORDERING: Relaxed, because the answer may be old when it arrives.
+            let owned = self.words.get(word)?.load(Relaxed) & mask;
+            (owned != 0).then(|| word * BITS + owned.trailing_zeros() as usize)
+        })
+    }
+
+    /// Returns the number of owned pages in the range. Does not sleep.
+    pub(super) fn count(&self, pages: Range<usize>) -> usize {
+        masks(pages)
+            .filter_map(|(word, mask)| Some((self.words.get(word)?, mask)))
+            // ORDERING: Acquire pairs with the update that cleared a bit, so that who sees a page
+            // as free sees what its owner did before.
+            .map(|(word, mask)| (word.load(Acquire) & mask).count_ones() as usize)
+            .sum()
+    }
+
+    /// Changes a word as `change` says, unless that is `None`.
+    fn update(&self, word: usize, change: impl Fn(u64) -> Option<u64>) -> bool {
+        let Some(word) = self.words.get(word) else {
+            return false;
+        };
+        // ORDERING: Relaxed, because the compare-and-exchange below checks the value.
+        let mut old = word.load(Relaxed);
+        while let Some(new) = change(old) {
+            // ORDERING: Full: a page goes from one owner to the next through this word.
+            match word.cmpxchg(old, new, Full) {
+                Ok(_) => return true,
+                Err(seen) => old = seen,
+            }
+        }
+        false
+    }
+}
+
+/// Returns the words that hold a range of bits, each with the mask of its part.
+fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+    let Range { start, end } = pages;
+    let words = if start < end {
+        start / BITS..end.div_ceil(BITS)
+    } else {
+        0..0
+    };
+    words.map(move |word| {
+        let first = start.saturating_sub(word * BITS).min(BITS - 1);
+        let last = (end - 1 - word * BITS).min(BITS - 1);
+        (word, (u64::MAX << first) & (u64::MAX >> (BITS - 1 - last)))
+    })
+}

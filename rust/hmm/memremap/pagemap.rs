@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registration of device pages with mm.
+//!
+//! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
+//! source: [`mm/memremap.c`](srctree/mm/memremap.c).
+
+use core::{ffi::c_void, marker::PhantomData, ops::Range};
+
+use kernel::{
+    error::from_err_ptr,
+    prelude::*,
+    sync::{
+        atomic::{
+            ordering::{Full, Relaxed},
+            Atomic,
+        },
+        Arc,
+    },
+    time::{delay::fsleep, Delta},
+    types::Opaque,
+};
+
+use super::{
+    ownership::OwnershipMap, try_get_page, CpuFault, DevPagemapOps, DevicePages, FolioData,
+    FreeFolio, Hooks, Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
+};
+use crate::{
+    bindings,
+    lru::drain_lru_batches,
+    memremap::pfn::{Frame, PagePtr},
+    migrate::MigrateBuffer,
+};
+
+/// How long drop waits before it tries pages again that could not be evicted.
+const DROP_PAUSE: Delta = Delta::from_millis(1);
+
+/// Who owns device memory, as mm knows it: a migration and a walk over a range treat the pages of
+/// one owner alike. Devices that can reach each other's memory share one.
+///
+/// C: `dev_pagemap.owner`.
+#[derive(Clone)]
+pub struct Owner(Arc<OwnerTag>);
+
+/// Not of size 0, so that each has an address of its own.
+struct OwnerTag {
+    _tag: u8,
+}
+
+impl Owner {
+    /// Makes an owner that differs from all others. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new() -> Result<Self> {
+        Ok(Self(Arc::new(OwnerTag { _tag: 0 }, GFP_KERNEL)?))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        core::ptr::from_ref(&*self.0).cast_mut().cast()
+    }
+}
+
+/// What a [`DevPagemap`] is made with besides its pages.
+pub struct Options<H> {
+    /// Who owns the memory.
+    pub owner: Owner,
+    /// The NUMA node that `struct page`s are allocated on, and that the pages belong to; `None` to
+    /// let mm choose.
+    pub node: Option<u32>,
+    /// What tests hook in; `()` for nothing.
+    pub hooks: H,
+}
+
+impl Options<()> {
+    /// Returns those of a device of its own, on no particular node, without hooks.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            owner: Owner::new()?,
+            node: None,
+            hooks: (),
+        })
+    }
+}
+
+/// What an eviction has come to, see [`DevPagemap::evict`].
+#[derive(Debug, Default)]
+pub struct Evicted {
+    /// Pages that came back.
+    pub moved: usize,
+    /// Pages of the range that are in use still.
+    pub left: usize,
+    /// The last error that kept pages on the device.
+    pub error: Option<Error>,
+}
+
+/// Device pages that mm knows of, and the driver's data that goes with them.
+///
+/// Pages are reserved for use with [`reserve`](Self::reserve), which works until drop begins.
+///
+/// Drop brings every page that is in use back to system memory, waits for the last owner, and
+/// unregisters the pages; it sleeps, and does not give up. So it must not run in a callback of
+/// [`DevPagemapOps`], with a folio or an `mmap_lock` held, or while a
+/// [`Migration`](crate::migrate::Migration) lives. A [`FreeFolio`] or a migration that was leaked
+/// makes it wait for ever.
+///
+/// # Invariants
+///
+/// `pgmap` was registered by `memremap_pages()` for the range of `pfns`. A page is in use, or has
+/// a [`FreeFolio`], exactly while its bit in `owned` is set. From when `closing` was seen to be
+/// set, no bit is set any more.
+///
+/// # Examples
+///
+/// ```
+/// # use hmm::memremap::{DevPagemap, DevPagemapOps, DevicePages, Options, PfnRange};
+/// # use kernel::{prelude::*, sync::Arc};
+/// fn register<T: DevPagemapOps<FolioData = (), Hooks = ()>>(ops: T) -> Result {
+///     let pfns = PfnRange::private(512, c"my device")?;
+///     let pagemap = DevPagemap::new(pfns, Options::new()?, Ok::<_, Error>(ops)?);
+///     let pagemap = Arc::pin_init(pagemap, GFP_KERNEL)?;
+///     let folio = pagemap.reserve(DevicePages::new(0, 0)?, ())?;
+///     drop(folio);
+///     Ok(())
+/// }
+/// ```
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub struct DevPagemap<T: DevPagemapOps> {
+    // First, so that the pointer that C has is one to the whole as well.
+    #[pin]
+    pgmap: Opaque<bindings::dev_pagemap>,
+    owned: OwnershipMap,
+    /// Set when drop begins.
+    closing: Atomic<bool>,
+    /// For the eviction in drop, which must not fail.
+    buffer: MigrateBuffer,
+    pfns: PfnRange,
+    owner: Owner,
+    hooks: T::Hooks,
+    #[pin]
+    ops: T,
+}
+
+// SAFETY: All of it may be used and dropped by any thread; C synchronises `pgmap` by itself.
+unsafe impl<T: DevPagemapOps> Send for DevPagemap<T> {}
+// SAFETY: C synchronises `pgmap` by itself; `T` and `T::Hooks` are `Sync` by their traits, and
+// `buffer` is used in drop alone.
+unsafe impl<T: DevPagemapOps> Sync for DevPagemap<T> {}
+
+impl<T: DevPagemapOps> DevPagemap<T> {
+    /// Registers the pages of `pfns` with mm; `ops` is what the callbacks are called on.
+    ///
+    /// May sleep. Takes the memory hotplug lock.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the node is not online; [`ENOMEM`], and what `memremap_pages()` returns.
+    ///
+    /// C function: `memremap_pages()`.
+    pub fn new<E>(
+        pfns: PfnRange,
+        options: Options<T::Hooks>,
+        ops: impl PinInit<T, E>,
+    ) -> impl PinInit<Self, Error>
+    where
+        Error: From<E>,
+    {
+        let range = pfns.addresses();
+        let kind = match pfns.kind() {
+            Kind::Private => bindings::memory_type_MEMORY_DEVICE_PRIVATE,
+            Kind::Coherent => bindings::memory_type_MEMORY_DEVICE_COHERENT,
+        };
+        let Options { owner, node, hooks } = options;
+        let owner_ptr = owner.as_ptr();
+        try_pin_init!(Self {
+            owned: OwnershipMap::new(pfns.npages())?,
+            closing: Atomic::new(false),
+            buffer: MigrateBuffer::new(HPAGE_PMD_NR)?,
+            pfns,
+            owner,
+            hooks,
+            ops <- ops,
+            // Last: nothing below can fail after it, so that it need not be undone here.
+            pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
+                let node = match node {
+                    None => bindings::NUMA_NO_NODE,
+                    // SAFETY: The function accepts any number.
+                    Some(node) if unsafe { bindings::node_online(node) } => node as i32,
+                    Some(_) => return Err(EINVAL),
+                };
+                let mut pgmap = bindings::dev_pagemap {
+                    type_: kind,
+                    ops: &Callbacks::<T>::TABLE,
+                    owner: owner_ptr,
+                    nr_range: 1,
+                    ..Default::default()
+                };
+                // SAFETY: With `nr_range` 1, this is the member of the union that is used.
+                unsafe { *pgmap.__bindgen_anon_1.range.as_mut() = range };
+                // SAFETY: `slot` is valid for writes, and pinned from now on.
+                unsafe { slot.write(pgmap) };
+                // SAFETY: The struct is filled in as the function wants it, and stays in place
+                // until `memunmap_pages()` in drop, or until this has failed.
+                from_err_ptr(unsafe { bindings::memremap_pages(slot, node) }).map(|_| ())
+            }),
+        }? Error)
+    }
+
+    /// Returns the driver's data.
+    pub fn ops(&self) -> &T {
+        &self.ops
+    }
+
+    /// Returns what tests hook in.
+    pub fn hooks(&self) -> &T::Hooks {
+        &self.hooks
+    }
+
+    /// Returns the number of pages.
+    pub fn npages(&self) -> usize {
+        self.pfns.npages()
+    }
+
+    /// Returns what kind of memory it is.
+    pub fn kind(&self) -> Kind {
+        self.pfns.kind()
+    }
+
+    /// Returns the number of pages that are in use, or have a [`FreeFolio`].
+    ///
+    /// Does not sleep. The answer may be old when it arrives.
+    pub fn owned(&self) -> usize {
+        self.owned.count(0..self.npages())
+    }
+
+    /// Returns who owns the memory.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Returns which page of this device a page frame is, if it is one.
+    pub fn index_of(&self, frame: Frame) -> Option<usize> {
+        self.pfns.index_of(frame)
+    }
+
+    /// Reserves pages that the driver's allocator has found to be free; `data` goes into the folio
+    /// when it is used, and comes back with the pages.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] when the pagemap is being dropped, which callbacks can see; [`EINVAL`] when it
+    /// has no such pages; [`EBUSY`] when one of them has an owner: a bug of the allocator, found
+    /// before it corrupts memory.
+    pub fn reserve(&self, pages: DevicePages, data: T::FolioData) -> Result<FreeFolio<'_, T>> {
+        if pages.range().end > self.npages() {
+            return Err(EINVAL);
+        }
+        if !self.owned.reserve(pages) {
+            return Err(EBUSY);
+        }
+        // ORDERING: Relaxed, because the update of the map was a full barrier: either drop sees
+        // the bits, or this sees the flag.
+        if self.closing.load(Relaxed) {
+            self.owned.release(pages);
+            return Err(ENODEV);
+        }
+        Ok(FreeFolio::new(self, pages, data))
+    }
+
+    /// Gives back pages that nobody uses any more.
+    pub(super) fn release(&self, pages: DevicePages, data: T::FolioData) {
+        self.owned.release(pages);
+        self.ops.folio_free(pages, data);
+    }
+
+    /// Returns the first page of the range that has an owner.
+    pub(crate) fn first_owned(&self, pages: Range<usize>) -> Option<usize> {
+        self.owned.first(pages)
+    }
+
+    /// Returns the number of pages of the range that are in use. The answer may be old.
+    pub(crate) fn in_use(&self, pages: Range<usize>) -> usize {
+        let mut count = 0;
+        let mut at = pages.start;
+        while let Some(page) = self.first_owned(at..pages.end) {
+            // A `FreeFolio` has no reference.
+            count += usize::from(try_get_page(self.page(page)).is_some());
+            at = page + 1;
+        }
+        count
+    }
+
+    pub(crate) fn pfns(&self) -> &PfnRange {
+        &self.pfns
+    }
+
+    /// Returns the `struct page` of a page, below the number of pages.
+    pub(crate) fn page(&self, index: usize) -> PagePtr {
+        debug_assert!(index < self.npages());
+        // SAFETY: The memory map, which lies in the kernel's half of the address space, has an
+        // entry for each page of a registered range.
+        unsafe { PagePtr::new_unchecked(self.pfns.frame(index).page()) }
+    }
+
+    pub(crate) fn as_raw(&self) -> *mut bindings::dev_pagemap {
+        self.pgmap.get()
+    }
+
+    /// # Safety
+    ///
+    /// `pgmap` is the one of a `DevPagemap<T>` that is not dropped for `'a`.
+    unsafe fn from_raw<'a>(pgmap: *mut bindings::dev_pagemap) -> &'a Self {
+        let this: *const Self = pgmap.cast();
+        // SAFETY: `pgmap` is the first field of a `repr(C)` struct, which lives for 'a by the
+        // safety requirement.
+        unsafe { &*this }
+    }
+
+    /// Returns the pages of a folio of this pagemap.
+    ///
+    /// # Safety
+    ///
+    /// `folio` is a folio of this pagemap whose order can be read.
+    unsafe fn pages_of(&self, folio: *mut bindings::folio) -> Option<DevicePages> {
+        // SAFETY: By the safety requirement.
+        let order = unsafe { bindings::folio_order(folio) };
+        // SAFETY: A folio begins with its first page, which is one of the memory map.
+        let frame = unsafe { Frame::of_page(folio.cast()) };
+        self.pfns.pages_of(frame, order)
+    }
+}
+
+#[pinned_drop]
+impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
+    fn drop(mut self: Pin<&mut Self>) {
+        let mut buffer = core::mem::take(self.as_mut().project().buffer);
+        let this = self.into_ref();
+        // Resident pages keep working: their callbacks use shared references only. But they
+        // reserve no pages any more.
+        // ORDERING: Full pairs with the update of the map in `reserve`.
+        this.closing.xchg(true, Full);
+        let all = 0..this.npages();
+        while this.first_owned(all.clone()).is_some() {
+            // There is no way back from here: a page that stays would make the last step wait as
+            // well. So an error means: again, after a pause.
+            this.evict(all.clone(), &mut buffer);
+            if this.first_owned(all.clone()).is_some() {
+                fsleep(DROP_PAUSE);
+                drain_lru_batches();
+            }
+        }
+        // SAFETY: Registered, by the type invariant, and called once. No page has an owner, and
+        // none gets one any more.
+        unsafe { bindings::memunmap_pages(this.as_raw()) };
+    }
+}
+
+/// The table of callbacks for a driver.
+struct Callbacks<T>(PhantomData<T>);
+
+impl<T: DevPagemapOps> Callbacks<T> {
+    const TABLE: bindings::dev_pagemap_ops = bindings::dev_pagemap_ops {
+        folio_free: Some(Self::folio_free),
+        migrate_to_ram: Some(Self::migrate_to_ram),
+        memory_failure: None,
+        folio_split: Some(Self::folio_split),
+    };
+
+    /// # Safety
+    ///
+    /// Called by mm for a folio of a `DevPagemap<T>` whose last reference was put; the pagemap
+    /// lives, because the folio's references to it are put after this.
+    unsafe extern "C" fn folio_free(folio: *mut bindings::folio) {
+        // SAFETY: The folio is one of ours, by the safety requirement.
+        let pgmap = unsafe { bindings::page_pgmap(folio.cast()) };
+        // SAFETY: The pagemap lives, by the safety requirement.
+        let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
+        // SAFETY: The folio is one of ours, and its order is reset only when its pages are used
+        // again, which nobody can before the release below.
+        let Some(pages) = (unsafe { pagemap.pages_of(folio) }) else {
+            return;
+        };
+        // SAFETY: The folio is ours, and nobody uses it.
+        let data = unsafe { bindings::folio_zone_device_data(folio) };
+        // SAFETY: `FreeFolio::init`, or the split, has put it there, and it is taken once.
+        let data = unsafe { T::FolioData::from_raw(data) };
+        if pages.order() > 0 {
+            // A head that stays behind would make C take small pages after it for its tails.
+            // SAFETY: The folio is ours and nobody uses it; the core has what it needs of it.
+            unsafe { bindings::zone_device_folio_dissolve(folio, pages.order()) };
+        }
+        pagemap.release(pages, data);
+    }
+
+    /// # Safety
+    ///
+    /// Called by mm for a fault on a page of a `DevPagemap<T>`, which is locked and referenced.
+    unsafe extern "C" fn migrate_to_ram(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: `vmf` is valid, by the safety requirement.
+        let page = unsafe { (*vmf).page };
+        // SAFETY: The page is one of ours, by the safety requirement.
+        let pgmap = unsafe { bindings::page_pgmap(page) };
+        // SAFETY: The reference to the page, which the core has, holds the pagemap.
+        let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
+        // SAFETY: By the safety requirement.
+        let fault = unsafe { CpuFault::new(vmf, pagemap) };
+        pagemap.hooks.sync_point(SyncPoint::CpuFault);
+        pagemap.ops.migrate_to_ram(fault).into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// Called by mm when it splits a folio of a `DevPagemap<T>`: for each new folio `tail`, then
+    /// with `tail` null.
+    unsafe extern "C" fn folio_split(head: *mut bindings::folio, tail: *mut bindings::folio) {
+        let piece = if tail.is_null() {
+            head
+        } else {
+            // SAFETY: Both are valid, by the safety requirement.
+            unsafe { bindings::folio_split_default(head, tail) };
+            // SAFETY: The head is valid, by the safety requirement.
+            let data = unsafe { bindings::folio_zone_device_data(head) };
+            // SAFETY: The head keeps what `FreeFolio::init` has put there: it is not dropped here.
+            let data = core::mem::ManuallyDrop::new(unsafe { T::FolioData::from_raw(data) });
+            // SAFETY: The tail is a new folio, which nobody uses yet.
+            unsafe {
+                bindings::folio_set_zone_device_data(tail, T::FolioData::clone(&data).into_raw())
+            };
+            tail
+        };
+        // SAFETY: The folio is one of ours, by the safety requirement.
+        let pgmap = unsafe { bindings::page_pgmap(head.cast()) };
+        // SAFETY: The folio holds its pagemap.
+        let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
+        // SAFETY: The core has set the order of each piece before it calls.
+        if let Some(pages) = unsafe { pagemap.pages_of(piece) } {
+            pagemap.ops.folio_split(pages);
+        }
+    }
+}

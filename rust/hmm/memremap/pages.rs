@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs of device pages, numbered from the start of their pagemap.
+
+use core::ops::Range;
+
+use kernel::prelude::*;
+
+use crate::bindings;
+
+/// Order of a folio that one PMD entry maps: `1 << HPAGE_PMD_ORDER` pages.
+pub const HPAGE_PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
+
+/// Order of what one PUD entry maps.
+pub const HPAGE_PUD_ORDER: u32 = bindings::HPAGE_PUD_ORDER;
+
+/// Pages of a folio that one PMD entry maps.
+pub const HPAGE_PMD_NR: usize = 1 << HPAGE_PMD_ORDER;
+
+/// A run of device pages that one folio can cover: `1 << order` pages, the first of them at a
+/// multiple of that number, numbered from the start of the pagemap.
+///
+/// This is plain data; it does not say who owns the pages.
+///
+/// # Invariants
+///
+/// `order <= HPAGE_PMD_ORDER`, `first` is a multiple of `1 << order`, and `first + (1 << order)`
+/// does not overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePages {
+    first: usize,
+    order: u32,
+}
+
+impl DevicePages {
+    /// Returns the `1 << order` pages from page `first` on.
+    ///
+    /// Does not sleep and takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `order` is above [`HPAGE_PMD_ORDER`], `first` is no multiple of
+    /// `1 << order`, or the end of the run is above `usize::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hmm::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+    /// # use kernel::prelude::*;
+    /// # fn example() -> Result {
+    /// let huge = DevicePages::new(HPAGE_PMD_NR, HPAGE_PMD_ORDER)?;
+    /// assert_eq!(huge.range(), HPAGE_PMD_NR..2 * HPAGE_PMD_NR);
+    /// assert!(DevicePages::new(5, 1).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(first: usize, order: u32) -> Result<Self> {
+        if order > HPAGE_PMD_ORDER || first & ((1 << order) - 1) != 0 {
+            return Err(EINVAL);
+        }
+        first.checked_add(1 << order).ok_or(EINVAL)?;
+        // INVARIANT: The order, the alignment and the end were checked above.
+        Ok(Self { first, order })
+    }
+
+    /// Returns the lower and the upper half, or `None` for a single page.
+    pub fn halves(self) -> Option<(Self, Self)> {
+        let order = self.order.checked_sub(1)?;
+        let half = |first| Self { first, order };
+        // INVARIANT: A multiple of a power of two is one of its half, and so is the middle.
+        Some((half(self.first), half(self.first + (1 << order))))
+    }
+
+    /// Returns the first page, numbered from the start of the pagemap.
+    pub fn first(self) -> usize {
+        self.first
+    }
+
+    /// Returns the order of the folio that covers the run.
+    pub fn order(self) -> u32 {
+        self.order
+    }
+
+    /// Returns the number of pages, always a power of two.
+    pub fn npages(self) -> usize {
+        1 << self.order
+    }
+
+    /// Returns the pages, the end exclusive.
+    pub fn range(self) -> Range<usize> {
+        self.first..self.first + self.npages()
+    }
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page frame numbers: the one place that knows that device pages have some.
+//!
+//! C headers: [`include/linux/ioport.h`](srctree/include/linux/ioport.h),
+//! [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
+//!
+//! mm numbers device-private pages by physical addresses that lead nowhere. That is about to
+//! change, so the rest of the crate asks this file: [`PfnRange`] numbers the pages of a device,
+//! [`Mpfn`] is an entry of a migration's arrays, [`Frame`] what a page table entry maps.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    error::from_err_ptr,
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    str::CString,
+};
+
+use super::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+use crate::bindings;
+
+/// What kind of memory a device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No CPU can reach it: `MEMORY_DEVICE_PRIVATE`.
+    Private,
+    /// CPUs reach it like any other memory: `MEMORY_DEVICE_COHERENT`.
+    Coherent,
+}
+
+/// The page frame numbers that the pages of a device have.
+///
+/// # Invariants
+///
+/// The range starts at a multiple of the section size (private) or of [`HPAGE_PMD_NR`]
+/// (coherent), and nothing else has these numbers until drop.
+pub struct PfnRange {
+    kind: Kind,
+    first: usize,
+    npages: usize,
+    /// What was claimed for private pages.
+    _claim: Option<Claim>,
+}
+
+impl PfnRange {
+    /// Finds free physical addresses for `npages` device-private pages, and claims them under
+    /// `name`, of which it keeps a copy, in `/proc/iomem`.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ERANGE`] or [`EBUSY`] when no such range is free; [`EINVAL`] when `npages` is 0 or so
+    /// large that its bytes overflow; [`ENOMEM`].
+    ///
+    /// C function: `request_free_mem_region()`.
+    pub fn private(npages: usize, name: &CStr) -> Result<Self> {
+        let size = npages.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        if npages == 0 {
+            return Err(EINVAL);
+        }
+        let name = CString::try_from_fmt(fmt!("{name}"))?;
+        // SAFETY: `iomem_resource` lives for ever; the claim keeps the copy of the name, and is
+        // released before that is freed.
+        let res = from_err_ptr(unsafe {
+            bindings::request_free_mem_region(
+                &raw mut bindings::iomem_resource,
+                size,
+                name.as_char_ptr(),
+            )
+        })?;
+        // SAFETY: The resource was just made and is not freed before the claim is dropped.
+        let start = unsafe { (*res).start };
+        // SAFETY: The resource was just made and is not freed before the claim is dropped.
+        let end = unsafe { (*res).end };
+        // INVARIANT: The C function claims a range that starts at a section.
+        Ok(Self {
+            kind: Kind::Private,
+            first: (start >> PAGE_SHIFT) as usize,
+            npages,
+            _claim: Some(Claim {
+                start,
+                size: end - start + 1,
+                _name: name,
+            }),
+        })
+    }
+
+    /// Returns the numbers of `npages` pages of coherent memory from physical address `start`
+    /// (bytes) on.
+    ///
+    /// # Safety
+    ///
+    /// The range is memory that CPUs can reach, and the caller's alone until the
+    /// [`DevPagemap`](super::DevPagemap) that is made of it has been dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `npages` is 0 or no multiple of [`HPAGE_PMD_NR`], `start` is no multiple
+    /// of as many bytes, or the end of the range is above `u64::MAX`.
+    pub unsafe fn coherent(start: u64, npages: usize) -> Result<Self> {
+        let size = npages.checked_mul(PAGE_SIZE).ok_or(EINVAL)? as u64;
+        start.checked_add(size).ok_or(EINVAL)?;
+        if npages == 0 || npages % HPAGE_PMD_NR != 0 {
+            return Err(EINVAL);
+        }
+        if start % (HPAGE_PMD_NR * PAGE_SIZE) as u64 != 0 {
+            return Err(EINVAL);
+        }
+        // INVARIANT: The start was checked; the rest is by the safety requirement.
+        Ok(Self {
+            kind: Kind::Coherent,
+            first: (start >> PAGE_SHIFT) as usize,
+            npages,
+            _claim: None,
+        })
+    }
+
+    /// Returns what kind of memory it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the number of pages.
+    pub fn npages(&self) -> usize {
+        self.npages
+    }
+
+    /// Returns the physical addresses, in bytes, the end inclusive.
+    pub(super) fn addresses(&self) -> bindings::range {
+        let start = (self.first as u64) << PAGE_SHIFT;
+        bindings::range {
+            start,
+            end: start + (self.npages * PAGE_SIZE) as u64 - 1,
+        }
+    }
+
+    /// Returns the page frame of a page.
+    pub(super) fn frame(&self, index: usize) -> Frame {
+        Frame(self.first + index)
+    }
+
+    /// Returns the number of the page in a page frame, or `None` if it is none of these.
+    pub(crate) fn index_of(&self, frame: Frame) -> Option<usize> {
+        let index = frame.0.checked_sub(self.first)?;
+        (index < self.npages).then_some(index)
+    }
+
+    /// Returns the device pages that `1 << order` pages from a page frame on are.
+    pub(crate) fn pages_of(&self, frame: Frame, order: u32) -> Option<DevicePages> {
+        DevicePages::new(self.index_of(frame)?, order).ok()
+    }
+}
+
+/// Addresses claimed in `/proc/iomem`.
+struct Claim {
+    start: u64,
+    size: u64,
+    // The resource refers to it, so it is freed last.
+    _name: CString,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: `request_free_mem_region()` has claimed exactly this range for us, and it is
+        // released once.
+        unsafe {
+            bindings::__release_region(&raw mut bindings::iomem_resource, self.start, self.size)
+        };
+    }
+}
+
+/// A page frame, of a system page or of a device page alike. Plain data: it does not say that the
+/// page is still there, or whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame(usize);
+
+impl Frame {
+    pub(crate) const fn new(pfn: usize) -> Self {
+        Self(pfn)
+    }
+
+    /// Returns the frame as a number, for a page table of the driver. The frames of a folio that
+    /// one entry maps have numbers that follow one another.
+    pub const fn into_bits(self) -> usize {
+        self.0
+    }
+
+    /// Returns the frame of a number that [`into_bits`](Self::into_bits) gave.
+    pub const fn from_bits(bits: usize) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the `struct page`. Only an address: the page is valid for as long as the caller
+    /// knows that the frame is in use.
+    pub fn page(self) -> *mut bindings::page {
+        // SAFETY: The macro only computes an address.
+        unsafe { bindings::pfn_to_page(self.0) }
+    }
+
+    /// Returns the frame of a page.
+    ///
+    /// # Safety
+    ///
+    /// `page` points at a `struct page` of the memory map.
+    pub(crate) unsafe fn of_page(page: *const bindings::page) -> Self {
+        // SAFETY: By the safety requirement.
+        Self(unsafe { bindings::page_to_pfn(page) })
+    }
+}
+
+/// An entry of the arrays of a migration: a page frame and flags, `MIGRATE_PFN_*`.
+///
+/// C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
+#[derive(Clone, Copy)]
+pub(crate) struct Mpfn(usize);
+
+impl Mpfn {
+    pub(crate) fn new(bits: usize) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the entry of a destination.
+    pub(crate) fn of_destination(frame: Frame, order: u32) -> Self {
+        let compound = if order > 0 {
+            bindings::MIGRATE_PFN_COMPOUND
+        } else {
+            0
+        };
+        Self(frame.0 << bindings::MIGRATE_PFN_SHIFT | bindings::MIGRATE_PFN_VALID | compound)
+    }
+
+    pub(crate) fn into_bits(self) -> usize {
+        self.0
+    }
+
+    /// Returns whether the page, or the hole, was collected or has moved.
+    pub(crate) fn is_migrating(self) -> bool {
+        self.0 & bindings::MIGRATE_PFN_MIGRATE != 0
+    }
+
+    /// Returns whether the process can write to the page without a fault.
+    pub(crate) fn is_writable(self) -> bool {
+        self.0 & bindings::MIGRATE_PFN_WRITE != 0
+    }
+
+    /// Returns whether the entry is that of a folio, or of a hole, of several pages.
+    pub(crate) fn is_compound(self) -> bool {
+        self.0 & bindings::MIGRATE_PFN_COMPOUND != 0
+    }
+
+    /// Returns the page frame, if the entry has one.
+    pub(crate) fn frame(self) -> Option<Frame> {
+        let frame = Frame(self.0 >> bindings::MIGRATE_PFN_SHIFT);
+        (self.0 & bindings::MIGRATE_PFN_VALID != 0).then_some(frame)
+    }
+
+    /// Returns the entry of page `n` of the folio, or hole, as if that were split.
+    pub(crate) fn piece(self, n: usize) -> Self {
+        let step = self.frame().map_or(0, |_| n << bindings::MIGRATE_PFN_SHIFT);
+        Self((self.0 & !bindings::MIGRATE_PFN_COMPOUND) + step)
+    }
+
+    /// Returns the order of the folio, or of the hole.
+    ///
+    /// # Safety
+    ///
+    /// If the entry has a page, that is valid, and its folio is not split meanwhile.
+    pub(crate) unsafe fn order(self) -> u32 {
+        match (self.is_compound(), self.frame()) {
+            (false, _) => 0,
+            (true, None) => HPAGE_PMD_ORDER,
+            (true, Some(frame)) => {
+                // SAFETY: The page is valid, by the safety requirement.
+                let folio = unsafe { bindings::page_folio(frame.page()) };
+                // SAFETY: The page is valid, by the safety requirement.
+                unsafe { bindings::folio_order(folio) }
+            }
+        }
+    }
+}
+
+/// A page of the memory map.
+pub(crate) type PagePtr = NonNull<bindings::page>;

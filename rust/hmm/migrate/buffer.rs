@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The arrays of a migration.
+
+use kernel::{
+    alloc::{flags::GFP_KERNEL, KVVec},
+    prelude::*,
+};
+
+/// Arrays for a migration of up to a number of pages, made once and used again and again.
+#[derive(Default)]
+pub struct MigrateBuffer {
+    src: KVVec<usize>,
+    dst: KVVec<usize>,
+}
+
+impl MigrateBuffer {
+    /// Makes arrays for up to `npages` pages; 16 bytes a page.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new(npages: usize) -> Result<Self> {
+        Ok(Self {
+            src: KVVec::from_elem(0, npages, GFP_KERNEL)?,
+            dst: KVVec::from_elem(0, npages, GFP_KERNEL)?,
+        })
+    }
+
+    /// Returns the most pages that a migration with this buffer can have.
+    pub fn npages(&self) -> usize {
+        self.src.len()
+    }
+
+    /// Lends the arrays for `npages` pages.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when they are shorter than that.
+    pub(crate) fn arrays(&mut self, npages: usize) -> Result<PfnArrays<'_>> {
+        Ok(PfnArrays {
+            src: self.src.get_mut(..npages).ok_or(EINVAL)?,
+            dst: self.dst.get_mut(..npages).ok_or(EINVAL)?,
+        })
+    }
+}
+
+/// The arrays of one migration, of one length.
+pub(crate) struct PfnArrays<'a> {
+    pub(crate) src: &'a mut [usize],
+    pub(crate) dst: &'a mut [usize],
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How pages are copied: by an engine of the driver, which gets batches.
+
+use core::ptr::NonNull;
+
+use kernel::prelude::*;
+
+use super::buffer::PfnArrays;
+use crate::{
+    folio::SystemPages,
+    memremap::{unlock_and_put, DevicePages, Frame, Mpfn, PfnRange},
+};
+
+/// What copies pages between system memory and the memory of a device: a DMA engine, or a CPU.
+///
+/// # Safety
+///
+/// When [`copy`](Self::copy) has returned `Ok`, and then [`Pending::wait`] has, each destination of
+/// the batch that was not rejected was written in full. When one of them has failed, or once a
+/// destination was rejected, nothing writes to a destination any more.
+///
+/// # Examples
+///
+/// A CPU that reaches the device's memory:
+///
+/// ```
+/// # use core::ptr::NonNull;
+/// # use hmm::migrate::{CopyBatch, CopyEngine, Place};
+/// # use kernel::{page::PAGE_SIZE, prelude::*};
+/// # struct Cpu;
+/// # impl Cpu { fn address(&self, _page: usize) -> Result<NonNull<u8>> { Err(EIO) } }
+/// // SAFETY: Each operation is done, in full, before `copy` returns, or is rejected.
+/// unsafe impl CopyEngine for Cpu {
+///     type Pending = ();
+///
+///     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {
+///         batch.for_each(|op| match (&op.src, &op.dst) {
+///             (Place::System(from), Place::Device(to)) => {
+///                 for n in 0..from.npages() {
+///                     let to = self.address(to.first() + n)?;
+///                     from.with_page(n, |from| {
+///                         // SAFETY: Both have a page of bytes, and are ours for now.
+///                         unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) }
+///                     });
+///                 }
+///                 Ok(())
+///             }
+///             _ => Err(EIO),
+///         });
+///         Ok(())
+///     }
+/// }
+/// ```
+pub unsafe trait CopyEngine: Send + Sync {
+    /// What is waited for.
+    type Pending: Pending;
+
+    /// Copies, or begins to copy, what the batch says.
+    ///
+    /// May sleep, for a bounded time: folios are locked, and the `mmap_lock` is held.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the driver returns. No page of the batch moves then.
+    fn copy(&self, batch: &mut CopyBatch<'_>) -> Result<Self::Pending>;
+}
+
+/// Copies that an engine has begun.
+pub trait Pending {
+    /// Waits until they are complete. Called once.
+    ///
+    /// May sleep, for a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the driver returns. No page of the batch moves then.
+    fn wait(&mut self) -> Result;
+}
+
+/// Nothing to wait for: the engine has copied already.
+impl Pending for () {
+    fn wait(&mut self) -> Result {
+        Ok(())
+    }
+}
+
+/// Where an operation reads or writes.
+pub enum Place<'a> {
+    /// Pages of system memory.
+    System(SystemPages<'a>),
+    /// Pages of the device whose [`engine`](crate::memremap::DevPagemapOps::engine) this is.
+    Device(DevicePages),
+    /// Zeroes, to be written to the destination.
+    Zero,
+}
+
+/// An operation: all pages of a folio.
+pub struct CopyOp<'a> {
+    /// Where in the range of the migration the folio is, in pages, counted from 0.
+    pub index: usize,
+    /// What to read.
+    pub src: Place<'a>,
+    /// Where to write; never [`Place::Zero`].
+    pub dst: Place<'a>,
+    /// The order of the folio: `1 << order` pages on both sides.
+    pub order: u32,
+}
+
+/// All that there is to copy in a migration.
+///
+/// # Invariants
+///
+/// The arrays are those of a migration that keeps its pages collected for `'b`. Each destination
+/// is a folio that the migration has locked and holds; each folio or hole has one of its own order,
+/// or one for each page.
+pub struct CopyBatch<'b> {
+    arrays: PfnArrays<'b>,
+    pfns: &'b PfnRange,
+    error: Option<Error>,
+}
+
+impl<'b> CopyBatch<'b> {
+    /// # Safety
+    ///
+    /// The caller must uphold the type invariant.
+    pub(super) unsafe fn new(arrays: PfnArrays<'b>, pfns: &'b PfnRange) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            arrays,
+            pfns,
+            error: None,
+        }
+    }
+
+    /// Returns the operations, in the order of the range.
+    pub fn ops(&self) -> CopyOps<'_> {
+        CopyOps {
+            src: self.arrays.src,
+            dst: self.arrays.dst,
+            pfns: self.pfns,
+            cursor: Cursor::default(),
+        }
+    }
+
+    /// Calls `copy` for each operation, in the order of the range; one that it fails for is
+    /// rejected.
+    pub fn for_each(&mut self, mut copy: impl FnMut(&CopyOp<'_>) -> Result) {
+        let mut cursor = Cursor::default();
+        while let Some(op) = cursor.next(self.arrays.src, self.arrays.dst, self.pfns) {
+            let index = op.index;
+            if let Err(error) = copy(&op) {
+                self.reject(index, error);
+            }
+        }
+    }
+
+    /// Takes back the destination of the operation at `index`: its page stays where it is, as do
+    /// the other pages of a folio that is being split.
+    ///
+    /// The engine must not write to the destination any more. Does nothing if there is no such
+    /// operation.
+    pub fn reject(&mut self, index: usize, error: Error) {
+        let Some(dst) = self.arrays.dst.get_mut(index) else {
+            return;
+        };
+        if let Some(frame) = Mpfn::new(*dst).frame() {
+            *dst = 0;
+            self.error.get_or_insert(error);
+            // SAFETY: The migration has locked the destination and holds it, by the type
+            // invariant, and does not know it any more.
+            unsafe { unlock_and_put(frame) };
+        }
+    }
+
+    /// Returns the first error that an operation was rejected with.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.error
+    }
+}
+
+/// Where in the arrays the next operation is looked for.
+#[derive(Default)]
+struct Cursor {
+    index: usize,
+    /// The folio or hole that is being split: its first place, the end, and its source entry.
+    folio: Option<(usize, usize, Mpfn)>,
+}
+
+impl Cursor {
+    fn next<'a>(
+        &mut self,
+        src: &'a [usize],
+        dst: &'a [usize],
+        pfns: &'a PfnRange,
+    ) -> Option<CopyOp<'a>> {
+        loop {
+            let index = self.index;
+            let to = Mpfn::new(*dst.get(index)?);
+            let from = match self.folio {
+                Some((first, end, folio)) if index < end => folio.piece(index - first),
+                _ => {
+                    let from = Mpfn::new(*src.get(index)?);
+                    self.folio = None;
+                    // SAFETY: The migration has locked the folio of the entry and has a reference
+                    // to it, by the invariant of `CopyBatch`.
+                    let order = unsafe { from.order() };
+                    if order > 0 && !to.is_compound() {
+                        self.folio = Some((index, index + (1 << order), from));
+                        from.piece(0)
+                    } else {
+                        from
+                    }
+                }
+            };
+            // SAFETY: As a destination is a folio that the migration holds, by the invariant of
+            // `CopyBatch`, its order can be read.
+            let order = unsafe { to.order() };
+            self.index += 1 << order;
+            let Some(to) = to.frame() else {
+                continue;
+            };
+            return Some(CopyOp {
+                index,
+                src: from
+                    .frame()
+                    .map_or(Place::Zero, |from| place(pfns, from, order)),
+                dst: place(pfns, to, order),
+                order,
+            });
+        }
+    }
+}
+
+/// The operations of a [`CopyBatch`].
+pub struct CopyOps<'a> {
+    src: &'a [usize],
+    dst: &'a [usize],
+    pfns: &'a PfnRange,
+    cursor: Cursor,
+}
+
+impl<'a> Iterator for CopyOps<'a> {
+    type Item = CopyOp<'a>;
+
+    fn next(&mut self) -> Option<CopyOp<'a>> {
+        self.cursor.next(self.src, self.dst, self.pfns)
+    }
+}
+
+/// Returns what `1 << order` pages from a frame on are.
+fn place(pfns: &PfnRange, frame: Frame, order: u32) -> Place<'_> {
+    match pfns.pages_of(frame, order) {
+        Some(pages) => Place::Device(pages),
+        None => {
+            // SAFETY: The frame is one of the memory map, whose address is not null.
+            let page = unsafe { NonNull::new_unchecked(frame.page()) };
+            // SAFETY: The pages belong to a folio that a migration has collected or allocated, by
+            // the invariant of `CopyBatch`, whose borrow this lives in.
+            Place::System(unsafe { SystemPages::new(page, order) })
+        }
+    }
+}

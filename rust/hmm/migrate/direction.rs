@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two directions of a migration, and in what they differ.
+
+use core::cell::Cell;
+
+use crate::{
+    folio::SystemFolio,
+    memremap::{DevPagemap, DevPagemapOps, SyncPoint},
+};
+
+/// Direction of a migration: to the device. Destinations are
+/// [`FreeFolio`](crate::memremap::FreeFolio)s.
+pub struct ToDevice<'p, T: DevPagemapOps>(pub(super) &'p DevPagemap<T>);
+
+/// Direction of a migration: to system memory. Destinations are new system folios.
+pub struct ToSystem<'p, T: DevPagemapOps> {
+    pub(super) pagemap: &'p DevPagemap<T>,
+    /// A destination for the first huge page, allocated before that was collected.
+    pub(super) huge: Cell<Option<SystemFolio>>,
+    /// Whether it is for a CPU's fault.
+    pub(super) is_fault: bool,
+}
+
+mod private {
+    /// Keeps others from implementing a trait.
+    pub trait Sealed {}
+    impl<T: super::DevPagemapOps> Sealed for super::ToDevice<'_, T> {}
+    impl<T: super::DevPagemapOps> Sealed for super::ToSystem<'_, T> {}
+}
+
+/// What [`ToDevice`] and [`ToSystem`] have in common.
+pub trait Direction: private::Sealed {
+    /// The driver's side of the device.
+    type Ops: DevPagemapOps;
+
+    /// Whether pages of system memory are migrated, not those of the device.
+    const TO_DEVICE: bool;
+
+    /// The points after which pages are collected, copied and moved.
+    const POINTS: [SyncPoint; 3];
+
+    /// Returns the pages of the device.
+    fn pagemap(&self) -> &DevPagemap<Self::Ops>;
+
+    /// Returns whether mm itself leaves a folio whole that other processes share. It does so in a
+    /// CPU's fault, where the core holds one more reference than `folio_split_unmapped()` expects:
+    /// that cuts the entry of the process, and the folio at the next fault, for all of them.
+    fn keeps_shared_whole(&self) -> bool {
+        false
+    }
+}
+
+impl<T: DevPagemapOps> Direction for ToDevice<'_, T> {
+    type Ops = T;
+
+    const TO_DEVICE: bool = true;
+
+    const POINTS: [SyncPoint; 3] = [
+        SyncPoint::ToDeviceCollected,
+        SyncPoint::ToDeviceCopied,
+        SyncPoint::ToDeviceMoved,
+    ];
+
+    fn pagemap(&self) -> &DevPagemap<T> {
+        self.0
+    }
+}
+
+impl<T: DevPagemapOps> Direction for ToSystem<'_, T> {
+    type Ops = T;
+
+    const TO_DEVICE: bool = false;
+
+    const POINTS: [SyncPoint; 3] = [
+        SyncPoint::ToSystemCollected,
+        SyncPoint::ToSystemCopied,
+        SyncPoint::ToSystemMoved,
+    ];
+
+    fn pagemap(&self) -> &DevPagemap<T> {
+        self.pagemap
+    }
+
+    fn keeps_shared_whole(&self) -> bool {
+        self.is_fault
+    }
+}

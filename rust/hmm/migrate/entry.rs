@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The entries of a migration: what was collected, and where its destination goes.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h),
+//! `struct migrate_vma`, members `src` and `dst`.
+
+use kernel::{page::PAGE_SIZE, prelude::*};
+
+use super::{Direction, ToDevice, ToSystem};
+use crate::{
+    bindings,
+    folio::{Reclaim, SystemFolio},
+    memremap::{DevPagemapOps, FreeFolio, Hooks, Kind, Mpfn, HPAGE_PMD_ORDER},
+    vma::LockedVma,
+};
+
+/// The VMA of a range that is migrated, and the first address of the range, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'s> {
+    pub(super) vma: LockedVma<'s>,
+    pub(super) start: usize,
+}
+
+/// The entries of a migration that wait for a destination: see
+/// [`Migration::entries`](super::Migration::entries).
+///
+/// # Invariants
+///
+/// As for [`Entry`]: the entries are those of a migration that keeps its pages collected for `'s`.
+pub struct Entries<'s, D: Direction> {
+    index: usize,
+    src: &'s [usize],
+    dst: &'s mut [usize],
+    direction: &'s D,
+    target: Target<'s>,
+}
+
+impl<'s, D: Direction> Entries<'s, D> {
+    /// # Safety
+    ///
+    /// The slices are the arrays of a migration in direction `direction` that has collected its
+    /// pages and keeps them so for `'s`, of one length; `target` belongs to the same migration.
+    pub(super) unsafe fn new(
+        src: &'s [usize],
+        dst: &'s mut [usize],
+        direction: &'s D,
+        target: Target<'s>,
+    ) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            index: 0,
+            src,
+            dst,
+            direction,
+            target,
+        }
+    }
+}
+
+// Not put together from the adapters of `core`: objtool warns of symbols with names that long.
+impl<'s, D: Direction> Iterator for Entries<'s, D> {
+    type Item = Entry<'s, D>;
+
+    fn next(&mut self) -> Option<Entry<'s, D>> {
+        loop {
+            let src = Mpfn::new(*self.src.first()?);
+            // SAFETY: The migration has locked the folio of the entry and has a reference to it,
+            // by the type invariant.
+            let order = unsafe { src.order() };
+            let len = (1 << order).min(self.src.len());
+            let (dst, rest) = core::mem::take(&mut self.dst).split_at_mut(len);
+            self.src = &self.src[len..];
+            self.dst = rest;
+            // INVARIANT: By the type invariant.
+            let entry = Entry {
+                index: self.index,
+                src,
+                order,
+                dst,
+                direction: self.direction,
+                target: self.target,
+            };
+            self.index += len;
+            if src.is_migrating() && entry.dst[0] == 0 && entry.can_move() {
+                return Some(entry);
+            }
+        }
+    }
+}
+
+/// A folio of the range that can be migrated, or a hole, and the place for its destination.
+///
+/// # Invariants
+///
+/// The migration that this is a part of has collected its pages, and keeps them so for `'s`. `dst`
+/// has a place for each page.
+pub struct Entry<'s, D: Direction> {
+    index: usize,
+    src: Mpfn,
+    order: u32,
+    dst: &'s mut [usize],
+    direction: &'s D,
+    target: Target<'s>,
+}
+
+impl<'s, D: Direction> Entry<'s, D> {
+    /// Returns where in the range this is, in pages, counted from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Returns the order of the folio, or of the hole: 0, or
+    /// [`HPAGE_PMD_ORDER`](crate::memremap::HPAGE_PMD_ORDER). A destination has the same one; where
+    /// there is none of that order, see [`split`](Self::split).
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// Returns whether nothing is mapped here, or the zero page: the destination is to be zeroed.
+    pub fn is_hole(&self) -> bool {
+        self.src.frame().is_none()
+    }
+
+    /// Returns whether the process can write to it without a fault; what it may share with another
+    /// process, it cannot. Does not sleep.
+    pub fn is_writable(&self) -> bool {
+        self.src.is_writable()
+    }
+
+    /// Returns whether [`split`](Self::split) can do it: this is a hole, or a folio that no other
+    /// process can share, or that of a CPU's fault. Does not sleep.
+    ///
+    /// mm splits a folio that is collected in the page table of the VMA alone
+    /// (`migrate_vma_split_unmapped_folio()`). That of another process would keep the entry of a
+    /// huge page for what is none any more; mm puts such entries back for small pages, and ends in
+    /// a `VM_BUG_ON_FOLIO()`, or in wrong memory. To split folios that are shared, collect with
+    /// [`LargeFolios::Split`](super::LargeFolios::Split).
+    pub fn can_split(&self) -> bool {
+        self.is_hole() || self.is_writable() || self.direction.keeps_shared_whole()
+    }
+
+    /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
+    /// the migration is committed.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] when it cannot be split in this migration; see [`can_split`](Self::can_split). The
+    /// folio stays where it is.
+    pub fn split(self) -> Result<SplitEntry<'s, D>> {
+        if !self.can_split() {
+            return Err(EBUSY);
+        }
+        Ok(SplitEntry {
+            entry: self,
+            next: 0,
+        })
+    }
+
+    /// Returns whether there can be a destination.
+    ///
+    /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
+    /// even be read. Not for pages of another device of the same owner. Not for folios of an order
+    /// that mm does not move.
+    fn can_move(&self) -> bool {
+        if self.order != 0 && self.order != HPAGE_PMD_ORDER {
+            return false;
+        }
+        let Some(frame) = self.src.frame() else {
+            return D::TO_DEVICE;
+        };
+        // SAFETY: The migration has a reference to the folio of the page, by the type invariant.
+        let folio = unsafe { bindings::page_folio(frame.page()) };
+        // SAFETY: The migration has the folio locked, by the type invariant.
+        if !unsafe { bindings::folio_test_anon(folio) } {
+            return false;
+        }
+        if D::TO_DEVICE {
+            // SAFETY: The migration has a reference to the page, by the type invariant.
+            return !unsafe { bindings::is_zone_device_page(frame.page()) };
+        }
+        self.direction.pagemap().index_of(frame).is_some()
+    }
+
+    fn put(&mut self, dst: Mpfn) {
+        self.dst[0] = dst.into_bits();
+    }
+}
+
+/// A folio, or a hole, of several pages that each get a destination of their own: all of them, or
+/// none, which [`Migration::copy`](super::Migration::copy) sees to.
+pub struct SplitEntry<'s, D: Direction> {
+    entry: Entry<'s, D>,
+    next: usize,
+}
+
+impl<'s, D: Direction> SplitEntry<'s, D> {
+    /// Returns the next page, in order. Does not sleep.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what it lends depends on the borrow"
+    )]
+    pub fn next(&mut self) -> Option<Entry<'_, D>> {
+        let n = self.next;
+        let dst = self.entry.dst.get_mut(n..n + 1)?;
+        self.next += 1;
+        // INVARIANT: By that of the folio's entry; the place is that of its page.
+        Some(Entry {
+            index: self.entry.index + n,
+            src: self.entry.src.piece(n),
+            order: 0,
+            dst,
+            direction: self.entry.direction,
+            target: self.entry.target,
+        })
+    }
+}
+
+impl<T: DevPagemapOps> Entry<'_, ToDevice<'_, T>> {
+    /// Sets the destination.
+    ///
+    /// May sleep for a moment, if somebody who walks page frames has the folio locked.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the folio is one of another pagemap or of another order, or is a large one of
+    /// coherent memory, which mm does not support. The folio is freed, and the page stays where it
+    /// is.
+    ///
+    /// C function: `zone_device_folio_init()`.
+    pub fn set_dst(mut self, folio: FreeFolio<'_, T>) -> Result {
+        let order = folio.pages().order();
+        let pagemap = self.direction.pagemap();
+        let is_large_coherent = order > 0 && pagemap.kind() == Kind::Coherent;
+        if !folio.is_of(pagemap) || order != self.order || is_large_coherent {
+            return Err(EINVAL);
+        }
+        self.put(Mpfn::of_destination(folio.init(), order));
+        Ok(())
+    }
+}
+
+impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
+    /// Allocates the destination as the VMA's memory policy wants it, or takes one that was
+    /// allocated before. When there is no memory for a large folio, its pages get one each, if it
+    /// can be split.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns.
+    ///
+    /// C function: `vma_alloc_folio()`.
+    pub(super) fn alloc_dst(mut self) -> Result {
+        match self.alloc() {
+            Ok(folio) => {
+                let order = folio.order();
+                self.put(Mpfn::of_destination(folio.into_frame(), order));
+                Ok(())
+            }
+            Err(_) if self.order > 0 && self.can_split() => {
+                let mut small = self.split()?;
+                while let Some(mut entry) = small.next() {
+                    let folio = entry.alloc()?;
+                    entry.put(Mpfn::of_destination(folio.into_frame(), 0));
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn alloc(&self) -> Result<SystemFolio> {
+        let order = self.order;
+        if order > 0 {
+            if let Some(folio) = self.direction.huge.take() {
+                return Ok(folio);
+            }
+        }
+        let reclaim = match order {
+            0 => Reclaim::Default,
+            // Small pages do as well.
+            _ if self.can_split() => Reclaim::NoRetry,
+            _ => Reclaim::RetryMayFail,
+        };
+        let hooks = self.direction.pagemap().hooks();
+        hooks.should_fail_alloc(order)?;
+        let address = self.target.start + self.index * PAGE_SIZE;
+        SystemFolio::for_vma(self.target.vma, address, order, reclaim)
+    }
+}

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A migration, from collecting to finalizing.
+//!
+//! C source: [`mm/migrate_device.c`](srctree/mm/migrate_device.c).
+
+use core::{
+    marker::PhantomData,
+    ops::Range,
+    ptr::{null_mut, NonNull},
+};
+
+use kernel::{
+    error::to_result,
+    mm::virt::flags,
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+};
+
+use super::{
+    entry::Target, CopyBatch, CopyEngine, Direction, Entries, MigrateBuffer, Pending, PfnArrays,
+    ToDevice,
+};
+use crate::{
+    bindings,
+    memremap::{unlock_and_put, DevPagemap, DevPagemapOps, Frame, Hooks, Kind, Mpfn},
+    vma::LockedVma,
+};
+
+/// State of a migration whose pages are collected: locked, unmapped, waiting for destinations.
+pub struct Collected(());
+
+/// State of a migration whose pages an engine copies. Dropping it waits for the engine.
+pub struct Copying<P: Pending> {
+    /// `None` when it was waited for.
+    pending: Option<P>,
+    error: Option<Error>,
+}
+
+impl<P: Pending> Copying<P> {
+    fn wait(&mut self) -> Result {
+        self.pending
+            .take()
+            .map_or(Ok(()), |mut pending| pending.wait())
+    }
+}
+
+impl<P: Pending> Drop for Copying<P> {
+    fn drop(&mut self) {
+        // Nothing moves; but the destinations are put next, and must not be written to then.
+        let _ = self.wait();
+    }
+}
+
+/// State of a migration that has done its work; what moved can be told.
+pub struct Migrated(());
+
+/// What to do with a huge page that lies in the range as a whole, and with a hole of that size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LargeFolios {
+    /// Split it, and migrate small pages.
+    Split,
+    /// Migrate it whole: its entry has order
+    /// [`HPAGE_PMD_ORDER`](crate::memremap::HPAGE_PMD_ORDER).
+    Keep,
+}
+
+/// Pages on their way between system and device memory: see the [module](crate::migrate).
+///
+/// # Examples
+///
+/// ```
+/// # use hmm::memremap::{DevPagemap, DevPagemapOps, FreeFolio};
+/// # use hmm::migrate::{LargeFolios, MigrateBuffer, Migration};
+/// # use hmm::vma::LockedVma;
+/// # use kernel::prelude::*;
+/// fn to_device<'p, T: DevPagemapOps>(
+///     vma: LockedVma<'_>,
+///     range: core::ops::Range<usize>,
+///     pagemap: &'p DevPagemap<T>,
+///     buffer: &mut MigrateBuffer,
+///     mut alloc: impl FnMut() -> Result<FreeFolio<'p, T>>,
+/// ) -> Result<usize> {
+///     let mut migration =
+///         Migration::to_device(vma, range, LargeFolios::Split, pagemap, buffer)?;
+///     for entry in migration.entries() {
+///         entry.set_dst(alloc()?)?;
+///     }
+///     Ok(migration.copy()?.commit()?.moved())
+/// }
+/// ```
+pub struct Migration<'a, S, D: Direction> {
+    // Before `inner`, so that the engine is waited for before any destination is put.
+    state: S,
+    inner: Inner<'a>,
+    direction: D,
+}
+
+/// What the engine of a direction's device makes.
+type PendingOf<D> = <<<D as Direction>::Ops as DevPagemapOps>::Engine as CopyEngine>::Pending;
+
+impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
+    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are in system
+    /// memory, and holes, for a migration to the device. The range must lie in the VMA and must not
+    /// have more pages than the buffer. Large folios are always split for coherent memory, since mm
+    /// does not support them there.
+    ///
+    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    /// The caller must not hold the update lock of an [`interval::Notifier`](crate::interval).
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates:
+    /// hugetlb, DAX, or mapped by a device; [`EOPNOTSUPP`] when it is mergeable: mm takes the
+    /// entries of a page away by hand and puts them back by rmap, which misses merged pages that
+    /// KSM looked for in vain meanwhile, and their process would wait for them for ever.
+    ///
+    /// C function: `migrate_vma_setup()`.
+    pub fn to_device(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        large: LargeFolios,
+        pagemap: &'a DevPagemap<T>,
+        buffer: &'a mut MigrateBuffer,
+    ) -> Result<Self> {
+        if vma.flags() & flags::MERGEABLE != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let large = match pagemap.kind() {
+            Kind::Private => large,
+            Kind::Coherent => LargeFolios::Split,
+        };
+        let select = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
+        let arrays = buffer.arrays(range.len() >> PAGE_SHIFT)?;
+        let inner = Inner::new(vma, range, select, large, pagemap, arrays, None)?;
+        Ok(Self::collected(inner, ToDevice(pagemap)))
+    }
+}
+
+impl<'a, D: Direction> Migration<'a, Collected, D> {
+    pub(super) fn collected(inner: Inner<'a>, direction: D) -> Self {
+        Self {
+            state: Collected(()),
+            inner,
+            direction,
+        }
+    }
+
+    /// Returns the pages that can be migrated and have no destination yet, in the order of the
+    /// range. Does not sleep.
+    pub fn entries(&mut self) -> Entries<'_, D> {
+        let target = self.inner.target();
+        let PfnArrays { src, dst } = &mut self.inner.arrays;
+        // SAFETY: These are the arrays of this migration, which cannot go on or be dropped while
+        // they are borrowed.
+        unsafe { Entries::new(src, dst, &self.direction, target) }
+    }
+
+    pub(super) fn direction(&self) -> &D {
+        &self.direction
+    }
+
+    /// Has the engine of the device copy the pages that have a destination.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// What [`CopyEngine::copy`] returns. Nothing has moved then.
+    pub fn copy(mut self) -> Result<Migration<'a, Copying<PendingOf<D>>, D>> {
+        let pagemap = self.direction.pagemap();
+        pagemap.hooks().sync_point(D::POINTS[0]);
+        self.inner.drop_incomplete_splits();
+        let PfnArrays { src, dst } = &mut self.inner.arrays;
+        let arrays = PfnArrays { src, dst };
+        // SAFETY: The pages are collected, and stay so while the arrays are borrowed. Each
+        // destination was set by an `Entry`, which has checked its order; those of folios that are
+        // split without one for each page were just dropped.
+        let mut batch = unsafe { CopyBatch::new(arrays, pagemap.pfns()) };
+        batch.for_each(|_| pagemap.hooks().should_fail_copy(D::TO_DEVICE));
+        let pending = pagemap.ops().engine().copy(&mut batch)?;
+        let error = batch.error();
+        Ok(Migration {
+            state: Copying {
+                pending: Some(pending),
+                error,
+            },
+            inner: self.inner,
+            direction: self.direction,
+        })
+    }
+}
+
+impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
+    /// Returns the first error that the engine, or a hook, has rejected an operation with. Those
+    /// pages stay where they are.
+    pub fn error(&self) -> Option<Error> {
+        self.state.error
+    }
+
+    /// Returns the error of the engine if page `index` of the range was collected and has no
+    /// destination.
+    pub(crate) fn refused(&self, index: usize) -> Result {
+        match self.state.error {
+            Some(error) if !self.inner.has_destination(index) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the engine, and moves the pages that were copied.
+    ///
+    /// May sleep. The folios stay locked, and unmapped, until the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What [`Pending::wait`] returns. Nothing has moved then.
+    ///
+    /// C function: `migrate_vma_pages()`.
+    pub fn commit(mut self) -> Result<Migration<'a, Migrated, D>> {
+        self.state.wait()?;
+        let hooks = self.direction.pagemap().hooks();
+        hooks.sync_point(D::POINTS[1]);
+        self.inner.move_pages();
+        hooks.sync_point(D::POINTS[2]);
+        Ok(Migration {
+            state: Migrated(()),
+            inner: self.inner,
+            direction: self.direction,
+        })
+    }
+}
+
+impl<D: Direction> Migration<'_, Migrated, D> {
+    /// Returns the number of pages that moved. Does not sleep.
+    pub fn moved(&self) -> usize {
+        let moved = |index| self.moved_to(index).map_or(0, |moved| 1 << moved.order);
+        (0..self.inner.arrays.dst.len()).map(moved).sum()
+    }
+
+    /// Returns what has moved `index` pages from the start of the range. Of a folio of several
+    /// pages that moved whole, only the first says so. Does not sleep.
+    pub fn moved_to(&self, index: usize) -> Option<Moved> {
+        let src = Mpfn::new(*self.inner.arrays.src.get(index)?);
+        let dst = Mpfn::new(*self.inner.arrays.dst.get(index)?);
+        let frame = dst.frame().filter(|_| src.is_migrating())?;
+        Some(Moved {
+            frame,
+            // SAFETY: The migration has locked the destination, and holds it.
+            order: unsafe { dst.order() },
+            is_writable: src.is_writable(),
+        })
+    }
+}
+
+/// A folio that has moved, see [`Migration::moved_to`].
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The first page frame of its new place.
+    pub frame: Frame,
+    /// Its order.
+    pub order: u32,
+    /// Whether the process may write to it without a fault.
+    pub is_writable: bool,
+}
+
+enum Phase {
+    Collected,
+    Migrated,
+}
+
+/// A migration in any state: what its drop needs to know.
+///
+/// # Invariants
+///
+/// The arrays were filled by `migrate_vma_setup()` with `args`, and not yet finalized. In phase
+/// `Collected`, each destination is a folio that we have locked and hold; in phase `Migrated`,
+/// `migrate_vma_pages()` was called.
+pub(super) struct Inner<'a> {
+    arrays: PfnArrays<'a>,
+    vma: LockedVma<'a>,
+    /// Its pointers to the arrays are set before each call.
+    args: bindings::migrate_vma,
+    phase: Phase,
+    _arrays: PhantomData<&'a mut [usize]>,
+}
+
+impl<'a> Inner<'a> {
+    pub(super) fn new<T: DevPagemapOps>(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        select: u32,
+        large: LargeFolios,
+        pagemap: &DevPagemap<T>,
+        arrays: PfnArrays<'a>,
+        fault_page: Option<NonNull<bindings::page>>,
+    ) -> Result<Self> {
+        if (range.start | range.end) % PAGE_SIZE != 0
+            || range.start >= range.end
+            || (range.end - range.start) >> PAGE_SHIFT != arrays.src.len()
+        {
+            return Err(EINVAL);
+        }
+        let compound = match large {
+            LargeFolios::Split => 0,
+            LargeFolios::Keep => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
+        };
+        let mut args = bindings::migrate_vma {
+            vma: vma.as_ptr(),
+            start: range.start,
+            end: range.end,
+            pgmap_owner: pagemap.owner().as_ptr(),
+            flags: (select | compound) as usize,
+            fault_page: fault_page.map_or(null_mut(), NonNull::as_ptr),
+            src: arrays.src.as_mut_ptr(),
+            dst: arrays.dst.as_mut_ptr(),
+            ..Default::default()
+        };
+        // The arrays may come from another migration, and drop trusts the destinations.
+        arrays.dst.fill(0);
+        // SAFETY: The VMA is valid and its `mmap_lock` held for 'a; there are as many entries as
+        // the range has pages; the C function checks the rest.
+        to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
+        // INVARIANT: The arrays were just filled, and there are no destinations.
+        Ok(Self {
+            arrays,
+            vma,
+            args,
+            phase: Phase::Collected,
+            _arrays: PhantomData,
+        })
+    }
+
+    fn target(&self) -> Target<'a> {
+        Target {
+            vma: self.vma,
+            start: self.args.start,
+        }
+    }
+
+    fn has_destination(&self, index: usize) -> bool {
+        // A huge page has one entry, its first one.
+        let first = self.arrays.dst.first().copied().unwrap_or(0);
+        let dst = self.arrays.dst.get(index).copied().unwrap_or(0);
+        dst != 0 || Mpfn::new(first).is_compound()
+    }
+
+    fn move_pages(&mut self) {
+        self.drop_incomplete_splits();
+        self.args.src = self.arrays.src.as_mut_ptr();
+        self.args.dst = self.arrays.dst.as_mut_ptr();
+        // SAFETY: The arguments are those of the set-up, and each destination is a locked folio, by
+        // the type invariant.
+        unsafe { bindings::migrate_vma_pages(&mut self.args) };
+        // INVARIANT: The function was just called.
+        self.phase = Phase::Migrated;
+    }
+
+    /// Takes back the destinations of folios and holes of several pages that are split, and do not
+    /// have one for each page: C would read those that are missing.
+    fn drop_incomplete_splits(&mut self) {
+        let mut at = 0;
+        while let Some(&src) = self.arrays.src.get(at) {
+            // SAFETY: The folio is locked by us and we have a reference to it, by the type
+            // invariant.
+            let order = unsafe { Mpfn::new(src).order() };
+            let len = (1 << order).min(self.arrays.dst.len() - at);
+            let dst = &mut self.arrays.dst[at..at + len];
+            at += len;
+            if !Mpfn::new(dst[0]).is_compound() && dst.contains(&0) {
+                put_destinations(dst);
+            }
+        }
+    }
+}
+
+impl Drop for Inner<'_> {
+    fn drop(&mut self) {
+        if let Phase::Collected = self.phase {
+            // C would take a destination that did not go through the step before for one that
+            // has moved.
+            put_destinations(self.arrays.dst);
+        }
+        self.args.src = self.arrays.src.as_mut_ptr();
+        self.args.dst = self.arrays.dst.as_mut_ptr();
+        // SAFETY: The migration was set up with these arguments, and is finalized once, by the type
+        // invariant. The `mmap_lock` of its VMA is still held, so that the VMA keeps the `anon_vma`
+        // of each folio that it mapped when that was collected.
+        unsafe { bindings::migrate_vma_finalize(&mut self.args) };
+    }
+}
+
+/// Frees destinations of an [`Inner`] in phase `Collected`.
+fn put_destinations(dst: &mut [usize]) {
+    for entry in dst.iter_mut() {
+        if let Some(frame) = Mpfn::new(core::mem::take(entry)).frame() {
+            // SAFETY: The folio is locked and held by us, by the invariant of `Inner`, and has just
+            // been forgotten.
+            unsafe { unlock_and_put(frame) };
+        }
+    }
+}

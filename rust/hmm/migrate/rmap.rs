@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a page of the device may be mapped, as mm's reverse map knows it.
+//!
+//! C source: [`mm/rmap.c`](srctree/mm/rmap.c), `folio_lock_anon_vma_read()`.
+//!
+//! Locks: the `rwsem` of an `anon_vma`, which is only tried, and under which nothing is taken.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    mm::{virt::VmaRef, Mm, MmWithUser, MmWithUserAsync},
+    page::PAGE_SIZE,
+    sync::{aref::ARef, rcu},
+};
+
+use crate::{
+    bindings,
+    memremap::{try_get_page, DevPagemap, DevPagemapOps},
+};
+
+/// How many places are looked up at a time.
+const CHUNK: usize = 8;
+
+/// A place where pages may be mapped, for now: the answer may be old when it arrives.
+pub(super) struct Mapping {
+    /// The address space. Putting it does not sleep, and does not destroy it here and now.
+    pub(super) mm: ARef<MmWithUserAsync>,
+    /// The address of the first page, in bytes.
+    pub(super) address: usize,
+}
+
+/// Where a run of pages of a device may be mapped.
+#[derive(Default)]
+pub(super) struct Mappings {
+    /// Some of the places, in the order of the reverse map.
+    pub(super) found: [Option<Mapping>; CHUNK],
+    /// How many pages from the first one on are mapped one after the other in each of the places,
+    /// unless its VMA ends before.
+    pub(super) npages: usize,
+    /// Whether there are more places.
+    pub(super) more: bool,
+}
+
+/// Returns where the run of pages may be mapped that begins with page `first` and ends before page
+/// `end`, without the first `skip` places.
+///
+/// Does not sleep. Finds nothing for a page that is free, that is mapped nowhere, or whose
+/// `anon_vma` somebody changes at this moment.
+pub(super) fn mappings_of<T: DevPagemapOps>(
+    pagemap: &DevPagemap<T>,
+    first: usize,
+    end: usize,
+    skip: usize,
+) -> Mappings {
+    let mut mappings = Mappings::default();
+    let page = pagemap.page(first).as_ptr();
+    let Some(folio) = try_get_page(pagemap.page(first)) else {
+        return mappings;
+    };
+    let Some(anon_vma) = AnonVmaGuard::try_lock(folio.as_ptr()) else {
+        return mappings;
+    };
+    // SAFETY: We have a reference to the folio of the page, so that it is not split or freed.
+    let index = unsafe { bindings::page_pgoff(folio.as_ptr(), page) };
+    mappings.npages = 1
+        + (first + 1..end)
+            .take_while(|&next| {
+                let page = pagemap.page(next).as_ptr();
+                // SAFETY: It is a page of the memory map. The folio may change meanwhile, and what is
+                // read be wrong: then a migration finds nothing at that address.
+                let folio = unsafe { bindings::page_folio(page) };
+                // SAFETY: It is a page of the memory map, and the function only reads a member.
+                let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma.0.as_ptr();
+                // SAFETY: They are pages of the memory map, and the function only computes.
+                same && unsafe { bindings::page_pgoff(folio, page) } == index + (next - first)
+            })
+            .count();
+    let mut skip = skip;
+    let mut count = 0;
+    // SAFETY: The lock is held.
+    let mut chain = unsafe { bindings::anon_vma_first(anon_vma.0.as_ptr(), index) };
+    while !chain.is_null() {
+        if count == CHUNK {
+            mappings.more = true;
+            break;
+        }
+        // SAFETY: The tree has this entry, whose VMA is not freed while the lock is held.
+        let vma = unsafe { VmaRef::from_raw(bindings::avc_vma(chain)) };
+        if skip > 0 {
+            skip -= 1;
+        } else {
+            mappings.found[count] = mapping_in(vma, index);
+            count += 1;
+        }
+        // SAFETY: The lock is held, and the tree has this entry.
+        chain = unsafe { bindings::anon_vma_next(chain, index) };
+    }
+    mappings
+}
+
+/// Returns where in a VMA of the reverse map the page with this offset is, if the address space
+/// has users.
+fn mapping_in(vma: &VmaRef, index: usize) -> Option<Mapping> {
+    // SAFETY: The VMA is valid, and this member never changes.
+    let mm = unsafe { (*vma.as_ptr()).vm_mm };
+    // SAFETY: An address space outlives its VMAs, of which this is one.
+    let mm = unsafe { Mm::from_raw(mm) };
+    // SAFETY: The VMA is valid, and the lock of its `anon_vma` keeps what this reads as it is.
+    let start = unsafe { bindings::vma_start_anon_pgoff(vma.as_ptr()) };
+    Some(Mapping {
+        mm: MmWithUser::into_mmput_async(mm.mmget_not_zero()?),
+        address: vma.start() + index.checked_sub(start)? * PAGE_SIZE,
+    })
+}
+
+/// The `anon_vma` of a folio, locked.
+///
+/// # Invariants
+///
+/// The `rwsem` of its root is held for reading by this, and a VMA of its tree maps the folio, or
+/// did after that was locked: so it is not freed.
+struct AnonVmaGuard(NonNull<bindings::anon_vma>);
+
+impl AnonVmaGuard {
+    /// The caller has a reference to the folio.
+    fn try_lock(folio: *mut bindings::folio) -> Option<Self> {
+        let _rcu = rcu::read_lock();
+        // SAFETY: The folio is valid.
+        let anon_vma = NonNull::new(unsafe { bindings::folio_anon_vma(folio) })?;
+        // While the folio is mapped its `anon_vma` is not freed; what was freed after this still is
+        // an `anon_vma` until the RCU read section ends.
+        // SAFETY: The folio is valid.
+        if !unsafe { bindings::folio_mapped(folio) } {
+            return None;
+        }
+        // SAFETY: It is an `anon_vma`, if perhaps a free one.
+        if !unsafe { bindings::anon_vma_trylock_read(anon_vma.as_ptr()) } {
+            return None;
+        }
+        // INVARIANT: The lock was just taken; whether the rest is true, is checked now.
+        let guard = Self(anon_vma);
+        // SAFETY: The folio is valid.
+        let mapped = unsafe { bindings::folio_mapped(folio) };
+        // `folio_move_anon_rmap()` may have changed it, since the folio is not locked here.
+        // SAFETY: The folio is valid.
+        let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma.as_ptr();
+        (mapped && same).then_some(guard)
+    }
+}
+
+impl Drop for AnonVmaGuard {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held, by the type invariant.
+        unsafe { bindings::anon_vma_unlock_read(self.0.as_ptr()) };
+    }
+}

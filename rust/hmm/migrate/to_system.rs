@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages of a VMA that come back to system memory.
+
+use core::{cell::Cell, ops::Range, ptr::NonNull};
+
+use kernel::{page::PAGE_SIZE, prelude::*};
+
+use super::{
+    migration::Inner, Collected, LargeFolios, MigrateBuffer, Migration, PfnArrays, ToSystem,
+};
+use crate::{
+    bindings,
+    folio::{Reclaim, SystemFolio},
+    memremap::{DevPagemap, DevPagemapOps, Hooks, Kind, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
+    vma::LockedVma,
+};
+
+/// The bytes of a huge page.
+const HPAGE_PMD_SIZE: usize = HPAGE_PMD_NR * PAGE_SIZE;
+
+/// What a CPU has touched.
+pub(crate) struct FaultPage {
+    /// The page, which the core has locked and holds.
+    pub(crate) page: NonNull<bindings::page>,
+    /// Whether it is part of a huge page that other processes may share.
+    pub(crate) is_shared: bool,
+}
+
+impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
+    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are on the
+    /// device for a migration to system memory. The range must lie in the VMA and have as many
+    /// pages as the arrays. `huge` is for the first huge page.
+    ///
+    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates.
+    ///
+    /// C function: `migrate_vma_setup()`.
+    pub(crate) fn to_system(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        large: LargeFolios,
+        pagemap: &'a DevPagemap<T>,
+        arrays: PfnArrays<'a>,
+        fault_page: Option<NonNull<bindings::page>>,
+        huge: Option<SystemFolio>,
+    ) -> Result<Self> {
+        let select = match pagemap.kind() {
+            Kind::Private => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+            Kind::Coherent => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+        };
+        let inner = Inner::new(vma, range, select, large, pagemap, arrays, fault_page)?;
+        let direction = ToSystem {
+            pagemap,
+            huge: Cell::new(huge),
+            is_fault: fault_page.is_some(),
+        };
+        Ok(Self::collected(inner, direction))
+    }
+
+    /// Collects what a CPU has touched.
+    pub(crate) fn for_fault(
+        vma: LockedVma<'a>,
+        range: Range<usize>,
+        pagemap: &'a DevPagemap<T>,
+        arrays: PfnArrays<'a>,
+        fault: FaultPage,
+    ) -> Result<Self> {
+        // mm warns of a huge page that other processes may share and that has to stay, or to be cut
+        // (see Documentation/known-mm-issues.md): that is worth an effort, and one before it is
+        // collected.
+        let huge = if fault.is_shared {
+            alloc_huge(pagemap, vma, range.start, Reclaim::RetryMayFail).ok()
+        } else {
+            None
+        };
+        let (large, page) = (LargeFolios::Keep, Some(fault.page));
+        Self::to_system(vma, range, large, pagemap, arrays, page, huge)
+    }
+
+    /// Allocates a destination for each page that was collected. With `decisive`, only an error for
+    /// that page (counted from 0) is one, else the last error is.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns. Pages without a destination stay.
+    pub(crate) fn populate(&mut self, decisive: Option<usize>) -> Result {
+        let first = self.entries().next().map_or(0, |entry| entry.order());
+        if first == 0 {
+            // There was no huge page; what was allocated for one is freed.
+            self.direction().huge.take();
+        }
+        let mut result = Ok(());
+        for entry in self.entries() {
+            let pages = entry.index()..entry.index() + (1 << entry.order());
+            let outcome = entry.alloc_dst();
+            if outcome.is_err() && decisive.is_none_or(|page| pages.contains(&page)) {
+                result = outcome;
+            }
+        }
+        result
+    }
+}
+
+impl<T: DevPagemapOps> DevPagemap<T> {
+    /// Brings those pages of `range` (bytes, page aligned, the end exclusive) of a VMA that are on
+    /// the device back to system memory, as far as they are not locked or referenced by others:
+    /// huge pages whole, or in small pages where system memory has no huge one. Returns the number
+    /// of pages that came back, and the last error that kept others on the device. The buffer has a
+    /// place for each page of the range, or [`HPAGE_PMD_NR`] of them.
+    ///
+    /// May sleep, and takes as long as the range is large: whoever wants to be killed meanwhile
+    /// calls it for [`HPAGE_PMD_NR`] pages at a time. Takes folio locks; must not be called with a
+    /// folio locked, so neither from [`DevPagemapOps::migrate_to_ram`] nor while a [`Migration`]
+    /// lives.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the range does not lie in the VMA, the buffer is too small, or the VMA is of
+    /// a kind that never migrates; [`ENOMEM`], after which no further pages are tried; what the
+    /// copy engine returns.
+    ///
+    /// C functions: `migrate_vma_setup()` and those after it.
+    pub fn bring_back(
+        &self,
+        vma: LockedVma<'_>,
+        range: Range<usize>,
+        buffer: &mut MigrateBuffer,
+    ) -> (usize, Result) {
+        let mut moved = 0;
+        let mut result = Ok(());
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min((at | (HPAGE_PMD_SIZE - 1)).saturating_add(1));
+            let mut outcome = Ok(());
+            match self.bring_block_back(vma, at..end, buffer, &mut outcome) {
+                Ok(count) => moved += count,
+                Err(error) => outcome = Err(error),
+            }
+            result = outcome.and(result);
+            if outcome == Err(ENOMEM) {
+                break;
+            }
+            at = end;
+        }
+        (moved, result)
+    }
+
+    /// Does the same for a range of which no more than one huge page can be a part. Sets `outcome`
+    /// to the last error that kept a page on the device.
+    fn bring_block_back(
+        &self,
+        vma: LockedVma<'_>,
+        range: Range<usize>,
+        buffer: &mut MigrateBuffer,
+        outcome: &mut Result,
+    ) -> Result<usize> {
+        // Before it is collected: a huge page that is shared can be split by mm then, but not
+        // later; and if it has to stay, mm warns (see Documentation/known-mm-issues.md).
+        let may_be_huge =
+            range.len() == HPAGE_PMD_SIZE && self.kind() == Kind::Private && self.owned() > 0;
+        let huge = if may_be_huge {
+            alloc_huge(self, vma, range.start, Reclaim::NoRetry).ok()
+        } else {
+            None
+        };
+        let large = if huge.is_some() {
+            LargeFolios::Keep
+        } else {
+            LargeFolios::Split
+        };
+        let arrays = buffer.arrays(range.len() / PAGE_SIZE)?;
+        let mut migration = Migration::to_system(vma, range, large, self, arrays, None, huge)?;
+        *outcome = migration.populate(None);
+        let copying = migration.copy()?;
+        if let Some(error) = copying.error() {
+            *outcome = Err(error);
+        }
+        Ok(copying.commit()?.moved())
+    }
+}
+
+/// Allocates a destination for the huge page at an address (bytes) of a VMA.
+fn alloc_huge<T: DevPagemapOps>(
+    pagemap: &DevPagemap<T>,
+    vma: LockedVma<'_>,
+    address: usize,
+    reclaim: Reclaim,
+) -> Result<SystemFolio> {
+    let end = address.checked_add(HPAGE_PMD_SIZE).ok_or(EINVAL)?;
+    if end > vma.end() {
+        return Err(EINVAL);
+    }
+    pagemap.hooks().should_fail_alloc(HPAGE_PMD_ORDER)?;
+    SystemFolio::for_vma(vma, address, HPAGE_PMD_ORDER, reclaim)
+}
