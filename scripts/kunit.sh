@@ -8,17 +8,25 @@
 . "$SCRIPTS/cases.sh"
 
 mkdir -p "$BUILD/log"
-output=$BUILD/log/kunit-debug
-in_root "$SCRIPTS/kunit_cases.py" "$TOP/rust/hmm" "$TOP/rust/emu" "$TOP/rust/dmirror" >"$output.list"
-rm -f "$output.log"
-status=0
-KERNEL=debug MODULE=dmirror NAME=kunit CMD=true APPEND="kunit.enable=1 kunit.autorun=1 ${APPEND:-}" \
-	"$SCRIPTS/guest.sh" || status=$?
-# Suites of the kernel's own run while it boots; ours, from this line on.
-sed -n '/dmirror: loading out-of-tree module/,$p' "$output.log" >"$output.ktap"
-in_root "$SCRIPTS/ktap.py" --expect "$output.list" "$output.ktap" >"$output.cases" || true
-sed '$d' "$output.cases"
-add_totals "$output.cases" || failed "the results could not be read"
-[ "$status" -eq 0 ] || failed "the guest (status $status, see above)"
-note "in the source: $(cut -d. -f1 "$output.list" | sort -u | wc -l) suites with $(wc -l <"$output.list") cases"
+list=$BUILD/log/kunit-debug.list
+in_root "$SCRIPTS/kunit_cases.py" "$TOP/rust/hmm" "$TOP/rust/emu" "$TOP/rust/dmirror" >"$list"
+# run NAME APPEND : the suites with these parameters of the kernel.
+run() {
+	local status=0
+	output=$BUILD/log/$1-debug
+	rm -f "$output.log"
+	KERNEL=debug MODULE=dmirror NAME=$1 CMD=true APPEND="kunit.enable=1 kunit.autorun=1 $2 ${APPEND:-}" \
+		"$SCRIPTS/guest.sh" || status=$?
+	# Suites of the kernel's own run while it boots; ours, from this line on.
+	sed -n '/dmirror: loading out-of-tree module/,$p' "$output.log" >"$output.ktap"
+	in_root "$SCRIPTS/ktap.py" --expect "$list" "$output.ktap" >"$output.cases" || true
+	sed '$d' "$output.cases"
+	add_totals "$output.cases" || failed "the results of $1 could not be read"
+	[ "$status" -eq 0 ] || failed "the guest of $1 (status $status, see above)"
+}
+
+run kunit ""
+# Without memory cgroups no page is charged, which was once taken for its being in use.
+run kunit-nocgroup cgroup_disable=memory
+note "in the source: $(cut -d. -f1 "$list" | sort -u | wc -l) suites with $(wc -l <"$list") cases"
 totals

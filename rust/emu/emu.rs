@@ -24,4 +24,6 @@ pub mod memory;
 pub mod pending;
 pub mod sched;
 mod table;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 pub mod view;

@@ -22,6 +22,12 @@ impl PhysicalStart {
         Self(parameter.value())
     }
 
+    /// Vouches for an address that is only refused.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn for_test(address: u64) -> Self {
+        Self(address)
+    }
+
     /// Returns the address so many bytes behind this one. Does not sleep.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    device::{DeviceOps, Emulated},
+    device::{DeviceOps, Emulated, Pagemap},
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares},
     view::{pages_of_run, NodeBox, State, View, ViewGuard},
@@ -71,6 +71,11 @@ pub(crate) struct PendingList(Option<KBox<Record>>);
 impl PendingList {
     pub(crate) fn new() -> Self {
         Self(None)
+    }
+
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
@@ -256,6 +261,11 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         // The folio is unlocked after the update lock was released.
         drop(page);
         Ok(Some(result))
+    }
+
+    /// Returns the pages of the device.
+    pub fn pagemap(&self) -> &'v Pagemap<T> {
+        self.view.pagemap()
     }
 
     /// Maps what has moved to the device, as much of it as can be, in the place where the process

@@ -42,18 +42,28 @@ int hmm_helper_kunit_munmap(unsigned long addr, unsigned long len)
 }
 
 /* VM_WRITE is as mprotect(), which is not exported; page table entries stay as they are. */
-int hmm_helper_kunit_set_vm_flags(unsigned long addr, unsigned long flags)
+int hmm_helper_kunit_mod_vm_flags(unsigned long addr, unsigned long set, unsigned long clear)
 {
 	struct vm_area_struct *vma;
 
 	mmap_write_lock(current->mm);
 	vma = vma_lookup(current->mm, addr);
 	if (vma) {
-		vm_flags_set(vma, flags);
+		vm_flags_mod(vma, set, clear);
 		vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
 	}
 	mmap_write_unlock(current->mm);
 	return vma ? 0 : -EFAULT;
+}
+
+void hmm_helper_kunit_mmap_write_lock(void)
+{
+	mmap_write_lock(current->mm);
+}
+
+void hmm_helper_kunit_mmap_write_unlock(void)
+{
+	mmap_write_unlock(current->mm);
 }
 
 struct mm_struct *hmm_helper_kunit_other_mm(void)

@@ -111,3 +111,68 @@ fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
         (word, (u64::MAX << first) & (u64::MAX >> (BITS - 1 - last)))
     })
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kunit_tests(hmm_ownership)]
+mod tests {
+    use super::*;
+    use crate::memremap::{HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+
+    #[test]
+    fn owned_pages_cannot_be_reserved_again() -> Result {
+        let map = OwnershipMap::new(2 * HPAGE_PMD_NR)?;
+        let page = DevicePages::new(HPAGE_PMD_NR + 65, 0)?;
+        assert!(map.reserve(page));
+        assert!(!map.reserve(page));
+        assert_eq!(map.count(0..2 * HPAGE_PMD_NR), 1);
+        assert_eq!(map.count(HPAGE_PMD_NR + 66..2 * HPAGE_PMD_NR), 0);
+        map.release(page);
+        assert!(map.reserve(page));
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_with_an_owned_page_is_refused_and_left_as_it_was() -> Result {
+        let map = OwnershipMap::new(HPAGE_PMD_NR)?;
+        let block = DevicePages::new(0, HPAGE_PMD_ORDER)?;
+        // In the last word, so that the words before it must be undone.
+        let page = DevicePages::new(HPAGE_PMD_NR - 1, 0)?;
+        assert!(map.reserve(page));
+        assert!(!map.reserve(block));
+        assert_eq!(map.count(0..HPAGE_PMD_NR), 1);
+        map.release(page);
+        assert!(map.reserve(block));
+        assert_eq!(map.count(0..HPAGE_PMD_NR), HPAGE_PMD_NR);
+        assert_eq!(map.count(10..74), 64);
+        Ok(())
+    }
+
+    #[test]
+    fn pieces_of_a_block_can_be_reserved_and_released() -> Result {
+        let map = OwnershipMap::new(HPAGE_PMD_NR)?;
+        for order in 0..=HPAGE_PMD_ORDER {
+            let upper = DevicePages::new((1 << order) % HPAGE_PMD_NR, order)?;
+            assert!(map.reserve(upper));
+            assert_eq!(map.count(upper.range()), 1 << order);
+            assert_eq!(map.count(0..HPAGE_PMD_NR), 1 << order);
+            map.release(upper);
+            assert_eq!(map.count(0..HPAGE_PMD_NR), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_owned_page_of_a_range_is_found() -> Result {
+        let map = OwnershipMap::new(2 * HPAGE_PMD_NR)?;
+        assert_eq!(map.first(0..2 * HPAGE_PMD_NR), None);
+        for page in [3, 64, HPAGE_PMD_NR + 1] {
+            assert!(map.reserve(DevicePages::new(page, 0)?));
+        }
+        assert_eq!(map.first(0..2 * HPAGE_PMD_NR), Some(3));
+        assert_eq!(map.first(4..2 * HPAGE_PMD_NR), Some(64));
+        assert_eq!(map.first(65..HPAGE_PMD_NR + 1), None);
+        assert_eq!(map.first(65..HPAGE_PMD_NR + 2), Some(HPAGE_PMD_NR + 1));
+        assert_eq!(map.first(5..5), None);
+        Ok(())
+    }
+}
