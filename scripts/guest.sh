@@ -22,11 +22,20 @@
 #   LEAKS=0              do not look for leaked memory on the debug kernel, which
 #                        takes 10 to 20 seconds
 #   INTERACTIVE=1        a shell on the terminal instead of CMD
+#   IVSHMEM=64M          a PCI device whose BAR is that much memory (ivshmem-plain),
+#                        in a slot that it can be unplugged from
+#   HOST_CMD='…'         what to run by bash on this host beside CMD, so that the two
+#                        can take turns: its input is what CMD prints, its output is
+#                        CMD's input. In its environment are IVSHMEM_FILE, the file
+#                        that is the memory of the PCI device, and MONITOR, the socket
+#                        of QEMU's monitor (QMP), where the device is called ivshmem.
+#                        Both are gone when the guest is
 #
 # Exits with the status of CMD, or with
 #   120  the kernel complained; the complaint is shown (see complaints.sh)
 #   121  the guest ended before CMD did
 #   122  the guest did not get as far as CMD, or the module did not load
+#   123  CMD exited with 0, HOST_CMD did not
 #   124  the guest hung and was stopped
 #   125  a setting makes no sense, or something could not be built
 DIE_STATUS=125
@@ -36,6 +45,10 @@ CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
 PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-host}
+IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-}
+
+# is_power_of_two SIZE : whether it is one, with a unit.
+is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BASH_REMATCH[1] - 1)) == 0)); }
 
 check_settings() {
 	local file names=' '
@@ -48,6 +61,10 @@ check_settings() {
 	[[ $CLOCK =~ ^(host|instructions)$ ]] || die "CLOCK=$CLOCK" "CLOCK is host or instructions."
 	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
 	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
+	if [ -n "$IVSHMEM" ] && ! is_power_of_two "$IVSHMEM"; then
+		die "IVSHMEM=$IVSHMEM" "IVSHMEM is a power of two with its unit, such as 64M."
+	fi
+	[ -z "$HOST_CMD" ] || [ "$INTERACTIVE" = 0 ] || die "HOST_CMD with INTERACTIVE=1" "There is no CMD to take turns with."
 	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
 	[ "$INTERACTIVE" = 1 ] || [ -n "$CMD" ] || die "no CMD was given" "Example: make guest CMD='ls /dev/hmm_dmirror*'"
 	for file in $FILES; do
@@ -126,6 +143,7 @@ prepare() {
 		local deadline=$((TIMEOUT > 40 ? TIMEOUT - 20 : TIMEOUT / 2))
 		[ "$INTERACTIVE" = 0 ] || deadline=0
 		printf '%s=%q\n' MODULE "$MODULE" INTERACTIVE "$INTERACTIVE" DEADLINE "$deadline" LEAKS "$LEAKS"
+		printf 'INPUT=%s\n' "${HOST_CMD:+/dev/ttyS1}"
 		# shellcheck disable=SC1003 # a quote within quotes
 		printf "ARGS='%s'\n" "${ARGS//\'/\'\\\'\'}"
 		[ ! -t 1 ] || GUEST_TERM=${TERM:-dumb}
@@ -156,15 +174,29 @@ pack() {
 paging=
 [ "$PAGING" = 5 ] || paging=no5lvl
 
+# add_devices: what the machine has besides, in extra. What is in the slot of a
+# port can be unplugged. The port itself sees to that, whatever ACPI says, which
+# is the other way: the debug kernel does not have that, nor what ACPI wants of
+# whoever goes the first one.
+add_devices() {
+	extra=
+	[ -z "$IVSHMEM" ] || APPEND="pcie_ports=native $APPEND"
+	[ -z "$IVSHMEM" ] || extra+=" -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+		-object memory-backend-file,id=memory,mem-path=$tmp/ivshmem,size=$IVSHMEM,share=on
+		-device pcie-root-port,id=ivshmem-port,chassis=1 -device pcie-root-port,id=second-port,chassis=2
+		-device ivshmem-plain,id=ivshmem,memdev=memory,bus=ivshmem-port"
+	[ -z "$HOST_CMD" ] || extra+=" -qmp unix:$tmp/monitor,server=on,wait=off"
+}
+
 # qemu ARGUMENT... : the machine. HPET stays off: under emulation the stock
 # kernel hangs while it probes it.
 qemu() {
-	# shellcheck disable=SC2086 # an option and its argument, or nothing
+	# shellcheck disable=SC2086 # options and their arguments, or nothing
 	exec "$SCRIPTS/in-root.sh" qemu-system-x86_64 $clock \
 		-machine q35,hpet=off -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
 		-nodefaults -display none -no-reboot -kernel "$image" -initrd "$tmp/initrd" \
 		-append "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
-		-chardev "file,id=log,path=$tmp/log" -serial chardev:log "$@"
+		-chardev "file,id=log,path=$tmp/log" -serial chardev:log $extra "$@"
 }
 
 run_interactive() {
@@ -175,19 +207,36 @@ run_interactive() {
 # run_command: QEMU gets a pipe, since it makes its standard output
 # non-blocking, which our caller's shall not become.
 run_command() {
-	local reader
+	local reader input=/dev/null
 	mkfifo "$tmp/pipe"
-	cat "$tmp/pipe" &
+	if [ -z "$HOST_CMD" ]; then
+		cat "$tmp/pipe" &
+	else
+		input=$tmp/input
+		run_beside
+		tee -p "$tmp/heard" <"$tmp/pipe" &
+	fi
 	reader=$!
 	(
 		export -f qemu
-		export SCRIPTS accel cpu clock paging CPUS MEM image tmp APPEND
+		export SCRIPTS accel cpu clock extra paging CPUS MEM image tmp APPEND
 		exec timeout -k 5 "$TIMEOUT" bash -c 'qemu -chardev stdio,id=io,signal=off -serial chardev:io'
-	) </dev/null >"$tmp/pipe" 2>"$tmp/errors" &
+	) >"$tmp/pipe" <"$input" 2>"$tmp/errors" &
 	runner=$!
 	wait "$runner" || qemu_status=$?
 	runner=
 	wait "$reader" || true
+	[ -z "$beside" ] || wait "$beside" || beside_status=$?
+	beside=
+}
+
+# run_beside: starts HOST_CMD. Whoever opens a pipe waits for its other end; what
+# QEMU prints, what is heard and what is said in return are opened in this order
+# by all.
+run_beside() {
+	mkfifo "$tmp/heard" "$tmp/input"
+	IVSHMEM_FILE=$tmp/ivshmem MONITOR=$tmp/monitor bash -c "$HOST_CMD" <"$tmp/heard" >"$tmp/input" &
+	beside=$!
 }
 
 # judge: the exit status, from what the guest said in its log.
@@ -214,7 +263,12 @@ judge() {
 		explain "the guest ended before it had finished"
 		return 121
 	fi
-	return "$(said 'command exit')"
+	status=$(said 'command exit')
+	if [ "$status" -eq 0 ] && [ "$beside_status" -ne 0 ]; then
+		note "HOST_CMD exited with $beside_status"
+		return 123
+	fi
+	return "$status"
 }
 
 # said WORDS: what follows them in the guest's last such line, or a dot.
@@ -235,6 +289,7 @@ explain() {
 
 clean_up() {
 	[ -z "${runner:-}" ] || kill "$runner" 2>/dev/null || true
+	[ -z "$beside" ] || kill "$beside" 2>/dev/null || true
 	rm -rf -- "$tmp"
 }
 
@@ -250,10 +305,12 @@ for ((i = 2; i < 100; i++)); do
 done
 : >"$tmp/log"
 ln -sfn "$tmp/log" "$log"
+beside='' beside_status=0
 trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
 prepare
 pack
+add_devices
 qemu_status=0
 if [ "$INTERACTIVE" = 1 ]; then run_interactive; else run_command; fi
 tr -d '\r' <"$tmp/log" >"$tmp/log.clean"
