@@ -129,11 +129,16 @@ impl PfnRange {
     }
 
     /// Returns the physical addresses, in bytes, the end inclusive.
+    ///
+    /// mm registers whole subsections, of [`HPAGE_PMD_NR`] pages, and warns of everything else. So
+    /// there may be pages behind the last one that nobody ever uses; what was claimed for a private
+    /// device goes up to the end of a section.
     pub(super) fn addresses(&self) -> bindings::range {
         let start = (self.first as u64) << PAGE_SHIFT;
+        let npages = self.npages.next_multiple_of(HPAGE_PMD_NR);
         bindings::range {
             start,
-            end: start + (self.npages * PAGE_SIZE) as u64 - 1,
+            end: start + ((npages as u64) << PAGE_SHIFT) - 1,
         }
     }
 
