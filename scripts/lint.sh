@@ -27,7 +27,7 @@ matching() {
 
 format_of_kernel_crates() {
 	local sources
-	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/emu/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs')
+	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/emu/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs' 'samples/ivshmem/*.rs')
 	in_root rustfmt --check --config-path "$stock/linux/.rustfmt.toml" "${sources[@]}"
 }
 
@@ -119,6 +119,7 @@ for crate in rust/dmirror/dmirror.rs samples/minimal/driver.rs; do
 	check "no bindings in $(dirname "$crate")" in_code bindings "$(dirname "$crate")"
 	check "unsafe is denied in $crate" denies_unsafe_code "$crate"
 done
+check "unsafe is denied in samples/ivshmem/driver.rs" denies_unsafe_code samples/ivshmem/driver.rs
 check "shellcheck" shell_scripts
 check "SPDX lines" spdx_lines
 check "at most 500 lines a file" file_lengths

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Build dmirror.ko and samples/minimal/minimal.ko. Prints the folder that they
-# are in, build/stock, build/debug, build/patched or build/kdir.
+# Build dmirror.ko, and minimal.ko and ivshmem.ko in samples/. Prints the folder
+# that they are in, build/stock, build/debug, build/patched or build/kdir.
 #
 #   scripts/modules.sh [stock|debug|patched] [ARGUMENT...]
 #

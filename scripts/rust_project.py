@@ -16,6 +16,7 @@ CRATES = [
     ("emu", "rust/emu/emu.rs", ["hmm"]),
     ("dmirror", "rust/dmirror/dmirror.rs", ["hmm", "emu"]),
     ("minimal", "samples/minimal/driver.rs", ["hmm", "emu"]),
+    ("ivshmem", "samples/ivshmem/driver.rs", ["hmm"]),
 ]
 # What each of them gets of the kernel; see scripts/Makefile.build there.
 KERNEL = ["core", "kernel", "pin_init", "zerocopy", "zerocopy_derive"]
