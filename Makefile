@@ -7,17 +7,17 @@
 # What the scripts take from here, with its `$` as it was typed. scripts/guest.sh
 # says what each one means.
 settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
-	DURATION SEED PROCS OPS
+	IVSHMEM HOST_CMD DURATION SEED PROCS OPS
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare stress fuzz matrix planted lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare ivshmem stress fuzz matrix planted lint doc test
 .PHONY: soak rust-analyzer clean distclean help
 .NOTPARALLEL:
 
 all: modules
 
-modules: ## build dmirror.ko and samples/minimal for the stock kernel (KERNEL=debug, or KDIR=/a/kernel/build)
+modules: ## build dmirror.ko and the drivers in samples for the stock kernel (KERNEL=debug, or KDIR=/a/kernel/build)
 	@scripts/modules.sh
 
 run: ## boot the stock kernel in QEMU, show the demo, run the selftest
@@ -40,6 +40,9 @@ conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
 	@scripts/compare.sh
+
+ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides, on the stock and the debug kernel
+	@scripts/ivshmem.sh
 
 stress: ## random programs against an oracle, on the debug kernel; DURATION=60 SEED= PROCS=3 OPS=200
 	@scripts/stress.sh

@@ -31,6 +31,7 @@ parts=(
 	"fuzz:fuzz.sh 1 fresh"
 	"matrix:matrix.sh quick"
 	"guest-stock:guest-checks.sh stock"
+	"ivshmem:ivshmem.sh"
 )
 
 kind="test"
@@ -126,7 +127,7 @@ start=$SECONDS
 mkdir -p "$BUILD/log"
 # What takes so long the first time is no time of a part's.
 "$SCRIPTS/stock-kernel.sh" >/dev/null
-[[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
+[[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix|ivshmem ]] || "$SCRIPTS/debug-kernel.sh" >/dev/null || true
 
 for part in "${chosen[@]}"; do
 	rm -f "$(output_of "${part%%:*}")"{,.end}
