@@ -47,8 +47,8 @@ pub fn wrong<T: DevPagemapOps>(
 /// Makes up a direction.
 pub struct Sideways;
 
-impl Direction for Sideways {
-    //~ E0277
+#[rustfmt::skip]
+impl Direction for Sideways { //~ E0277
     type Ops = Nobody;
     const TO_DEVICE: bool = true;
     const POINTS: [hmm::memremap::SyncPoint; 3] = [hmm::memremap::SyncPoint::CpuFault; 3];

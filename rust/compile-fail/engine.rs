@@ -15,8 +15,8 @@ use kernel::prelude::*;
 /// An engine that does not copy.
 pub struct Lazy;
 
-impl CopyEngine for Lazy {
-    //~ E0200
+#[rustfmt::skip]
+impl CopyEngine for Lazy { //~ E0200
     type Pending = ();
 
     fn copy(&self, _: &mut CopyBatch<'_>) -> Result {

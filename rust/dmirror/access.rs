@@ -5,31 +5,27 @@
 //! What is copied to or from user space goes through the bounce buffer, so that no lock is held
 //! while user memory is accessed.
 
-use core::cell::Cell;
-use core::ops::Range;
+use core::{cell::Cell, ops::Range};
 
 use emu::view::{Access, ViewGuard};
 use hmm::{
     memremap::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     range::{MappedPage, PagePlace, PageView, Timeout},
 };
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::time::Instant;
-use kernel::time::Monotonic;
-use kernel::uaccess::UserPtr;
-use kernel::uaccess::UserSlice;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    time::{Instant, Monotonic},
+    uaccess::{UserPtr, UserSlice},
+};
 
-use crate::alloc::BLOCK_PAGES;
-use crate::config::ACCESS_TIMEOUT_MS;
-use crate::config::BOUNCE_PAGES;
-use crate::config::FAULT_PAGES;
-use crate::device::DeviceMemory;
-use crate::file::pause_for_others;
-use crate::file::window_at;
-use crate::file::Buffers;
-use crate::file::Call;
-use crate::uapi;
+use crate::{
+    alloc::BLOCK_PAGES,
+    call::{resched_or_eintr, window_at, Buffers, Call},
+    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES},
+    device::DeviceMemory,
+    uapi,
+};
 
 /// Hands out the range as the device sees it.
 ///
@@ -54,19 +50,20 @@ pub(crate) fn read_part(
     let mut at = part.start;
     while at < part.end {
         progress.check(at)?;
-        let wanted = Wanted {
+        let request = AccessRequest {
             range: at..part.end,
             ahead: part.end,
             copy: Copy::Read,
+            timeout,
         };
-        let bytes = access(call, wanted, timeout)? * PAGE_SIZE;
+        let bytes = access(call, request)? * PAGE_SIZE;
         let to = out.wrapping_byte_add(at - part.start);
         UserSlice::new(to, bytes)
             .writer()
             .write_slice(&call.buffers.bounce[..bytes])?;
         call.counts.cpages += (bytes / PAGE_SIZE) as u64;
         at += bytes;
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     Ok(())
 }
@@ -91,15 +88,16 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
         let chunk = at;
         while at < end {
             progress.check(at)?;
-            let wanted = Wanted {
+            let request = AccessRequest {
                 range: at..end,
                 ahead: range.end,
                 copy: Copy::Write { skip: at - chunk },
+                timeout: Timeout::Bounded,
             };
-            let npages = access(call, wanted, Timeout::Bounded)?;
+            let npages = access(call, request)?;
             call.counts.cpages += npages as u64;
             at += npages * PAGE_SIZE;
-            pause_for_others()?;
+            resched_or_eintr()?;
         }
     }
     Ok(())
@@ -130,7 +128,7 @@ pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
             .write_slice(&call.buffers.bounce[..npages])?;
         call.counts.cpages += npages as u64;
         at = window.end;
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     Ok(())
 }
@@ -157,7 +155,7 @@ pub(crate) fn exclusive(call: &mut Call<'_>, out: UserPtr) -> Result {
         call.counts.cpages += npages as u64;
         made?;
         at = window.end;
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     Ok(())
 }
@@ -186,7 +184,7 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
         }
         drop(mmap);
         drop(pending);
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     Ok(())
 }
@@ -212,17 +210,18 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
             }
         }
         drop(guard);
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     Ok(())
 }
 
 /// What the device is to access.
-struct Wanted {
+struct AccessRequest {
     range: Range<usize>,
     /// How far a round of faults goes, because the access will get there.
     ahead: usize,
     copy: Copy,
+    timeout: Timeout,
 }
 
 /// Which way to copy.
@@ -236,58 +235,96 @@ enum Copy {
 
 /// Copies what is mapped at the start of a range, after a round of faults if nothing is. Returns the
 /// number of pages.
-fn access(call: &mut Call<'_>, wanted: Wanted, timeout: Timeout) -> Result<usize> {
-    let Wanted { range, ahead, copy } = wanted;
-    let npages = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, &range, copy);
+fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<usize> {
+    let AccessRequest { range, copy, .. } = &request;
+    let npages = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, range, *copy);
     if npages > 0 {
         return Ok(npages);
     }
     call.counts.faults += 1;
+    let first = window_at(range.start, request.end());
+    let (npages, is_whole) = fault_first(call, &request, first.clone())?;
+    if is_whole {
+        fault_ahead(call, &request, first.end, npages)?;
+    }
+    Ok(npages)
+}
+
+/// Faults in the window that the range begins in, and copies what is mapped at its start then.
+/// Returns the number of pages, and whether all of the window was faulted in.
+fn fault_first(
+    call: &mut Call<'_>,
+    request: &AccessRequest,
+    window: Range<usize>,
+) -> Result<(usize, bool)> {
+    let at = window.start;
+    match fault(call, request, window) {
+        (npages, Ok(())) => Ok((npages, true)),
+        // What was accessed counts, and is not accessed again.
+        (npages, Err(_)) if npages > 0 => Ok((npages, false)),
+        (_, Err(error @ (EBUSY | EINTR))) => Err(error),
+        // The first page alone decides: so everything before the page that is the reason is
+        // accessed.
+        (_, Err(_)) => match fault(call, request, at..at + PAGE_SIZE) {
+            (0, Err(error)) => Err(error),
+            (npages, _) => Ok((npages, false)),
+        },
+    }
+}
+
+/// Faults in the windows from `at` on, because the access will get there. What keeps one from being
+/// mapped is found then. `npages` were copied already.
+fn fault_ahead(
+    call: &mut Call<'_>,
+    request: &AccessRequest,
+    mut at: usize,
+    npages: usize,
+) -> Result {
+    while at < request.end() {
+        match resched_or_eintr() {
+            Err(_) if npages > 0 => break,
+            paused => paused?,
+        }
+        let window = window_at(at, request.end());
+        at = window.end;
+        if fault(call, request, window).1.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Faults in a window; where it is the one that the range begins in, copies what is mapped at its
+/// start then. Returns the number of pages that were copied.
+fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> (usize, Result) {
+    let AccessRequest {
+        range,
+        copy,
+        timeout,
+        ..
+    } = request;
     let access = match copy {
         Copy::Read => Access::Read,
         Copy::Write { .. } => Access::Write,
     };
-    let end = ahead.min(range.start + FAULT_PAGES * PAGE_SIZE);
+    let Buffers { fault, bounce, .. } = &mut *call.buffers;
+    let is_first = window.start == range.start;
     let copied = Cell::new(0);
-    let mut at = range.start;
-    while at < end {
-        let window = window_at(at, end);
-        let first = at == range.start;
-        let mut fault = |part: Range<usize>| {
-            let Buffers {
-                fault: buffer,
-                bounce,
-                ..
-            } = &mut *call.buffers;
-            let (view, mm) = (call.view, call.mm);
-            view.fault(mm, part, access, timeout, buffer, |guard| {
-                if first {
-                    copied.set(copy_mapped(guard, bounce, &range, copy));
-                }
-            })
-        };
-        match fault(window.clone()) {
-            Ok(()) => at = window.end,
-            // What was accessed counts, and is not accessed again. What keeps a later part from
-            // being mapped is found when the access gets there.
-            Err(_) if !first || copied.get() > 0 => break,
-            Err(error @ (EBUSY | EINTR)) => return Err(error),
-            // The first page alone decides: so everything before the page that is the reason is
-            // accessed.
-            Err(_) => {
-                let faulted = fault(at..at + PAGE_SIZE);
-                if copied.get() == 0 {
-                    faulted?;
-                }
-                break;
+    let faulted = call
+        .view
+        .fault(call.mm, window, access, *timeout, fault, |guard| {
+            if is_first {
+                copied.set(copy_mapped(guard, bounce, range, *copy));
             }
-        }
-        match pause_for_others() {
-            Err(_) if copied.get() > 0 => break,
-            paused => paused?,
-        }
+        });
+    (copied.get(), faulted)
+}
+
+impl AccessRequest {
+    /// Returns where a round of faults ends.
+    fn end(&self) -> usize {
+        self.ahead.min(self.range.start + FAULT_PAGES * PAGE_SIZE)
     }
-    Ok(copied.get())
 }
 
 /// Copies what is mapped at the start of a range; returns the number of pages, which ends where the

@@ -16,16 +16,6 @@ pub(crate) const PRIVATE_DEVICES: usize = 2;
 /// What the memory of a device is called in `/proc/iomem`.
 pub(crate) const REGION_NAME: &CStr = c"dmirror";
 
-/// Memory of a private device in bytes, where the module parameter `capacity` gives no other.
-pub(crate) const DEFAULT_CAPACITY: u64 = 512 << 20;
-
-/// Memory of a coherent device in bytes, where the module parameter `spm_size` gives no other:
-/// what test_hmm takes.
-pub(crate) const DEFAULT_SPM_SIZE: u64 = 256 << 20;
-
-/// The most memory that a device can be given, in bytes; the kernel's own bounds lie not far above.
-pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
-
 /// The most pages that one step of a command handles, in one aligned run of that many: what one
 /// entry of a page table can map, and for how many pages the `mmap_lock` is held at a time.
 pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;

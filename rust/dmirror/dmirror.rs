@@ -3,11 +3,11 @@
 //! dmirror: an emulated device with memory of its own, private or coherent.
 //!
 //! ```text
-//! ioctl -> file -> request (checked words) -> access, migrate -> hmm -> C
-//! CPU fault, last put, split: C -> hmm::DevPagemapOps -> device
+//! ioctl -> file -> access, migrate -> call -> device -> pool
+//! CPU fault, last put, split: C -> hmm -> emu -> device
 //! ```
 //!
-//! No room calls back up, and all `unsafe` is in `hmm`. What user space sees is described in
+//! No module calls back up, and all `unsafe` is in `hmm` and `emu`. What user space sees is described in
 //! `rust/uapi/dmirror.h`.
 
 #![deny(unsafe_code)]
@@ -22,28 +22,27 @@ use kernel::sync::Arc;
 
 mod access;
 mod alloc;
+mod call;
 mod config;
 mod device;
 mod file;
 mod inject;
 mod migrate;
 mod pageset;
+mod params;
+mod plan;
 mod pool;
 mod request;
+mod reserve;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod uapi;
 
-use config::COHERENT_NODES;
-use config::DEFAULT_CAPACITY;
-use config::DEFAULT_SPM_SIZE;
-use config::MAX_CAPACITY;
-use config::PRIVATE_DEVICES;
-use config::PRIVATE_NODES;
-use config::REGION_NAME;
+use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
 use device::Device;
 use file::DmirrorFile;
 use inject::Injection;
+use params::{BadParams, Params, Private, MAX_CAPACITY};
 
 module! {
     type: DmirrorModule,
@@ -91,20 +90,37 @@ struct DmirrorModule {
 
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let plan = MemoryPlan::from_params()?;
+        let params = Params {
+            capacity: module_parameters::capacity.value(),
+            vram_base: module_parameters::vram_base.value(),
+            vram_size: module_parameters::vram_size.value(),
+            spm_addr_dev0: module_parameters::spm_addr_dev0.value(),
+            spm_addr_dev1: module_parameters::spm_addr_dev1.value(),
+            spm_size: module_parameters::spm_size.value(),
+        };
+        let plan = params
+            .validate(BLOCK_BYTES, PRIVATE_DEVICES as u64)
+            .map_err(|bad| explain(&params, bad))?;
         let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
-        let coherent = coherent_memory()?;
         let mut devices = KVec::new();
         let mut add = |memory, name| -> Result {
             let device = Device::new(memory, injection.clone())?;
             devices.push((name, Arc::new(device, GFP_KERNEL)?), GFP_KERNEL)?;
             Ok(())
         };
-        for (nth, name) in PRIVATE_NODES.into_iter().enumerate() {
-            add(plan.memory(nth)?, name)?;
+        for (index, name) in PRIVATE_NODES.into_iter().enumerate() {
+            add(private_memory(plan.private, index)?, name)?;
         }
-        for (memory, name) in coherent.into_iter().zip(COHERENT_NODES) {
-            add(memory, name)?;
+        let starts = [
+            &module_parameters::spm_addr_dev0,
+            &module_parameters::spm_addr_dev1,
+        ];
+        for (start, name) in starts.into_iter().zip(COHERENT_NODES) {
+            let Some(bytes) = plan.coherent else {
+                break;
+            };
+            let start = PhysicalStart::from_parameter(start);
+            add(reserved(Memory::coherent, start, bytes)?, name)?;
         }
         // Files last: they can be opened at once.
         Ok(Self {
@@ -113,120 +129,58 @@ impl kernel::Module for DmirrorModule {
     }
 }
 
-/// The memory of the coherent devices: of none, or of both.
-fn coherent_memory() -> Result<KVec<Memory>> {
-    let starts = [
-        module_parameters::spm_addr_dev0.value(),
-        module_parameters::spm_addr_dev1.value(),
-    ];
-    let wanted = module_parameters::spm_size.value();
-    let mut regions = KVec::new();
-    if starts == [0; 2] {
-        if wanted != 0 {
-            pr_err!("spm_size={wanted:#x} needs spm_addr_dev0 and spm_addr_dev1\n");
-            return Err(EINVAL);
+/// Makes the memory of private device `index`, counted from 0.
+fn private_memory(plan: Private, index: usize) -> Result<Memory> {
+    match plan {
+        Private::Lazy { bytes } => Memory::lazy((bytes >> PAGE_SHIFT) as usize),
+        Private::Range { share } => {
+            let start = PhysicalStart::from_parameter(&module_parameters::vram_base);
+            reserved(Memory::fixed, start.offset(index as u64 * share)?, share)
         }
-        return Ok(regions);
     }
-    let size = if wanted == 0 {
-        DEFAULT_SPM_SIZE
-    } else {
-        wanted
-    };
-    if starts.contains(&0) {
-        pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n");
-        return Err(EINVAL);
-    }
-    if starts.iter().any(|start| start % BLOCK_BYTES != 0)
-        || size % BLOCK_BYTES != 0
-        || size > MAX_CAPACITY
-    {
-        pr_err!("spm_addr_dev0, spm_addr_dev1 and spm_size must be multiples of {BLOCK_BYTES}, and spm_size not above {MAX_CAPACITY}\n");
-        return Err(EINVAL);
-    }
-    for parameter in [
-        &module_parameters::spm_addr_dev0,
-        &module_parameters::spm_addr_dev1,
-    ] {
-        let start = PhysicalStart::from_parameter(parameter);
-        let npages = (size >> PAGE_SHIFT) as usize;
-        let memory = Memory::coherent(start, npages, REGION_NAME).inspect_err(|_| {
-            let start = start.address();
-            pr_err!("no coherent memory at {start:#x}: is it kept with memmap=?\n")
-        })?;
-        regions.push(memory, GFP_KERNEL)?;
-    }
-    Ok(regions)
 }
 
-/// Where the memory of the private devices comes from.
-enum MemoryPlan {
-    /// From the system, up to so many pages for each device.
-    Reserve { npages: usize },
-    /// A physical range, with so many pages for each device.
-    Range { start: PhysicalStart, npages: usize },
+/// Makes memory of a range that was kept from the system.
+fn reserved(
+    make: fn(PhysicalStart, usize, &CStr) -> Result<Memory>,
+    start: PhysicalStart,
+    bytes: u64,
+) -> Result<Memory> {
+    make(start, (bytes >> PAGE_SHIFT) as usize, REGION_NAME).inspect_err(|_| {
+        let start = start.address();
+        pr_err!("no memory for a device at {start:#x}: is it kept with memmap=?\n")
+    })
 }
 
-impl MemoryPlan {
-    fn from_params() -> Result<Self> {
-        let capacity = module_parameters::capacity.value();
-        let base = module_parameters::vram_base.value();
-        let size = module_parameters::vram_size.value();
-        if (base == 0) != (size == 0) {
-            pr_err!("vram_base and vram_size must be given together\n");
-            return Err(EINVAL);
+/// Says what is wrong with the parameters.
+fn explain(params: &Params, bad: BadParams) -> Error {
+    let Params {
+        capacity,
+        vram_size,
+        spm_size,
+        ..
+    } = params;
+    match bad {
+        BadParams::HalfOfVram => pr_err!("vram_base and vram_size must be given together\n"),
+        BadParams::Capacity => pr_err!(
+            "capacity={capacity} is no multiple of {BLOCK_BYTES}, or above {MAX_CAPACITY}\n"
+        ),
+        BadParams::CapacityAndVram => pr_err!("capacity and vram_size exclude each other\n"),
+        BadParams::VramSize => pr_err!(
+            "vram_size={vram_size:#x} is above {MAX_CAPACITY:#x}, or leaves the address space\n"
+        ),
+        BadParams::VramAlignment => pr_err!(
+            "vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {PRIVATE_DEVICES} times that\n"
+        ),
+        BadParams::SpmSizeAlone => {
+            pr_err!("spm_size={spm_size:#x} needs spm_addr_dev0 and spm_addr_dev1\n")
         }
-        if size == 0 {
-            let capacity = if capacity == 0 {
-                DEFAULT_CAPACITY
-            } else {
-                capacity
-            };
-            if capacity % BLOCK_BYTES != 0 || capacity > MAX_CAPACITY {
-                pr_err!(
-                    "capacity={capacity} is no multiple of {BLOCK_BYTES}, or above {MAX_CAPACITY}\n"
-                );
-                return Err(EINVAL);
-            }
-            return Ok(Self::Reserve {
-                npages: (capacity >> PAGE_SHIFT) as usize,
-            });
+        BadParams::HalfOfSpm => {
+            pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n")
         }
-        if capacity != 0 {
-            pr_err!("capacity and vram_size exclude each other\n");
-            return Err(EINVAL);
-        }
-        if size > MAX_CAPACITY || base.checked_add(size).is_none() {
-            pr_err!(
-                "vram_size={size:#x} is above {MAX_CAPACITY:#x}, or leaves the address space\n"
-            );
-            return Err(EINVAL);
-        }
-        let share = size / PRIVATE_DEVICES as u64;
-        if base % BLOCK_BYTES != 0
-            || share == 0
-            || size % (PRIVATE_DEVICES as u64 * BLOCK_BYTES) != 0
-        {
-            pr_err!("vram_base must be a multiple of {BLOCK_BYTES}, vram_size of {PRIVATE_DEVICES} times that\n");
-            return Err(EINVAL);
-        }
-        Ok(Self::Range {
-            start: PhysicalStart::from_parameter(&module_parameters::vram_base),
-            npages: (share >> PAGE_SHIFT) as usize,
-        })
+        BadParams::Spm => pr_err!(
+            "spm_addr_dev0, spm_addr_dev1 and spm_size must be multiples of {BLOCK_BYTES}, and spm_size not above {MAX_CAPACITY}\n"
+        ),
     }
-
-    /// The memory of device `nth`, counted from 0.
-    fn memory(&self, nth: usize) -> Result<Memory> {
-        match *self {
-            Self::Reserve { npages } => Memory::lazy(npages),
-            Self::Range { start, npages } => {
-                let start = start.offset((nth * npages * PAGE_SIZE) as u64)?;
-                Memory::fixed(start, npages, REGION_NAME).inspect_err(|_| {
-                    let start = start.address();
-                    pr_err!("no memory for a device at {start:#x}: is it kept with memmap=?\n")
-                })
-            }
-        }
-    }
+    EINVAL
 }

@@ -6,118 +6,91 @@
 //! user memory is accessed, which can wait for as long as user space likes.
 
 use core::mem::size_of;
-use core::ops::Range;
 
-use emu::{device_file::DeviceFileOps, fault::FaultBuffer, sched, view::View};
-use hmm::{memremap::HPAGE_PMD_NR, migrate::MigrateBuffer, range::Timeout, vma::task_size};
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
-use kernel::alloc::flags::__GFP_ZERO;
-use kernel::alloc::KVVec;
-use kernel::ioctl::_IOWR;
-use kernel::mm::virt::VmaNew;
-use kernel::mm::Mm;
-use kernel::mm::MmWithUser;
-use kernel::new_mutex;
-use kernel::page::Page;
-use kernel::page::PAGE_SHIFT;
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::seq_file::SeqFile;
-use kernel::seq_print;
-use kernel::sync::aref::ARef;
-use kernel::sync::Arc;
-use kernel::sync::Mutex;
-use kernel::uaccess::UserPtr;
-use kernel::uaccess::UserSlice;
-use zerocopy::FromBytes;
-use zerocopy::IntoBytes;
+use emu::{device_file::DeviceFileOps, view::View};
+use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
+use kernel::{
+    alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
+    ioctl::_IOWR,
+    mm::{virt::VmaNew, Mm},
+    new_mutex,
+    page::{Page, PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{aref::ARef, Arc, Mutex},
+    uaccess::{UserPtr, UserSlice},
+};
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::access;
-use crate::config::BOUNCE_PAGES;
-use crate::config::WINDOW_PAGES;
-use crate::device::Device;
-use crate::device::DeviceMemory;
-use crate::migrate;
-use crate::request;
-use crate::request::UserRange;
-use crate::uapi;
-use crate::uapi::dmirror_cmd;
+use crate::{
+    access,
+    call::{resched_or_eintr, Buffers, Call, Counts},
+    device::{Device, DeviceMemory},
+    migrate,
+    request::UserRange,
+    uapi::{self, dmirror_cmd},
+};
 
-// The commands as user space gives them.
-pub(crate) const READ: u32 = command(uapi::DMIRROR_NR_READ);
-pub(crate) const WRITE: u32 = command(uapi::DMIRROR_NR_WRITE);
-pub(crate) const MIGRATE_TO_DEV: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_DEV);
-pub(crate) const MIGRATE_TO_SYS: u32 = command(uapi::DMIRROR_NR_MIGRATE_TO_SYS);
-pub(crate) const SNAPSHOT: u32 = command(uapi::DMIRROR_NR_SNAPSHOT);
-pub(crate) const EXCLUSIVE: u32 = command(uapi::DMIRROR_NR_EXCLUSIVE);
-pub(crate) const CHECK_EXCLUSIVE: u32 = command(uapi::DMIRROR_NR_CHECK_EXCLUSIVE);
-pub(crate) const RELEASE: u32 = command(uapi::DMIRROR_NR_RELEASE);
-pub(crate) const FLAGS: u32 = command(uapi::DMIRROR_NR_FLAGS);
-pub(crate) const READ_UNLOCKED: u32 = command(uapi::DMIRROR_NR_READ_UNLOCKED);
+/// A command as user space gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Read,
+    Write,
+    MigrateToDev,
+    MigrateToSys,
+    Snapshot,
+    Exclusive,
+    CheckExclusive,
+    Release,
+    Flags,
+    ReadUnlocked,
+}
 
-const fn command(nr: u32) -> u32 {
+impl Command {
+    /// Each command, and its number in the ABI.
+    pub(crate) const NUMBERS: [(Self, u32); 10] = [
+        (Self::Read, uapi::DMIRROR_NR_READ),
+        (Self::Write, uapi::DMIRROR_NR_WRITE),
+        (Self::MigrateToDev, uapi::DMIRROR_NR_MIGRATE_TO_DEV),
+        (Self::MigrateToSys, uapi::DMIRROR_NR_MIGRATE_TO_SYS),
+        (Self::Snapshot, uapi::DMIRROR_NR_SNAPSHOT),
+        (Self::Exclusive, uapi::DMIRROR_NR_EXCLUSIVE),
+        (Self::CheckExclusive, uapi::DMIRROR_NR_CHECK_EXCLUSIVE),
+        (Self::Release, uapi::DMIRROR_NR_RELEASE),
+        (Self::Flags, uapi::DMIRROR_NR_FLAGS),
+        (Self::ReadUnlocked, uapi::DMIRROR_NR_READ_UNLOCKED),
+    ];
+
+    /// Returns the error for an address space that is gone: there is no memory for a device to
+    /// access, and no range to migrate.
+    fn without_memory(self) -> Error {
+        match self {
+            Self::Read | Self::ReadUnlocked | Self::Write => EFAULT,
+            Self::MigrateToDev
+            | Self::MigrateToSys
+            | Self::Snapshot
+            | Self::Exclusive
+            | Self::CheckExclusive
+            | Self::Release
+            | Self::Flags => EINVAL,
+        }
+    }
+}
+
+impl TryFrom<u32> for Command {
+    type Error = Error;
+
+    fn try_from(cmd: u32) -> Result<Self> {
+        let is_it = |&&(_, nr): &&(Self, u32)| cmd == number(nr);
+        let (command, _) = Self::NUMBERS.iter().find(is_it).ok_or(EINVAL)?;
+        Ok(*command)
+    }
+}
+
+/// Returns the number that `ioctl(2)` gets for a command.
+pub(crate) const fn number(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
-}
-
-/// What one step of a command works with.
-pub(crate) struct Buffers {
-    /// The page frame numbers of a migration.
-    pub(crate) migrate: MigrateBuffer,
-    /// What a device fault or a look at the page tables needs.
-    pub(crate) fault: FaultBuffer,
-    /// [`BOUNCE_PAGES`] pages on their way to or from user space.
-    pub(crate) bounce: KVVec<u8>,
-}
-
-impl Buffers {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            migrate: MigrateBuffer::new(WINDOW_PAGES)?,
-            fault: FaultBuffer::new()?,
-            bounce: KVVec::from_elem(0, BOUNCE_PAGES * PAGE_SIZE, GFP_KERNEL_ACCOUNT)?,
-        })
-    }
-}
-
-/// What a command has done so far, for the caller to see.
-#[derive(Default)]
-pub(crate) struct Counts {
-    /// Pages moved, copied or looked at.
-    pub(crate) cpages: u64,
-    /// Rounds of device faults.
-    pub(crate) faults: u64,
-}
-
-/// A command on a range of the process's memory, and what it works with.
-pub(crate) struct Call<'c> {
-    pub(crate) view: &'c View<DeviceMemory>,
-    pub(crate) mm: &'c MmWithUser,
-    pub(crate) user_range: UserRange,
-    pub(crate) buffers: &'c mut Buffers,
-    pub(crate) counts: &'c mut Counts,
-}
-
-impl Call<'_> {
-    /// The addresses, in bytes, the end exclusive.
-    pub(crate) fn range(&self) -> Range<usize> {
-        self.user_range.start()..self.user_range.end()
-    }
-}
-
-/// The part of a range that the step from address `at` on is for: up to the next address that an
-/// entry for [`WINDOW_PAGES`] pages begins at.
-pub(crate) fn window_at(at: usize, end: usize) -> Range<usize> {
-    request::window_at(at, end, WINDOW_PAGES * PAGE_SIZE)
-}
-
-/// Between steps: lets others run, and stops when the task was killed.
-pub(crate) fn pause_for_others() -> Result {
-    sched::cond_resched();
-    if sched::fatal_signal_pending() {
-        return Err(EINTR);
-    }
-    Ok(())
 }
 
 /// An open file.
@@ -160,14 +133,7 @@ impl DeviceFileOps for DmirrorFile {
         let mut words = dmirror_cmd::read_from_bytes(&bytes).map_err(|_| EINVAL)?;
 
         let mut counts = Counts::default();
-        let result = match cmd {
-            RELEASE => file.device.release(&mut counts.cpages),
-            FLAGS => file.set_flags(words.npages),
-            _ => {
-                let range = UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32);
-                file.run(cmd, range.map_err(|_| EINVAL)?, words.ptr, &mut counts)
-            }
-        };
+        let result = file.run(cmd, &words, &mut counts);
         words.cpages = counts.cpages;
         words.faults = counts.faults;
         // The counts are true whatever the outcome; the error of the command goes first.
@@ -183,7 +149,7 @@ impl DeviceFileOps for DmirrorFile {
             let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
             mixed.vm_insert_page(address, &page)?;
             address += PAGE_SIZE;
-            pause_for_others()?;
+            resched_or_eintr()?;
         }
         Ok(())
     }
@@ -211,16 +177,19 @@ impl DmirrorFile {
         Ok(())
     }
 
-    fn run(&self, cmd: u32, user_range: UserRange, ptr: u64, counts: &mut Counts) -> Result {
-        // An address space that is gone: no memory for a device to access, no range to migrate.
-        let gone = match cmd {
-            READ | READ_UNLOCKED | WRITE => EFAULT,
-            MIGRATE_TO_DEV | MIGRATE_TO_SYS | SNAPSHOT | EXCLUSIVE | CHECK_EXCLUSIVE => EINVAL,
-            _ => return Err(EINVAL),
-        };
-        let mm = self.mm.mmget_not_zero().ok_or(gone)?;
+    fn run(&self, cmd: u32, words: &dmirror_cmd, counts: &mut Counts) -> Result {
+        let command = Command::try_from(cmd)?;
+        match command {
+            Command::Release => return self.device.release(&mut counts.cpages),
+            Command::Flags => return self.set_flags(words.npages),
+            _ => {}
+        }
+        let user_range = UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32);
+        let user_range = user_range.map_err(|_| EINVAL)?;
+        let mm = self.mm.mmget_not_zero();
+        let mm = mm.ok_or(command.without_memory())?;
         if user_range.end() > task_size(&mm) {
-            return Err(gone);
+            return Err(command.without_memory());
         }
         let cached = self.buffers.lock().take();
         let mut buffers = match cached {
@@ -234,18 +203,20 @@ impl DmirrorFile {
             buffers: &mut buffers,
             counts,
         };
-        let ptr = usize::try_from(ptr)
+        let ptr = usize::try_from(words.ptr)
             .map(UserPtr::from_addr)
             .map_err(|_| EFAULT)?;
-        let result = match cmd {
-            READ => access::read(&mut call, ptr, Timeout::Bounded),
-            READ_UNLOCKED => access::read(&mut call, ptr, Timeout::Never),
-            WRITE => access::write(&mut call, ptr),
-            MIGRATE_TO_DEV => migrate::to_device(&mut call, ptr),
-            MIGRATE_TO_SYS => migrate::to_system(&mut call),
-            SNAPSHOT => access::snapshot(&mut call, ptr),
-            EXCLUSIVE => access::exclusive(&mut call, ptr),
-            _ => access::check_exclusive(&mut call),
+        let result = match command {
+            Command::Read => access::read(&mut call, ptr, Timeout::Bounded),
+            Command::ReadUnlocked => access::read(&mut call, ptr, Timeout::Never),
+            Command::Write => access::write(&mut call, ptr),
+            Command::MigrateToDev => migrate::to_device(&mut call, ptr),
+            Command::MigrateToSys => migrate::to_system(&mut call),
+            Command::Snapshot => access::snapshot(&mut call, ptr),
+            Command::Exclusive => access::exclusive(&mut call, ptr),
+            Command::CheckExclusive => access::check_exclusive(&mut call),
+            // Handled above; they have no range.
+            Command::Release | Command::Flags => Ok(()),
         };
         *self.buffers.lock() = Some(buffers);
         result

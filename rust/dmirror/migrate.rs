@@ -19,36 +19,30 @@ use hmm::{
     range::{PageView, Timeout},
     vma::LockedVma,
 };
-use kernel::mm::virt::flags::NOHUGEPAGE as VM_NOHUGEPAGE;
-use kernel::mm::virt::flags::READ as VM_READ;
-use kernel::page::PAGE_SIZE;
-use kernel::prelude::*;
-use kernel::time::delay::fsleep;
-use kernel::time::Delta;
-use kernel::time::Instant;
-use kernel::time::Monotonic;
-use kernel::uaccess::UserPtr;
+use kernel::{
+    mm::{virt::flags, MmapReadGuard},
+    page::PAGE_SIZE,
+    prelude::*,
+    time::{delay::fsleep, Delta, Instant, Monotonic},
+    uaccess::UserPtr,
+};
 
-use crate::access;
-use crate::config::DRAIN_EVERY;
-use crate::config::MIGRATE_PAUSE_US;
-use crate::config::MIGRATE_TRIES;
-use crate::config::RESERVE_PAUSE_US;
-use crate::config::RESERVE_TIMEOUT_MS;
-use crate::config::RESERVE_TRIES;
-use crate::config::WINDOW_PAGES;
-use crate::device::DeviceMemory;
-use crate::file::pause_for_others;
-use crate::file::window_at;
-use crate::file::Call;
-use crate::inject::Site;
-use crate::pageset;
-use crate::pageset::PageSet;
-use crate::pool::Reservation;
-use crate::pool::WhenFull;
+use crate::{
+    access,
+    call::{resched_or_eintr, window_at, Call},
+    config::{
+        DRAIN_EVERY, MIGRATE_PAUSE_US, MIGRATE_TRIES, RESERVE_PAUSE_US, RESERVE_TIMEOUT_MS,
+        RESERVE_TRIES, WINDOW_PAGES,
+    },
+    device::DeviceMemory,
+    inject::Site,
+    pageset::{self, PageSet},
+    plan::{self, Next, Outcome, Plan, ReserveRequest},
+    reserve::Reservation,
+};
 
 // A set has a place for each page of a window.
-const _: () = assert!(pageset::PAGES == WINDOW_PAGES);
+const _: () = assert!(pageset::PAGES == WINDOW_PAGES && plan::WINDOW == WINDOW_PAGES);
 
 /// Moves the range to the device, and copies what the device then sees of it to `out`.
 ///
@@ -76,7 +70,7 @@ pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
         }
         all_there &= step.there.len() == npages;
         at = step.range.end;
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     if all_there {
         Ok(())
@@ -95,13 +89,6 @@ struct Step {
     error: Option<Error>,
 }
 
-/// What a pass is to have when it begins.
-struct Wanted {
-    block: bool,
-    pages: usize,
-    when_full: WhenFull,
-}
-
 /// Moves a window, with bounded retries for pages that are locked or referenced by somebody else.
 fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
     let mut step = Step {
@@ -115,81 +102,49 @@ fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
 }
 
 fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
-    let npages = step.range.len() / PAGE_SIZE;
     let pagemap = call.view.pagemap();
-    let mut huge = match pagemap.kind() {
-        Kind::Private => LargeFolios::Keep,
-        // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
-        Kind::Coherent => LargeFolios::Split,
-    };
-    let mut block = huge == LargeFolios::Keep && npages == WINDOW_PAGES;
-    let mut wanted = Wanted {
-        block,
-        pages: if block { 0 } else { npages },
-        when_full: WhenFull::TakeWhatIsFree,
-    };
-    let mut small_holes = false;
+    // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
+    let takes_large = pagemap.kind() == Kind::Private;
+    let mut plan = Plan::first(step.range.len() / PAGE_SIZE, takes_large);
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
-            pause_for_others()?;
+            resched_or_eintr()?;
         }
-        let mut reservation = reserve(pagemap, &wanted)?;
-        let pass = pass_to_device(call, step, huge, small_holes, &mut reservation)?;
+        let mut reservation = reserve(pagemap, &plan.request)?;
+        let outcome = pass_to_device(call, step, &plan, &mut reservation)?;
         drop(reservation);
         step.there = on_device(call, step.range.clone())?;
         let missing = step.range.len() / PAGE_SIZE - step.there.len();
-        if missing == 0 {
-            break;
-        }
-        wanted = if pass.is_shared {
-            // mm splits it when it collects it.
-            huge = LargeFolios::Split;
-            block = false;
-            Wanted {
-                block,
-                pages: missing,
-                // They could be collected: they are worth evicting others for.
-                when_full: WhenFull::Evict,
-            }
-        } else if pass.lacks_block || pass.lacking > 0 {
-            // Only pages that can move are worth evicting others for.
-            Wanted {
-                block: pass.lacks_block,
-                pages: pass.lacking,
-                when_full: WhenFull::Evict,
-            }
-        } else {
-            let_others_finish(pagemap);
-            if pass.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
-                drain_lru_batches();
-            }
-            // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
-            // ones in.
-            small_holes |= pass.hole_stays;
-            // A huge page that was locked for a moment is still one.
-            let block = block && missing == WINDOW_PAGES;
-            Wanted {
-                block,
-                pages: if block { 0 } else { missing },
-                when_full: WhenFull::TakeWhatIsFree,
+        plan = match plan.next(&outcome, missing) {
+            Next::Done => return Ok(()),
+            Next::Again(plan) => plan,
+            Next::AfterPause(plan) => {
+                backoff(pagemap);
+                if outcome.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
+                    drain_lru_batches();
+                }
+                plan
             }
         };
     }
     Ok(())
 }
 
-/// Reserves what is wanted. If there is no block, small pages do; while others hold reservations,
+/// Reserves what a pass is to have. If there is no block, small pages do; while others hold reservations,
 /// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
-fn reserve<'d>(pagemap: &'d Pagemap<DeviceMemory>, wanted: &Wanted) -> Result<Reservation<'d>> {
+fn reserve<'d>(
+    pagemap: &'d Pagemap<DeviceMemory>,
+    request: &ReserveRequest,
+) -> Result<Reservation<'d>> {
     let start = Instant::<Monotonic>::now();
     let mut tries = 0;
     loop {
         let mut reservation = Reservation::new(pagemap);
-        let mut pages = wanted.pages;
-        if wanted.block && !reservation.add_block(wanted.when_full)? {
+        let mut pages = request.pages;
+        if request.block && !reservation.add_block(request.when_full)? {
             pages = WINDOW_PAGES;
         }
-        match reservation.add_pages(pages, wanted.when_full) {
+        match reservation.add_pages(pages, request.when_full) {
             Ok(()) => return Ok(reservation),
             Err(ENOMEM) => {}
             Err(error) => return Err(error),
@@ -207,48 +162,38 @@ fn reserve<'d>(pagemap: &'d Pagemap<DeviceMemory>, wanted: &Wanted) -> Result<Re
         }
         tries += 1;
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
 }
 
-/// What one pass towards the device has come to.
-#[derive(Default)]
-struct Pass {
-    /// There was a huge page, and no block nor enough small pages for it.
-    lacks_block: bool,
-    /// There was a huge page that other processes may share.
-    is_shared: bool,
-    /// Pages that could move and found no room.
-    lacking: usize,
-    /// A hole of several pages got a block, and did not take it.
-    hole_stays: bool,
-    /// mm may have references to pages of the range.
-    may_be_in_batches: bool,
-}
-
+/// Makes one pass towards the device.
 fn pass_to_device(
     call: &mut Call<'_>,
     step: &mut Step,
-    huge: LargeFolios,
-    small_holes: bool,
+    plan: &Plan,
     reservation: &mut Reservation<'_>,
-) -> Result<Pass> {
-    let mut pass = Pass::default();
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
     let pagemap = call.view.pagemap();
+    let large = if plan.keeps_large {
+        LargeFolios::Keep
+    } else {
+        LargeFolios::Split
+    };
     let pending = call.view.pending_map(step.range.clone())?;
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, step.range.start)?;
     step.range.end = step.range.end.min(vma.end());
-    pass.may_be_in_batches = vma.may_have_anonymous_pages();
-    let mut migration = match pending.migrate(vma, huge, &mut call.buffers.migrate) {
+    outcome.may_be_in_batches = vma.may_have_anonymous_pages();
+    let mut migration = match pending.migrate(vma, large, &mut call.buffers.migrate) {
         // Its pages stay where they are.
         Err(EOPNOTSUPP) => {
-            pass.may_be_in_batches = false;
-            return Ok(pass);
+            outcome.may_be_in_batches = false;
+            return Ok(outcome);
         }
         migration => migration?,
     };
-    let huge_holes = !small_holes && vma.flags() & VM_NOHUGEPAGE == 0;
+    let huge_holes = !plan.small_holes && vma.flags() & flags::NOHUGEPAGE == 0;
     let mut hole_got_room = false;
     for entry in migration.entries() {
         let is_huge_hole = entry.order() > 0 && entry.is_hole();
@@ -261,11 +206,11 @@ fn pass_to_device(
         if entry.order() > 0 && !entry.can_split() {
             // One that may be shared goes in small pages: `remove_migration_pmd()` takes the soft-dirty
             // bit of its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
-            pass.is_shared = true;
+            outcome.is_shared = true;
             continue;
         }
         let room = reservation.npages();
-        set_dst(entry, huge, reservation, pagemap, &mut pass)?;
+        set_dst(entry, huge, reservation, pagemap, &mut outcome)?;
         hole_got_room |= is_huge_hole && huge && reservation.npages() < room;
     }
     let copying = migration.copy()?;
@@ -273,8 +218,8 @@ fn pass_to_device(
         return Err(error);
     }
     let moved = copying.commit()?.moved();
-    pass.hole_stays = hole_got_room && moved == 0;
-    Ok(pass)
+    outcome.hole_stays = hole_got_room && moved == 0;
+    Ok(outcome)
 }
 
 /// Sets the destination of an entry: a block for a huge page, or small pages for each of its pages,
@@ -284,7 +229,7 @@ fn set_dst(
     huge: bool,
     reservation: &mut Reservation<'_>,
     pagemap: &Pagemap<DeviceMemory>,
-    pass: &mut Pass,
+    outcome: &mut Outcome,
 ) -> Result {
     if pagemap.ops().injection().fails(Site::Lock) {
         return Ok(());
@@ -298,7 +243,7 @@ fn set_dst(
         return match reservation.pop_page()? {
             Some(folio) => entry.set_dst(folio),
             None => {
-                pass.lacking += 1;
+                outcome.lacking += 1;
                 Ok(())
             }
         };
@@ -309,7 +254,7 @@ fn set_dst(
         }
     }
     if reservation.npages() < WINDOW_PAGES {
-        pass.lacks_block = true;
+        outcome.lacks_block = true;
         return Ok(());
     }
     let mut small = entry.split()?;
@@ -353,7 +298,7 @@ pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
         let mut window = window_at(at, range.end);
         left += step_to_system(call, &mut window)?;
         at = window.end;
-        pause_for_others()?;
+        resched_or_eintr()?;
     }
     if left == 0 {
         Ok(())
@@ -368,11 +313,11 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let mut left = 0;
     for attempt in 0..MIGRATE_TRIES {
         if attempt > 0 {
-            let_others_finish(call.view.pagemap());
+            backoff(call.view.pagemap());
             if attempt % DRAIN_EVERY == 1 {
                 drain_lru_batches();
             }
-            pause_for_others()?;
+            resched_or_eintr()?;
         }
         pass_to_system(call, range)?;
         left = on_device(call, range.clone())?.len();
@@ -398,18 +343,15 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
 }
 
 /// The VMA at an address that the device may read.
-fn readable_vma<'a>(
-    mmap: &'a kernel::mm::MmapReadGuard<'_>,
-    address: usize,
-) -> Result<LockedVma<'a>> {
+fn readable_vma<'a>(mmap: &'a MmapReadGuard<'_>, address: usize) -> Result<LockedVma<'a>> {
     LockedVma::lookup(mmap, address)
-        .filter(|vma| vma.flags() & VM_READ != 0)
+        .filter(|vma| vma.flags() & flags::READ != 0)
         .ok_or(EINVAL)
 }
 
-/// Between passes: lets others finish with pages that they have locked. Who holds them for longest
+/// Lets others finish with pages that they have locked. Who holds them for longest
 /// is an eviction, perhaps of the very pages that are wanted.
-fn let_others_finish(pagemap: &Pagemap<DeviceMemory>) {
+fn backoff(pagemap: &Pagemap<DeviceMemory>) {
     pagemap.ops().wait_for_eviction();
     fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
 }

@@ -12,12 +12,12 @@ use kernel::time::Monotonic;
 
 use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
-use crate::file;
+use crate::file::Command;
 use crate::inject::Injection;
 use crate::inject::Site;
-use crate::pool::Reservation;
+use crate::plan::WhenFull;
 use crate::pool::Room;
-use crate::pool::WhenFull;
+use crate::reserve::Reservation;
 
 fn device(blocks: usize) -> Result<Device> {
     let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
@@ -294,15 +294,25 @@ mod abi {
     #[test]
     fn command_numbers_are_those_of_test_hmm() {
         // _IOWR('H', nr, 40 bytes)
-        assert_eq!(file::MIGRATE_TO_DEV, 0xc028_4802);
-        assert_eq!(file::MIGRATE_TO_SYS, 0xc028_4803);
-        assert_eq!(file::READ, 0xc028_4800);
-        assert_eq!(file::WRITE, 0xc028_4801);
-        assert_eq!(file::SNAPSHOT, 0xc028_4804);
-        assert_eq!(file::EXCLUSIVE, 0xc028_4805);
-        assert_eq!(file::CHECK_EXCLUSIVE, 0xc028_4806);
-        assert_eq!(file::RELEASE, 0xc028_4807);
-        assert_eq!(file::FLAGS, 0xc028_4808);
-        assert_eq!(file::READ_UNLOCKED, 0xc028_4809);
+        for (nr, command) in [
+            Command::Read,
+            Command::Write,
+            Command::MigrateToDev,
+            Command::MigrateToSys,
+            Command::Snapshot,
+            Command::Exclusive,
+            Command::CheckExclusive,
+            Command::Release,
+            Command::Flags,
+            Command::ReadUnlocked,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(Command::try_from(0xc028_4800 + nr as u32), Ok(command));
+        }
+        for unknown in [0, 0xc028_480a, 0xc028_4700, 0x4028_4800, u32::MAX] {
+            assert_eq!(Command::try_from(unknown), Err(EINVAL));
+        }
     }
 }

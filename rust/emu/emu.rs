@@ -22,6 +22,7 @@ pub mod fault;
 pub mod iomem;
 pub mod memory;
 pub mod pending;
+mod record;
 pub mod sched;
 mod table;
 #[cfg(CONFIG_KUNIT = "y")]

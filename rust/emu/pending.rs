@@ -42,90 +42,12 @@ use kernel::{
 };
 
 use crate::{
-    bindings,
     device::{DeviceOps, Emulated, Pagemap},
+    record::Record,
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares},
     view::{pages_of_run, NodeBox, State, View, ViewGuard},
 };
-
-/// What a [`PendingMap`] stands for, in the list of its view.
-pub(crate) struct Record {
-    /// The numbers of the pages.
-    pages: Range<usize>,
-    /// The task that has it; never dereferenced.
-    task: *const bindings::task_struct,
-    /// Whether the folios are locked that are to be mapped.
-    is_armed: bool,
-    /// Whether the pages were changed by others since.
-    is_invalidated: bool,
-    next: Option<KBox<Record>>,
-}
-
-// SAFETY: `task` is only compared.
-unsafe impl Send for Record {}
-
-/// The pending maps of a view, under its update lock.
-pub(crate) struct PendingList(Option<KBox<Record>>);
-
-impl PendingList {
-    pub(crate) fn new() -> Self {
-        Self(None)
-    }
-
-    #[cfg(CONFIG_KUNIT = "y")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
-    /// the device of the view.
-    pub(crate) fn invalidate(&mut self, pages: &Range<usize>, is_own: bool) {
-        let task = Task::current_raw().cast_const();
-        let mut next = &mut self.0;
-        while let Some(record) = next {
-            let overlaps = pages.start < record.pages.end && record.pages.start < pages.end;
-            let is_part = record.task == task && (is_own || !record.is_armed);
-            record.is_invalidated |= overlaps && !is_part;
-            next = &mut record.next;
-        }
-    }
-
-    fn push(&mut self, mut record: KBox<Record>) -> *const Record {
-        let id: *const Record = &*record;
-        record.next = self.0.take();
-        self.0 = Some(record);
-        id
-    }
-
-    fn get(&mut self, id: *const Record) -> Option<&mut Record> {
-        let mut next = self.0.as_deref_mut();
-        while let Some(record) = next {
-            if core::ptr::eq(record, id) {
-                return Some(record);
-            }
-            next = record.next.as_deref_mut();
-        }
-        None
-    }
-
-    /// Takes a record out, for the caller to free.
-    fn remove(&mut self, id: *const Record) -> Option<KBox<Record>> {
-        let mut place = &mut self.0;
-        while place
-            .as_deref()
-            .is_some_and(|record| !core::ptr::eq(record, id))
-        {
-            place = match place {
-                Some(record) => &mut record.next,
-                None => return None,
-            };
-        }
-        let mut removed = place.take()?;
-        *place = removed.next.take();
-        Some(removed)
-    }
-}
 
 /// The right to map what the current task is about to migrate, or to make exclusive: see the
 /// [module](self). One that is leaked costs memory, and time in each invalidation, until its view is

@@ -30,7 +30,7 @@ pub use crate::table::Access;
 use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
-    pending::PendingList,
+    record::PendingList,
     table::{Entry, Node, Place, Spares, Table, FANOUT, MAX_SPARES},
 };
 

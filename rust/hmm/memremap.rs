@@ -35,6 +35,7 @@ mod pagemap;
 mod pages;
 mod pfn;
 
+pub(crate) use self::pfn::{try_get_page, unlock_and_put, Mpfn};
 pub use self::{
     fault::{CpuFault, FaultAnswer},
     folio::{FolioData, FreeFolio},
@@ -42,8 +43,4 @@ pub use self::{
     pagemap::{DevPagemap, Evicted, Options, Owner},
     pages::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     pfn::{Frame, Kind, PfnRange},
-};
-pub(crate) use self::{
-    folio::{try_get_page, unlock_and_put},
-    pfn::Mpfn,
 };

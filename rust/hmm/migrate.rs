@@ -47,6 +47,7 @@ mod migration;
 mod rmap;
 mod to_system;
 
+use self::buffer::PfnArrays;
 pub use self::{
     buffer::MigrateBuffer,
     copy::{CopyBatch, CopyEngine, CopyOp, CopyOps, Pending, Place},
@@ -54,4 +55,3 @@ pub use self::{
     entry::{Entries, Entry, SplitEntry},
     migration::{Collected, Copying, LargeFolios, Migrated, Migration, Moved},
 };
-pub(crate) use self::{buffer::PfnArrays, to_system::FaultPage};

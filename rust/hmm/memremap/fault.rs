@@ -7,15 +7,10 @@
 
 use core::ptr::NonNull;
 
-use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
+use kernel::{mm::virt::VmaRef, page::PAGE_SIZE};
 
 use super::{DevPagemap, DevPagemapOps, HPAGE_PMD_NR};
-use crate::{
-    bindings,
-    lru::drain_lru_batches,
-    migrate::{FaultPage, MigrateBuffer, Migration, PfnArrays},
-    vma::LockedVma,
-};
+use crate::{bindings, vma::LockedVma};
 
 /// A fault on a page of the device, which the driver must answer.
 ///
@@ -96,60 +91,14 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         self.address() / PAGE_SIZE % self.npages()
     }
 
-    /// Moves the [`npages`](Self::npages) pages of the touched entry to system memory: a huge page
-    /// whole, or in small pages where system memory has no huge one. What becomes of the page that
-    /// was touched decides about the result.
-    ///
-    /// May sleep. The caller holds no folio lock but that of the fault.
-    ///
-    /// Returns `Ok` as well when the page stays because somebody else has a reference to it: that
-    /// one brings it back, or lets go of it.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`](super::Hooks::should_fail_alloc) returns;
-    /// what the copy engine returns; [`EINVAL`] when the VMA is of a kind that never migrates.
-    ///
-    /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
-    pub fn migrate_to_system(&self) -> Result {
-        if self.npages() == 1 {
-            // A fault on a page needs no memory for the arrays.
-            let (mut src, mut dst) = ([0], [0]);
-            return self.migrate(PfnArrays {
-                src: &mut src,
-                dst: &mut dst,
-            });
-        }
-        let mut buffer = MigrateBuffer::new(self.npages())?;
-        self.migrate(buffer.arrays(self.npages())?)
-    }
-
-    fn migrate(&self, arrays: PfnArrays<'_>) -> Result {
-        let bytes = self.npages() * PAGE_SIZE;
-        let start = self.address() & !(bytes - 1);
+    /// Returns the page that was touched, which the core has locked and holds.
+    pub(crate) fn page(&self) -> *mut bindings::page {
         // SAFETY: `vmf` is valid, by the type invariant.
-        let page = unsafe { self.vmf.as_ref().page };
-        let fault = FaultPage {
-            page: NonNull::new(page).ok_or(EINVAL)?,
-            is_shared: self.npages() > 1 && !self.is_writable(),
-        };
-        let range = start..start + bytes;
-        let mut migration = Migration::for_fault(self.vma(), range, self.pagemap, arrays, fault)?;
-        let touched = migration.populate(Some(self.index()));
-        let copying = migration.copy()?;
-        let refused = copying.refused(self.index());
-        let moved = copying.commit()?.moved();
-        touched?;
-        refused?;
-        if moved == 0 {
-            // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
-            drain_lru_batches();
-        }
-        Ok(())
+        unsafe { self.vmf.as_ref().page }
     }
 
     /// Returns whether the process may write to a huge page without a fault.
-    fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         // SAFETY: `vmf` is valid, by the type invariant.
         let fault = unsafe { self.vmf.as_ref() };
         // SAFETY: The core has set the entry before it called us; any bits are a value of it.

@@ -289,3 +289,54 @@ impl Mpfn {
 
 /// A page of the memory map.
 pub(crate) type PagePtr = NonNull<bindings::page>;
+
+/// Unlocks and puts the folio of a page frame.
+///
+/// # Safety
+///
+/// The caller owns the lock of the folio and a reference to it, and uses neither again.
+pub(crate) unsafe fn unlock_and_put(frame: Frame) {
+    // SAFETY: The page is valid, because the caller has a reference to it.
+    let folio = unsafe { bindings::page_folio(frame.page()) };
+    // SAFETY: The caller owns the lock.
+    unsafe { bindings::folio_unlock(folio) };
+    // SAFETY: The caller owns the reference.
+    unsafe { bindings::folio_put(folio) };
+}
+
+/// A reference to the folio of a page.
+///
+/// # Invariants
+///
+/// We own a reference to `folio`.
+pub(crate) struct FolioRef(*mut bindings::folio);
+
+/// Takes a reference to the folio of a page, unless that is free. Does not sleep.
+pub(crate) fn try_get_page(page: PagePtr) -> Option<FolioRef> {
+    // SAFETY: It is a page of the memory map. What the function reads may be old by now.
+    let folio = unsafe { bindings::page_folio(page.as_ptr()) };
+    // SAFETY: The folio is a page of the memory map; the function takes no reference to what has
+    // none.
+    if !unsafe { bindings::folio_try_get(folio) } {
+        return None;
+    }
+    // INVARIANT: The reference was just taken.
+    let folio = FolioRef(folio);
+    // SAFETY: It is a page of the memory map.
+    let now = unsafe { bindings::page_folio(page.as_ptr()) };
+    // Before we had the reference, the pages may have become another folio.
+    (now == folio.0).then_some(folio)
+}
+
+impl FolioRef {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::folio {
+        self.0
+    }
+}
+
+impl Drop for FolioRef {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours, by the type invariant.
+        unsafe { bindings::folio_put(self.0) };
+    }
+}

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     bindings,
     folio::{Reclaim, SystemFolio},
-    memremap::{DevPagemap, DevPagemapOps, Hooks, Kind, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
+    lru::drain_lru_batches,
+    memremap::{CpuFault, DevPagemap, DevPagemapOps, Hooks, Kind, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
     vma::LockedVma,
 };
 
@@ -20,11 +21,11 @@ use crate::{
 const HPAGE_PMD_SIZE: usize = HPAGE_PMD_NR * PAGE_SIZE;
 
 /// What a CPU has touched.
-pub(crate) struct FaultPage {
+struct FaultPage {
     /// The page, which the core has locked and holds.
-    pub(crate) page: NonNull<bindings::page>,
+    page: NonNull<bindings::page>,
     /// Whether it is part of a huge page that other processes may share.
-    pub(crate) is_shared: bool,
+    is_shared: bool,
 }
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
@@ -39,7 +40,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates.
     ///
     /// C function: `migrate_vma_setup()`.
-    pub(crate) fn to_system(
+    fn to_system(
         vma: LockedVma<'a>,
         range: Range<usize>,
         large: LargeFolios,
@@ -62,7 +63,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     }
 
     /// Collects what a CPU has touched.
-    pub(crate) fn for_fault(
+    fn for_fault(
         vma: LockedVma<'a>,
         range: Range<usize>,
         pagemap: &'a DevPagemap<T>,
@@ -89,7 +90,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     /// # Errors
     ///
     /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns. Pages without a destination stay.
-    pub(crate) fn populate(&mut self, decisive: Option<usize>) -> Result {
+    fn populate(&mut self, decisive: Option<usize>) -> Result {
         let first = self.entries().next().map_or(0, |entry| entry.order());
         if first == 0 {
             // There was no huge page; what was allocated for one is freed.
@@ -182,6 +183,58 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             *outcome = Err(error);
         }
         Ok(copying.commit()?.moved())
+    }
+}
+
+impl<T: DevPagemapOps> CpuFault<'_, T> {
+    /// Moves the [`npages`](Self::npages) pages of the touched entry to system memory: a huge page
+    /// whole, or in small pages where system memory has no huge one. What becomes of the page that
+    /// was touched decides about the result.
+    ///
+    /// May sleep. The caller holds no folio lock but that of the fault.
+    ///
+    /// Returns `Ok` as well when the page stays because somebody else has a reference to it: that
+    /// one brings it back, or lets go of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns;
+    /// what the copy engine returns; [`EINVAL`] when the VMA is of a kind that never migrates.
+    ///
+    /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
+    pub fn migrate_to_system(&self) -> Result {
+        if self.npages() == 1 {
+            // A fault on a page needs no memory for the arrays.
+            let (mut src, mut dst) = ([0], [0]);
+            return self.migrate(PfnArrays {
+                src: &mut src,
+                dst: &mut dst,
+            });
+        }
+        let mut buffer = MigrateBuffer::new(self.npages())?;
+        self.migrate(buffer.arrays(self.npages())?)
+    }
+
+    fn migrate(&self, arrays: PfnArrays<'_>) -> Result {
+        let bytes = self.npages() * PAGE_SIZE;
+        let start = self.address() & !(bytes - 1);
+        let fault = FaultPage {
+            page: NonNull::new(self.page()).ok_or(EINVAL)?,
+            is_shared: self.npages() > 1 && !self.is_writable(),
+        };
+        let range = start..start + bytes;
+        let mut migration = Migration::for_fault(self.vma(), range, self.pagemap(), arrays, fault)?;
+        let touched = migration.populate(Some(self.index()));
+        let copying = migration.copy()?;
+        let refused = copying.refused(self.index());
+        let moved = copying.commit()?.moved();
+        touched?;
+        refused?;
+        if moved == 0 {
+            // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
+            drain_lru_batches();
+        }
+        Ok(())
     }
 }
 

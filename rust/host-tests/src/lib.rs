@@ -3,7 +3,8 @@
 //! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` and nothing else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/request.rs` and `tests/table`.
+//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`, `tests/plan.rs`,
+//! `tests/request.rs` and `tests/table`.
 
 #![no_std]
 
@@ -14,6 +15,14 @@ mod alloc;
 #[path = "../../dmirror/pageset.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod pageset;
+
+#[path = "../../dmirror/params.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod params;
+
+#[path = "../../dmirror/plan.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod plan;
 
 #[path = "../../dmirror/request.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]

@@ -81,11 +81,7 @@ fn is_begun(memory: &Memory, before: &Survey) -> Result<()> {
 
 /// Has `owner` do something with memory of its own on the device, in a process of its own, while
 /// that is being evicted, and checks that nothing of it is left.
-fn during_eviction(
-    context: &Context,
-    kind: Kind,
-    owner: Owner,
-) -> Result<()> {
+fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
     needs_ours("delays on demand")?;
     let device = kind.open(context)?;
     let before = Before::of(&device)?;
@@ -119,10 +115,7 @@ fn during_eviction(
     before.nothing_is_left(&device)
 }
 
-fn of_each_kind(
-    context: &Context,
-    owner: Owner,
-) -> Result<()> {
+fn of_each_kind(context: &Context, owner: Owner) -> Result<()> {
     for kind in [Kind::Small, Kind::Huge] {
         during_eviction(context, kind, owner).with_context(|| format!("{kind:?}"))?;
     }

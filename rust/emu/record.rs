@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is about to be mapped by those who change the page tables themselves, and whether others
+//! have changed them since.
+
+use core::ops::Range;
+
+use kernel::{prelude::*, task::Task};
+
+use crate::bindings;
+
+/// What a [`PendingMap`](crate::pending::PendingMap) stands for, in the list of its view.
+pub(crate) struct Record {
+    /// The numbers of the pages.
+    pub(crate) pages: Range<usize>,
+    /// The task that has it; never dereferenced.
+    pub(crate) task: *const bindings::task_struct,
+    /// Whether the folios are locked that are to be mapped.
+    pub(crate) is_armed: bool,
+    /// Whether the pages were changed by others since.
+    pub(crate) is_invalidated: bool,
+    pub(crate) next: Option<KBox<Record>>,
+}
+
+// SAFETY: `task` is only compared.
+unsafe impl Send for Record {}
+
+/// The pending maps of a view, under its update lock.
+pub(crate) struct PendingList(Option<KBox<Record>>);
+
+impl PendingList {
+    pub(crate) fn new() -> Self {
+        Self(None)
+    }
+
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
+    /// the device of the view.
+    pub(crate) fn invalidate(&mut self, pages: &Range<usize>, is_own: bool) {
+        let task = Task::current_raw().cast_const();
+        let mut next = &mut self.0;
+        while let Some(record) = next {
+            let overlaps = pages.start < record.pages.end && record.pages.start < pages.end;
+            let is_part = record.task == task && (is_own || !record.is_armed);
+            record.is_invalidated |= overlaps && !is_part;
+            next = &mut record.next;
+        }
+    }
+
+    pub(crate) fn push(&mut self, mut record: KBox<Record>) -> *const Record {
+        let id: *const Record = &*record;
+        record.next = self.0.take();
+        self.0 = Some(record);
+        id
+    }
+
+    pub(crate) fn get(&mut self, id: *const Record) -> Option<&mut Record> {
+        let mut next = self.0.as_deref_mut();
+        while let Some(record) = next {
+            if core::ptr::eq(record, id) {
+                return Some(record);
+            }
+            next = record.next.as_deref_mut();
+        }
+        None
+    }
+
+    /// Takes a record out, for the caller to free.
+    pub(crate) fn remove(&mut self, id: *const Record) -> Option<KBox<Record>> {
+        let mut place = &mut self.0;
+        while place
+            .as_deref()
+            .is_some_and(|record| !core::ptr::eq(record, id))
+        {
+            place = match place {
+                Some(record) => &mut record.next,
+                None => return None,
+            };
+        }
+        let mut removed = place.take()?;
+        *place = removed.next.take();
+        Some(removed)
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of how a step towards the device goes on, `rust/dmirror/plan.rs`.
+
+#[path = "../../dmirror/plan.rs"]
+mod plan;
+
+use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull, WINDOW};
+use proptest::prelude::*;
+
+/// The same decisions, written as a loop over variables: the model.
+struct Model {
+    huge: bool,
+    block: bool,
+    small_holes: bool,
+    wanted: (bool, usize, bool),
+}
+
+impl Model {
+    fn new(npages: usize, takes_large: bool) -> Self {
+        let block = takes_large && npages == WINDOW;
+        Self {
+            huge: takes_large,
+            block,
+            small_holes: false,
+            wanted: (block, if block { 0 } else { npages }, false),
+        }
+    }
+
+    /// Whether another pass comes, and whether after a pause.
+    fn after(&mut self, outcome: &Outcome, missing: usize) -> Option<bool> {
+        if missing == 0 {
+            return None;
+        }
+        if outcome.is_shared {
+            self.huge = false;
+            self.block = false;
+            self.wanted = (false, missing, true);
+            return Some(false);
+        }
+        if outcome.lacks_block || outcome.lacking > 0 {
+            self.wanted = (outcome.lacks_block, outcome.lacking, true);
+            return Some(false);
+        }
+        if outcome.hole_stays {
+            self.small_holes = true;
+        }
+        let block = self.block && missing == WINDOW;
+        self.wanted = (block, if block { 0 } else { missing }, false);
+        Some(true)
+    }
+
+    fn agrees(&self, plan: &Plan) -> bool {
+        let ReserveRequest {
+            block,
+            pages,
+            when_full,
+        } = plan.request;
+        self.wanted == (block, pages, when_full == WhenFull::Evict)
+            && (self.huge, self.small_holes) == (plan.keeps_large, plan.small_holes)
+    }
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    (
+        any::<[bool; 4]>(),
+        prop_oneof![3 => Just(0), 1 => 1..=WINDOW],
+    )
+        .prop_map(
+            |([lacks_block, is_shared, hole_stays, batches], lacking)| Outcome {
+                lacks_block,
+                is_shared,
+                lacking,
+                hole_stays,
+                may_be_in_batches: batches,
+            },
+        )
+}
+
+fn plan_of(next: Next) -> Option<(Plan, bool)> {
+    match next {
+        Next::Done => None,
+        Next::Again(plan) => Some((plan, false)),
+        Next::AfterPause(plan) => Some((plan, true)),
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_decides_as_the_model_does(
+        npages in prop_oneof![Just(WINDOW), 1..=WINDOW],
+        takes_large: bool,
+        passes in prop::collection::vec((outcome(), 0..=WINDOW), 0..16),
+    ) {
+        let mut plan = Plan::first(npages, takes_large);
+        let mut model = Model::new(npages, takes_large);
+        prop_assert!(model.agrees(&plan));
+        for (outcome, missing) in passes {
+            let next = plan_of(plan.next(&outcome, missing));
+            let expected = model.after(&outcome, missing);
+            prop_assert_eq!(next.map(|(_, pause)| pause), expected);
+            let Some((after, _)) = next else { break };
+            prop_assert!(model.agrees(&after));
+            plan = after;
+        }
+    }
+
+    #[test]
+    fn huge_pages_that_were_given_up_stay_given_up(
+        passes in prop::collection::vec((outcome(), 1..=WINDOW), 1..16),
+    ) {
+        let mut plan = Plan::first(WINDOW, true);
+        let mut given_up = false;
+        for (outcome, missing) in passes {
+            let Some((after, pause)) = plan_of(plan.next(&outcome, missing)) else { break };
+            given_up |= outcome.is_shared;
+            prop_assert_eq!(after.keeps_large, !given_up);
+            // What is free costs nobody anything; others are evicted at once or never.
+            prop_assert_eq!(after.request.when_full == WhenFull::TakeWhatIsFree, pause);
+            // A pass that asks for nothing would come to nothing.
+            prop_assert!(after.request.block || after.request.pages > 0 || outcome.lacking == 0);
+            plan = after;
+        }
+    }
+
+    #[test]
+    fn what_cannot_move_evicts_nobody(missing in 1..=WINDOW, hole_stays: bool, batches: bool) {
+        let outcome = Outcome { hole_stays, may_be_in_batches: batches, ..Outcome::default() };
+        let (after, pause) = plan_of(Plan::first(WINDOW, true).next(&outcome, missing)).unwrap();
+        prop_assert!(pause);
+        prop_assert_eq!(after.request.when_full, WhenFull::TakeWhatIsFree);
+        prop_assert_eq!(after.small_holes, hole_stays);
+    }
+}
+
+#[test]
+fn a_window_asks_for_a_block_and_less_for_its_pages() {
+    for (npages, takes_large, block, pages) in [
+        (WINDOW, true, true, 0),
+        (WINDOW, false, false, WINDOW),
+        (WINDOW - 1, true, false, WINDOW - 1),
+        (1, true, false, 1),
+    ] {
+        let plan = Plan::first(npages, takes_large);
+        let request = ReserveRequest {
+            block,
+            pages,
+            when_full: WhenFull::TakeWhatIsFree,
+        };
+        assert_eq!((plan.request, plan.keeps_large), (request, takes_large));
+        assert_eq!(plan.next(&Outcome::default(), 0), Next::Done);
+    }
+}
