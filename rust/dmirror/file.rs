@@ -35,47 +35,59 @@ use crate::{
 /// A command as user space gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
+    /// Brings the pages of the device back.
+    Release,
+    /// Sets the flags of the device.
+    Flags,
+    /// Works on a range of the address space.
+    OnRange(RangeCommand),
+}
+
+/// A command on a range of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RangeCommand {
     Read,
+    ReadUnlocked,
     Write,
     MigrateToDev,
     MigrateToSys,
     Snapshot,
     Exclusive,
     CheckExclusive,
-    Release,
-    Flags,
-    ReadUnlocked,
 }
 
 impl Command {
     /// Each command, and its number in the ABI.
     pub(crate) const NUMBERS: [(Self, u32); 10] = [
-        (Self::Read, uapi::DMIRROR_NR_READ),
-        (Self::Write, uapi::DMIRROR_NR_WRITE),
-        (Self::MigrateToDev, uapi::DMIRROR_NR_MIGRATE_TO_DEV),
-        (Self::MigrateToSys, uapi::DMIRROR_NR_MIGRATE_TO_SYS),
-        (Self::Snapshot, uapi::DMIRROR_NR_SNAPSHOT),
-        (Self::Exclusive, uapi::DMIRROR_NR_EXCLUSIVE),
-        (Self::CheckExclusive, uapi::DMIRROR_NR_CHECK_EXCLUSIVE),
+        (Self::OnRange(RangeCommand::Read), uapi::DMIRROR_NR_READ),
+        (Self::OnRange(RangeCommand::Write), uapi::DMIRROR_NR_WRITE),
+        (
+            Self::OnRange(RangeCommand::MigrateToDev),
+            uapi::DMIRROR_NR_MIGRATE_TO_DEV,
+        ),
+        (
+            Self::OnRange(RangeCommand::MigrateToSys),
+            uapi::DMIRROR_NR_MIGRATE_TO_SYS,
+        ),
+        (
+            Self::OnRange(RangeCommand::Snapshot),
+            uapi::DMIRROR_NR_SNAPSHOT,
+        ),
+        (
+            Self::OnRange(RangeCommand::Exclusive),
+            uapi::DMIRROR_NR_EXCLUSIVE,
+        ),
+        (
+            Self::OnRange(RangeCommand::CheckExclusive),
+            uapi::DMIRROR_NR_CHECK_EXCLUSIVE,
+        ),
         (Self::Release, uapi::DMIRROR_NR_RELEASE),
         (Self::Flags, uapi::DMIRROR_NR_FLAGS),
-        (Self::ReadUnlocked, uapi::DMIRROR_NR_READ_UNLOCKED),
+        (
+            Self::OnRange(RangeCommand::ReadUnlocked),
+            uapi::DMIRROR_NR_READ_UNLOCKED,
+        ),
     ];
-
-    /// Returns the error for an address space that is gone: there is no memory for a device to
-    /// access, and no range to migrate.
-    fn without_memory(self) -> Error {
-        match self {
-            Self::Read | Self::ReadUnlocked | Self::Write => EFAULT,
-            Self::MigrateToDev
-            | Self::MigrateToSys
-            | Self::Snapshot
-            | Self::Exclusive
-            | Self::CheckExclusive
-            | Self::Release
-            | Self::Flags => EINVAL,
-        }
-    }
 }
 
 impl TryFrom<u32> for Command {
@@ -88,9 +100,29 @@ impl TryFrom<u32> for Command {
     }
 }
 
+impl RangeCommand {
+    /// Returns the error for an address space that is gone: there is no memory for a device to
+    /// access, and no range to migrate or to look at.
+    fn without_memory(self) -> Error {
+        match self {
+            Self::Read | Self::ReadUnlocked | Self::Write => EFAULT,
+            Self::MigrateToDev
+            | Self::MigrateToSys
+            | Self::Snapshot
+            | Self::Exclusive
+            | Self::CheckExclusive => EINVAL,
+        }
+    }
+}
+
 /// Returns the number that `ioctl(2)` gets for a command.
 pub(crate) const fn number(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
+}
+
+/// Returns the range that a command names.
+fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
+    UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32).map_err(|_| EINVAL)
 }
 
 /// An open file.
@@ -133,7 +165,18 @@ impl DeviceFileOps for DmirrorFile {
         let mut words = dmirror_cmd::read_from_bytes(&bytes).map_err(|_| EINVAL)?;
 
         let mut counts = Counts::default();
-        let result = file.run(cmd, &words, &mut counts);
+        let result = match Command::try_from(cmd) {
+            Ok(Command::Release) => file.device.release(&mut counts.cpages),
+            Ok(Command::Flags) => file.set_flags(words.npages),
+            // A struct with a wrong range is not written back: the question mark leaves here.
+            Ok(Command::OnRange(command)) => {
+                file.run(command, user_range(&words)?, words.ptr, &mut counts)
+            }
+            Err(unknown) => {
+                user_range(&words)?;
+                Err(unknown)
+            }
+        };
         words.cpages = counts.cpages;
         words.faults = counts.faults;
         // The counts are true whatever the outcome; the error of the command goes first.
@@ -177,19 +220,17 @@ impl DmirrorFile {
         Ok(())
     }
 
-    fn run(&self, cmd: u32, words: &dmirror_cmd, counts: &mut Counts) -> Result {
-        let command = Command::try_from(cmd)?;
-        match command {
-            Command::Release => return self.device.release(&mut counts.cpages),
-            Command::Flags => return self.set_flags(words.npages),
-            _ => {}
-        }
-        let user_range = UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32);
-        let user_range = user_range.map_err(|_| EINVAL)?;
-        let mm = self.mm.mmget_not_zero();
-        let mm = mm.ok_or(command.without_memory())?;
+    fn run(
+        &self,
+        command: RangeCommand,
+        user_range: UserRange,
+        ptr: u64,
+        counts: &mut Counts,
+    ) -> Result {
+        let gone = command.without_memory();
+        let mm = self.mm.mmget_not_zero().ok_or(gone)?;
         if user_range.end() > task_size(&mm) {
-            return Err(command.without_memory());
+            return Err(gone);
         }
         let cached = self.buffers.lock().take();
         let mut buffers = match cached {
@@ -203,20 +244,18 @@ impl DmirrorFile {
             buffers: &mut buffers,
             counts,
         };
-        let ptr = usize::try_from(words.ptr)
+        let ptr = usize::try_from(ptr)
             .map(UserPtr::from_addr)
             .map_err(|_| EFAULT)?;
         let result = match command {
-            Command::Read => access::read(&mut call, ptr, Timeout::Bounded),
-            Command::ReadUnlocked => access::read(&mut call, ptr, Timeout::Never),
-            Command::Write => access::write(&mut call, ptr),
-            Command::MigrateToDev => migrate::to_device(&mut call, ptr),
-            Command::MigrateToSys => migrate::to_system(&mut call),
-            Command::Snapshot => access::snapshot(&mut call, ptr),
-            Command::Exclusive => access::exclusive(&mut call, ptr),
-            Command::CheckExclusive => access::check_exclusive(&mut call),
-            // Handled above; they have no range.
-            Command::Release | Command::Flags => Ok(()),
+            RangeCommand::Read => access::read(&mut call, ptr, Timeout::Bounded),
+            RangeCommand::ReadUnlocked => access::read(&mut call, ptr, Timeout::Never),
+            RangeCommand::Write => access::write(&mut call, ptr),
+            RangeCommand::MigrateToDev => migrate::to_device(&mut call, ptr),
+            RangeCommand::MigrateToSys => migrate::to_system(&mut call),
+            RangeCommand::Snapshot => access::snapshot(&mut call, ptr),
+            RangeCommand::Exclusive => access::exclusive(&mut call, ptr),
+            RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
         *self.buffers.lock() = Some(buffers);
         result

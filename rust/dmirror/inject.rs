@@ -3,9 +3,9 @@
 //! Delays and failures on demand, for tests: files in `/sys/kernel/debug/dmirror`, all of them 0,
 //! which is off, until root writes to them.
 //!
-//! `delay_POINT_us` makes everything wait for so many microseconds at a point, so that others come
-//! in between. `fail_SITE_times` is how often something is to fail, `0xffffffff` for ever;
-//! `fail_SITE_interval` n lets only every nth try fail, `fail_SITE_percent` n only so many of a
+//! `delay_STEP_us` makes everything wait for so many microseconds after a step, so that others come
+//! in between. `fail_SITE_times` is how often something fails, `0xffffffff` for ever. With
+//! `fail_SITE_interval` n only every nth try fails, with `fail_SITE_percent` n only so many of a
 //! hundred, by chance.
 
 use emu::{debugfs::DebugfsU32s, sched::random};
@@ -17,105 +17,139 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// Makes the enum of what can be told to fail, and the names of its files, from one list.
-macro_rules! sites {
-    ($($(#[$doc:meta])* $site:ident = $name:literal,)*) => {
+/// A number that is set for a site, each in a file of its own.
+#[derive(Clone, Copy)]
+enum Number {
+    Times,
+    Interval,
+    Percent,
+}
+
+/// The numbers of a site.
+const NUMBERS: usize = [Number::Times, Number::Interval, Number::Percent].len();
+
+/// Makes all that follows from the table of files: the sites, and the names and indices of files.
+macro_rules! files {
+    (
+        delays { $($point:ident: $delay:literal,)* }
+        failures { $($(#[$doc:meta])* $site:ident: $failure:literal,)* }
+    ) => {
         /// What can be told to fail.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy)]
         pub(crate) enum Site {
             $($(#[$doc])* $site,)*
         }
 
-        impl Site {
-            /// Each site.
-            pub(crate) const ALL: &[Self] = &[$(Self::$site,)*];
-        }
+        const DELAYS: usize = [$(SyncPoint::$point),*].len();
+        const SITES: usize = [$(Site::$site),*].len();
+        const FILES: usize = DELAYS + SITES * NUMBERS;
 
-        /// The files of each site: how often, at which interval, with which percentage.
-        const SITE_FILES: [[&CStr; 3]; Site::ALL.len()] = [$([
-            c_str!(concat!("fail_", $name, "_times")),
-            c_str!(concat!("fail_", $name, "_interval")),
-            c_str!(concat!("fail_", $name, "_percent")),
-        ],)*];
+        /// The names of the files, in the order of [`delay_index`] and [`fail_index`].
+        const NAMES: [&CStr; FILES] = distinct([
+            $(c_str!(concat!("delay_", $delay, "_us")),)*
+            $(
+                // In the order of `Number`.
+                c_str!(concat!("fail_", $failure, "_times")),
+                c_str!(concat!("fail_", $failure, "_interval")),
+                c_str!(concat!("fail_", $failure, "_percent")),
+            )*
+        ]);
+
+        /// Returns the index of the file that delays at a point. That each point has one is what
+        /// the match is for.
+        const fn delay_index(point: SyncPoint) -> usize {
+            enum Index { $($point,)* }
+            match point {
+                $(SyncPoint::$point => Index::$point as usize,)*
+            }
+        }
     };
 }
 
-sites! {
-    /// Taking pages of the device for a migration.
-    DeviceAlloc = "device_alloc",
-    /// Allocating system memory for pages that come back.
-    SystemAlloc = "system_alloc",
-    /// Copying a folio to the device.
-    CopyIn = "copy_in",
-    /// Copying a folio from the device.
-    CopyOut = "copy_out",
-    /// Finding a folio not locked by others.
-    Lock = "lock",
+files! {
+    delays {
+        ToDeviceCollected: "out_collected",
+        ToDeviceCopied: "out_copied",
+        ToDeviceMoved: "out_moved",
+        ToDeviceMapped: "out_mapped",
+        ToSystemCollected: "back_collected",
+        ToSystemCopied: "back_copied",
+        ToSystemMoved: "back_moved",
+        CpuFault: "fault",
+        RangeWalked: "walked",
+        Exclusive: "exclusive",
+    }
+    failures {
+        /// Taking pages of the device for a migration.
+        DeviceAlloc: "device_alloc",
+        /// Allocating system memory for pages that come back.
+        SystemAlloc: "system_alloc",
+        /// Copying a folio to the device.
+        CopyIn: "copy_in",
+        /// Copying a page from the device.
+        CopyOut: "copy_out",
+        /// Finding a folio not locked by others.
+        Lock: "lock",
+    }
 }
 
-/// The file of each point at which something can be held, in the order of the points.
-const DELAYS: [(SyncPoint, &CStr); 10] = [
-    (SyncPoint::ToDeviceCollected, c"delay_out_collected_us"),
-    (SyncPoint::ToDeviceCopied, c"delay_out_copied_us"),
-    (SyncPoint::ToDeviceMoved, c"delay_out_moved_us"),
-    (SyncPoint::ToDeviceMapped, c"delay_out_mapped_us"),
-    (SyncPoint::ToSystemCollected, c"delay_back_collected_us"),
-    (SyncPoint::ToSystemCopied, c"delay_back_copied_us"),
-    (SyncPoint::ToSystemMoved, c"delay_back_moved_us"),
-    (SyncPoint::CpuFault, c"delay_fault_us"),
-    (SyncPoint::RangeWalked, c"delay_walked_us"),
-    (SyncPoint::Exclusive, c"delay_exclusive_us"),
-];
+/// Returns the index of the file with a number of a site.
+const fn fail_index(site: Site, number: Number) -> usize {
+    DELAYS + site as usize * NUMBERS + number as usize
+}
 
-const FILES: usize = DELAYS.len() + SITE_FILES.len() * SITE_FILES[0].len();
-
-/// All files: first those of the points, then those of the sites.
-const NAMES: [&CStr; FILES] = {
-    let mut names = [c""; FILES];
-    let mut n = 0;
-    while n < FILES {
-        names[n] = if n < DELAYS.len() {
-            // So that the number of a point is the number of its file.
-            assert!(DELAYS[n].0 as usize == n);
-            DELAYS[n].1
-        } else {
-            let site = n - DELAYS.len();
-            SITE_FILES[site / SITE_FILES[0].len()][site % SITE_FILES[0].len()]
-        };
-        n += 1;
+/// Returns the names as they are; two that are the same do not compile.
+const fn distinct(names: [&CStr; FILES]) -> [&CStr; FILES] {
+    let mut file = 0;
+    while file < FILES {
+        let mut other = 0;
+        while other < file {
+            assert!(!is_same(names[file].to_bytes(), names[other].to_bytes()));
+            other += 1;
+        }
+        file += 1;
     }
     names
-};
+}
+
+/// Returns whether two names are the same; `==` cannot be used in constants.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
 
 /// The files, shared by all devices.
 #[pin_data]
 pub(crate) struct Injection {
     #[pin]
-    files: DebugfsU32s<FILES>,
+    numbers: DebugfsU32s<FILES>,
     /// How often each site was asked while it was on.
-    asked: [Atomic<u32>; SITE_FILES.len()],
+    asked: [Atomic<u32>; SITES],
 }
 
 impl Injection {
-    /// Everything off.
+    /// Makes the files, with everything off.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            files <- DebugfsU32s::new(c"dmirror", &NAMES),
-            asked: [const { Atomic::new(0) }; SITE_FILES.len()],
+            numbers <- DebugfsU32s::new(c"dmirror", &NAMES),
+            asked: [const { Atomic::new(0) }; SITES],
         })
     }
 
     /// Writes to a file, for the tests of this module.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn write(&self, name: &CStr, number: u32) -> Result {
-        let nth = NAMES.iter().position(|&file| file == name).ok_or(ENOENT)?;
-        self.files.put(nth, number);
+        let index = NAMES.iter().position(|&file| file == name).ok_or(ENOENT)?;
+        self.numbers.put(index, number);
         Ok(())
     }
 
-    /// Waits as long as was said for a point. May sleep.
+    /// Waits for as long as the file of a point says. May sleep.
     pub(crate) fn delay(&self, point: SyncPoint) {
-        let microseconds = self.files.get(point as usize);
+        let microseconds = self.numbers.get(delay_index(point));
         if microseconds > 0 {
             fsleep(Delta::from_micros(microseconds.into()));
         }
@@ -123,20 +157,20 @@ impl Injection {
 
     /// Returns whether something is to fail this time. Does not sleep.
     pub(crate) fn fails(&self, site: Site) -> bool {
-        let first = DELAYS.len() + site as usize * SITE_FILES[0].len();
-        if self.files.get(first) == 0 {
+        let get = |number| self.numbers.get(fail_index(site, number));
+        if get(Number::Times) == 0 {
             return false;
         }
         // ORDERING: Relaxed: the number stands for itself.
         let asked = self.asked[site as usize].fetch_add(1, Relaxed);
-        let interval = self.files.get(first + 1);
+        let interval = get(Number::Interval);
         if interval > 1 && asked % interval != interval - 1 {
             return false;
         }
-        let percent = self.files.get(first + 2);
+        let percent = get(Number::Percent);
         if percent > 0 && random() % 100 >= percent {
             return false;
         }
-        self.files.count_down(first)
+        self.numbers.count_down(fail_index(site, Number::Times))
     }
 }

@@ -12,7 +12,7 @@ use kernel::time::Monotonic;
 
 use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
-use crate::file::Command;
+use crate::file::{Command, RangeCommand};
 use crate::inject::Injection;
 use crate::inject::Site;
 use crate::plan::WhenFull;
@@ -295,16 +295,16 @@ mod abi {
     fn command_numbers_are_those_of_test_hmm() {
         // _IOWR('H', nr, 40 bytes)
         for (nr, command) in [
-            Command::Read,
-            Command::Write,
-            Command::MigrateToDev,
-            Command::MigrateToSys,
-            Command::Snapshot,
-            Command::Exclusive,
-            Command::CheckExclusive,
+            Command::OnRange(RangeCommand::Read),
+            Command::OnRange(RangeCommand::Write),
+            Command::OnRange(RangeCommand::MigrateToDev),
+            Command::OnRange(RangeCommand::MigrateToSys),
+            Command::OnRange(RangeCommand::Snapshot),
+            Command::OnRange(RangeCommand::Exclusive),
+            Command::OnRange(RangeCommand::CheckExclusive),
             Command::Release,
             Command::Flags,
-            Command::ReadUnlocked,
+            Command::OnRange(RangeCommand::ReadUnlocked),
         ]
         .into_iter()
         .enumerate()

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::memory::Memory;
 
 cases! { "errors":
-    unaligned_address = "An address inside a page is EINVAL.",
+    unaligned_address = "An address inside a page is EINVAL, and the struct stays as it was.",
     no_pages = "A range of no pages is EINVAL.",
     wrapping_range = "A range that wraps around is EINVAL.",
     page_count_overflow = "A number of pages whose bytes do not fit into 64 bits is EINVAL, not a small range.",
@@ -54,6 +54,19 @@ fn refused(device: &Device, addr: u64, pages: u64) -> Result<()> {
     Ok(())
 }
 
+/// Checks that both commands refuse what is no range, and leave the struct as it
+/// was: there are no counts in it.
+fn no_range(device: &Device, addr: u64, pages: u64) -> Result<()> {
+    refused(device, addr, pages)?;
+    for command in BOTH {
+        if let Err(error) = device.call(command, addr, pages, Buffer::Null) {
+            let what = format!("counts of {command} of {pages:#x} pages at {addr:#x}");
+            equal(&what, error.counts.is_some(), false)?;
+        }
+    }
+    Ok(())
+}
+
 /// A page that is in use, to build ranges from.
 fn used_page() -> Result<Memory> {
     Memory::new(4)
@@ -63,7 +76,7 @@ fn unaligned_address(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = used_page()?;
     for offset in [1, 8, 512, page_size() as u64 - 1] {
-        refused(&device, memory.region.addr() + offset, 1)?;
+        no_range(&device, memory.region.addr() + offset, 1)?;
     }
     memory.expect("the pages", memory.all(), Where::System)
 }
@@ -71,8 +84,8 @@ fn unaligned_address(context: &Context) -> Result<()> {
 fn no_pages(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = used_page()?;
-    refused(&device, memory.region.addr(), 0)?;
-    refused(&device, 0, 0)
+    no_range(&device, memory.region.addr(), 0)?;
+    no_range(&device, 0, 0)
 }
 
 fn wrapping_range(context: &Context) -> Result<()> {
@@ -80,10 +93,10 @@ fn wrapping_range(context: &Context) -> Result<()> {
     let memory = used_page()?;
     let page = page_size() as u64;
     let (addr, last) = (memory.region.addr(), u64::MAX - page + 1);
-    refused(&device, last, 1)?;
-    refused(&device, last, 2)?;
+    no_range(&device, last, 1)?;
+    no_range(&device, last, 2)?;
     // One page more than there are from here to the last address.
-    refused(&device, addr, (u64::MAX - addr) / page + 2)?;
+    no_range(&device, addr, (u64::MAX - addr) / page + 2)?;
     memory.expect("the pages", memory.all(), Where::System)
 }
 
@@ -92,7 +105,7 @@ fn page_count_overflow(context: &Context) -> Result<()> {
     let memory = used_page()?;
     let all = u64::MAX / page_size() as u64 + 1; // as many pages as 64 bits can address
     for pages in [all, all + 1, all + 4, 2 * all + 1, u64::MAX] {
-        refused(&device, memory.region.addr(), pages)?;
+        no_range(&device, memory.region.addr(), pages)?;
     }
     memory.expect("the pages", memory.all(), Where::System)
 }
