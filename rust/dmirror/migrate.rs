@@ -6,8 +6,7 @@
 //! map. Before a step to the device takes any lock it reserves device pages, evicting others if it
 //! must; so eviction never runs while source folios are locked.
 //!
-//! Locks, for one step: the claim of the mirror, `mmap_lock` for reading, folio locks, then the
-//! update lock of the mirror.
+//! Locks, for one step: `mmap_lock` for reading, folio locks, then the update lock of the view.
 
 use core::ops::Range;
 

@@ -11,7 +11,7 @@ fn knobs() -> Result<Pin<KBox<DebugfsU32s<3>>>> {
     )
 }
 
-#[kunit_tests(emu_knobs)]
+#[kunit_tests(emu_debugfs)]
 mod suite {
     use super::*;
 

@@ -194,7 +194,7 @@ mod suite {
     }
 
     #[test]
-    fn a_destination_has_the_order_of_its_slot() -> Result {
+    fn a_destination_has_the_order_of_its_entry() -> Result {
         let pagemap = shared_device(2)?;
         let memory = UserMemory::block()?;
         fill_ends(&memory, 35)?;
@@ -332,7 +332,7 @@ mod suite {
     }
 
     #[test]
-    fn a_claim_maps_a_huge_folio_as_one() -> Result {
+    fn a_commit_maps_a_huge_folio_as_one() -> Result {
         let pagemap = shared_device(1)?;
         let view = view(&pagemap)?;
         let memory = UserMemory::block()?;

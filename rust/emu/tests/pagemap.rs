@@ -99,7 +99,7 @@ mod suite {
     }
 
     #[test]
-    fn only_pages_of_the_region_can_be_taken() -> Result {
+    fn only_pages_of_the_device_can_be_reserved() -> Result {
         let pagemap = device(1)?;
         let beyond = DevicePages::new(HPAGE_PMD_NR, 0)?;
         assert_eq!(pagemap.reserve(beyond, ()).err(), Some(EINVAL));
@@ -167,7 +167,7 @@ mod suite {
     }
 
     #[test]
-    fn no_page_can_be_taken_while_the_pagemap_goes() -> Result {
+    fn no_page_can_be_reserved_while_the_pagemap_goes() -> Result {
         let (told, pagemap) = plain()?;
         let memory = UserMemory::filled(1, 13)?;
         assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));

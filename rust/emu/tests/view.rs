@@ -81,7 +81,7 @@ impl Bench {
     }
 }
 
-#[kunit_tests(emu_mirror)]
+#[kunit_tests(emu_view)]
 mod suite {
     use super::*;
 
@@ -204,7 +204,7 @@ mod suite {
     }
 
     #[test]
-    fn every_mirror_of_an_address_space_loses_its_entries() -> Result {
+    fn every_view_of_an_address_space_loses_its_entries() -> Result {
         let bench = Bench::filled(1)?;
         let second = Bench {
             view: view(&bench.pagemap)?,
@@ -332,7 +332,7 @@ mod suite {
     }
 
     #[test]
-    fn patience_ends_when_a_range_does_not_hold_still() -> Result {
+    fn time_runs_out_when_a_range_does_not_hold_still() -> Result {
         let bench = Bench::filled(1)?;
         bench.pagemap.ops().remap_at.set(bench.memory.at(0));
         bench.pagemap.ops().remap_times.set(usize::MAX);
@@ -369,7 +369,7 @@ mod suite {
     }
 
     #[test]
-    fn endless_patience_ends_when_the_task_is_killed() -> Result {
+    fn endless_waiting_ends_when_the_task_is_killed() -> Result {
         let bench = Bench::filled(1)?;
         let ops = bench.pagemap.ops();
         ops.remap_at.set(bench.memory.at(0));
@@ -391,7 +391,7 @@ mod suite {
     }
 
     #[test]
-    fn a_mirror_shows_its_own_address_space() -> Result {
+    fn a_view_shows_its_own_address_space() -> Result {
         let bench = Bench::filled(1)?;
         let other = other_mm()?;
         let range = bench.memory.range(0..1);
@@ -412,7 +412,7 @@ mod suite {
     }
 
     #[test]
-    fn a_mirror_outlives_its_address_space() -> Result {
+    fn a_view_outlives_its_address_space() -> Result {
         let pagemap = shared_device(1)?;
         let other = other_mm()?;
         let view = KBox::pin_init(View::new(&other, pagemap), GFP_KERNEL)?;
@@ -422,7 +422,7 @@ mod suite {
     }
 
     #[test]
-    fn a_mirror_and_its_pages_know_their_device() -> Result {
+    fn a_view_and_its_pages_know_their_device() -> Result {
         let bench = Bench::filled(1)?;
         bench.fault(0..1, Access::Read)?;
         assert!(core::ptr::eq(bench.view.pagemap(), &*bench.pagemap));
@@ -433,7 +433,7 @@ mod suite {
     }
 
     #[test]
-    fn pages_outlive_the_mirror_that_saw_them() -> Result {
+    fn pages_outlive_the_view_that_saw_them() -> Result {
         let bench = Bench::filled(2)?;
         assert_eq!(move_out(&bench.pagemap, bench.memory.range(0..2)), Ok(2));
         bench.fault(0..2, Access::Write)?;
