@@ -26,10 +26,10 @@ run: ## boot the stock kernel in QEMU, show the demo, run the selftest
 shell: ## a guest with the module loaded and the programs on PATH, interactive
 	@scripts/shell.sh
 
-guest: ## run CMD='…' in a guest; FILES='a b' KERNEL=stock|debug MODULE=dmirror|test_hmm|none MEM=4G CPUS=2 ARGS='…' APPEND='…'
+guest: ## run CMD='…' in a guest; FILES='a b' KERNEL=stock|debug|patched MODULE=dmirror|test_hmm|none MEM=4G CPUS=2 ARGS='…' APPEND='…'
 	@scripts/guest.sh
 
-kunit: ## KUnit suites of both crates, on the debug kernel
+kunit: ## KUnit suites of the kernel crates, on the debug kernel
 	@scripts/kunit.sh
 
 selftest: ## the bundled selftest, on the stock and the debug kernel; MODULE=test_hmm: on upstream's module
@@ -59,7 +59,7 @@ planted: ## plant bugs in a copy of the module, one at a time, and see that the 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/lint.sh
 
-doc: ## rustdoc of both crates and of the client library, in build/doc
+doc: ## rustdoc of the kernel crates and of the client library, in build/doc
 	@scripts/doc.sh
 
 test: ## all of the tests; ends with "N passed, N failed, N skipped"

@@ -19,6 +19,9 @@ const BITS: u32 = 9;
 /// Levels of nodes; entries for pages are in nodes of level 0, runs in those of level 1.
 const LEVELS: u32 = 5;
 
+/// A node below a place of this level is freed at once, with those that it has.
+const PART_LEVEL: u32 = 2;
+
 /// The first page number that has no place: bytes of 57 address bits, in pages of 4 KiB.
 pub(crate) const END: usize = 1 << (BITS * LEVELS);
 
@@ -118,10 +121,13 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
 
     /// Unmaps the pages. A run that is mapped as one, and of which a part is unmapped, is dropped
     /// whole.
-    pub(crate) fn clear(&mut self, pages: Range<usize>) {
+    ///
+    /// Calls `between` each time that it may have freed as many nodes as [`FANOUT`] and one more.
+    pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) {
         let end = pages.end.min(END);
         if pages.start < end {
-            clear_below(&mut self.root, LEVELS - 1, pages.start, end - 1);
+            let (level, first) = (LEVELS - 1, pages.start);
+            clear_below(&mut self.root, level, first, end - 1, &mut between);
         }
     }
 
@@ -185,6 +191,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
     level: u32,
     first: usize,
     last: usize,
+    between: &mut impl FnMut(),
 ) {
     let mut page = first;
     loop {
@@ -196,15 +203,20 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
             Place::Leaf(_) => true,
             Place::Node(child) => {
                 let whole = page & mask(level) == 0 && end & mask(level) == mask(level);
-                if !whole {
-                    clear_below(child, level - 1, page, end);
+                // A node with more than two levels below it is taken apart.
+                let at_once = whole && level <= PART_LEVEL;
+                if !at_once {
+                    clear_below(child, level - 1, page, end, between);
                 }
-                whole || child.used == 0
+                at_once || child.used == 0
             }
         };
         if empty {
             *place = Place::Empty;
             node.used -= 1;
+            if level == PART_LEVEL {
+                between();
+            }
         }
         if end == last {
             return;

@@ -31,7 +31,8 @@ use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
     record::PendingList,
-    table::{Entry, Node, Place, Spares, Table, FANOUT, MAX_SPARES},
+    sched::cond_resched,
+    table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
 };
 
 /// A node of the page table.
@@ -89,7 +90,19 @@ impl Invalidate for State {
         let range = event.range();
         let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
         self.pending.invalidate(&pages, event.is_by(&self.owner));
-        self.table.clear(pages);
+        // The end of an address space clears all that there is, which takes long.
+        let maybe_resched = || {
+            if event.is_blockable() {
+                cond_resched();
+            }
+        };
+        self.table.clear(pages, maybe_resched);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.table.clear(0..END, cond_resched);
     }
 }
 

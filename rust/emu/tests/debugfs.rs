@@ -4,7 +4,7 @@
 
 use super::prelude::*;
 
-fn knobs() -> Result<Pin<KBox<DebugfsU32s<3>>>> {
+fn numbers() -> Result<Pin<KBox<DebugfsU32s<3>>>> {
     KBox::pin_init(
         DebugfsU32s::new(c"hmm-test", &[c"one", c"two", c"three"]),
         GFP_KERNEL,
@@ -17,54 +17,54 @@ mod suite {
 
     #[test]
     fn all_are_off_at_first_and_apart_from_each_other() -> Result {
-        let knobs = knobs()?;
-        assert_eq!([0, 1, 2].map(|nth| knobs.get(nth)), [0, 0, 0]);
-        knobs.put(1, 7);
-        assert_eq!([0, 1, 2].map(|nth| knobs.get(nth)), [0, 7, 0]);
+        let numbers = numbers()?;
+        assert_eq!([0, 1, 2].map(|nth| numbers.get(nth)), [0, 0, 0]);
+        numbers.put(1, 7);
+        assert_eq!([0, 1, 2].map(|nth| numbers.get(nth)), [0, 7, 0]);
         Ok(())
     }
 
     #[test]
     fn a_number_is_counted_down_to_nothing() -> Result {
-        let knobs = knobs()?;
-        assert!(!knobs.count_down(0));
-        knobs.put(0, 2);
-        assert!(knobs.count_down(0));
-        assert!(knobs.count_down(0));
-        assert!(!knobs.count_down(0));
-        assert_eq!(knobs.get(0), 0);
+        let numbers = numbers()?;
+        assert!(!numbers.count_down(0));
+        numbers.put(0, 2);
+        assert!(numbers.count_down(0));
+        assert!(numbers.count_down(0));
+        assert!(!numbers.count_down(0));
+        assert_eq!(numbers.get(0), 0);
         Ok(())
     }
 
     #[test]
     fn the_largest_number_has_no_end() -> Result {
-        let knobs = knobs()?;
-        knobs.put(2, u32::MAX);
+        let numbers = numbers()?;
+        numbers.put(2, u32::MAX);
         for _ in 0..100 {
-            assert!(knobs.count_down(2));
+            assert!(numbers.count_down(2));
         }
-        assert_eq!(knobs.get(2), u32::MAX);
-        knobs.put(2, u32::MAX - 1);
-        assert!(knobs.count_down(2));
-        assert_eq!(knobs.get(2), u32::MAX - 2);
+        assert_eq!(numbers.get(2), u32::MAX);
+        numbers.put(2, u32::MAX - 1);
+        assert!(numbers.count_down(2));
+        assert_eq!(numbers.get(2), u32::MAX - 2);
         Ok(())
     }
 
     #[test]
     fn there_is_no_number_without_a_file() -> Result {
-        let knobs = knobs()?;
-        knobs.put(3, 5);
-        assert_eq!(knobs.get(3), 0);
-        assert_eq!(knobs.get(usize::MAX), 0);
-        assert!(!knobs.count_down(3));
+        let numbers = numbers()?;
+        numbers.put(3, 5);
+        assert_eq!(numbers.get(3), 0);
+        assert_eq!(numbers.get(usize::MAX), 0);
+        assert!(!numbers.count_down(3));
         Ok(())
     }
 
     #[test]
-    fn the_directory_goes_with_the_knobs() -> Result {
+    fn the_directory_goes_with_the_numbers() -> Result {
         // A second one of the same name would be an error that debugfs prints.
         for _ in 0..3 {
-            drop(knobs()?);
+            drop(numbers()?);
         }
         Ok(())
     }

@@ -210,4 +210,20 @@ mod suite {
         }
         Ok(())
     }
+
+    #[test]
+    fn there_are_all_files_or_none() -> Result {
+        let device = Arc::new(Counted::default(), GFP_KERNEL)?;
+        let mut devices = KVec::new();
+        // A name that is taken twice is refused, with a line in the log.
+        for name in [c"hmm-test-one", c"hmm-test-two", c"hmm-test-one"] {
+            devices.push((name, device.clone()), GFP_KERNEL)?;
+        }
+        assert_eq!(DeviceFiles::<Handle>::new(devices).err(), Some(EEXIST));
+        assert_eq!(Open::new(ONE).err(), Some(ENOENT));
+        assert!(Arc::into_unique_or_drop(device).is_some());
+        let (_device, _files) = files::<Handle>(c"hmm-test-one")?;
+        assert!(Open::new(ONE).is_ok());
+        Ok(())
+    }
 }

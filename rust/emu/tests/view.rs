@@ -376,11 +376,11 @@ mod suite {
         ops.remap_times.set(usize::MAX);
         ops.kill_in.set(20);
         let range = bench.memory.range(0..1);
-        let patience = Timeout::Never;
+        let timeout = Timeout::Never;
         let mut buffer = FaultBuffer::new()?;
         let result = with_mm(|mm| {
             let view = &bench.view;
-            view.fault(mm, range, Access::Read, patience, &mut buffer, |_| ())
+            view.fault(mm, range, Access::Read, timeout, &mut buffer, |_| ())
         });
         revive();
         ops.remap_times.set(0);
@@ -402,10 +402,10 @@ mod suite {
             .view
             .snapshot(&other, range.clone(), &mut buffer, |_| ());
         assert_eq!(told, Err(EINVAL));
-        let patience = Timeout::Bounded;
+        let timeout = Timeout::Bounded;
         let faulted = bench
             .view
-            .fault(&other, range, Access::Read, patience, &mut buffer, |_| ());
+            .fault(&other, range, Access::Read, timeout, &mut buffer, |_| ());
         assert_eq!(faulted, Err(EINVAL));
         assert_eq!(bench.access(0), None);
         Ok(())

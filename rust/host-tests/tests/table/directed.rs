@@ -101,7 +101,7 @@ fn an_entry_is_replaced_without_a_node() {
     };
     assert_eq!(bench.set(3, other), 0);
     assert_eq!(bench.table.get(3), Some(other));
-    bench.table.clear(3..4);
+    bench.table.clear(3..4, || ());
     assert_eq!(bench.table.get(3), None);
     assert_eq!(bench.nodes.live(), 1);
 }
@@ -170,7 +170,7 @@ fn too_few_spares_change_no_mapping() {
             assert_eq!(bench.table.find(0..END), None);
             // Whatever became of the spares: it ends with the pages.
             drop(spares);
-            bench.table.clear(page..page + 1);
+            bench.table.clear(page..page + 1, || ());
             assert_eq!(bench.nodes.live(), 1, "{count} spares");
         }
     }
@@ -195,7 +195,7 @@ fn clearing_frees_each_node_that_it_empties() {
     bench.set(LEVEL4, entry(7));
     let steps = [(0, 10), (1, 9), (LEVEL4, 5), (LEVEL1, 1)];
     for (page, nodes) in steps {
-        bench.table.clear(page..page + 1);
+        bench.table.clear(page..page + 1, || ());
         assert_eq!(bench.nodes.live(), nodes, "after page {page:#x}");
     }
 }
@@ -254,7 +254,7 @@ fn a_run_of_which_any_part_is_cleared_is_dropped_whole() {
     for part in parts {
         let mut bench = bench();
         bench.set_run(first, entry(1000));
-        bench.table.clear(part.clone());
+        bench.table.clear(part.clone(), || ());
         assert_eq!(bench.mapped(first..end), [0; 0], "{part:x?}");
         assert_eq!(bench.nodes.live(), 1, "{part:x?}");
     }
@@ -267,8 +267,8 @@ fn a_run_stays_when_its_neighbours_are_cleared() {
     bench.set_run(first - FANOUT, entry(0));
     bench.set_run(first, entry(1000));
     bench.set_run(end, entry(2000));
-    bench.table.clear(0..first);
-    bench.table.clear(end..END);
+    bench.table.clear(0..first, || ());
+    bench.table.clear(end..END, || ());
     assert_eq!(bench.mapped(0..4 * FANOUT).len(), FANOUT);
     assert_eq!(bench.table.get(first), Some(entry(1000)));
     assert_eq!(bench.table.get(end - 1), Some(entry(1000 + FANOUT - 1)));
@@ -281,7 +281,7 @@ fn a_page_set_in_a_run_drops_the_rest_of_it() {
     assert_eq!(bench.set(9, entry(7)), 1);
     assert_eq!(bench.mapped(0..2 * FANOUT), [9]);
     assert_eq!(bench.table.get(9), Some(entry(7)));
-    bench.table.clear(9..10);
+    bench.table.clear(9..10, || ());
     assert_eq!(bench.nodes.live(), 1);
 }
 
@@ -296,7 +296,7 @@ fn a_run_set_over_pages_drops_them_and_their_node() {
     assert_eq!(bench.table.get(1), Some(entry(1001)));
     assert_eq!(bench.table.get(FANOUT), Some(entry(7)));
     assert_eq!(bench.nodes.live(), 1 + 3 + 1);
-    bench.table.clear(0..2 * FANOUT);
+    bench.table.clear(0..2 * FANOUT, || ());
     assert_eq!(bench.nodes.live(), 1);
 }
 
@@ -321,7 +321,7 @@ fn clearing_takes_exactly_the_pages_named() {
             for &page in &pages {
                 bench.set(page, entry(page));
             }
-            bench.table.clear(border - before..border + behind);
+            bench.table.clear(border - before..border + behind, || ());
             let left: Vec<_> = pages
                 .into_iter()
                 .filter(|page| !(border - before..border + behind).contains(page))
@@ -338,8 +338,8 @@ fn clearing_all_but_one_page_of_a_node_leaves_that_page() {
         for page in 0..FANOUT {
             bench.set(LEVEL1 + page, entry(page));
         }
-        bench.table.clear(0..LEVEL1 + left);
-        bench.table.clear(LEVEL1 + left + 1..END);
+        bench.table.clear(0..LEVEL1 + left, || ());
+        bench.table.clear(LEVEL1 + left + 1..END, || ());
         assert_eq!(bench.mapped(LEVEL1..2 * LEVEL1), [LEVEL1 + left]);
         assert_eq!(bench.nodes.live(), 1 + MAX_SPARES);
     }
@@ -364,7 +364,7 @@ fn clearing_no_page_changes_nothing() {
         usize::MAX..0,
     ];
     for range in empty {
-        bench.table.clear(range.clone());
+        bench.table.clear(range.clone(), || ());
         assert_eq!(bench.nodes.live(), nodes, "{range:x?}");
         assert_eq!(bench.table.find(range), None);
     }
@@ -381,7 +381,7 @@ fn clearing_everything_leaves_a_table_that_works() {
             bench.set(page, entry(7));
         }
         bench.set_run(5 * LEVEL1, entry(7));
-        bench.table.clear(0..end);
+        bench.table.clear(0..end, || ());
         assert_eq!(bench.table.find(0..END), None);
         assert_eq!(bench.nodes.live(), 1);
         assert_eq!(bench.set(END - 1, entry(7)), MAX_SPARES);
@@ -393,7 +393,7 @@ fn the_last_page_is_cleared_with_any_end_beyond_it() {
     for end in [END, END + 1, END + FANOUT, usize::MAX] {
         let mut bench = bench();
         bench.set(END - 1, entry(7));
-        bench.table.clear(END - 1..end);
+        bench.table.clear(END - 1..end, || ());
         assert_eq!(bench.table.get(END - 1), None);
         assert_eq!(bench.nodes.live(), 1);
     }
@@ -429,4 +429,17 @@ fn a_run_is_found_from_any_page_of_it_on() {
     assert_eq!(bench.table.find(0..END), Some((LEVEL1, entry(1000))));
     assert_eq!(bench.table.find(0..LEVEL1), None);
     assert_eq!(bench.table.find(2 * LEVEL1..END), None);
+}
+
+#[test]
+fn a_large_table_is_cleared_in_parts() {
+    let mut bench = bench();
+    for part in [0, 1, 7, 2 * FANOUT] {
+        bench.set(part * LEVEL2 + 3, entry(part));
+    }
+    let mut parts = 0;
+    bench.table.clear(0..END, || parts += 1);
+    assert_eq!(parts, 4);
+    assert!(bench.table.find(0..END).is_none());
+    assert_eq!(bench.nodes.live(), 1);
 }

@@ -162,7 +162,7 @@ impl Checked {
     }
 
     pub(crate) fn clear(&mut self, range: Range<usize>) {
-        self.real.clear(range.clone());
+        self.real.clear(range.clone(), || ());
         self.model.clear(range.clone());
         self.check_around(range.start);
         self.check_around(range.end);
