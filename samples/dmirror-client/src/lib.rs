@@ -45,6 +45,7 @@ mod abi;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;
+mod mman;
 pub mod module;
 pub mod pattern;
 pub mod place;

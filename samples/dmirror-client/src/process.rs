@@ -2,12 +2,10 @@
 
 //! Child processes.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -131,17 +129,4 @@ impl Drop for Child {
             let _ = self.reap();
         }
     }
-}
-
-/// Whether this thread is the only one of the process. A thread that has been
-/// joined may be seen for a moment longer, so this looks more than once.
-pub(crate) fn is_single_threaded() -> bool {
-    let threads = || fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
-    (0..50).any(|_| {
-        let single = threads() == 1;
-        if !single {
-            thread::sleep(Duration::from_millis(10));
-        }
-        single
-    })
 }

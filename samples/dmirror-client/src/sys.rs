@@ -47,10 +47,10 @@ use nix::unistd::Pid;
 
 use crate::abi;
 use crate::abi::dmirror_cmd;
+use crate::mman::Advice;
+use crate::mman::Backing;
+use crate::mman::Protection;
 use crate::range::page_size;
-use crate::region::Advice;
-use crate::region::Backing;
-use crate::region::Protection;
 
 /// Pages of this process's address space that nothing else uses.
 ///
@@ -289,11 +289,24 @@ fn peek(addr: usize) -> io::Result<u64> {
     Ok(u64::from_ne_bytes(word))
 }
 
+/// Whether this thread is the only one of the process. A thread that has been
+/// joined may be seen for a moment longer, so this looks more than once.
+fn is_single_threaded() -> bool {
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+    (0..50).any(|_| {
+        let single = threads() == 1;
+        if !single {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        single
+    })
+}
+
 /// Forks; `body` runs in the child, which exits with its result, or with 101 if
 /// it panics.
 pub(crate) fn fork(body: impl FnOnce() -> i32) -> Result<Pid, Errno> {
     // A child of a program with several threads must not even allocate.
-    if !crate::process::is_single_threaded() {
+    if !is_single_threaded() {
         return Err(Errno::EDEADLK);
     }
     // SAFETY: this is the only thread, so the child finds all locks and all data

@@ -19,8 +19,6 @@ use dmirror_client::device::Buffer;
 use dmirror_client::page_size;
 
 use crate::generate::Dice;
-use crate::op::NODES;
-use crate::real::open;
 
 /// The most pages that one request is for.
 const MOST: usize = 600;
@@ -53,17 +51,16 @@ impl Targets {
     }
 }
 
-/// Starts the thread.
-pub fn start(targets: Arc<Targets>, seed: u64) -> std::io::Result<JoinHandle<()>> {
-    let devices = (0..NODES).map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(thread::spawn(move || {
+/// Starts the thread, which moves pages to one of the devices and back.
+pub fn start(targets: Arc<Targets>, devices: Vec<Device>, seed: u64) -> JoinHandle<()> {
+    thread::spawn(move || {
         let mut dice = Dice::new(seed);
         let mut view = vec![0; MOST * page_size()];
         // ORDERING: nothing is published through it.
         while !targets.over.load(Ordering::Relaxed) {
             disturb(&targets, &devices, &mut dice, &mut view);
         }
-    }))
+    })
 }
 
 fn disturb(targets: &Targets, devices: &[Device], dice: &mut Dice, view: &mut [u8]) {

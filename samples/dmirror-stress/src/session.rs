@@ -25,6 +25,7 @@ use crate::generate::Dice;
 use crate::model::Model;
 use crate::noise;
 use crate::noise::Targets;
+use crate::op::NODES;
 use crate::op::Step;
 use crate::real;
 use crate::real::Real;
@@ -243,7 +244,10 @@ impl Session {
     fn run_program(&self, program: &[Step], noise: Option<u64>) -> Result<Report> {
         let targets = noise.map(|_| Arc::new(Targets::default()));
         let thread = match (&targets, noise) {
-            (Some(targets), Some(seed)) => Some(noise::start(targets.clone(), seed)?),
+            (Some(targets), Some(seed)) => {
+                let devices = (0..NODES).map(real::open).collect::<Result<_, _>>()?;
+                Some(noise::start(targets.clone(), devices, seed))
+            }
             _ => None,
         };
         let model = Model::new(self.alone, self.swap.is_some());

@@ -14,9 +14,9 @@ use nix::sys::mman::mremap;
 use nix::sys::mman::munlock;
 
 use super::Mapping;
+use crate::mman::Advice;
 use crate::range::PageRange;
 use crate::range::page_size;
-use crate::region::Advice;
 
 /// Not in libc for every target.
 const MADV_COLLAPSE: c_int = 25;

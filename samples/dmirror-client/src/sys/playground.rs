@@ -11,9 +11,9 @@ use nix::libc;
 use nix::libc::c_ulong;
 
 use super::Mapping;
+use crate::mman::Backing;
+use crate::mman::Protection;
 use crate::range::page_size;
-use crate::region::Backing;
-use crate::region::Protection;
 
 /// Inaccessible bytes behind the usable ones: where a buffer goes that is longer.
 const TAIL: usize = 1 << 36;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mapping can be, and be told, as mmap(2), mprotect(2) and madvise(2)
+//! have it.
+
+use std::fs::File;
+
+/// What the program may do with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Nothing (`PROT_NONE`).
+    None,
+    /// Read.
+    Read,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// What [`Region::advise`](crate::Region::advise) tells the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Use huge pages (`MADV_HUGEPAGE`).
+    Huge,
+    /// Use no huge pages (`MADV_NOHUGEPAGE`).
+    NoHuge,
+    /// Drop the content (`MADV_DONTNEED`).
+    DontNeed,
+    /// The content may be dropped (`MADV_FREE`).
+    Free,
+    /// The pages are needed soon (`MADV_WILLNEED`).
+    WillNeed,
+    /// The pages are not needed soon (`MADV_COLD`).
+    Cold,
+    /// The pages are not needed for long: swap them out (`MADV_PAGEOUT`).
+    PageOut,
+    /// Keep the memory from children (`MADV_DONTFORK`).
+    DontFork,
+    /// Undo [`DontFork`](Self::DontFork) (`MADV_DOFORK`).
+    DoFork,
+    /// Children find zeroes (`MADV_WIPEONFORK`).
+    WipeOnFork,
+    /// Merge equal pages (`MADV_MERGEABLE`).
+    Mergeable,
+    /// Undo [`Mergeable`](Self::Mergeable), and what it did (`MADV_UNMERGEABLE`).
+    Unmergeable,
+    /// Make huge pages of small ones now (`MADV_COLLAPSE`).
+    Collapse,
+    /// Fault in, as reading would (`MADV_POPULATE_READ`).
+    PopulateRead,
+    /// Fault in, as writing would (`MADV_POPULATE_WRITE`).
+    PopulateWrite,
+}
+
+/// What is behind a mapping.
+#[derive(Debug)]
+pub(crate) enum Backing {
+    Anonymous,
+    SharedAnonymous,
+    PrivateFile(File),
+    SharedFile(File),
+    Hugetlb,
+}
