@@ -26,14 +26,8 @@ pub(crate) const BOUNCE_PAGES: usize = 64;
 /// Pages that a round of device faults maps.
 pub(crate) const FAULT_PAGES: usize = 16384;
 
-/// How often a migration tries pages that were locked or referenced by somebody else.
-pub(crate) const MIGRATE_TRIES: usize = 16;
-
-/// After how many of those tries mm is made to let go of pages that it keeps for a while; the first
-/// time at once.
-pub(crate) const DRAIN_EVERY: usize = 8;
-
-/// How long a migration waits before it tries such pages again, in microseconds.
+/// How long a migration waits before it tries pages again that were locked or referenced by somebody
+/// else, in microseconds; how often it does stands in `plan.rs`.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
 /// How often, and for how long in milliseconds, a migration tries at least to reserve device pages

@@ -29,14 +29,11 @@ use kernel::{
 use crate::{
     access,
     call::{resched_or_eintr, window_at, Call},
-    config::{
-        DRAIN_EVERY, MIGRATE_PAUSE_US, MIGRATE_TRIES, RESERVE_PAUSE_US, RESERVE_TIMEOUT_MS,
-        RESERVE_TRIES, WINDOW_PAGES,
-    },
+    config::{MIGRATE_PAUSE_US, RESERVE_PAUSE_US, RESERVE_TIMEOUT_MS, RESERVE_TRIES, WINDOW_PAGES},
     device::DeviceMemory,
     inject::Site,
     pageset::{self, PageSet},
-    plan::{self, Next, Outcome, Plan, ReserveRequest},
+    plan::{self, Next, Outcome, Plan, ReserveRequest, DRAIN_EVERY, IDLE_PASSES},
     reserve::Reservation,
 };
 
@@ -105,10 +102,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
     let takes_large = pagemap.kind() == Kind::Private;
     let mut plan = Plan::first(step.range.len() / PAGE_SIZE, takes_large);
-    for attempt in 0..MIGRATE_TRIES {
-        if attempt > 0 {
-            resched_or_eintr()?;
-        }
+    loop {
         let mut reservation = reserve(pagemap, &plan.request)?;
         let outcome = pass_to_device(call, step, &plan, &mut reservation)?;
         drop(reservation);
@@ -117,16 +111,16 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         plan = match plan.next(&outcome, missing) {
             Next::Done => return Ok(()),
             Next::Again(plan) => plan,
-            Next::AfterPause(plan) => {
+            Next::AfterPause { plan, drain } => {
                 backoff(pagemap);
-                if outcome.may_be_in_batches && attempt % DRAIN_EVERY == 0 {
+                if drain {
                     drain_lru_batches();
                 }
                 plan
             }
         };
+        resched_or_eintr()?;
     }
-    Ok(())
 }
 
 /// Reserves what a pass is to have. If there is no block, small pages do; while others hold reservations,
@@ -216,8 +210,8 @@ fn pass_to_device(
     if let Some(error) = copying.error() {
         return Err(error);
     }
-    let moved = copying.commit()?.moved();
-    outcome.hole_stays = hole_got_room && moved == 0;
+    outcome.moved = copying.commit()?.moved();
+    outcome.hole_stays = hole_got_room && outcome.moved == 0;
     Ok(outcome)
 }
 
@@ -310,7 +304,7 @@ pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
 /// locked or referenced by somebody else. Returns how many stayed.
 fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mut left = 0;
-    for attempt in 0..MIGRATE_TRIES {
+    for attempt in 0..IDLE_PASSES {
         if attempt > 0 {
             backoff(call.view.pagemap());
             if attempt % DRAIN_EVERY == 1 {

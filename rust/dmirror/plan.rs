@@ -9,6 +9,16 @@
 /// Pages of a window: what one block has room for.
 pub(crate) const WINDOW: usize = 512;
 
+/// How many passes in a row may move nothing: pages are locked or referenced by somebody else.
+pub(crate) const IDLE_PASSES: usize = 16;
+
+/// How many passes there may be in all, if others take pages away as fast as they come.
+pub(crate) const MAX_PASSES: usize = 256;
+
+/// After how many passes mm is made to let go of pages that it keeps for a while; the first time at
+/// once.
+pub(crate) const DRAIN_EVERY: usize = 8;
+
 /// What to do when the device has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
@@ -31,6 +41,8 @@ pub(crate) struct ReserveRequest {
 /// What one pass has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
+    /// Pages that moved; some of them may be gone again.
+    pub(crate) moved: usize,
     /// There was a huge page, and no block nor enough small pages for it.
     pub(crate) lacks_block: bool,
     /// There was a huge page that other processes may share.
@@ -54,17 +66,22 @@ pub(crate) struct Plan {
     pub(crate) small_holes: bool,
     /// Whether a block is of use: the step is for a window that may be one huge page.
     takes_block: bool,
+    /// The passes before this one.
+    passes: usize,
+    /// Those of them, since the last one that moved something, that moved nothing.
+    idle: usize,
 }
 
 /// What comes after a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing: all pages are there.
+    /// Nothing: all pages are there, or it was tried often enough.
     Done,
     /// Another pass, at once.
     Again(Plan),
-    /// Another pass, when others had time to let go of what they have locked.
-    AfterPause(Plan),
+    /// Another pass, when others had time to let go of what they have locked, and mm was made to
+    /// let go of what it keeps, if `drain` says so.
+    AfterPause { plan: Plan, drain: bool },
 }
 
 impl Plan {
@@ -76,14 +93,24 @@ impl Plan {
             keeps_large: takes_large,
             small_holes: false,
             takes_block: block,
+            passes: 0,
+            idle: 0,
         }
     }
 
     /// Plans the pass after one that came to `outcome`, with `missing` pages that are not there.
     pub(crate) fn next(self, outcome: &Outcome, missing: usize) -> Next {
-        if missing == 0 {
+        let passes = self.passes + 1;
+        let idle = if outcome.moved > 0 { 0 } else { self.idle + 1 };
+        if missing == 0 || idle == IDLE_PASSES || passes == MAX_PASSES {
             return Next::Done;
         }
+        let drain = outcome.may_be_in_batches && self.passes % DRAIN_EVERY == 0;
+        let this = Self {
+            passes,
+            idle,
+            ..self
+        };
         if outcome.is_shared {
             // mm splits it when it collects it. The pages could be collected, so that they are
             // worth evicting others for.
@@ -91,25 +118,26 @@ impl Plan {
                 request: evict_for(false, missing),
                 keeps_large: false,
                 takes_block: false,
-                ..self
+                ..this
             });
         }
         if outcome.lacks_block || outcome.lacking > 0 {
             // Only pages that can move are worth evicting others for.
             return Next::Again(Self {
                 request: evict_for(outcome.lacks_block, outcome.lacking),
-                ..self
+                ..this
             });
         }
         // A huge page that was locked for a moment is still one.
         let block = self.takes_block && missing == WINDOW;
-        Next::AfterPause(Self {
+        let plan = Self {
             request: what_is_free(block, missing),
             // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
             // ones in.
             small_holes: self.small_holes || outcome.hole_stays,
-            ..self
-        })
+            ..this
+        };
+        Next::AfterPause { plan, drain }
     }
 }
 

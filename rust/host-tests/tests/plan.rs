@@ -5,7 +5,8 @@
 #[path = "../../dmirror/plan.rs"]
 mod plan;
 
-use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull, WINDOW};
+use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull};
+use plan::{DRAIN_EVERY, IDLE_PASSES, MAX_PASSES, WINDOW};
 use proptest::prelude::*;
 
 /// The same decisions, written as a loop over variables: the model.
@@ -68,6 +69,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     )
         .prop_map(
             |([lacks_block, is_shared, hole_stays, batches], lacking)| Outcome {
+                moved: 1,
                 lacks_block,
                 is_shared,
                 lacking,
@@ -81,7 +83,7 @@ fn plan_of(next: Next) -> Option<(Plan, bool)> {
     match next {
         Next::Done => None,
         Next::Again(plan) => Some((plan, false)),
-        Next::AfterPause(plan) => Some((plan, true)),
+        Next::AfterPause { plan, .. } => Some((plan, true)),
     }
 }
 
@@ -149,5 +151,55 @@ fn a_window_asks_for_a_block_and_less_for_its_pages() {
         };
         assert_eq!((plan.request, plan.keeps_large), (request, takes_large));
         assert_eq!(plan.next(&Outcome::default(), 0), Next::Done);
+    }
+}
+
+/// Passes until it is done, when each comes to the same; and after which of them mm is made to let go
+/// of pages.
+fn passes(outcome: &Outcome) -> (usize, Vec<usize>) {
+    let mut plan = Plan::first(WINDOW, true);
+    let mut drained = Vec::new();
+    for pass in 0.. {
+        match plan.next(outcome, 1) {
+            Next::Done => return (pass + 1, drained),
+            Next::Again(after) => plan = after,
+            Next::AfterPause { plan: after, drain } => {
+                if drain {
+                    drained.push(pass);
+                }
+                plan = after;
+            }
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn it_is_patient_while_pages_move() {
+    let idle = Outcome::default();
+    assert_eq!(passes(&idle), (IDLE_PASSES, vec![]));
+    for evicts in [false, true] {
+        let busy = Outcome {
+            moved: 1,
+            lacking: usize::from(evicts),
+            ..idle
+        };
+        assert_eq!(passes(&busy), (MAX_PASSES, vec![]));
+    }
+    let batches = Outcome {
+        may_be_in_batches: true,
+        ..idle
+    };
+    assert_eq!(passes(&batches), (IDLE_PASSES, vec![0, DRAIN_EVERY]));
+}
+
+#[test]
+fn a_page_that_moved_makes_it_patient_again() {
+    let idle = Outcome::default();
+    let busy = Outcome { moved: 1, ..idle };
+    let mut plan = Plan::first(WINDOW, true);
+    for pass in 0..3 * IDLE_PASSES {
+        let outcome = if pass % (IDLE_PASSES - 1) == 0 { &busy } else { &idle };
+        plan = plan_of(plan.next(outcome, 1)).unwrap().0;
     }
 }
