@@ -63,11 +63,11 @@ BUGS = [
         "kunit", "debug"),
     Bug("evict-unlocked", "an eviction lets go of the mmap_lock before it has finished",
         "rust/hmm/migrate/evict.rs",
-        "        let (moved, outcome) = self.bring_back(vma, range, buffer);\n",
+        "        let (moved, outcome) = self.bring_back_as(vma, range, run.is_large, buffer);\n",
         "        // SAFETY: None: this is the bug.\n"
         "        let vma: LockedVma<'static> = unsafe { core::mem::transmute(vma) };\n"
         "        drop(mmap);\n"
-        "        let (moved, outcome) = self.bring_back(vma, range, buffer);\n",
+        "        let (moved, outcome) = self.bring_back_as(vma, range, run.is_large, buffer);\n",
         "held.vma_", "debug"),
     Bug("evict-first-only", "an eviction tries the first place of the reverse map alone",
         "rust/hmm/migrate/evict.rs",

@@ -59,12 +59,20 @@ unsigned long hmm_helper_page_pgoff(const struct folio *folio, const struct page
 	return page_pgoff(folio, page);
 }
 
-bool hmm_helper_anon_vma_trylock_read(struct anon_vma *anon_vma)
+/* Returns what was locked, or NULL: a freed anon_vma may have got another root by the unlock. */
+struct anon_vma *hmm_helper_anon_vma_trylock_root(struct anon_vma *anon_vma)
 {
-	return down_read_trylock(&READ_ONCE(anon_vma->root)->rwsem);
+	struct anon_vma *root = READ_ONCE(anon_vma->root);
+
+	return down_read_trylock(&root->rwsem) ? root : NULL;
 }
 
-void hmm_helper_anon_vma_unlock_read(struct anon_vma *anon_vma)
+struct anon_vma *hmm_helper_anon_vma_root(struct anon_vma *anon_vma)
 {
-	up_read(&anon_vma->root->rwsem);
+	return READ_ONCE(anon_vma->root);
+}
+
+void hmm_helper_anon_vma_unlock_root(struct anon_vma *root)
+{
+	up_read(&root->rwsem);
 }

@@ -16,7 +16,7 @@ use crate::migrate::CopyEngine;
 /// [`DevPagemap::new`](super::DevPagemap::new), by any CPU, at the same time.
 pub trait DevPagemapOps: Send + Sync + Sized + 'static {
     /// What copies pages to the memory of this device and back.
-    type Engine: CopyEngine;
+    type Engine: CopyEngine<Self>;
 
     /// What the driver keeps in each folio; `()` for nothing.
     type FolioData: FolioData;

@@ -286,16 +286,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.owned.first(pages)
     }
 
-    /// Returns the number of pages of the range that are in use. The answer may be old.
-    pub(crate) fn in_use(&self, pages: Range<usize>) -> usize {
-        let mut count = 0;
-        let mut at = pages.start;
-        while let Some(page) = self.first_owned(at..pages.end) {
-            // A `FreeFolio` has no reference.
-            count += usize::from(try_get_page(self.page(page)).is_some());
-            at = page + 1;
-        }
-        count
+    /// Returns whether a page, below the number of pages, is in use: has an owner who is not a
+    /// [`FreeFolio`]. The answer may be old.
+    pub(crate) fn is_in_use(&self, page: usize) -> bool {
+        // A `FreeFolio` has no reference.
+        self.first_owned(page..page + 1).is_some() && try_get_page(self.page(page)).is_some()
     }
 
     pub(crate) fn pfns(&self) -> &PfnRange {

@@ -201,7 +201,7 @@ impl Frame {
     /// Returns the `struct page`. Only an address: the page is valid for as long as the caller
     /// knows that the frame is in use.
     pub fn page(self) -> *mut bindings::page {
-        // SAFETY: The macro only computes an address.
+        // SAFETY: The macro only computes an address: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
         unsafe { bindings::pfn_to_page(self.0) }
     }
 

@@ -35,12 +35,12 @@ use kernel::{
 };
 
 use super::{
-    rmap::{mappings_of, Mapping},
+    rmap::{mappings_of, Mapping, Mappings},
     MigrateBuffer,
 };
 use crate::{
     bindings,
-    memremap::{DevPagemap, DevPagemapOps, Evicted},
+    memremap::{DevPagemap, DevPagemapOps, Evicted, HPAGE_PMD_NR},
     vma::LockedVma,
 };
 
@@ -54,7 +54,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Brings those of the device pages `pages` (numbered from the start of the pagemap, the end
     /// exclusive) that are in use back to system memory, as far as they are not locked or
     /// referenced by others, with a few retries for those. The buffer has a place for each page of
-    /// the range, or [`HPAGE_PMD_NR`](crate::memremap::HPAGE_PMD_NR) of them.
+    /// the range, or [`HPAGE_PMD_NR`] of them.
     ///
     /// May sleep. Tries the `mmap_lock` of the processes that have the pages mapped, and takes folio
     /// locks; must not be called with a folio locked, so neither from
@@ -70,57 +70,86 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             evicted.error = Some(EINVAL);
             return evicted;
         }
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                fsleep(PAUSE);
-            }
-            evicted.error = None;
-            let mut at = pages.start;
-            while let Some(page) = self.first_owned(at..pages.end) {
-                at = page + self.evict_run(page..pages.end, buffer, &mut evicted);
-                // SAFETY: The caller holds no spinlock: this may sleep.
-                unsafe { bindings::cond_resched() };
-            }
-            evicted.left = self.in_use(pages.clone());
-            if evicted.left == 0 {
-                break;
-            }
+        let mut at = pages.start;
+        while at < pages.end {
+            let end = pages.end.min(at + HPAGE_PMD_NR);
+            self.evict_chunk(at..end, buffer, &mut evicted);
+            at = end;
         }
         evicted
     }
 
+    /// Evicts those of up to [`HPAGE_PMD_NR`] pages that are in use now. Pages that are used anew
+    /// meanwhile are none of them: who has just got them would lose them again.
+    fn evict_chunk(&self, pages: Range<usize>, buffer: &mut MigrateBuffer, evicted: &mut Evicted) {
+        let mut stuck = PageBits::default();
+        for page in pages.clone() {
+            stuck.set(page - pages.start, self.is_in_use(page));
+        }
+        let mut error = None;
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                fsleep(PAUSE);
+            }
+            error = None;
+            let mut at = 0;
+            while let Some(run) = stuck.next_run(at) {
+                let (first, end) = (pages.start + run.start, pages.start + run.end);
+                let (npages, moved) = self.evict_run(first..end, buffer, &mut error);
+                for bit in run.start..run.start + npages {
+                    let stays = moved < npages && self.is_in_use(pages.start + bit);
+                    stuck.set(bit, stays);
+                }
+                evicted.moved += moved;
+                at = run.start + npages;
+                // SAFETY: The caller holds no spinlock: this may sleep.
+                unsafe { bindings::cond_resched() };
+            }
+            if stuck.count() == 0 {
+                break;
+            }
+        }
+        evicted.left += stuck.count();
+        evicted.error = error.or(evicted.error);
+    }
+
     /// Evicts the page that the range begins with, and those behind it that are mapped behind it.
-    /// Returns how many pages that was about.
+    /// Returns how many pages that was about, at least 1, and how many came.
     fn evict_run(
         &self,
         pages: Range<usize>,
         buffer: &mut MigrateBuffer,
-        evicted: &mut Evicted,
-    ) -> usize {
+        error: &mut Option<Error>,
+    ) -> (usize, usize) {
         let end = pages.end.min(pages.start + buffer.npages());
+        let mut moved = 0;
         let mut skip = 0;
         loop {
             let mappings = mappings_of(self, pages.start, end, skip);
             for mapping in mappings.found.iter().flatten() {
-                // Not each VMA of the reverse map has the page mapped.
-                if self.evict_at(mapping, mappings.npages, buffer, evicted) > 0 {
-                    return mappings.npages;
+                // Not each VMA of the reverse map has the pages mapped, or all of them: those that
+                // a parent and its children share come back for all, others for one.
+                moved += self.evict_at(mapping, &mappings, buffer, error);
+                if moved >= mappings.npages {
+                    return (mappings.npages, moved);
                 }
+                // SAFETY: The caller holds no spinlock: this may sleep.
+                unsafe { bindings::cond_resched() };
             }
             if !mappings.more {
-                return mappings.npages.max(1);
+                return (mappings.npages.max(1), moved);
             }
             skip += mappings.found.len();
         }
     }
 
-    /// Brings back what is on the device of `npages` pages at a place; returns how many came.
+    /// Brings back what is on the device of a run of pages in one place; returns how many came.
     fn evict_at(
         &self,
         mapping: &Mapping,
-        npages: usize,
+        run: &Mappings,
         buffer: &mut MigrateBuffer,
-        evicted: &mut Evicted,
+        error: &mut Option<Error>,
     ) -> usize {
         let start = mapping.address;
         let Some(mmap) = mapping.mm.mmap_read_trylock() else {
@@ -129,10 +158,38 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         let Some(vma) = LockedVma::lookup(&mmap, start) else {
             return 0;
         };
-        let range = start..vma.end().min(start + npages * PAGE_SIZE);
-        let (moved, outcome) = self.bring_back(vma, range, buffer);
-        evicted.moved += moved;
-        evicted.error = outcome.err().or(evicted.error);
+        let range = start..vma.end().min(start + run.npages * PAGE_SIZE);
+        let (moved, outcome) = self.bring_back_as(vma, range, run.is_large, buffer);
+        *error = outcome.err().or(*error);
         moved
+    }
+}
+
+const BITS: usize = usize::BITS as usize;
+
+/// A bit for each of [`HPAGE_PMD_NR`] pages.
+#[derive(Default)]
+struct PageBits([usize; HPAGE_PMD_NR / BITS]);
+
+impl PageBits {
+    fn set(&mut self, bit: usize, value: bool) {
+        let mask = 1 << (bit % BITS);
+        let word = &mut self.0[bit / BITS];
+        *word = if value { *word | mask } else { *word & !mask };
+    }
+
+    fn is_set(&self, bit: usize) -> bool {
+        self.0[bit / BITS] & 1 << (bit % BITS) != 0
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Returns the first bits that are set one after the other, none before `at`.
+    fn next_run(&self, at: usize) -> Option<Range<usize>> {
+        let start = (at..HPAGE_PMD_NR).find(|&bit| self.is_set(bit))?;
+        let clear = (start..HPAGE_PMD_NR).find(|&bit| !self.is_set(bit));
+        Some(start..clear.unwrap_or(HPAGE_PMD_NR))
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Mappings {
     /// How many pages from the first one on are mapped one after the other in each of the places,
     /// unless its VMA ends before.
     pub(super) npages: usize,
+    /// Whether the first page is one of a large folio.
+    pub(super) is_large: bool,
     /// Whether there are more places.
     pub(super) more: bool,
 }
@@ -58,9 +60,12 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
     let Some(folio) = try_get_page(pagemap.page(first)) else {
         return mappings;
     };
-    let Some(anon_vma) = AnonVmaGuard::try_lock(folio.as_ptr()) else {
+    let Some(guard) = AnonVmaGuard::try_lock(folio.as_ptr()) else {
         return mappings;
     };
+    let anon_vma = guard.anon_vma.as_ptr();
+    // SAFETY: We have a reference to the folio of the page, so that it is not split or freed.
+    mappings.is_large = unsafe { bindings::folio_order(folio.as_ptr()) } > 0;
     // SAFETY: We have a reference to the folio of the page, so that it is not split or freed.
     let index = unsafe { bindings::page_pgoff(folio.as_ptr(), page) };
     mappings.npages = 1
@@ -71,7 +76,7 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
                 // read be wrong: then a migration finds nothing at that address.
                 let folio = unsafe { bindings::page_folio(page) };
                 // SAFETY: It is a page of the memory map, and the function only reads a member.
-                let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma.0.as_ptr();
+                let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma;
                 // SAFETY: They are pages of the memory map, and the function only computes.
                 same && unsafe { bindings::page_pgoff(folio, page) } == index + (next - first)
             })
@@ -79,7 +84,7 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
     let mut skip = skip;
     let mut count = 0;
     // SAFETY: The lock is held.
-    let mut chain = unsafe { bindings::anon_vma_first(anon_vma.0.as_ptr(), index) };
+    let mut chain = unsafe { bindings::anon_vma_first(anon_vma, index) };
     while !chain.is_null() {
         if count == CHUNK {
             mappings.more = true;
@@ -114,16 +119,38 @@ fn mapping_in(vma: &VmaRef, index: usize) -> Option<Mapping> {
     })
 }
 
+/// The root of an `anon_vma`, locked for reading.
+///
+/// # Invariants
+///
+/// The `rwsem` of the root is held for reading by this.
+struct RootGuard(NonNull<bindings::anon_vma>);
+
+impl Drop for RootGuard {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held, by the type invariant. A root that is locked is not freed:
+        // whoever frees it takes the lock first (`anon_vma_free()`), and until then its memory is
+        // one of an `anon_vma`.
+        unsafe { bindings::anon_vma_unlock_root(self.0.as_ptr()) };
+    }
+}
+
 /// The `anon_vma` of a folio, locked.
 ///
 /// # Invariants
 ///
-/// The `rwsem` of its root is held for reading by this, and a VMA of its tree maps the folio, or
-/// did after that was locked: so it is not freed.
-struct AnonVmaGuard(NonNull<bindings::anon_vma>);
+/// The root of the `anon_vma` is locked, and while it was, the folio was mapped and had this
+/// `anon_vma`. So a VMA of its tree has it in its chain, and cannot leave it before the lock is
+/// released: it is not freed.
+struct AnonVmaGuard {
+    anon_vma: NonNull<bindings::anon_vma>,
+    _root: RootGuard,
+}
 
 impl AnonVmaGuard {
     /// The caller has a reference to the folio.
+    ///
+    /// C function: `folio_lock_anon_vma_read()`, which modules cannot call.
     fn try_lock(folio: *mut bindings::folio) -> Option<Self> {
         let _rcu = rcu::read_lock();
         // SAFETY: The folio is valid.
@@ -134,24 +161,24 @@ impl AnonVmaGuard {
         if !unsafe { bindings::folio_mapped(folio) } {
             return None;
         }
-        // SAFETY: It is an `anon_vma`, if perhaps a free one.
-        if !unsafe { bindings::anon_vma_trylock_read(anon_vma.as_ptr()) } {
-            return None;
-        }
-        // INVARIANT: The lock was just taken; whether the rest is true, is checked now.
-        let guard = Self(anon_vma);
+        // What was locked is kept: the `anon_vma` may be free by now, and used again with another
+        // root.
+        // SAFETY: It is an `anon_vma`, if perhaps a free one, in the RCU read section.
+        let root = NonNull::new(unsafe { bindings::anon_vma_trylock_root(anon_vma.as_ptr()) })?;
+        // INVARIANT: The lock was just taken.
+        let root = RootGuard(root);
         // SAFETY: The folio is valid.
         let mapped = unsafe { bindings::folio_mapped(folio) };
         // `folio_move_anon_rmap()` may have changed it, since the folio is not locked here.
         // SAFETY: The folio is valid.
         let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma.as_ptr();
-        (mapped && same).then_some(guard)
-    }
-}
-
-impl Drop for AnonVmaGuard {
-    fn drop(&mut self) {
-        // SAFETY: The lock is held, by the type invariant.
-        unsafe { bindings::anon_vma_unlock_read(self.0.as_ptr()) };
+        // One that is in use keeps its root.
+        // SAFETY: It is an `anon_vma`, if perhaps a free one, in the RCU read section.
+        let same_root = unsafe { bindings::anon_vma_root(anon_vma.as_ptr()) } == root.0.as_ptr();
+        // INVARIANT: All three were checked after the lock was taken.
+        (mapped && same && same_root).then_some(Self {
+            anon_vma,
+            _root: root,
+        })
     }
 }

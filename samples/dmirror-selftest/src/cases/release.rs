@@ -5,6 +5,7 @@
 use anyhow::Result;
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
+use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
 use super::cases;
@@ -22,6 +23,7 @@ cases! { "release":
     needs_no_range = "RELEASE looks at neither address nor length.",
     other_processes = "Pages of other processes come back, too, and keep their data.",
     shared_by_fork = "Pages that processes share come back once, to all of them.",
+    shared_in_parts = "Pages that were shared, and of which each of many processes has kept others, all come back.",
     huge_pages = "Huge pages come back, 512 pages each.",
     split_huge_pages = "Huge pages that were cut on the device come back page by page.",
     of_any_protection = "Pages of memory that is read-only, or without access by now, come back.",
@@ -108,6 +110,41 @@ fn shared_by_fork(context: &Context) -> Result<()> {
     released.open()?;
     child.join()?;
     memory.verify(memory.all())
+}
+
+fn shared_in_parts(context: &Context) -> Result<()> {
+    const PROCESSES: usize = 40;
+    const PART: usize = 12;
+    let device = context.open()?;
+    let memory = Memory::new(PROCESSES * PART)?;
+    memory.move_out(&device, memory.all())?;
+    let (dropped, released) = (Gate::new()?, Gate::new()?);
+    let children = (0..PROCESSES)
+        .map(|nth| {
+            helper(|| {
+                let (first, end) = (nth * PART, (nth + 1) * PART);
+                for others in [0..first, end..PROCESSES * PART] {
+                    if !others.is_empty() {
+                        memory.region.advise(others, Advice::DontNeed)?;
+                    }
+                }
+                dropped.open()?;
+                released.wait()?;
+                memory.expect("of a part", first..end, Where::System)?;
+                memory.verify(first..end)
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    memory.region.advise(memory.all(), Advice::DontNeed)?;
+    for _ in 0..PROCESSES {
+        dropped.wait()?;
+    }
+    let all = (PROCESSES * PART) as u64;
+    equal("pages released", device.release()?.pages, all)?;
+    for _ in 0..PROCESSES {
+        released.open()?;
+    }
+    children.into_iter().try_for_each(|child| child.join())
 }
 
 fn huge_pages(context: &Context) -> Result<()> {
