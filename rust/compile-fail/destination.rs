@@ -66,7 +66,7 @@ pub struct NoEngine;
 
 #[allow(unsafe_code)]
 // SAFETY: It fails always.
-unsafe impl hmm::migrate::CopyEngine for NoEngine {
+unsafe impl hmm::migrate::CopyEngine<Nobody> for NoEngine {
     type Pending = ();
 
     fn copy(&self, _: &mut hmm::migrate::CopyBatch<'_>) -> Result {

@@ -68,6 +68,7 @@ impl<T: DeviceOps> Emulated<T> {
     {
         let pfns = memory.pfns(name)?;
         let ops = try_pin_init!(Self {
+            // INVARIANT: `pfns` is for the pages of this memory.
             engine: CpuEngine(memory),
             driver <- driver,
         }? Error);
@@ -110,12 +111,17 @@ impl<T: DeviceOps> DevPagemapOps for Emulated<T> {
     }
 }
 
-/// A copy engine that is the CPU which asks for it. Only an [`Emulated`] device has one, so that
-/// its memory is that of the device.
+/// A copy engine that is the CPU which asks for it.
+///
+/// # Invariants
+///
+/// The memory is that of the pagemap whose [`Emulated`] has this engine.
 pub struct CpuEngine(Memory);
 
-// SAFETY: Each operation is done in full before `copy` returns, or is rejected.
-unsafe impl CopyEngine for CpuEngine {
+// SAFETY: Each operation is done in full before `copy` returns, or is rejected. The memory is that
+// of the pagemap, by the type invariant: only `Emulated`, which is only in a pagemap that was made
+// for its memory, can have this engine.
+unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
     type Pending = ();
 
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {

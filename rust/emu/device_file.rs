@@ -17,7 +17,7 @@ use kernel::{
     seq_file::SeqFile,
     sync::{
         atomic::{
-            ordering::{Acquire, Release},
+            ordering::{Acquire, Relaxed, Release},
             Atomic,
         },
         Arc,
@@ -87,9 +87,12 @@ pub trait DeviceFileOps: Sized + 'static {
 /// Device files `/dev/NAME` of mode 0600, there from their making until drop: all of them, or none.
 ///
 /// None can be opened before all are there. A module that cannot make them all fails to load; what
-/// had been opened until then would be an open file of a module that is gone.
+/// had been opened until then would be an open file of a module that is gone. For the same reason
+/// their drop waits, in a module that is being loaded, until those that were opened are closed.
 pub struct DeviceFiles<T: DeviceFileOps> {
     files: KVec<Pin<KBox<DeviceFile<T>>>>,
+    /// Whether files can be opened.
+    ready: Arc<Atomic<bool>>,
 }
 
 impl<T: DeviceFileOps> DeviceFiles<T> {
@@ -104,20 +107,18 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
     /// there is no file, and nobody is in the midst of opening one.
     pub fn new(devices: KVec<(&'static CStr, Arc<T::Device>)>) -> Result<Self> {
         let ready = Arc::new(Atomic::new(false), GFP_KERNEL)?;
-        let mut files = KVec::with_capacity(devices.len(), GFP_KERNEL)?;
-        let made = devices.into_iter().try_for_each(|(name, device)| {
-            let file = DeviceFile::new(name, device, ready.clone());
-            files.push(KBox::pin_init(file, GFP_KERNEL)?, GFP_KERNEL)?;
-            Ok(())
-        });
-        if let Err(error) = made {
-            drop::<KVec<Pin<KBox<DeviceFile<T>>>>>(files);
-            wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
-            return Err(error);
+        let mut this = Self {
+            files: KVec::with_capacity(devices.len(), GFP_KERNEL)?,
+            ready,
+        };
+        for (name, device) in devices {
+            let file = DeviceFile::new(name, device, this.ready.clone());
+            this.files
+                .push(KBox::pin_init(file, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         // ORDERING: Release pairs with the load in `open`, so that an opener sees all of them.
-        ready.store(true, Release);
-        Ok(Self { files })
+        this.ready.store(true, Release);
+        Ok(this)
     }
 
     /// Returns the number of files. Does not sleep.
@@ -126,11 +127,26 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
     }
 }
 
-/// Waits until nobody has a reference to a module that is being loaded but its loader: whoever has
-/// just tried to open a file of it, in vain, puts one in a moment.
+impl<T: DeviceFileOps> Drop for DeviceFiles<T> {
+    fn drop(&mut self) {
+        // ORDERING: Relaxed: who sees it too late has opened a file, which is waited for.
+        self.ready.store(false, Relaxed);
+        self.files.clear();
+        wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
+    }
+}
+
+/// Waits, if a module is being loaded, until nobody has a reference to it but its loader: if it
+/// fails now its code is freed. Whoever has just tried to open a file of it, in vain, puts one in a
+/// moment; who has opened one puts it on close. A module that was loaded is kept by its files.
 fn wait_for_openers(module: *mut bindings::module) {
     if module.is_null() {
         // Code of the kernel itself, which does not go away.
+        return;
+    }
+    // SAFETY: The module is the one whose code this runs for, and a member of one word is read.
+    let state = unsafe { (&raw const (*module).state).read_volatile() };
+    if state != bindings::module_state_MODULE_STATE_COMING {
         return;
     }
     // SAFETY: The module is the one whose code this runs for.

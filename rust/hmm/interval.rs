@@ -285,6 +285,13 @@ impl<T: Invalidate> Notifier<T> {
         own == mm.as_raw()
     }
 
+    /// Returns whether the notifier hears of each change to a range (bytes, the end exclusive).
+    pub(crate) fn covers(&self, range: &Range<usize>) -> bool {
+        // SAFETY: The notifier is inserted; its interval does not change, and has no lock.
+        let interval = unsafe { &*(&raw const (*self.raw.get()).interval_tree) };
+        !range.is_empty() && interval.start <= range.start && range.end - 1 <= interval.last
+    }
+
     pub(crate) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
         self.raw.get()
     }
@@ -401,8 +408,8 @@ impl<T: InvalidateTwoPass> Callbacks<T> {
         finish: *mut *mut bindings::mmu_interval_notifier_finish,
     ) -> bool {
         let begin = |this: &Notifier<T>, state: &mut Guarded<T>, event: &Invalidation<'_>| {
-            if state.is_finishing {
-                // C has the link for another change.
+            if state.is_finishing || !event.is_blockable() {
+                // C has the link for another change, or the second pass must not wait.
                 state.value.invalidate(event);
             } else if state.value.invalidate_start(event) {
                 state.is_finishing = true;

@@ -143,7 +143,7 @@ impl PagePlace {
 /// [`EFAULT`] when something that was asked for is not mapped, not readable, or not ordinary memory,
 /// or was lost to a memory error; [`EPERM`] when it is not for writing; [`EBUSY`] when time ran out;
 /// [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as above, or
-/// the notifier listens to another address space.
+/// the notifier listens to another address space, or not to all of the range.
 ///
 /// C function: `hmm_range_fault_unlocked_timeout()`.
 ///
@@ -172,7 +172,8 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
     timeout: Timeout,
     buffer: &'w mut RangeBuffer,
 ) -> Result<Walked<'w, S, T>> {
-    if (range.start | range.end) % PAGE_SIZE != 0 || range.is_empty() || !notifier.is_of(mm) {
+    let is_aligned = (range.start | range.end) % PAGE_SIZE == 0;
+    if !is_aligned || !notifier.is_of(mm) || !notifier.covers(&range) {
         return Err(EINVAL);
     }
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
@@ -194,7 +195,7 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
             pfn_flags_mask: 0,
             dev_private_owner: pagemap.owner().as_ptr(),
         };
-        // SAFETY: The notifier is inserted and covers the range; the array has an entry for each
+        // SAFETY: The notifier is inserted and covers the range, as was checked; the array has an entry for each
         // page; the address space has users.
         let walked = to_result(unsafe {
             bindings::hmm_range_fault_unlocked_timeout(&mut args, msecs_to_jiffies(TIMEOUT_MS))

@@ -13,7 +13,7 @@ use core::ptr::slice_from_raw_parts_mut;
 
 use hmm::{
     folio::SystemPages,
-    memremap::DevicePages,
+    memremap::{DevPagemapOps, DevicePages},
     migrate::{CopyBatch, CopyEngine, CopyOp, Place},
 };
 use kernel::{
@@ -146,7 +146,9 @@ impl Drop for BarMemory {
 //
 // Writes to a PCI device may be on their way still when they have been done. Whatever reads them
 // comes the same way, through the BAR, and does not overtake them.
-unsafe impl CopyEngine for BarMemory {
+//
+// It cannot be cloned: who has it, the driver's side of the one pagemap for a BAR, owns it.
+unsafe impl<T: DevPagemapOps> CopyEngine<T> for BarMemory {
     type Pending = ();
 
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {

@@ -61,8 +61,9 @@ unsafe impl Send for SlowEngine {}
 // SAFETY: The engine only computes addresses.
 unsafe impl Sync for SlowEngine {}
 
-// SAFETY: What `wait` returns Ok for was copied; zeroes are written at once.
-unsafe impl CopyEngine for SlowEngine {
+// SAFETY: What `wait` returns Ok for was copied; zeroes are written at once. The bytes are those of
+// the device that the test has made it for.
+unsafe impl CopyEngine<SlowOps> for SlowEngine {
     type Pending = SlowPending;
 
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result<SlowPending> {

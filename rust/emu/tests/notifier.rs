@@ -82,6 +82,37 @@ mod suite {
     }
 
     #[test]
+    fn a_walk_keeps_to_what_its_notifier_hears_of() -> Result {
+        let pagemap = device(1)?;
+        let memory = UserMemory::filled(4, 1)?;
+        let (notifier, _) = watch(memory.range(1..3))?;
+        let mut buffer = RangeBuffer::new(4)?;
+        for (pages, outcome) in [
+            (1..3, Ok(())),
+            (0..2, Err(EINVAL)),
+            (2..4, Err(EINVAL)),
+            (2..2, Err(EINVAL)),
+        ] {
+            let range = memory.range(pages);
+            let (request, timeout) = (Request::Read, Timeout::Bounded);
+            let walked = with_mm(|mm| {
+                walk(
+                    &notifier,
+                    mm,
+                    &pagemap,
+                    range,
+                    request,
+                    timeout,
+                    &mut buffer,
+                )
+                .map(|_| ())
+            });
+            assert_eq!(walked, outcome);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn after_drop_nothing_is_called() -> Result {
         let memory = UserMemory::filled(2, 1)?;
         let (notifier, changes) = watch(memory.range(0..2))?;

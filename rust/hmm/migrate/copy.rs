@@ -9,12 +9,16 @@ use kernel::prelude::*;
 use super::buffer::PfnArrays;
 use crate::{
     folio::SystemPages,
-    memremap::{unlock_and_put, DevicePages, Frame, Mpfn, PfnRange},
+    memremap::{unlock_and_put, DevPagemapOps, DevicePages, Frame, Mpfn, PfnRange},
 };
 
 /// What copies pages between system memory and the memory of a device: a DMA engine, or a CPU.
 ///
 /// # Safety
+///
+/// Each [`Place::Device`] is a page of a pagemap whose [`DevPagemapOps`] is `T`; the memory that this
+/// reads and writes is that of the pagemap whose [`engine`](DevPagemapOps::engine) it is, and of no
+/// other one.
 ///
 /// When [`copy`](Self::copy) has returned `Ok`, and then [`Pending::wait`] has, each destination of
 /// the batch that was not rejected was written in full. When one of them has failed, or once a
@@ -26,12 +30,14 @@ use crate::{
 ///
 /// ```
 /// # use core::ptr::NonNull;
+/// # use hmm::memremap::DevPagemapOps;
 /// # use hmm::migrate::{CopyBatch, CopyEngine, Place};
 /// # use kernel::{page::PAGE_SIZE, prelude::*};
 /// # struct Cpu;
 /// # impl Cpu { fn address(&self, _page: usize) -> Result<NonNull<u8>> { Err(EIO) } }
-/// // SAFETY: Each operation is done, in full, before `copy` returns, or is rejected.
-/// unsafe impl CopyEngine for Cpu {
+/// // SAFETY: Each operation is done, in full, before `copy` returns, or is rejected; the device has
+/// // made it for its own memory.
+/// unsafe impl<T: DevPagemapOps> CopyEngine<T> for Cpu {
 ///     type Pending = ();
 ///
 ///     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {
@@ -52,7 +58,7 @@ use crate::{
 ///     }
 /// }
 /// ```
-pub unsafe trait CopyEngine: Send + Sync {
+pub unsafe trait CopyEngine<T: DevPagemapOps>: Send + Sync {
     /// What is waited for.
     type Pending: Pending;
 

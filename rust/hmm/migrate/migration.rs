@@ -97,7 +97,8 @@ pub struct Migration<'a, S, D: Direction> {
 }
 
 /// What the engine of a direction's device makes.
-type PendingOf<D> = <<<D as Direction>::Ops as DevPagemapOps>::Engine as CopyEngine>::Pending;
+type OpsOf<D> = <D as Direction>::Ops;
+type PendingOf<D> = <<OpsOf<D> as DevPagemapOps>::Engine as CopyEngine<OpsOf<D>>>::Pending;
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
     /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are in system
