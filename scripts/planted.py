@@ -141,7 +141,7 @@ BUGS = [
         "kunit", "debug"),
     Bug("error-forgotten", "eviction does not say what kept a page",
         "rust/hmm/migrate/evict.rs",
-        "evicted.error = outcome.err().or(evicted.error);", "let _ = outcome;",
+        "*error = outcome.err().or(*error);", "let _ = outcome;",
         "failing."),
     Bug("addresses-kept", "the addresses of a device stay claimed when it is gone",
         "rust/hmm/memremap/pfn.rs",

@@ -288,7 +288,7 @@ impl<T: Invalidate> Notifier<T> {
     /// Returns whether the notifier hears of each change to a range (bytes, the end exclusive).
     pub(crate) fn covers(&self, range: &Range<usize>) -> bool {
         // SAFETY: The notifier is inserted; its interval does not change, and has no lock.
-        let interval = unsafe { &*(&raw const (*self.raw.get()).interval_tree) };
+        let interval = unsafe { &(*self.raw.get()).interval_tree };
         !range.is_empty() && interval.start <= range.start && range.end - 1 <= interval.last
     }
 

@@ -199,7 +199,11 @@ fn a_page_that_moved_makes_it_patient_again() {
     let busy = Outcome { moved: 1, ..idle };
     let mut plan = Plan::first(WINDOW, true);
     for pass in 0..3 * IDLE_PASSES {
-        let outcome = if pass % (IDLE_PASSES - 1) == 0 { &busy } else { &idle };
+        let outcome = if pass % (IDLE_PASSES - 1) == 0 {
+            &busy
+        } else {
+            &idle
+        };
         plan = plan_of(plan.next(outcome, 1)).unwrap().0;
     }
 }
