@@ -39,5 +39,5 @@ check "rustdoc: emu" kernel_crate emu
 # A module has no public items: all of them are shown.
 check "rustdoc: dmirror" kernel_crate dmirror --document-private-items
 check "rustdoc: dmirror-client" client_library
-note "see $BUILD/doc: hmm, dmirror, client/dmirror_client (index.html)"
+note "see $BUILD/doc: hmm, emu, dmirror, client/dmirror_client (index.html)"
 totals
