@@ -7,6 +7,9 @@
 # compiler must reject, with this code (ERROR where it has none), and no other
 # line may be. Each such line is one case, and control.rs, which must compile,
 # is one as well: it shows that what fails does not fail for another reason.
+#
+# The examples in the documentation of `hmm` and `emu` are compiled in the same
+# way, each of them a case. They are made of items, as a driver is.
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
 
@@ -66,4 +69,37 @@ for file in "$TOP"/rust/compile-fail/*.rs; do
 		sed 's/^/        /' "$log/$name.log"
 	done < <(comm -13 "$log/$name.expected" "$log/$name.found")
 done
+
+# examples FILE PREFIX : writes each block of code in the comments of FILE to
+# PREFIX_N.rs, with the lines that rustdoc hides.
+examples() {
+	awk -v prefix="$2" '
+		{ is_doc = sub("^ *//[/!] ?", "") }
+		!is_doc { inside = 0; next }
+		/^```/ {
+			code = !inside && /^```(rust)?$/
+			inside = !inside
+			if (code) out = prefix "_" ++count ".rs"
+			next
+		}
+		inside && code { sub("^# ", ""); print >out }
+	' "$1"
+}
+
+mkdir "$log/examples"
+while read -r file; do
+	prefix=${file#"$TOP"/rust/}
+	examples "$file" "$log/examples/$(sed 's|/|_|g; s|\.rs$||' <<<"$prefix")"
+done < <(find "$TOP"/rust/{hmm,emu} -name '*.rs')
+shopt -s nullglob
+for file in "$log"/examples/*.rs; do
+	name=$(basename "$file" .rs)
+	if [ -z "$(found "$file" "example_$name")" ] && [ -s "$log/example_$name.rmeta" ]; then
+		passed "example ${name//_/ } compiles"
+	else
+		failed "example ${name//_/ } compiles"
+		sed 's/^/        /' "$log/example_$name.log"
+	fi
+done
+[ -e "$log/examples/hmm_range_1.rs" ] || failed "no example was found in hmm/range.rs"
 totals

@@ -3,7 +3,8 @@
 //! Which device pages have an owner: one bit a page.
 //!
 //! The allocator that chooses pages belongs to the driver. This map makes sure that, whatever it
-//! does, a page has one owner.
+//! does, a page has one owner. C has no such map: `zone_device_folio_init()`, of
+//! [`include/linux/memremap.h`](srctree/include/linux/memremap.h), takes the driver's word.
 
 use core::ops::Range;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Runs of device pages, numbered from the start of their pagemap.
+//!
+//! C header: [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h), for the orders.
 
 use core::ops::Range;
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The arrays of a migration.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h), `migrate_vma.src` and
+//! `dst`.
 
 use kernel::{
     alloc::{flags::GFP_KERNEL, KVVec},

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! How pages are copied: by an engine of the driver, which gets batches.
+//!
+//! C header: [`include/drm/drm_pagemap.h`](srctree/include/drm/drm_pagemap.h) has the model,
+//! `copy_to_devmem` and `copy_to_ram` of `struct drm_pagemap_devmem_ops`.
 
 use core::ptr::NonNull;
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The two directions of a migration, and in what they differ.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h), `enum
+//! migrate_vma_direction`.
 
 use core::cell::Cell;
 
