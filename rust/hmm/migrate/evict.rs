@@ -18,6 +18,11 @@
 //! This holds for private and coherent memory, for pages that a parent and its children share (they
 //! come back for all of them), and for a process whose files are closed.
 //!
+//! The lock keeps that one process from unmapping its pages, and not others that share them. They
+//! may take away entries of the migration, which mm does wrong for huge ones: it drops a reference
+//! that they do not hold. So a huge page that more than one VMA may map comes back in small pages,
+//! split before it is collected.
+//!
 //! What the reverse map says may be old when it is used. Then the migration collects nothing, or
 //! other pages of the device that lie at that address now, and the page is looked up once more.
 //!
@@ -159,7 +164,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             return 0;
         };
         let range = start..vma.end().min(start + run.npages * PAGE_SIZE);
-        let (moved, outcome) = self.bring_back_as(vma, range, run.is_large, buffer);
+        let keeps_large = run.is_large && !run.is_shared;
+        let (moved, outcome) = self.bring_back_as(vma, range, keeps_large, buffer);
         *error = outcome.err().or(*error);
         moved
     }

@@ -40,6 +40,8 @@ pub(super) struct Mappings {
     pub(super) npages: usize,
     /// Whether the first page is one of a large folio.
     pub(super) is_large: bool,
+    /// Whether there is a VMA besides that of the first place.
+    pub(super) is_shared: bool,
     /// Whether there are more places.
     pub(super) more: bool,
 }
@@ -94,9 +96,11 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
         let vma = unsafe { VmaRef::from_raw(bindings::avc_vma(chain)) };
         if skip > 0 {
             skip -= 1;
+            mappings.is_shared = true;
         } else {
             mappings.found[count] = mapping_in(vma, index);
             count += 1;
+            mappings.is_shared |= count > 1;
         }
         // SAFETY: The lock is held, and the tree has this entry.
         chain = unsafe { bindings::anon_vma_next(chain, index) };

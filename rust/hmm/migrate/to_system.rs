@@ -136,13 +136,12 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.bring_back_as(vma, range, true, buffer)
     }
 
-    /// Does the same; unless `may_be_large`, there is no huge page to be expected, and one that is
-    /// found comes in small pages.
+    /// Does the same; unless `keeps_large`, huge pages come in small pages.
     pub(super) fn bring_back_as(
         &self,
         vma: LockedVma<'_>,
         range: Range<usize>,
-        may_be_large: bool,
+        keeps_large: bool,
         buffer: &mut MigrateBuffer,
     ) -> (usize, Result) {
         let mut moved = 0;
@@ -151,7 +150,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         while at < range.end {
             let end = range.end.min((at | (HPAGE_PMD_SIZE - 1)).saturating_add(1));
             let mut outcome = Ok(());
-            match self.bring_block_back(vma, at..end, may_be_large, buffer, &mut outcome) {
+            match self.bring_block_back(vma, at..end, keeps_large, buffer, &mut outcome) {
                 Ok(count) => moved += count,
                 Err(error) => outcome = Err(error),
             }
@@ -170,14 +169,14 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         &self,
         vma: LockedVma<'_>,
         range: Range<usize>,
-        may_be_large: bool,
+        keeps_large: bool,
         buffer: &mut MigrateBuffer,
         outcome: &mut Result,
     ) -> Result<usize> {
         // Before it is collected: a huge page that is shared can be split by mm then, but not
         // later; and if it has to stay, mm warns (see Documentation/known-mm-issues.md).
         let may_be_huge =
-            may_be_large && range.len() == HPAGE_PMD_SIZE && self.kind() == Kind::Private;
+            keeps_large && range.len() == HPAGE_PMD_SIZE && self.kind() == Kind::Private;
         let huge = if may_be_huge && self.owned() > 0 {
             alloc_huge(self, vma, range.start, Reclaim::NoRetry).ok()
         } else {

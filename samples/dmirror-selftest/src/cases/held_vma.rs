@@ -32,6 +32,7 @@ cases! { "held":
     vma_exited = "A process that exits while its memory is evicted: the kernel touches nothing that is gone.",
     vma_moved = "Memory that moves to another address and is unmapped while it is evicted: the same.",
     vma_shared = "Memory that a child maps, too, and both unmap while it is evicted: the same.",
+    vma_unmapped_by_a_parent = "Memory whose child mm finds first, and which its parent unmaps while it is evicted: the same.",
     vma_left_to_a_child = "Memory of a parent that exits while it is evicted, with a child that keeps it: the child has its data.",
 }
 
@@ -64,13 +65,13 @@ impl Kind {
     fn memory(self) -> Result<Memory> {
         match self {
             Self::Small | Self::Coherent => Memory::new(16),
-            Self::Huge => huge::huge(1),
+            Self::Huge => huge::huge(2),
         }
     }
 }
 
-/// Waits until the kernel says that pages are neither here nor there: they are collected. Whoever
-/// asks may have to wait until they have come back, which will do.
+/// Waits until the kernel says that pages are not where they were: they are collected. Whoever asks
+/// may have to wait until they have come back, which will do.
 fn is_begun(memory: &Memory, before: &Survey) -> Result<()> {
     let start = Instant::now();
     while Survey::of(memory.region.range())?.places() == before.places() {
@@ -90,9 +91,9 @@ fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
         // Nobody else has ever mapped it, and nothing lies beside it.
         let memory = kind.memory()?;
         memory.move_out(&kind.open(context)?, memory.all())?;
-        let places = Survey::of(memory.region.range())?;
-        there.open()?;
         let when_begun = |memory: &Memory| {
+            let places = Survey::of(memory.region.range())?;
+            there.open()?;
             begin.wait()?;
             is_begun(memory, &places)
         };
@@ -174,6 +175,22 @@ fn vma_shared(context: &Context) -> Result<()> {
         go.open()?;
         drop(memory);
         thread::sleep(HELD);
+        child.join()
+    })
+}
+
+fn vma_unmapped_by_a_parent(context: &Context) -> Result<()> {
+    of_each_kind(context, |mut memory, when_begun| {
+        let go = Gate::new()?;
+        let child = child(&memory, &go, || Ok(()))?;
+        // The reverse map is sorted by where a VMA begins.
+        let rest = memory.region.split_off(memory.region.pages() / 2);
+        drop(memory);
+        let rest = Memory::of(rest);
+        when_begun(&rest)?;
+        drop(rest);
+        thread::sleep(HELD);
+        go.open()?;
         child.join()
     })
 }
