@@ -93,9 +93,9 @@ pub fn answer<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
 
 /// Folios go before the pagemap.
 pub fn reserve<T: DevPagemapOps<FolioData = ()>>(pagemap: Arc<DevPagemap<T>>) -> Result {
-    let (low, high) = pagemap.reserve(DevicePages::new(0, 1)?, ())?.halve()?;
-    drop(low);
-    drop(high);
+    let mut pages = pagemap.reserve(DevicePages::new(0, 1)?, ())?.into_pages();
+    drop(pages.pop());
+    drop(pages);
     drop(pagemap);
     Ok(())
 }

@@ -29,12 +29,11 @@ pub fn reserve<T: DevPagemapOps<FolioData = ()>>(pagemap: Pin<KBox<DevPagemap<T>
     Ok(())
 }
 
-/// Uses a folio of which there are two halves now.
-pub fn halve<T: DevPagemapOps>(folio: FreeFolio<'_, T>) -> Result {
-    let halves = folio.halve()?;
+/// Uses a folio that is in small pages now.
+pub fn small_pages<T: DevPagemapOps>(folio: FreeFolio<'_, T>) {
+    let pages = folio.into_pages();
     drop(folio); //~ E0382
-    drop(halves);
-    Ok(())
+    drop(pages);
 }
 
 /// Puts a folio in use past a migration.

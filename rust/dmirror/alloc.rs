@@ -10,7 +10,7 @@
 //! Every operation takes a bounded number of steps, so that it can run under a spinlock. The
 //! caller supplies the array of blocks and the lock.
 
-use core::ops::DerefMut;
+use core::ops::{DerefMut, Range};
 
 /// Pages in a block.
 pub(crate) const BLOCK_PAGES: usize = 1 << BLOCK_ORDER;
@@ -134,8 +134,12 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.free_blocks
     }
 
-    /// Takes one page: from a block that is in small pages already, if there is one with room.
-    pub(crate) fn alloc_page(&mut self) -> Option<usize> {
+    /// Takes pages that follow one another, at least one and at most `most`: from a block that is in
+    /// small pages already, if there is one with room.
+    pub(crate) fn alloc_pages(&mut self, most: usize) -> Option<Range<usize>> {
+        if most == 0 {
+            return None;
+        }
         let index = match self.partial.first {
             Some(index) => index,
             None => {
@@ -146,19 +150,22 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
                 index
             }
         };
-        let State::Small(mut bits) = self.state(index)? else {
-            return None;
-        };
+        let bits = self.small(index)?;
+        let is_free = |page: &usize| bits[page / BITS] & 1 << (page % BITS) == 0;
         let word = bits.iter().position(|&word| word != u64::MAX)?;
-        let bit = bits[word].trailing_ones() as usize;
-        bits[word] |= 1 << bit;
-        self.set(index, State::Small(bits));
-        if bits == [u64::MAX; WORDS] {
+        let first = word * BITS + bits[word].trailing_ones() as usize;
+        let last = BLOCK_PAGES.min(first.saturating_add(most));
+        let end = (first..last).take_while(is_free).count() + first;
+        for page in first..end {
+            bits[page / BITS] |= 1 << (page % BITS);
+        }
+        if *bits == [u64::MAX; WORDS] {
             self.unlink(Id::Partial, index);
         }
-        self.free_pages -= 1;
+        self.free_pages -= end - first;
         self.touch_block(index);
-        Some(index as usize * BLOCK_PAGES + word * BITS + bit)
+        let base = index as usize * BLOCK_PAGES;
+        Some(base + first..base + end)
     }
 
     /// Takes a whole block; returns its first page.
@@ -174,19 +181,18 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     pub(crate) fn free(&mut self, page: usize, order: u32) -> Result<(), NotInUse> {
         let (index, first) = locate(page)?;
         let count = 1_usize.checked_shl(order).ok_or(NotInUse)?;
-        match self.state(index).ok_or(NotInUse)? {
+        match &mut self.blocks.get_mut(index as usize).ok_or(NotInUse)?.state {
             State::Whole if count == BLOCK_PAGES && first == 0 => {}
-            State::Small(mut bits) if first + count <= BLOCK_PAGES => {
-                let was_full = bits == [u64::MAX; WORDS];
-                for page in first..first + count {
-                    let mask = 1 << (page % BITS);
-                    if bits[page / BITS] & mask == 0 {
-                        return Err(NotInUse);
-                    }
-                    bits[page / BITS] &= !mask;
+            State::Small(bits) if first + count <= BLOCK_PAGES => {
+                let is_used = |page: usize| bits[page / BITS] & 1 << (page % BITS) != 0;
+                if !(first..first + count).all(is_used) {
+                    return Err(NotInUse);
                 }
-                if bits != [0; WORDS] {
-                    self.set(index, State::Small(bits));
+                let was_full = *bits == [u64::MAX; WORDS];
+                for page in first..first + count {
+                    bits[page / BITS] &= !(1 << (page % BITS));
+                }
+                if *bits != [0; WORDS] {
                     if was_full {
                         self.push_last(Id::Partial, index);
                     }
@@ -237,6 +243,14 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
 
     fn state(&self, index: u32) -> Option<State> {
         Some(self.blocks.get(index as usize)?.state)
+    }
+
+    /// The pages of a block in small pages that are in use.
+    fn small(&mut self, index: u32) -> Option<&mut [u64; WORDS]> {
+        match &mut self.blocks.get_mut(index as usize)?.state {
+            State::Small(bits) => Some(bits),
+            State::Free | State::Whole => None,
+        }
     }
 
     fn set(&mut self, index: u32, state: State) {

@@ -151,7 +151,7 @@ impl DeviceOps for DeviceMemory {
     }
 
     fn folio_split(&self, piece: DevicePages) {
-        self.pool.split(piece);
+        self.pool.split(piece.first());
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Emulated<Self>>) -> FaultAnswer {

@@ -155,12 +155,17 @@ impl Injection {
         }
     }
 
+    /// Returns whether something may be told to fail. Does not sleep.
+    pub(crate) fn is_on(&self, site: Site) -> bool {
+        self.numbers.get(fail_index(site, Number::Times)) != 0
+    }
+
     /// Returns whether something is to fail this time. Does not sleep.
     pub(crate) fn fails(&self, site: Site) -> bool {
-        let get = |number| self.numbers.get(fail_index(site, number));
-        if get(Number::Times) == 0 {
+        if !self.is_on(site) {
             return false;
         }
+        let get = |number| self.numbers.get(fail_index(site, number));
         // ORDERING: Relaxed: the number stands for itself.
         let asked = self.asked[site as usize].fetch_add(1, Relaxed);
         let interval = get(Number::Interval);

@@ -5,6 +5,8 @@
 //! Locks: the pool's spinlock is the innermost one. mm takes it, through `folio_free` and
 //! `folio_split`, in any context, so it is irq-safe and nothing is done under it but book-keeping.
 
+use core::ops::Range;
+
 use hmm::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
 use kernel::{
     alloc::{flags::GFP_KERNEL, KVVec},
@@ -50,9 +52,9 @@ impl Pool {
         debug_assert!(freed.is_ok());
     }
 
-    /// Notes that the folio of a block was split. Does not sleep.
-    pub(crate) fn split(&self, piece: DevicePages) {
-        self.allocator.lock().split(piece.first());
+    /// Notes that the folio of the block of a page was split. Does not sleep.
+    pub(crate) fn split(&self, page: usize) {
+        self.allocator.lock().split(page);
     }
 
     /// How much is free. Does not sleep.
@@ -77,14 +79,15 @@ impl Pool {
         self.reserved.add(npages as usize, Relaxed);
     }
 
-    /// Takes pages of the order of a page or of a block that are free now. Does not sleep.
-    pub(crate) fn alloc(&self, order: u32) -> Option<usize> {
-        let mut allocator = self.allocator.lock();
-        match order {
-            0 => allocator.alloc_page(),
-            BLOCK_ORDER => allocator.alloc_block(),
-            _ => None,
-        }
+    /// Takes a block that is free now; returns its first page. Does not sleep.
+    pub(crate) fn alloc_block(&self) -> Option<usize> {
+        self.allocator.lock().alloc_block()
+    }
+
+    /// Takes pages that are free now and follow one another, at least one and at most `most`. Does
+    /// not sleep.
+    pub(crate) fn alloc_pages(&self, most: usize) -> Option<Range<usize>> {
+        self.allocator.lock().alloc_pages(most)
     }
 
     /// Notes that the device has used a block. Does not sleep.

@@ -38,7 +38,7 @@ mod pfn;
 pub(crate) use self::pfn::{try_get_page, unlock_and_put, Mpfn};
 pub use self::{
     fault::{CpuFault, FaultAnswer},
-    folio::{FolioData, FreeFolio},
+    folio::{FolioData, FreeFolio, FreePages},
     ops::{DevPagemapOps, Hooks, SyncPoint},
     pagemap::{DevPagemap, Evicted, Options, Owner},
     pages::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},

@@ -312,10 +312,8 @@ mod suite {
         pagemap.evict(0..HPAGE_PMD_NR, &mut buffer);
         assert_eq!(pagemap.owned(), 0);
         assert_eq!(told.returned.get(), HPAGE_PMD_NR);
-        let (low, high) = pagemap
-            .reserve(DevicePages::new(0, 1)?, told.clone())?
-            .halve()?;
-        drop((low, high));
+        let mut pages = pagemap.reserve_pages(0..2, told.clone())?;
+        drop((pages.pop(), pages));
         assert_eq!(told.returned.get(), HPAGE_PMD_NR + 2);
         drop(pagemap);
         assert!(Arc::into_unique_or_drop(told).is_some());

@@ -26,47 +26,45 @@ mod suite {
     }
 
     #[test]
-    fn halves_come_down_to_pages_and_all_of_them_back() -> Result {
+    fn a_block_in_small_pages_comes_back_page_by_page() -> Result {
         let pagemap = device(1)?;
-        let mut folios = KVec::with_capacity(HPAGE_PMD_NR, GFP_KERNEL)?;
-        folios.push(
-            pagemap.reserve(DevicePages::new(0, HPAGE_PMD_ORDER)?, ())?,
-            GFP_KERNEL,
-        )?;
-        let mut pages = KVec::with_capacity(HPAGE_PMD_NR, GFP_KERNEL)?;
-        while let Some(folio) = folios.pop() {
-            if folio.pages().order() == 0 {
-                assert_eq!(folio.pages().first(), pages.len());
-                pages.push(folio, GFP_KERNEL)?;
-                continue;
-            }
-            let order = folio.pages().order();
-            let (low, high) = folio.halve()?;
-            assert_eq!(low.pages().order(), order - 1);
-            assert_eq!(high.pages().order(), order - 1);
-            folios.push(high, GFP_KERNEL)?;
-            folios.push(low, GFP_KERNEL)?;
+        let block = DevicePages::new(0, HPAGE_PMD_ORDER)?;
+        let mut pages = pagemap.reserve(block, ())?.into_pages();
+        let mut taken = KVec::with_capacity(HPAGE_PMD_NR, GFP_KERNEL)?;
+        for nth in 0..HPAGE_PMD_NR / 2 {
+            let folio = pages.pop().ok_or(ENOENT)?;
+            assert_eq!(folio.pages(), DevicePages::new(nth, 0)?);
+            taken.push(folio, GFP_KERNEL)?;
         }
-        assert_eq!(pages.len(), HPAGE_PMD_NR);
-        // The driver heard of two pieces each time.
-        assert_eq!(pagemap.ops().pieces.get(), 2 * (HPAGE_PMD_NR - 1));
+        assert_eq!(pages.npages(), HPAGE_PMD_NR / 2);
         assert_eq!(pagemap.owned(), HPAGE_PMD_NR);
         drop(pages);
+        assert_eq!(pagemap.owned(), HPAGE_PMD_NR / 2);
+        drop(taken);
         assert_eq!(pagemap.owned(), 0);
         assert_eq!(pagemap.ops().freed.get(), HPAGE_PMD_NR);
-        assert!(pagemap
-            .reserve(DevicePages::new(0, HPAGE_PMD_ORDER)?, ())
-            .is_ok());
+        assert!(pagemap.reserve(block, ()).is_ok());
         Ok(())
     }
 
     #[test]
-    fn a_page_has_no_halves_and_comes_back() -> Result {
+    fn pages_are_reserved_all_or_none() -> Result {
         let pagemap = device(1)?;
-        let page = pagemap.reserve(DevicePages::new(1, 0)?, ())?;
-        assert_eq!(page.halve().err(), Some(EINVAL));
-        assert_eq!(pagemap.owned(), 0);
-        assert_eq!(pagemap.ops().freed.get(), 1);
+        let one = pagemap.reserve(DevicePages::new(100, 0)?, ())?;
+        for (pages, error) in [
+            (0..101, EBUSY),
+            (100..HPAGE_PMD_NR, EBUSY),
+            (3..3, EINVAL),
+            (3..HPAGE_PMD_NR + 1, EINVAL),
+        ] {
+            assert_eq!(pagemap.reserve_pages(pages, ()).err(), Some(error));
+        }
+        assert_eq!(pagemap.owned(), 1);
+        let pages = pagemap.reserve_pages(37..100, ())?;
+        assert_eq!((pages.npages(), pagemap.owned()), (63, 64));
+        drop(one);
+        drop(pages);
+        assert_eq!((pagemap.owned(), pagemap.ops().freed.get()), (0, 64));
         Ok(())
     }
 

@@ -27,20 +27,6 @@ mod suite {
     }
 
     #[test]
-    fn halves_lie_side_by_side_and_are_all_of_it() -> Result {
-        for order in 1..=HPAGE_PMD_ORDER {
-            let whole = DevicePages::new(HPAGE_PMD_NR, order)?;
-            let (low, high) = whole.halves().ok_or(ENOENT)?;
-            assert_eq!((low.order(), high.order()), (order - 1, order - 1));
-            assert_eq!(low.range().start, whole.range().start);
-            assert_eq!(low.range().end, high.range().start);
-            assert_eq!(high.range().end, whole.range().end);
-        }
-        assert_eq!(DevicePages::new(3, 0)?.halves(), None);
-        Ok(())
-    }
-
-    #[test]
     fn device_memory_comes_in_whole_blocks() {
         assert_eq!(Memory::lazy(0).err(), Some(EINVAL));
         assert_eq!(Memory::lazy(HPAGE_PMD_NR + 1).err(), Some(EINVAL));

@@ -4,11 +4,11 @@
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h).
 
-use core::{ffi::c_void, mem::ManuallyDrop, ptr::null_mut};
+use core::{ffi::c_void, mem::ManuallyDrop, num::NonZero, ops::Range, ptr::null_mut};
 
-use kernel::{prelude::*, sync::Arc};
+use kernel::sync::Arc;
 
-use super::{DevPagemap, DevPagemapOps, DevicePages, Frame};
+use super::{DevPagemap, DevPagemapOps, DevicePages, Frame, HPAGE_PMD_ORDER};
 use crate::bindings;
 
 /// What a driver keeps in each folio of its device while that is in use: `()` for nothing, or an
@@ -82,22 +82,12 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
         self.pages
     }
 
-    /// Makes two of it, each of half the size; the lower one first. Tells the driver by
-    /// [`DevPagemapOps::folio_split`].
+    /// Makes small pages of it, for the driver to take one by one. The driver tells its allocator.
     ///
     /// Does not sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] for a single page, which is freed.
-    pub fn halve(self) -> Result<(Self, Self)> {
-        let (low, high) = self.pages.halves().ok_or(EINVAL)?;
-        let (pagemap, _, data) = self.take_apart();
-        pagemap.ops().folio_split(low);
-        pagemap.ops().folio_split(high);
-        // Each half of the pages has one owner, as the whole had.
-        let upper = Self::new(pagemap, high, data.clone());
-        Ok((Self::new(pagemap, low, data), upper))
+    pub fn into_pages(self) -> FreePages<'p, T> {
+        let (pagemap, pages, data) = self.take_apart();
+        FreePages::new(pagemap, pages.range(), data)
     }
 
     /// Returns whether it is one of a pagemap.
@@ -136,5 +126,58 @@ impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
         // SAFETY: The data is not used again.
         let data = unsafe { ManuallyDrop::take(&mut self.data) };
         self.pagemap.release(self.pages, data);
+    }
+}
+
+/// Pages of a device that are reserved and not in use yet, one after the other: small folios are taken
+/// from it. Dropping it gives back those that are left, by [`DevPagemapOps::folio_free`].
+///
+/// # Invariants
+///
+/// The bits of `pages` are set in the pagemap's ownership map, on behalf of this value alone.
+pub struct FreePages<'p, T: DevPagemapOps> {
+    pagemap: &'p DevPagemap<T>,
+    pages: Range<usize>,
+    data: T::FolioData,
+}
+
+impl<'p, T: DevPagemapOps> FreePages<'p, T> {
+    /// The bits of `pages` were just set in the ownership map, for the result alone, or are those of
+    /// a folio that is no more.
+    pub(super) fn new(pagemap: &'p DevPagemap<T>, pages: Range<usize>, data: T::FolioData) -> Self {
+        // INVARIANT: The caller has set the bits; this is private to the module.
+        Self {
+            pagemap,
+            pages,
+            data,
+        }
+    }
+
+    /// Returns the number of pages that are left.
+    pub fn npages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Takes the first page, if one is left. Does not sleep.
+    pub fn pop(&mut self) -> Option<FreeFolio<'p, T>> {
+        let page = self.pages.next()?;
+        let pages = DevicePages::new(page, 0).ok()?;
+        // The page is no longer one of these.
+        Some(FreeFolio::new(self.pagemap, pages, self.data.clone()))
+    }
+}
+
+impl<T: DevPagemapOps> Drop for FreePages<'_, T> {
+    fn drop(&mut self) {
+        while let Some(left) = NonZero::new(self.pages.len()) {
+            // As large as the pages are aligned, so that there are few calls.
+            let order = left.ilog2().min(HPAGE_PMD_ORDER);
+            let order = order.min(self.pages.start.trailing_zeros());
+            let Ok(pages) = DevicePages::new(self.pages.start, order) else {
+                return;
+            };
+            self.pages.start = pages.range().end;
+            self.pagemap.release(pages, self.data.clone());
+        }
     }
 }

@@ -20,8 +20,6 @@ use kernel::{
     },
 };
 
-use super::DevicePages;
-
 const BITS: usize = u64::BITS as usize;
 
 /// Which pages have an owner.
@@ -41,11 +39,11 @@ impl OwnershipMap {
     }
 
     /// Marks the pages as owned, all or none; returns whether it did. Does not sleep.
-    pub(super) fn reserve(&self, pages: DevicePages) -> bool {
-        for (n, (word, mask)) in masks(pages.range()).enumerate() {
+    pub(super) fn reserve(&self, pages: Range<usize>) -> bool {
+        for (n, (word, mask)) in masks(pages.clone()).enumerate() {
             if !self.update(word, |old| (old & mask == 0).then_some(old | mask)) {
                 // Undo the words before this one.
-                for (word, mask) in masks(pages.range()).take(n) {
+                for (word, mask) in masks(pages).take(n) {
                     self.update(word, |old| Some(old & !mask));
                 }
                 return false;
@@ -55,8 +53,8 @@ impl OwnershipMap {
     }
 
     /// Marks the pages as free. Does not sleep.
-    pub(super) fn release(&self, pages: DevicePages) {
-        for (word, mask) in masks(pages.range()) {
+    pub(super) fn release(&self, pages: Range<usize>) {
+        for (word, mask) in masks(pages) {
             self.update(word, |old| Some(old & !mask));
         }
     }
@@ -117,18 +115,18 @@ fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
 #[kunit_tests(hmm_ownership)]
 mod tests {
     use super::*;
-    use crate::memremap::{HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+    use crate::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
 
     #[test]
     fn owned_pages_cannot_be_reserved_again() -> Result {
         let map = OwnershipMap::new(2 * HPAGE_PMD_NR)?;
         let page = DevicePages::new(HPAGE_PMD_NR + 65, 0)?;
-        assert!(map.reserve(page));
-        assert!(!map.reserve(page));
+        assert!(map.reserve(page.range()));
+        assert!(!map.reserve(page.range()));
         assert_eq!(map.count(0..2 * HPAGE_PMD_NR), 1);
         assert_eq!(map.count(HPAGE_PMD_NR + 66..2 * HPAGE_PMD_NR), 0);
-        map.release(page);
-        assert!(map.reserve(page));
+        map.release(page.range());
+        assert!(map.reserve(page.range()));
         Ok(())
     }
 
@@ -138,11 +136,11 @@ mod tests {
         let block = DevicePages::new(0, HPAGE_PMD_ORDER)?;
         // In the last word, so that the words before it must be undone.
         let page = DevicePages::new(HPAGE_PMD_NR - 1, 0)?;
-        assert!(map.reserve(page));
-        assert!(!map.reserve(block));
+        assert!(map.reserve(page.range()));
+        assert!(!map.reserve(block.range()));
         assert_eq!(map.count(0..HPAGE_PMD_NR), 1);
-        map.release(page);
-        assert!(map.reserve(block));
+        map.release(page.range());
+        assert!(map.reserve(block.range()));
         assert_eq!(map.count(0..HPAGE_PMD_NR), HPAGE_PMD_NR);
         assert_eq!(map.count(10..74), 64);
         Ok(())
@@ -153,10 +151,10 @@ mod tests {
         let map = OwnershipMap::new(HPAGE_PMD_NR)?;
         for order in 0..=HPAGE_PMD_ORDER {
             let upper = DevicePages::new((1 << order) % HPAGE_PMD_NR, order)?;
-            assert!(map.reserve(upper));
+            assert!(map.reserve(upper.range()));
             assert_eq!(map.count(upper.range()), 1 << order);
             assert_eq!(map.count(0..HPAGE_PMD_NR), 1 << order);
-            map.release(upper);
+            map.release(upper.range());
             assert_eq!(map.count(0..HPAGE_PMD_NR), 0);
         }
         Ok(())
@@ -167,7 +165,7 @@ mod tests {
         let map = OwnershipMap::new(2 * HPAGE_PMD_NR)?;
         assert_eq!(map.first(0..2 * HPAGE_PMD_NR), None);
         for page in [3, 64, HPAGE_PMD_NR + 1] {
-            assert!(map.reserve(DevicePages::new(page, 0)?));
+            assert!(map.reserve(page..page + 1));
         }
         assert_eq!(map.first(0..2 * HPAGE_PMD_NR), Some(3));
         assert_eq!(map.first(4..2 * HPAGE_PMD_NR), Some(64));

@@ -23,7 +23,7 @@ use kernel::{
 
 use super::{
     ownership::OwnershipMap, try_get_page, CpuFault, DevPagemapOps, DevicePages, FolioData,
-    FreeFolio, Hooks, Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
+    FreeFolio, FreePages, Hooks, Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
 };
 use crate::{
     bindings,
@@ -101,7 +101,8 @@ pub struct Evicted {
 
 /// Device pages that mm knows of, and the driver's data that goes with them.
 ///
-/// Pages are reserved for use with [`reserve`](Self::reserve), which works until drop begins.
+/// Pages are reserved for use with [`reserve`](Self::reserve) and
+/// [`reserve_pages`](Self::reserve_pages), which work until drop begins.
 ///
 /// Drop brings every page that is in use back to system memory, waits for the last owner, and
 /// unregisters the pages; it sleeps, and does not give up. So it must not run in a callback of
@@ -112,7 +113,7 @@ pub struct Evicted {
 /// # Invariants
 ///
 /// `pgmap` was registered by `memremap_pages()` for the range of `pfns`. A page is in use, or has
-/// a [`FreeFolio`], exactly while its bit in `owned` is set. From when `closing` was seen to be
+/// a [`FreeFolio`] or a [`FreePages`], exactly while its bit in `owned` is set. From when `closing` was seen to be
 /// set, no bit is set any more.
 ///
 /// # Examples
@@ -260,10 +261,33 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// has no such pages; [`EBUSY`] when one of them has an owner: a bug of the allocator, found
     /// before it corrupts memory.
     pub fn reserve(&self, pages: DevicePages, data: T::FolioData) -> Result<FreeFolio<'_, T>> {
-        if pages.range().end > self.npages() {
+        self.own(pages.range())?;
+        Ok(FreeFolio::new(self, pages, data))
+    }
+
+    /// Reserves pages (the end exclusive) as [`reserve`](Self::reserve) does, to take small folios
+    /// from; each gets a clone of `data`.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reserve`](Self::reserve); [`EINVAL`] also for an empty range.
+    pub fn reserve_pages(
+        &self,
+        pages: Range<usize>,
+        data: T::FolioData,
+    ) -> Result<FreePages<'_, T>> {
+        self.own(pages.clone())?;
+        Ok(FreePages::new(self, pages, data))
+    }
+
+    /// Sets the bits of pages that have no owner.
+    fn own(&self, pages: Range<usize>) -> Result {
+        if pages.is_empty() || pages.end > self.npages() {
             return Err(EINVAL);
         }
-        if !self.owned.reserve(pages) {
+        if !self.owned.reserve(pages.clone()) {
             return Err(EBUSY);
         }
         // ORDERING: Relaxed, because the update of the map was a full barrier: either drop sees
@@ -272,12 +296,12 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             self.owned.release(pages);
             return Err(ENODEV);
         }
-        Ok(FreeFolio::new(self, pages, data))
+        Ok(())
     }
 
     /// Gives back pages that nobody uses any more.
     pub(super) fn release(&self, pages: DevicePages, data: T::FolioData) {
-        self.owned.release(pages);
+        self.owned.release(pages.range());
         self.ops.folio_free(pages, data);
     }
 

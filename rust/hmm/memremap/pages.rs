@@ -65,14 +65,6 @@ impl DevicePages {
         Ok(Self { first, order })
     }
 
-    /// Returns the lower and the upper half, or `None` for a single page.
-    pub fn halves(self) -> Option<(Self, Self)> {
-        let order = self.order.checked_sub(1)?;
-        let half = |first| Self { first, order };
-        // INVARIANT: A multiple of a power of two is one of its half, and so is the middle.
-        Some((half(self.first), half(self.first + (1 << order))))
-    }
-
     /// Returns the first page, numbered from the start of the pagemap.
     pub fn first(self) -> usize {
         self.first

@@ -16,8 +16,14 @@ fn device(blocks: usize) -> Device {
     Allocator::new(vec![Block::new(); blocks])
 }
 
+fn alloc_page(device: &mut Device) -> Option<usize> {
+    let pages = device.alloc_pages(1)?;
+    assert_eq!(pages.len(), 1);
+    Some(pages.start)
+}
+
 fn alloc_pages(device: &mut Device, count: usize) -> Vec<usize> {
-    (0..count).map(|_| device.alloc_page().unwrap()).collect()
+    (0..count).map(|_| alloc_page(device).unwrap()).collect()
 }
 
 /// The page is refused, and nothing of the allocator is changed by it.
@@ -58,7 +64,7 @@ fn a_new_allocator_forgets_what_its_array_held_before() {
     let mut blocks = [Block::new(); 3];
     let mut before = Allocator::new(&mut blocks[..]);
     before.alloc_block().unwrap();
-    before.alloc_page().unwrap();
+    before.alloc_pages(1).unwrap();
     before.alloc_block().unwrap();
     let mut device = Allocator::new(&mut blocks[..]);
     assert_eq!(device.free_blocks(), 3);
@@ -72,7 +78,7 @@ fn a_new_allocator_forgets_what_its_array_held_before() {
 fn a_device_of_no_blocks_has_nothing_to_give() {
     let mut device = device(0);
     assert_eq!((device.free_pages(), device.free_blocks()), (0, 0));
-    assert_eq!(device.alloc_page(), None);
+    assert_eq!(alloc_page(&mut device), None);
     assert_eq!(device.alloc_block(), None);
     refused(&mut device, 0, 0);
 }
@@ -84,7 +90,7 @@ fn each_page_is_handed_out_once_and_then_none() {
         .into_iter()
         .collect();
     assert!(pages.into_iter().eq(0..3 * BLOCK_PAGES));
-    assert_eq!(device.alloc_page(), None);
+    assert_eq!(alloc_page(&mut device), None);
     assert_eq!(device.free_pages(), 0);
 }
 
@@ -94,14 +100,14 @@ fn each_block_is_handed_out_once_and_then_none() {
     let blocks: BTreeSet<_> = (0..3).map(|_| device.alloc_block().unwrap()).collect();
     assert!(blocks.into_iter().eq([0, BLOCK_PAGES, 2 * BLOCK_PAGES]));
     assert_eq!(device.alloc_block(), None);
-    assert_eq!(device.alloc_page(), None);
+    assert_eq!(alloc_page(&mut device), None);
     assert_eq!(device.free_pages(), 0);
 }
 
 #[test]
 fn no_block_is_taken_out_of_small_pages() {
     let mut device = device(1);
-    device.alloc_page().unwrap();
+    alloc_page(&mut device).unwrap();
     assert_eq!(device.free_pages(), BLOCK_PAGES - 1);
     assert_eq!(device.alloc_block(), None);
     assert_eq!(device.free_pages(), BLOCK_PAGES - 1);
@@ -113,7 +119,7 @@ fn small_pages_fill_a_block_before_the_next_one_is_broken() {
     let pages = alloc_pages(&mut device, BLOCK_PAGES);
     assert!(pages.iter().all(|&page| block(page) == block(pages[0])));
     assert_eq!(device.free_blocks(), 1);
-    assert_ne!(block(device.alloc_page().unwrap()), block(pages[0]));
+    assert_ne!(block(alloc_page(&mut device).unwrap()), block(pages[0]));
     assert_eq!(device.free_blocks(), 0);
 }
 
@@ -123,7 +129,7 @@ fn the_one_free_page_of_a_full_block_is_taken_before_a_free_block_is_broken() {
         let mut device = device(2);
         let first = block(alloc_pages(&mut device, BLOCK_PAGES)[0]) * BLOCK_PAGES;
         device.free(first + hole, 0).unwrap();
-        assert_eq!(device.alloc_page(), Some(first + hole));
+        assert_eq!(alloc_page(&mut device), Some(first + hole));
         assert_eq!(device.free_blocks(), 1);
     }
 }
@@ -144,7 +150,7 @@ fn a_split_block_that_is_full_does_not_stand_in_the_way_of_a_free_one() {
     let mut device = device(2);
     let first = device.alloc_block().unwrap();
     device.split(first);
-    assert_eq!(device.alloc_page().map(block), Some(1 - block(first)));
+    assert_eq!(alloc_page(&mut device).map(block), Some(1 - block(first)));
 }
 
 #[test]
@@ -154,7 +160,7 @@ fn a_block_that_was_in_use_is_taken_before_one_that_never_was() {
     device.free(first, BLOCK_ORDER).unwrap();
     assert_eq!(device.alloc_block(), Some(first));
     device.free(first, BLOCK_ORDER).unwrap();
-    assert_eq!(device.alloc_page().map(block), Some(block(first)));
+    assert_eq!(alloc_page(&mut device).map(block), Some(block(first)));
 }
 
 // Giving back.
@@ -195,7 +201,7 @@ fn a_block_is_free_again_only_with_the_last_of_its_small_pages() {
 fn a_page_taken_and_given_back_leaves_its_block_free() {
     let mut device = device(1);
     for _ in 0..3 {
-        let page = device.alloc_page().unwrap();
+        let page = alloc_page(&mut device).unwrap();
         device.free(page, 0).unwrap();
         assert_eq!(
             (device.free_pages(), device.free_blocks()),
@@ -203,7 +209,7 @@ fn a_page_taken_and_given_back_leaves_its_block_free() {
         );
     }
     assert_eq!(device.alloc_block(), Some(0));
-    assert_eq!(device.alloc_page(), None);
+    assert_eq!(alloc_page(&mut device), None);
 }
 
 #[test]
@@ -278,7 +284,7 @@ fn a_whole_block_is_refused_in_pieces() {
 #[test]
 fn an_order_too_large_for_any_device_is_refused() {
     let mut device = device(1);
-    device.alloc_page().unwrap();
+    alloc_page(&mut device).unwrap();
     for order in [31, 32, 63, 64, 64 + BLOCK_ORDER, u32::MAX] {
         refused(&mut device, 0, order);
         refused(&mut device, BLOCK_PAGES - 1, order);
@@ -309,7 +315,7 @@ fn the_pages_of_a_split_block_are_in_use_until_they_come_back() {
     let first = device.alloc_block().unwrap();
     device.split(first);
     assert_eq!((device.free_pages(), device.free_blocks()), (0, 0));
-    assert_eq!(device.alloc_page(), None);
+    assert_eq!(alloc_page(&mut device), None);
     for page in (first..first + BLOCK_PAGES).rev() {
         assert_eq!(device.free_blocks(), 0);
         assert_eq!(device.free(page, 0), Ok(()));
@@ -349,7 +355,7 @@ fn any_page_of_a_block_names_it_in_a_split() {
 #[test]
 fn only_whole_blocks_are_split() {
     let mut device = device(3);
-    let small = device.alloc_page().unwrap();
+    let small = alloc_page(&mut device).unwrap();
     let first = device.alloc_block().unwrap();
     let before = format!("{device:?}");
     let free = (0..3).find(|&other| other != block(small) && other != block(first));
@@ -367,7 +373,7 @@ fn only_whole_blocks_are_split() {
 fn blocks_are_in_the_order_in_which_they_were_taken() {
     let mut device = device(3);
     let first = device.alloc_block().unwrap();
-    let second = block(device.alloc_page().unwrap()) * BLOCK_PAGES;
+    let second = block(alloc_page(&mut device).unwrap()) * BLOCK_PAGES;
     let third = device.alloc_block().unwrap();
     assert_eq!(order_of_use(&mut device, 3), [first, second, third]);
 }
@@ -399,10 +405,10 @@ fn only_blocks_in_use_are_touched() {
 #[test]
 fn taking_a_page_makes_its_block_the_newest() {
     let mut device = device(2);
-    let small = block(device.alloc_page().unwrap()) * BLOCK_PAGES;
+    let small = block(alloc_page(&mut device).unwrap()) * BLOCK_PAGES;
     let whole = device.alloc_block().unwrap();
     assert_eq!(device.oldest(), Some(small));
-    device.alloc_page().unwrap();
+    alloc_page(&mut device).unwrap();
     assert_eq!(order_of_use(&mut device, 2), [whole, small]);
 }
 
@@ -438,4 +444,24 @@ fn a_free_block_is_not_in_the_order() {
         }
         assert_eq!(device.oldest(), None);
     }
+}
+
+#[test]
+fn pages_are_taken_in_runs_that_end_at_what_is_in_use_or_at_the_block() {
+    let mut device = device(2);
+    assert_eq!(device.alloc_pages(0), None);
+    assert_eq!(device.alloc_pages(100), Some(0..100));
+    assert_eq!(device.alloc_pages(1000), Some(100..BLOCK_PAGES));
+    for page in [3, 4, 70, BLOCK_PAGES - 1] {
+        device.free(page, 0).unwrap();
+    }
+    assert_eq!(device.alloc_pages(9), Some(3..5));
+    assert_eq!(device.alloc_pages(9), Some(70..71));
+    assert_eq!(device.alloc_pages(9), Some(BLOCK_PAGES - 1..BLOCK_PAGES));
+    assert_eq!(
+        device.alloc_pages(usize::MAX),
+        Some(BLOCK_PAGES..2 * BLOCK_PAGES)
+    );
+    assert_eq!(device.alloc_pages(1), None);
+    assert_eq!(device.free_pages(), 0);
 }

@@ -175,7 +175,7 @@ impl Checked {
     }
 
     pub(crate) fn alloc_page(&mut self) -> Option<usize> {
-        let page = self.real.alloc_page();
+        let page = self.real.alloc_pages(1).map(|pages| pages.start);
         match page {
             Some(page) => self.model.take_page(page),
             None => assert_eq!(self.model.free_pages(), 0, "a page is free, none is given"),

@@ -56,8 +56,8 @@ fn each_operation_takes_a_bounded_number_of_steps_however_large_the_device() {
     for nth in 0..BLOCKS {
         if nth % 4 == 0 {
             for _ in 0..BLOCK_PAGES {
-                pages.extend(allocator.alloc_page());
-                bounded("alloc_page");
+                pages.extend(allocator.alloc_pages(1).map(|pages| pages.start));
+                bounded("alloc_pages");
             }
         } else {
             whole.extend(allocator.alloc_block());
@@ -65,8 +65,8 @@ fn each_operation_takes_a_bounded_number_of_steps_however_large_the_device() {
         }
     }
     assert_eq!(allocator.free_pages(), 0);
-    assert_eq!(allocator.alloc_page(), None);
-    bounded("alloc_page of a full device");
+    assert_eq!(allocator.alloc_pages(1), None);
+    bounded("alloc_pages of a full device");
     for (nth, &page) in whole.iter().enumerate() {
         allocator.touch(page);
         bounded("touch");
