@@ -74,17 +74,22 @@ impl<T: DeviceOps> View<T> {
     /// for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
     pub fn pending_map(&self, range: Range<usize>) -> Result<PendingMap<'_, T>> {
         let pages = pages_of_run(&range)?;
-        let spares = Spares::new()?;
-        let mut record = KBox::new(
-            Record {
-                pages: pages.clone(),
-                task: Task::current_raw(),
-                is_armed: false,
-                is_invalidated: false,
-                next: None,
-            },
-            GFP_KERNEL,
-        )?;
+        let new = Record {
+            pages: pages.clone(),
+            task: Task::current_raw(),
+            is_armed: false,
+            is_invalidated: false,
+            next: None,
+        };
+        let idle = self.notifier().lock().pending.take_idle();
+        let (mut record, mut spares) = match idle {
+            Some((mut record, spares)) => {
+                *record = new;
+                (record, spares)
+            }
+            None => (KBox::new(new, GFP_KERNEL)?, Spares::none()),
+        };
+        spares.refill()?;
         let start = Instant::<Monotonic>::now();
         loop {
             let seq = self.notifier().read_begin();
@@ -250,9 +255,13 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
 
 impl<T: DeviceOps> Drop for PendingMap<'_, T> {
     fn drop(&mut self) {
-        let removed = self.view.notifier().lock().pending.remove(self.id);
+        let spares = core::mem::replace(&mut self.spares, Spares::none());
+        let mut state = self.view.notifier().lock();
+        let removed = state.pending.remove(self.id);
+        let surplus = removed.and_then(|record| state.pending.keep_idle(record, spares));
+        drop(state);
         // Freed without the lock.
-        drop(removed);
+        drop(surplus);
     }
 }
 

@@ -7,7 +7,7 @@ use core::ops::Range;
 
 use kernel::{prelude::*, task::Task};
 
-use crate::bindings;
+use crate::{bindings, table::Spares, view::NodeBox};
 
 /// What a [`PendingMap`](crate::pending::PendingMap) stands for, in the list of its view.
 pub(crate) struct Record {
@@ -25,24 +25,47 @@ pub(crate) struct Record {
 // SAFETY: `task` is only compared.
 unsafe impl Send for Record {}
 
+/// A record that stands for nothing, and nodes, so that the next pending map need not allocate.
+pub(crate) type Idle = (KBox<Record>, Spares<NodeBox>);
+
 /// The pending maps of a view, under its update lock.
-pub(crate) struct PendingList(Option<KBox<Record>>);
+pub(crate) struct PendingList {
+    first: Option<KBox<Record>>,
+    idle: Option<Idle>,
+}
 
 impl PendingList {
     pub(crate) fn new() -> Self {
-        Self(None)
+        Self {
+            first: None,
+            idle: None,
+        }
+    }
+
+    /// Takes what the last pending map has left.
+    pub(crate) fn take_idle(&mut self) -> Option<Idle> {
+        self.idle.take()
+    }
+
+    /// Keeps what a pending map has left, or returns it for the caller to free.
+    pub(crate) fn keep_idle(
+        &mut self,
+        record: KBox<Record>,
+        spares: Spares<NodeBox>,
+    ) -> Option<Idle> {
+        self.idle.replace((record, spares))
     }
 
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.first.is_none()
     }
 
     /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
     /// the device of the view.
     pub(crate) fn invalidate(&mut self, pages: &Range<usize>, is_own: bool) {
         let task = Task::current_raw().cast_const();
-        let mut next = &mut self.0;
+        let mut next = &mut self.first;
         while let Some(record) = next {
             let overlaps = pages.start < record.pages.end && record.pages.start < pages.end;
             let is_part = record.task == task && (is_own || !record.is_armed);
@@ -53,13 +76,13 @@ impl PendingList {
 
     pub(crate) fn push(&mut self, mut record: KBox<Record>) -> *const Record {
         let id: *const Record = &*record;
-        record.next = self.0.take();
-        self.0 = Some(record);
+        record.next = self.first.take();
+        self.first = Some(record);
         id
     }
 
     pub(crate) fn get(&mut self, id: *const Record) -> Option<&mut Record> {
-        let mut next = self.0.as_deref_mut();
+        let mut next = self.first.as_deref_mut();
         while let Some(record) = next {
             if core::ptr::eq(record, id) {
                 return Some(record);
@@ -71,7 +94,7 @@ impl PendingList {
 
     /// Takes a record out, for the caller to free.
     pub(crate) fn remove(&mut self, id: *const Record) -> Option<KBox<Record>> {
-        let mut place = &mut self.0;
+        let mut place = &mut self.first;
         while place
             .as_deref()
             .is_some_and(|record| !core::ptr::eq(record, id))

@@ -6,7 +6,7 @@
 //! one page, or for a run of [`FANOUT`] pages that are mapped as one (a PMD leaf). The caller
 //! supplies the nodes: those that a change may need are handed in as [`Spares`], so that nothing is
 //! allocated under the lock that protects the table. Clearing needs none, and frees the nodes that
-//! it empties.
+//! it empties, but for a few.
 
 use core::ops::DerefMut;
 use core::ops::Range;
@@ -73,6 +73,13 @@ impl<B> Spares<B> {
     fn take(&mut self) -> Result<B, NoSpare> {
         self.0.iter_mut().find_map(Option::take).ok_or(NoSpare)
     }
+
+    /// Keeps a node that holds nothing, if there is room for it.
+    fn keep(&mut self, node: B) {
+        if let Some(room) = self.0.iter_mut().find(|place| place.is_none()) {
+            *room = Some(node);
+        }
+    }
 }
 
 /// More nodes are needed than were handed in; or there is no such page.
@@ -82,18 +89,68 @@ pub(crate) struct NoSpare;
 /// A page table.
 pub(crate) struct Table<B> {
     root: B,
+    /// Nodes that were emptied, and hold nothing. They are used before any that are handed in, so
+    /// that a page which comes and goes costs neither an allocation nor a look at each place.
+    emptied: Spares<B>,
 }
 
 impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// A table that maps nothing; `root` is a node that holds nothing.
     pub(crate) fn new(root: B) -> Self {
-        Self { root }
+        Self {
+            root,
+            emptied: Spares([const { None }; MAX_SPARES]),
+        }
+    }
+
+    /// The nodes that are kept for use again.
+    #[cfg(test)]
+    pub(crate) fn emptied(&self) -> usize {
+        self.emptied.0.iter().flatten().count()
     }
 
     /// The entry of page number `page`; of a run, the part that is for this page.
     pub(crate) fn get(&self, page: usize) -> Option<Entry> {
-        let (first, entry) = self.find(page..page.checked_add(1)?)?;
-        (first == page).then_some(entry)
+        self.row(page, 1).map(|(entry, _)| entry)
+    }
+
+    /// The entry of page number `page`, as [`get`](Self::get) returns it, and how many pages from
+    /// this one on, at least 1 and at most `most`, have page frames that follow one another and the
+    /// same access; none behind the end of the node.
+    pub(crate) fn row(&self, page: usize, most: usize) -> Option<(Entry, usize)> {
+        if page >= END {
+            return None;
+        }
+        let mut node: &Node<B> = &self.root;
+        for level in (0..LEVELS).rev() {
+            let at = index(page, level);
+            match &node.places[at] {
+                Place::Empty => return None,
+                Place::Node(child) => node = child,
+                Place::Leaf(entry) if level > 0 => {
+                    let offset = page & mask(level);
+                    let pfn = entry.pfn + offset;
+                    let npages = (mask(level) + 1 - offset).min(most);
+                    return Some((Entry { pfn, ..*entry }, npages));
+                }
+                Place::Leaf(entry) => {
+                    let mut npages = 1;
+                    for place in node.places[at + 1..].iter().take(most.saturating_sub(1)) {
+                        match place {
+                            Place::Leaf(next)
+                                if next.pfn == entry.pfn + npages
+                                    && next.access == entry.access =>
+                            {
+                                npages += 1;
+                            }
+                            _ => break,
+                        }
+                    }
+                    return Some((*entry, npages));
+                }
+            }
+        }
+        None
     }
 
     /// Maps page number `page`. A run that covers it is dropped whole.
@@ -127,7 +184,8 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         let end = pages.end.min(END);
         if pages.start < end {
             let (level, first) = (LEVELS - 1, pages.start);
-            clear_below(&mut self.root, level, first, end - 1, &mut between);
+            let emptied = &mut self.emptied;
+            clear_below(&mut self.root, level, first, end - 1, emptied, &mut between);
         }
     }
 
@@ -155,7 +213,7 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
             let Node { used, places } = node;
             let place = &mut places[index(page, level)];
             if !matches!(place, Place::Node(_)) {
-                let child = spares.take()?;
+                let child = self.emptied.take().or_else(|_| spares.take())?;
                 if matches!(place, Place::Empty) {
                     *used += 1;
                 }
@@ -191,6 +249,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
     level: u32,
     first: usize,
     last: usize,
+    emptied: &mut Spares<B>,
     between: &mut impl FnMut(),
 ) {
     let mut page = first;
@@ -206,13 +265,17 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
                 // A node with more than two levels below it is taken apart.
                 let at_once = whole && level <= PART_LEVEL;
                 if !at_once {
-                    clear_below(child, level - 1, page, end, between);
+                    clear_below(child, level - 1, page, end, emptied, between);
                 }
                 at_once || child.used == 0
             }
         };
         if empty {
-            *place = Place::Empty;
+            match core::mem::replace(place, Place::Empty) {
+                Place::Node(child) if child.used == 0 => emptied.keep(child),
+                // With all that it has.
+                Place::Node(_) | Place::Leaf(_) | Place::Empty => {}
+            }
             node.used -= 1;
             if level == PART_LEVEL {
                 between();

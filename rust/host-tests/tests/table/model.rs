@@ -14,6 +14,7 @@ use crate::table::NoSpare;
 use crate::table::Table;
 use crate::table::END;
 use crate::table::FANOUT;
+use crate::table::MAX_SPARES;
 
 /// Pages below a node of a level.
 fn span(level: u32) -> usize {
@@ -140,6 +141,8 @@ impl Checked {
     /// Maps a page, or a run, with this many spares.
     pub(crate) fn set(&mut self, page: usize, run: bool, entry: Entry, count: usize) {
         let mut spares = self.nodes.spares(count);
+        // Those that the table has kept are as good.
+        let kept = self.real.emptied();
         let real = if run {
             self.real.set_run(page, entry, &mut spares)
         } else {
@@ -149,13 +152,16 @@ impl Checked {
             assert_eq!(left(&spares), count, "a page that cannot be took spares");
             None
         } else if run {
-            self.model.set_run(page, entry, count)
+            self.model.set_run(page, entry, count + kept)
         } else {
-            self.model.set(page, entry, count)
+            self.model.set(page, entry, count + kept)
         };
         match model {
             None => assert_eq!(real, Err(NoSpare)),
-            Some(rest) => assert_eq!((real, left(&spares)), (Ok(()), rest)),
+            Some(rest) => {
+                let left = left(&spares) + self.real.emptied();
+                assert_eq!((real, left), (Ok(()), rest));
+            }
         }
         drop(spares);
         self.check_around(page);
@@ -178,7 +184,13 @@ impl Checked {
 
     /// Compares the nodes, and what is mapped at and near a page.
     fn check_around(&self, page: usize) {
-        assert_eq!(self.nodes.live(), 1 + self.model.nodes.len(), "nodes");
+        let emptied = self.real.emptied();
+        assert!(emptied <= MAX_SPARES);
+        assert_eq!(
+            self.nodes.live() - emptied,
+            1 + self.model.nodes.len(),
+            "nodes"
+        );
         let run = page / FANOUT * FANOUT;
         let near = [
             page.wrapping_sub(1),
@@ -195,8 +207,28 @@ impl Checked {
                 Some(entry)
             });
             assert_eq!(self.real.get(page), model, "page {page:#x}");
+            self.check_row(page, model);
         }
         self.find(page..END);
+    }
+
+    /// Compares how many pages follow a page, up to the end of the node.
+    fn check_row(&self, page: usize, entry: Option<Entry>) {
+        let follows = |&n: &usize| {
+            let next = self.model.find(page + n..page + n + 1);
+            next.map(|(_, next)| next)
+                == entry.map(|it| Entry {
+                    pfn: it.pfn + n,
+                    ..it
+                })
+        };
+        for most in [1, 2, FANOUT] {
+            let row = entry.map(|entry| {
+                let end = (FANOUT - page % FANOUT).min(most);
+                (entry, 1 + (1..end).take_while(follows).count())
+            });
+            assert_eq!(self.real.row(page, most), row, "from page {page:#x} on");
+        }
     }
 
     /// Compares all that is mapped.
@@ -220,7 +252,8 @@ impl Checked {
         self.check();
         if clear {
             self.clear(0..usize::MAX);
-            assert_eq!(self.nodes.live(), 1, "nodes of an empty table");
+            let live = self.nodes.live() - self.real.emptied();
+            assert_eq!(live, 1, "nodes of an empty table");
         }
         drop(self.real);
         assert_eq!(self.nodes.live(), 0, "nodes of no table");
