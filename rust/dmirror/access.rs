@@ -2,12 +2,16 @@
 
 //! The device reads and writes memory of the process, through its own page table.
 //!
-//! What is copied to or from user space goes through the bounce buffer, so that no lock is held
-//! while user memory is accessed.
+//! Where user memory is present it is copied straight from or to the pages that the device has mapped,
+//! with page faults off, since the update lock is held. Where it is not, the copy goes through the
+//! bounce buffer, so that no lock is held while user memory is faulted in.
 
 use core::{cell::Cell, ops::Range};
 
-use emu::view::{Access, ViewGuard};
+use emu::{
+    uaccess::fault_in_readable,
+    view::{Access, ViewGuard, ViewPages},
+};
 use hmm::{
     memremap::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     range::{MappedPage, PagePlace, PageView, Timeout},
@@ -22,7 +26,7 @@ use kernel::{
 use crate::{
     alloc::BLOCK_PAGES,
     call::{resched_or_eintr, window_at, Buffers, Call},
-    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES},
+    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES, WINDOW_PAGES},
     device::DeviceMemory,
     uapi,
 };
@@ -50,18 +54,21 @@ pub(crate) fn read_part(
     let mut at = part.start;
     while at < part.end {
         progress.check(at)?;
+        let to = out.wrapping_byte_add(at - part.start);
         let request = AccessRequest {
             range: at..part.end,
             ahead: part.end,
-            copy: Copy::Read,
+            copy: Copy::Read { to },
             timeout,
         };
-        let bytes = access(call, request)? * PAGE_SIZE;
-        let to = out.wrapping_byte_add(at - part.start);
-        UserSlice::new(to, bytes)
-            .writer()
-            .write_slice(&call.buffers.bounce[..bytes])?;
-        call.counts.cpages += (bytes / PAGE_SIZE) as u64;
+        let copied = access(call, request)?;
+        let bytes = copied.npages * PAGE_SIZE;
+        if copied.is_bounced {
+            UserSlice::new(to, bytes)
+                .writer()
+                .write_slice(&call.buffers.bounce[..bytes])?;
+        }
+        call.counts.cpages += copied.npages as u64;
         at += bytes;
         resched_or_eintr()?;
     }
@@ -80,27 +87,61 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
     let mut progress = Progress::new(range.start, Timeout::Bounded);
     let mut at = range.start;
     while at < range.end {
-        let end = range.end.min(at + BOUNCE_PAGES * PAGE_SIZE);
+        progress.check(at)?;
         let from = data.wrapping_byte_add(at - range.start);
-        UserSlice::new(from, end - at)
-            .reader()
-            .read_slice(&mut call.buffers.bounce[..end - at])?;
-        let chunk = at;
-        while at < end {
-            progress.check(at)?;
+        let chunk = window_at(at, range.end);
+        // What can be read now is in all likelihood there when it is copied.
+        let written = if fault_in_readable(from, chunk.len()) {
             let request = AccessRequest {
-                range: at..end,
+                range: chunk.clone(),
                 ahead: range.end,
-                copy: Copy::Write { skip: at - chunk },
+                copy: Copy::Write { from },
                 timeout: Timeout::Bounded,
             };
-            let npages = access(call, request)?;
-            call.counts.cpages += npages as u64;
-            at += npages * PAGE_SIZE;
-            resched_or_eintr()?;
+            access(call, request)?.npages
+        } else {
+            0
+        };
+        call.counts.cpages += written as u64;
+        at += written * PAGE_SIZE;
+        if written == 0 {
+            at = write_bounced(call, chunk, from, range.end)?;
         }
+        resched_or_eintr()?;
     }
     Ok(())
+}
+
+/// The device writes what is at `from` to the start of a range, by way of the bounce buffer; returns
+/// where it has stopped. A round of faults goes up to `ahead`.
+fn write_bounced(
+    call: &mut Call<'_>,
+    range: Range<usize>,
+    from: UserPtr,
+    ahead: usize,
+) -> Result<usize> {
+    let end = range.end.min(range.start + BOUNCE_PAGES * PAGE_SIZE);
+    UserSlice::new(from, end - range.start)
+        .reader()
+        .read_slice(&mut call.buffers.bounce[..end - range.start])?;
+    let mut progress = Progress::new(range.start, Timeout::Bounded);
+    let mut at = range.start;
+    while at < end {
+        progress.check(at)?;
+        let request = AccessRequest {
+            range: at..end,
+            ahead,
+            copy: Copy::WriteBounced {
+                skip: at - range.start,
+            },
+            timeout: Timeout::Bounded,
+        };
+        let npages = access(call, request)?.npages;
+        call.counts.cpages += npages as u64;
+        at += npages * PAGE_SIZE;
+        resched_or_eintr()?;
+    }
+    Ok(end)
 }
 
 /// Tells how and where the pages of the range are mapped, a byte a page.
@@ -227,47 +268,57 @@ struct AccessRequest {
 /// Which way to copy.
 #[derive(Clone, Copy)]
 enum Copy {
-    /// To the start of the bounce buffer.
-    Read,
+    /// To user memory, or to the start of the bounce buffer where that is not present.
+    Read { to: UserPtr },
+    /// From user memory, as far as that is present.
+    Write { from: UserPtr },
     /// From the bounce buffer, so many bytes after its start.
-    Write { skip: usize },
+    WriteBounced { skip: usize },
 }
 
-/// Copies what is mapped at the start of a range, after a round of faults if nothing is. Returns the
-/// number of pages.
-fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<usize> {
+/// What was copied at the start of a range.
+#[derive(Clone, Copy, Default)]
+struct Copied {
+    npages: usize,
+    /// Whether it is in the bounce buffer, for user memory.
+    is_bounced: bool,
+}
+
+/// Copies what is mapped at the start of a range, after a round of faults if nothing is. Less than
+/// all may be copied, or nothing.
+fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<Copied> {
     let AccessRequest { range, copy, .. } = &request;
-    let npages = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, range, *copy);
-    if npages > 0 {
-        return Ok(npages);
+    let copied = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, range, *copy);
+    if copied.npages > 0 {
+        return Ok(copied);
     }
     call.counts.faults += 1;
     let first = window_at(range.start, request.end());
-    let (npages, is_whole) = fault_first(call, &request, first.clone())?;
+    let (copied, is_whole) = fault_first(call, &request, first.clone())?;
     if is_whole {
-        fault_ahead(call, &request, first.end, npages)?;
+        fault_ahead(call, &request, first.end, copied.npages)?;
     }
-    Ok(npages)
+    Ok(copied)
 }
 
 /// Faults in the window that the range begins in, and copies what is mapped at its start then.
-/// Returns the number of pages, and whether all of the window was faulted in.
+/// Returns what was copied, and whether all of the window was faulted in.
 fn fault_first(
     call: &mut Call<'_>,
     request: &AccessRequest,
     window: Range<usize>,
-) -> Result<(usize, bool)> {
+) -> Result<(Copied, bool)> {
     let at = window.start;
     match fault(call, request, window) {
-        (npages, Ok(())) => Ok((npages, true)),
+        (copied, Ok(())) => Ok((copied, true)),
         // What was accessed counts, and is not accessed again.
-        (npages, Err(_)) if npages > 0 => Ok((npages, false)),
+        (copied, Err(_)) if copied.npages > 0 => Ok((copied, false)),
         (_, Err(error @ (EBUSY | EINTR))) => Err(error),
         // The first page alone decides: so everything before the page that is the reason is
         // accessed.
         (_, Err(_)) => match fault(call, request, at..at + PAGE_SIZE) {
-            (0, Err(error)) => Err(error),
-            (npages, _) => Ok((npages, false)),
+            (copied, Err(error)) if copied.npages == 0 => Err(error),
+            (copied, _) => Ok((copied, false)),
         },
     }
 }
@@ -295,8 +346,8 @@ fn fault_ahead(
 }
 
 /// Faults in a window; where it is the one that the range begins in, copies what is mapped at its
-/// start then. Returns the number of pages that were copied.
-fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> (usize, Result) {
+/// start then. Returns what was copied.
+fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> (Copied, Result) {
     let AccessRequest {
         range,
         copy,
@@ -304,12 +355,12 @@ fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> 
         ..
     } = request;
     let access = match copy {
-        Copy::Read => Access::Read,
-        Copy::Write { .. } => Access::Write,
+        Copy::Read { .. } => Access::Read,
+        Copy::Write { .. } | Copy::WriteBounced { .. } => Access::Write,
     };
     let Buffers { fault, bounce, .. } = &mut *call.buffers;
     let is_first = window.start == range.start;
-    let copied = Cell::new(0);
+    let copied = Cell::new(Copied::default());
     let faulted = call
         .view
         .fault(call.mm, window, access, *timeout, fault, |guard| {
@@ -327,39 +378,82 @@ impl AccessRequest {
     }
 }
 
-/// Copies what is mapped at the start of a range; returns the number of pages, which ends where the
-/// device has no page mapped, or may not write to it, or the bounce buffer ends.
+/// Copies what is mapped at the start of a range, up to where the device has no page mapped, or may
+/// not write to it.
 fn copy_mapped(
     guard: &ViewGuard<'_, DeviceMemory>,
     bounce: &mut [u8],
     range: &Range<usize>,
     copy: Copy,
-) -> usize {
-    let npages = (range.len() / PAGE_SIZE).min(BOUNCE_PAGES);
-    let mut used = None;
-    for nth in 0..npages {
-        let Some(page) = guard.page(range.start + nth * PAGE_SIZE) else {
-            return nth;
-        };
-        let offset = nth * PAGE_SIZE;
-        let copied = match copy {
-            Copy::Read => page.read(0, &mut bounce[offset..offset + PAGE_SIZE]),
-            Copy::Write { skip } => {
-                let offset = offset + skip;
-                page.write(0, &bounce[offset..offset + PAGE_SIZE])
+) -> Copied {
+    let (npages, is_bounced) = match copy {
+        Copy::Read { to } => {
+            match copy_runs(guard, range, WINDOW_PAGES, |run, at| {
+                run.copy_to_user(to.wrapping_byte_add(at))
+            }) {
+                // The buffer may not be present.
+                0 => (copy_bounced(guard, bounce, range), true),
+                npages => (npages, false),
             }
+        }
+        Copy::Write { from } => {
+            let npages = copy_runs(guard, range, WINDOW_PAGES, |run, at| {
+                run.copy_from_user(from.wrapping_byte_add(at))
+            });
+            (npages, false)
+        }
+        Copy::WriteBounced { skip } => {
+            let npages = copy_runs(guard, range, BOUNCE_PAGES, |run, at| {
+                run.write(0, &bounce[skip + at..skip + at + PAGE_SIZE])?;
+                Ok(1)
+            });
+            (npages, false)
+        }
+    };
+    Copied { npages, is_bounced }
+}
+
+/// Copies what is mapped at the start of a range to the bounce buffer; returns the number of pages.
+fn copy_bounced(
+    guard: &ViewGuard<'_, DeviceMemory>,
+    bounce: &mut [u8],
+    range: &Range<usize>,
+) -> usize {
+    copy_runs(guard, range, BOUNCE_PAGES, |run, at| {
+        run.read(0, &mut bounce[at..at + PAGE_SIZE])?;
+        Ok(1)
+    })
+}
+
+/// Calls `copy` for what is mapped at the start of a range, up to `most` pages of it, with the
+/// number of bytes before that; it returns how many of the pages it has copied, and is called again
+/// unless that was none. Returns how many were copied.
+fn copy_runs(
+    guard: &ViewGuard<'_, DeviceMemory>,
+    range: &Range<usize>,
+    most: usize,
+    mut copy: impl FnMut(&ViewPages<'_, DeviceMemory>, usize) -> Result<usize>,
+) -> usize {
+    let npages = (range.len() / PAGE_SIZE).min(most);
+    let mut used = None;
+    let mut done = 0;
+    while done < npages {
+        let at = done * PAGE_SIZE;
+        let Some(run) = guard.pages(range.start + at, npages - done) else {
+            break;
         };
-        if copied.is_err() {
-            return nth;
+        match copy(&run, at) {
+            Ok(copied) if copied > 0 => done += copied,
+            _ => break,
         }
         // What the device uses is not the first to be evicted.
-        let block = page.device_index().map(|index| index / BLOCK_PAGES);
+        let block = run.device_index().map(|index| index / BLOCK_PAGES);
         if let Some(block) = block.filter(|_| block != used) {
-            page.pagemap().ops().pool().touch(block);
+            run.pagemap().ops().pool().touch(block);
             used = Some(block);
         }
     }
-    npages
+    done
 }
 
 /// Sees to it that an access which gets nowhere ends.

@@ -2,10 +2,9 @@
 
 //! An emulated device: its memory, the pages that mm knows of, and a copy engine that is a CPU.
 
-use core::{ops::Deref, ptr::NonNull};
+use core::{ffi::c_void, ops::Deref};
 
 use hmm::{
-    folio::SystemPages,
     memremap::{
         CpuFault, DevPagemap, DevPagemapOps, DevicePages, FaultAnswer, FolioData, Hooks, Options,
     },
@@ -127,15 +126,25 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {
         batch.for_each(|op| match (&op.src, &op.dst) {
             (Place::System(from), Place::Device(to)) => {
-                self.each_page(*to, |n, to| copy_from_system(from, n, to))
+                let (to, npages) = self.bytes(*to)?;
+                // SAFETY: Both have as many pages. Those of the system are locked and unmapped, those
+                // of the device are the migration's alone.
+                unsafe { bindings::copy_from_pages(to, from.page(0), npages) };
+                Ok(())
             }
-            (Place::Zero, Place::Device(to)) => self.each_page(*to, |_, to| {
-                // SAFETY: The page of the device is the migration's alone, by the invariant of
-                // `Memory`, and has PAGE_SIZE bytes.
-                unsafe { bindings::clear_page(to.as_ptr().cast()) }
-            }),
+            (Place::Zero, Place::Device(to)) => {
+                let (to, npages) = self.bytes(*to)?;
+                // SAFETY: The pages of the device are the migration's alone, by the invariant of
+                // `Memory`.
+                unsafe { bindings::clear_pages(to, npages) };
+                Ok(())
+            }
             (Place::Device(from), Place::System(to)) => {
-                self.each_page(*from, |n, from| copy_to_system(to, n, from))
+                let (from, npages) = self.bytes(*from)?;
+                // SAFETY: Both have as many pages. Those of the device are locked and unmapped,
+                // those of the system are the migration's alone.
+                unsafe { bindings::copy_to_pages(to.page(0), from, npages) };
+                Ok(())
             }
             _ => Err(EINVAL),
         });
@@ -144,27 +153,10 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
 }
 
 impl CpuEngine {
-    /// Calls `with` for each page of the device, with its number among them.
-    fn each_page(&self, pages: DevicePages, with: impl Fn(usize, NonNull<u8>)) -> Result {
-        for (n, page) in pages.range().enumerate() {
-            with(n, self.0.frame(page).ok_or(EIO)?);
-        }
-        Ok(())
+    /// Returns where the bytes of pages of the device are, one after the other, and the number of
+    /// pages. They are in one block, because it is a multiple of their number.
+    fn bytes(&self, pages: DevicePages) -> Result<(*mut c_void, usize)> {
+        let bytes = self.0.frame(pages.first()).ok_or(EIO)?;
+        Ok((bytes.as_ptr().cast(), pages.npages()))
     }
-}
-
-fn copy_from_system(from: &SystemPages<'_>, n: usize, to: NonNull<u8>) {
-    from.with_page(n, |from| {
-        // SAFETY: Both have PAGE_SIZE bytes, and begin at a page. The system page is locked and
-        // unmapped, and the page of the device is the migration's alone.
-        unsafe { bindings::copy_page(to.as_ptr().cast(), from.as_ptr().cast()) }
-    });
-}
-
-fn copy_to_system(to: &SystemPages<'_>, n: usize, from: NonNull<u8>) {
-    to.with_page(n, |to| {
-        // SAFETY: Both have PAGE_SIZE bytes, and begin at a page. The page of the device is locked
-        // and unmapped, and the system page is the migration's alone.
-        unsafe { bindings::copy_page(to.as_ptr().cast(), from.as_ptr().cast()) }
-    });
 }

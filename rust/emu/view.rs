@@ -16,7 +16,7 @@ use core::{
 
 use hmm::{
     interval::{Guard, Invalidate, Invalidation, Notifier},
-    memremap::{Frame, Owner},
+    memremap::{Frame, Owner, HPAGE_PMD_NR},
 };
 use kernel::{
     alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_NOWARN},
@@ -24,6 +24,7 @@ use kernel::{
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
     sync::Arc,
+    uaccess::UserPtr,
 };
 
 pub use crate::table::Access;
@@ -63,9 +64,14 @@ impl DerefMut for NodeBox {
 impl Spares<NodeBox> {
     /// Makes as many nodes as mapping pages of one aligned run can need.
     pub(crate) fn new() -> Result<Self> {
-        let mut this = Self([const { None }; MAX_SPARES]);
+        let mut this = Self::none();
         this.refill()?;
         Ok(this)
+    }
+
+    /// Returns none of them, for [`refill`](Self::refill).
+    pub(crate) fn none() -> Self {
+        Self([const { None }; MAX_SPARES])
     }
 
     /// Makes nodes for those that were used. May sleep.
@@ -197,63 +203,94 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     /// Returns the page that the device has mapped at an address (bytes).
     ///
     /// Does not sleep.
-    pub fn page(&self, address: usize) -> Option<ViewPage<'_, T>> {
+    pub fn page(&self, address: usize) -> Option<ViewPages<'_, T>> {
         let entry = self.state.table.get(address >> PAGE_SHIFT)?;
-        Some(self.page_of(entry))
+        Some(self.pages_of(entry, 1))
+    }
+
+    /// Returns the pages that the device has mapped from an address (bytes) on, one after the other:
+    /// at least 1, at most `most`.
+    ///
+    /// Does not sleep; takes as long as there are pages. There may be more behind them.
+    pub fn pages(&self, address: usize, most: usize) -> Option<ViewPages<'_, T>> {
+        let (entry, npages) = self.state.table.row(address >> PAGE_SHIFT, most)?;
+        Some(self.pages_of(entry, npages))
     }
 
     /// Returns the first page of `range` (bytes, the end exclusive) that the device has mapped, and
     /// its address.
     ///
     /// Does not sleep; takes as long as the range has nodes, not pages.
-    pub fn next(&self, range: Range<usize>) -> Option<(usize, ViewPage<'_, T>)> {
+    pub fn next(&self, range: Range<usize>) -> Option<(usize, ViewPages<'_, T>)> {
         let pages = range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE);
         let (page, entry) = self.state.table.find(pages)?;
-        Some((page << PAGE_SHIFT, self.page_of(entry)))
+        Some((page << PAGE_SHIFT, self.pages_of(entry, 1)))
     }
 
-    fn page_of(&self, entry: Entry) -> ViewPage<'_, T> {
-        // INVARIANT: The entry is one of the table, and the update lock is held.
-        ViewPage {
+    fn pages_of(&self, entry: Entry, npages: usize) -> ViewPages<'_, T> {
+        let index_of = |n: usize| self.pagemap.index_of(Frame::from_bits(entry.pfn + n));
+        let first = index_of(0);
+        // The bytes of the device follow one another in a block; and its memory may lie beside
+        // that of the system.
+        let npages = match first {
+            Some(index) => npages.min(HPAGE_PMD_NR - index % HPAGE_PMD_NR),
+            None if npages > 1 && index_of(npages - 1).is_some() => 1,
+            None => npages,
+        };
+        // INVARIANT: The entries are those of the table, and the update lock is held. All pages are
+        // in one block of the device, as its pagemap has whole blocks, or none is.
+        ViewPages {
             entry,
+            npages,
+            first,
             pagemap: self.pagemap,
             _guard: PhantomData,
         }
     }
 }
 
-/// A page that a device has mapped. It lives no longer than the update lock is held.
+/// Pages that a device has mapped, with page frames that follow one another. They live no longer
+/// than the update lock is held.
 ///
-/// Its content is that of user memory: CPUs, and other devices that have it mapped, may change it at
-/// the same time, unless the mapping is exclusive. So it is copied, and never borrowed.
+/// Their content is that of user memory: CPUs, and other devices that have them mapped, may change it
+/// at the same time, unless the mapping is exclusive. So it is copied, and never borrowed.
 ///
 /// # Invariants
 ///
-/// The page is one that the address space has mapped, with the rights of the entry, until the
-/// update lock is released.
-pub struct ViewPage<'g, T: DeviceOps> {
+/// The pages are those that the address space has mapped, with the rights of the entry, until the
+/// update lock is released. If `first` is set, they are that page of the device and those behind it,
+/// in one block; else, none of them is in its memory.
+pub struct ViewPages<'g, T: DeviceOps> {
+    /// That of the first page.
     entry: Entry,
+    npages: usize,
+    first: Option<usize>,
     pagemap: &'g Pagemap<T>,
     _guard: PhantomData<&'g ()>,
 }
 
-impl<T: DeviceOps> ViewPage<'_, T> {
+impl<T: DeviceOps> ViewPages<'_, T> {
+    /// Returns the number of pages.
+    pub fn npages(&self) -> usize {
+        self.npages
+    }
+
     /// Returns the pages of the device.
     pub fn pagemap(&self) -> &Pagemap<T> {
         self.pagemap
     }
 
-    /// Returns what the device may do with it.
+    /// Returns what the device may do with them.
     pub fn access(&self) -> Access {
         self.entry.access
     }
 
-    /// Returns which page of the device it is, if it is in the device's own memory.
+    /// Returns which page of the device the first one is, if they are in the device's own memory.
     pub fn device_index(&self) -> Option<usize> {
-        self.pagemap.index_of(self.frame())
+        self.first
     }
 
-    /// Copies from the page, from byte `offset` on, to `out`.
+    /// Copies from the first page, from byte `offset` on, to `out`.
     ///
     /// Does not sleep.
     ///
@@ -280,7 +317,7 @@ impl<T: DeviceOps> ViewPage<'_, T> {
         Ok(())
     }
 
-    /// Copies `data` to the page, from byte `offset` on.
+    /// Copies `data` to the first page, from byte `offset` on.
     ///
     /// Does not sleep.
     ///
@@ -289,9 +326,7 @@ impl<T: DeviceOps> ViewPage<'_, T> {
     /// [`EPERM`] when the device may only read the page; [`EINVAL`] when it has no such bytes.
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
         check(offset, data.len())?;
-        if self.entry.access == Access::Read {
-            return Err(EPERM);
-        }
+        self.check_write()?;
         let from = data.as_ptr().cast();
         match self.device_bytes()? {
             Some(bytes) => {
@@ -307,35 +342,103 @@ impl<T: DeviceOps> ViewPage<'_, T> {
                 unsafe { bindings::memcpy_to_page(page, offset, from, data.len()) };
             }
         }
-        self.mark_dirty();
+        self.mark_dirty(1);
         Ok(())
     }
 
-    /// Makes sure that reclaim does not take the page for one that nobody has written to: mm does
-    /// not see what a device writes. A page of the device takes the mark along when it comes back.
-    fn mark_dirty(&self) {
-        // SAFETY: The page is valid, by the type invariant.
-        let folio = unsafe { bindings::page_folio(self.frame().page()) };
-        // A page of a file on a disk can be written to only through a page table entry that is
-        // dirty already, and its file system may want the lock of the folio to hear of it.
-        // SAFETY: The folio is that of a valid page.
-        let is_anonymous = unsafe { bindings::folio_test_anon(folio) };
-        // SAFETY: The folio is that of a valid page.
-        if is_anonymous || unsafe { bindings::folio_test_swapbacked(folio) } {
-            // SAFETY: The folio is that of a valid page; for such folios this only sets flags.
-            unsafe { bindings::folio_mark_dirty(folio) };
+    /// Copies the pages to user memory of the current task, as far as that is present: nothing is
+    /// faulted in, so that this can be done under the update lock. Returns the number of pages that
+    /// were copied whole, which is less than [`npages`](Self::npages) when the next one was not
+    /// present; a part of that may have been written to.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EIO`] when there is no memory behind a page of the device.
+    ///
+    /// C function: `__copy_to_user_inatomic()`.
+    pub fn copy_to_user(&self, to: UserPtr) -> Result<usize> {
+        let to = to.as_mut_ptr();
+        Ok(match self.device_bytes()? {
+            Some(bytes) => {
+                // SAFETY: There are as many pages at `bytes`, by the type invariant. Others may
+                // write to them at the same time, which the C function is made for; it checks the
+                // address of user space.
+                unsafe { bindings::copy_to_user_present(to, bytes.as_ptr().cast(), self.npages) }
+            }
+            None => {
+                let page = self.frame().page();
+                // SAFETY: The pages are valid, by the type invariant. Others may write to them at
+                // the same time, which the C function is made for; it checks the address of user
+                // space.
+                unsafe { bindings::copy_pages_to_user_present(to, page, self.npages) }
+            }
+        })
+    }
+
+    /// Copies user memory of the current task to the pages, as far as that is present, as
+    /// [`copy_to_user`](Self::copy_to_user) does in the other direction. A part of the first page
+    /// that was not copied whole may have been written to.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EPERM`] when the device may only read the pages; [`EIO`] when there is no memory behind a
+    /// page of the device.
+    ///
+    /// C function: `__copy_from_user_inatomic()`.
+    pub fn copy_from_user(&self, from: UserPtr) -> Result<usize> {
+        self.check_write()?;
+        let from = from.as_const_ptr();
+        let copied = match self.device_bytes()? {
+            Some(bytes) => {
+                // SAFETY: There are as many pages at `bytes`, by the type invariant. Others may
+                // read and write them at the same time, which the C function is made for; it checks
+                // the address of user space.
+                unsafe {
+                    bindings::copy_from_user_present(bytes.as_ptr().cast(), from, self.npages)
+                }
+            }
+            None => {
+                let page = self.frame().page();
+                // SAFETY: The pages are valid, by the type invariant. Others may read and write them
+                // at the same time, which the C function is made for; it checks the address of
+                // user space.
+                unsafe { bindings::copy_pages_from_user_present(page, from, self.npages) }
+            }
+        };
+        // With the page that may have been written in part.
+        self.mark_dirty((copied + 1).min(self.npages));
+        Ok(copied)
+    }
+
+    fn check_write(&self) -> Result {
+        match self.entry.access {
+            Access::Read => Err(EPERM),
+            Access::Write | Access::Exclusive => Ok(()),
         }
     }
 
-    /// Returns the bytes of a page of the device's own memory; `None` for others.
+    /// Makes sure that reclaim does not take the first `npages` pages for ones that nobody has
+    /// written to. A page of the device takes the mark along when it comes back.
+    fn mark_dirty(&self, npages: usize) {
+        // SAFETY: The pages are valid, by the type invariant, and `npages` is no more than that.
+        unsafe { bindings::mark_pages_dirty(self.frame().page(), npages) };
+    }
+
+    /// Returns the bytes of the first page, and behind them those of the others, in the device's own
+    /// memory; `None` for other memory.
     fn device_bytes(&self) -> Result<Option<NonNull<u8>>> {
-        let Some(index) = self.device_index() else {
+        let Some(index) = self.first else {
             return Ok(None);
         };
         let memory = self.pagemap.ops().memory();
         Ok(Some(memory.frame(index).ok_or(EIO)?))
     }
 
+    /// Returns the page frame of the first page.
     fn frame(&self) -> Frame {
         Frame::from_bits(self.entry.pfn)
     }

@@ -1,26 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * C wrappers for `emu`, on top of those that helpers.c has: include/linux/highmem.h,
- * include/linux/io.h, include/linux/page-flags.h, and copying. The prefix is
- * emu_helper_.
+ * include/linux/io.h, include/linux/page-flags.h, include/linux/uaccess.h, and copying.
+ * The prefix is emu_helper_.
  */
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/uaccess.h>
 
 void *emu_helper_phys_to_virt(phys_addr_t addr)
 {
 	return phys_to_virt(addr);
 }
 
-void emu_helper_copy_page(void *to, void *from)
+/* Whole pages, which follow one another on both sides. */
+void emu_helper_copy_from_pages(void *to, struct page *from, unsigned long nr)
 {
-	copy_page(to, from);
+	for (unsigned long n = 0; n < nr; n++) {
+		void *address = kmap_local_page(from + n);
+
+		copy_page(to + n * PAGE_SIZE, address);
+		kunmap_local(address);
+	}
 }
 
-void emu_helper_clear_page(void *page)
+void emu_helper_copy_to_pages(struct page *to, void *from, unsigned long nr)
 {
-	clear_page(page);
+	for (unsigned long n = 0; n < nr; n++) {
+		void *address = kmap_local_page(to + n);
+
+		copy_page(address, from + n * PAGE_SIZE);
+		kunmap_local(address);
+	}
+}
+
+void emu_helper_clear_pages(void *to, unsigned long nr)
+{
+	for (unsigned long n = 0; n < nr; n++)
+		clear_page(to + n * PAGE_SIZE);
 }
 
 /* What others may change at the same time; the compiler must not be told otherwise. */
@@ -29,9 +48,28 @@ void emu_helper_memcpy_racy(void *to, const void *from, size_t len)
 	memcpy(to, from, len);
 }
 
-bool emu_helper_folio_test_swapbacked(const struct folio *folio)
+/*
+ * Makes sure that reclaim does not take pages for ones that nobody has written to: mm does not
+ * see what a device writes.
+ */
+void emu_helper_mark_pages_dirty(struct page *page, unsigned long nr)
 {
-	return folio_test_swapbacked(folio);
+	struct folio *last = NULL;
+
+	for (unsigned long n = 0; n < nr; n++) {
+		struct folio *folio = page_folio(page + n);
+
+		if (folio == last)
+			continue;
+		last = folio;
+		/*
+		 * A page of a file on a disk can be written to only through a page table entry that
+		 * is dirty already, and its file system may want the lock of the folio to hear of
+		 * it. For others this only sets flags.
+		 */
+		if (!folio_test_dirty(folio) && (folio_test_anon(folio) || folio_test_swapbacked(folio)))
+			folio_mark_dirty(folio);
+	}
 }
 
 void emu_helper_memcpy_from_page(void *to, struct page *page, size_t offset, size_t len)
@@ -42,4 +80,79 @@ void emu_helper_memcpy_from_page(void *to, struct page *page, size_t offset, siz
 void emu_helper_memcpy_to_page(struct page *page, size_t offset, const void *from, size_t len)
 {
 	memcpy_to_page(page, offset, from, len);
+}
+
+/*
+ * Copying as far as user memory is present, whatever locks are held; these return the number of
+ * pages that were copied whole, of those that follow one another on both sides.
+ */
+unsigned long emu_helper_copy_to_user_present(void __user *to, const void *from, unsigned long nr)
+{
+	unsigned long left = nr * PAGE_SIZE;
+
+	if (!access_ok(to, left))
+		return 0;
+	pagefault_disable();
+	left = __copy_to_user_inatomic(to, from, left);
+	pagefault_enable();
+	return nr - DIV_ROUND_UP(left, PAGE_SIZE);
+}
+
+unsigned long emu_helper_copy_from_user_present(void *to, const void __user *from, unsigned long nr)
+{
+	unsigned long left = nr * PAGE_SIZE;
+
+	if (!access_ok(from, left))
+		return 0;
+	pagefault_disable();
+	/* Not the form that zeroes what it could not copy. */
+	left = __copy_from_user_inatomic(to, from, left);
+	pagefault_enable();
+	return nr - DIV_ROUND_UP(left, PAGE_SIZE);
+}
+
+unsigned long emu_helper_copy_pages_to_user_present(void __user *to, struct page *from,
+						    unsigned long nr)
+{
+	unsigned long n;
+
+	if (!access_ok(to, nr * PAGE_SIZE))
+		return 0;
+	pagefault_disable();
+	for (n = 0; n < nr; n++) {
+		void *address = kmap_local_page(from + n);
+		unsigned long left = __copy_to_user_inatomic(to + n * PAGE_SIZE, address, PAGE_SIZE);
+
+		kunmap_local(address);
+		if (left)
+			break;
+	}
+	pagefault_enable();
+	return n;
+}
+
+unsigned long emu_helper_copy_pages_from_user_present(struct page *to, const void __user *from,
+						      unsigned long nr)
+{
+	unsigned long n;
+
+	if (!access_ok(from, nr * PAGE_SIZE))
+		return 0;
+	pagefault_disable();
+	for (n = 0; n < nr; n++) {
+		void *address = kmap_local_page(to + n);
+		unsigned long left = __copy_from_user_inatomic(address, from + n * PAGE_SIZE, PAGE_SIZE);
+
+		kunmap_local(address);
+		if (left)
+			break;
+	}
+	pagefault_enable();
+	return n;
+}
+
+/* Returns the bytes that are not there. */
+unsigned long emu_helper_fault_in_readable(const char __user *from, unsigned long len)
+{
+	return fault_in_readable(from, len);
 }
