@@ -106,8 +106,14 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         let mut reservation = reserve(pagemap, &plan.request)?;
         let outcome = pass_to_device(call, step, &plan, &mut reservation)?;
         drop(reservation);
-        step.there = on_device(call, step.range.clone())?;
-        let missing = step.range.len() / PAGE_SIZE - step.there.len();
+        let npages = step.range.len() / PAGE_SIZE;
+        step.there = if outcome.moved == npages {
+            // That is all of them: no need to look.
+            PageSet::first(npages)
+        } else {
+            on_device(call, step.range.clone())?
+        };
+        let missing = npages - step.there.len();
         plan = match plan.next(&outcome, missing) {
             Next::Done => return Ok(()),
             Next::Again(plan) => plan,
@@ -312,8 +318,13 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
             }
             resched_or_eintr()?;
         }
-        pass_to_system(call, range)?;
-        left = on_device(call, range.clone())?.len();
+        let moved = pass_to_system(call, range)?;
+        left = if moved == range.len() / PAGE_SIZE {
+            // That is all of them: no need to look.
+            0
+        } else {
+            on_device(call, range.clone())?.len()
+        };
         if left == 0 {
             break;
         }
@@ -321,7 +332,8 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     Ok(left)
 }
 
-fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
+/// Makes one pass back; returns how many pages came.
+fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, range.start)?;
     range.end = range.end.min(vma.end());
@@ -330,8 +342,8 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result {
     call.counts.cpages += moved as u64;
     match outcome {
         // Told to fail once: the next pass tries again.
-        Err(EAGAIN) => Ok(()),
-        outcome => outcome,
+        Ok(()) | Err(EAGAIN) => Ok(moved),
+        Err(error) => Err(error),
     }
 }
 

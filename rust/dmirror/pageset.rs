@@ -14,6 +14,16 @@ const BITS: usize = u64::BITS as usize;
 pub(crate) struct PageSet([u64; PAGES / BITS]);
 
 impl PageSet {
+    /// The first `npages` pages.
+    pub(crate) fn first(npages: usize) -> Self {
+        let mut this = Self::default();
+        for (n, word) in this.0.iter_mut().enumerate() {
+            let left = npages.saturating_sub(n * BITS).min(BITS) as u32;
+            *word = u64::MAX.checked_shr(u64::BITS - left).unwrap_or(0);
+        }
+        this
+    }
+
     /// Adds a page; none that there is no place for.
     pub(crate) fn insert(&mut self, nth: usize) {
         if let Some(word) = self.0.get_mut(nth / BITS) {

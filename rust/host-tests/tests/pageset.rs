@@ -84,3 +84,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_first_pages_are_those_and_no_others() {
+    for npages in [0, 1, 63, 64, 65, 511, PAGES, PAGES + 1] {
+        assert_eq!(PageSet::first(npages), set_of(0..npages.min(PAGES)));
+    }
+}
