@@ -43,7 +43,7 @@ for row in "${rows[@]}"; do
 	read -ra chosen <<<"${themes[${row#*:}]}"
 	export CPUS NAME=matrix-$preempt-$huge-$CPUS
 	export APPEND="preempt=$preempt transparent_hugepage=$huge"
-	export CMD="dmirror-selftest ${chosen[*]}"
+	export CMD="dmirror-selftest --ktap ${chosen[*]}"
 	guest_cases "$preempt, huge pages $huge, $CPUS cpus: " "$programs/dmirror-selftest" --list "${chosen[@]}"
 done
 totals

@@ -49,7 +49,7 @@ for name in "${names[@]}"; do
 		"$tree/scripts/kunit.sh" >"$log/$name" 2>&1 || status=$?
 	else
 		KERNEL=${kernel[$name]} NAME=planted LEAKS=0 \
-			CMD="dmirror-selftest --timeout 60 ${runs[$name]}" "$tree/scripts/guest.sh" >"$log/$name" 2>&1 || status=$?
+			CMD="dmirror-selftest --ktap --timeout 60 ${runs[$name]}" "$tree/scripts/guest.sh" >"$log/$name" 2>&1 || status=$?
 		# As ktap.py shows it, and what the kernel says.
 		sed -nE 's/^not ok [0-9]+ /failed  /p; s/^.*\] *((WARNING|BUG|kernel BUG|Oops|Kernel panic)[: ].*)/failed  the kernel: \1/p' \
 			"$log/$name" >"$log/$name.found"

@@ -44,17 +44,17 @@ on_short=(
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
-	settings=(KERNEL="$place" NAME=selftest CMD=dmirror-selftest TIMEOUT="${timeout:-2700}") cases=()
+	settings=(KERNEL="$place" NAME=selftest CMD="dmirror-selftest --ktap" TIMEOUT="${timeout:-2700}") cases=()
 	if [ "$place" = short ]; then
 		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
 		cases=("${on_short[@]}")
-		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest ${cases[*]}")
+		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest --ktap ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
 		cases=("${on_reserved[@]}")
 		settings=(
-			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
+			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest --ktap ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
 			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
 		)
@@ -63,7 +63,7 @@ for place; do
 		cases=("=unload.leaves_no_trace")
 		settings=(
 			KERNEL=stock NAME=selftest-loads TIMEOUT="${timeout:-7200}"
-			CMD="DMIRROR_LOADS=1000 dmirror-selftest --timeout 7000 ${cases[*]}"
+			CMD="DMIRROR_LOADS=1000 dmirror-selftest --ktap --timeout 7000 ${cases[*]}"
 		)
 	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then
 		# The last 128 MiB.

@@ -1,102 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes KTAP, version 1 (Documentation/dev-tools/ktap.rst of the kernel).
+//! Reports in KTAP, version 1 (Documentation/dev-tools/ktap.rst of the kernel).
 
 use std::io;
 use std::io::Write;
 
-/// How many cases came to which end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Cases that passed.
-    pub passed: usize,
-    /// Cases that failed.
-    pub failed: usize,
-    /// Cases that could not run here.
-    pub skipped: usize,
-    /// Cases that show a defect of the kernel which is known.
-    pub known: usize,
-}
+use crate::cases::Case;
+use crate::report::Finding;
+use crate::report::Outcome;
+use crate::report::Report;
+use crate::report::Totals;
 
-/// A report in progress.
+/// A report in KTAP.
 #[derive(Debug)]
-pub struct Report<W: Write> {
+pub struct Ktap<W> {
     out: W,
+    verbose: bool,
     totals: Totals,
 }
 
-impl<W: Write> Report<W> {
-    /// A report that goes to `out`.
-    pub fn new(out: W) -> Self {
+impl<W: Write> Ktap<W> {
+    /// A report that goes to `out`; if `verbose`, with what passing cases print.
+    pub fn new(out: W, verbose: bool) -> Self {
         Self {
             out,
+            verbose,
             totals: Totals::default(),
         }
     }
 
-    /// Writes the version and the plan.
-    pub fn start(&mut self, cases: usize) -> io::Result<()> {
-        writeln!(self.out, "KTAP version 1\n1..{cases}")?;
-        self.out.flush()
-    }
-
     /// Writes diagnostic lines.
-    pub fn diagnostic(&mut self, text: &str) -> io::Result<()> {
-        for line in text.lines() {
-            writeln!(self.out, "# {line}")?;
+    fn diagnostic(&mut self, text: &str) -> io::Result<()> {
+        text.lines()
+            .try_for_each(|line| writeln!(self.out, "# {line}"))
+    }
+}
+
+impl<W: Write> Report for Ktap<W> {
+    fn start(&mut self, cases: &[&'static Case], notes: &[String]) -> io::Result<()> {
+        writeln!(self.out, "KTAP version 1\n1..{}", cases.len())?;
+        notes.iter().try_for_each(|note| self.diagnostic(note))?;
+        self.out.flush()
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let case = finding.case;
+        let (result, directive) = match finding.outcome {
+            Outcome::Passed => ("ok", String::new()),
+            Outcome::Failed => ("not ok", String::new()),
+            Outcome::Skipped => ("ok", format!(" # SKIP {}", finding.reason())),
+            Outcome::Known => ("ok", format!(" # XFAIL {}", finding.reason())),
+        };
+        match finding.outcome {
+            Outcome::Passed if self.verbose => {
+                self.diagnostic(&finding.text)?;
+                self.diagnostic(&format!("took {:.1?}", finding.time))?;
+            }
+            Outcome::Failed => {
+                self.diagnostic(&finding.text)?;
+                self.diagnostic(case.about)?;
+            }
+            _ => {}
         }
+        self.totals.add(finding.outcome);
+        let number = self.totals.sum();
+        writeln!(self.out, "{result} {number} {}{directive}", case.name)?;
         self.out.flush()
     }
 
-    /// Writes the result of a case that passed.
-    pub fn pass(&mut self, name: &str) -> io::Result<()> {
-        self.totals.passed += 1;
-        self.result("ok", name, "")
-    }
-
-    /// Writes the result of a case that failed.
-    pub fn fail(&mut self, name: &str) -> io::Result<()> {
-        self.totals.failed += 1;
-        self.result("not ok", name, "")
-    }
-
-    /// Writes the result of a case that could not run.
-    pub fn skip(&mut self, name: &str, reason: &str) -> io::Result<()> {
-        self.totals.skipped += 1;
-        let reason = reason.replace('\n', " ");
-        self.result("ok", name, &format!(" # SKIP {reason}"))
-    }
-
-    /// Writes the result of a case that shows a defect of the kernel which is known.
-    pub fn known(&mut self, name: &str, reason: &str) -> io::Result<()> {
-        self.totals.known += 1;
-        let reason = reason.replace('\n', " ");
-        self.result("ok", name, &format!(" # XFAIL {reason}"))
-    }
-
-    fn result(&mut self, result: &str, name: &str, directive: &str) -> io::Result<()> {
-        let Totals {
-            passed,
-            failed,
-            skipped,
-            known,
-        } = self.totals;
-        writeln!(
-            self.out,
-            "{result} {} {name}{directive}",
-            passed + failed + skipped + known
-        )?;
-        self.out.flush()
-    }
-
-    /// Ends the report before its plan is done.
-    pub fn bail_out(&mut self, reason: &str) -> io::Result<()> {
+    fn bail_out(&mut self, reason: &str) -> io::Result<()> {
         writeln!(self.out, "Bail out! {reason}")?;
         self.out.flush()
     }
 
-    /// Writes the totals, as kselftest does, and returns them.
-    pub fn finish(&mut self) -> io::Result<Totals> {
+    /// Writes the totals, as kselftest does.
+    fn finish(&mut self) -> io::Result<()> {
         let Totals {
             passed,
             failed,
@@ -107,36 +85,50 @@ impl<W: Write> Report<W> {
             self.out,
             "# Totals: pass:{passed} fail:{failed} xfail:{known} xpass:0 skip:{skipped} error:0"
         )?;
-        self.out.flush()?;
-        Ok(self.totals)
+        self.out.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn a_case(name: &'static str) -> &'static Case {
+        Box::leak(Box::new(Case {
+            name,
+            about: "What it is about.",
+            run: |_| Ok(()),
+        }))
+    }
 
     #[test]
     fn writes_what_the_specification_shows() -> io::Result<()> {
         let mut out = Vec::new();
-        let mut report = Report::new(&mut out);
-        report.start(4)?;
-        report.pass("a.b")?;
-        report.diagnostic("first\nsecond")?;
-        report.fail("a.c")?;
-        report.skip("a.d", "needs\nroot")?;
-        report.known("a.e", "it is so")?;
-        let totals = report.finish()?;
-        assert_eq!(
-            totals,
-            Totals {
-                passed: 1,
-                failed: 1,
-                skipped: 1,
-                known: 1
-            }
-        );
-        let expected = "KTAP version 1\n1..4\nok 1 a.b\n# first\n# second\nnot ok 2 a.c\n\
+        let findings = [
+            ("a.b", Outcome::Passed, "unheard"),
+            ("a.c", Outcome::Failed, "first\nsecond"),
+            ("a.d", Outcome::Skipped, "more\nneeds root"),
+            ("a.e", Outcome::Known, "it is so"),
+        ]
+        .map(|(name, outcome, text)| Finding {
+            case: a_case(name),
+            outcome,
+            text: text.to_owned(),
+            time: Duration::from_millis(1234),
+        });
+        let mut report = Ktap::new(&mut out, false);
+        report.start(
+            &findings.each_ref().map(|finding| finding.case),
+            &["a note".to_owned()],
+        )?;
+        findings
+            .iter()
+            .try_for_each(|finding| report.finding(finding))?;
+        report.finish()?;
+        let expected = "KTAP version 1\n1..4\n# a note\nok 1 a.b\n\
+            # first\n# second\n# What it is about.\nnot ok 2 a.c\n\
             ok 3 a.d # SKIP needs root\nok 4 a.e # XFAIL it is so\n\
             # Totals: pass:1 fail:1 xfail:1 xpass:0 skip:1 error:0\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);

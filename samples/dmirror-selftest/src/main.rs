@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Behaviour tests of the dmirror module: one case a behaviour, results in KTAP
-//! (version 1) on standard output. Runs by hand on any machine where the module
-//! is loaded; cases that need more, such as root, skip and say why.
+//! Behaviour tests of the dmirror module: one case a behaviour. People get a line a
+//! theme on standard output, machines KTAP (version 1). Runs by hand on any machine
+//! where the module is loaded; cases that need more, such as root, skip and say why.
 
 mod buffer;
 mod cases;
@@ -15,14 +15,19 @@ mod inject;
 mod ktap;
 mod memory;
 mod reload;
+mod report;
 mod runner;
+mod summary;
 mod swapping;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use anyhow::Result;
 use clap::Parser;
 use dmirror_client::Module;
 use dmirror_client::module::Loader;
@@ -30,9 +35,12 @@ use dmirror_client::module::Loader;
 use crate::cases::Case;
 use crate::context::Context;
 use crate::daemon::StillKhugepaged;
-use crate::ktap::Report;
+use crate::ktap::Ktap;
+use crate::report::Report;
+use crate::summary::Marks;
+use crate::summary::Summary;
 
-/// Behaviour tests of the dmirror module, in KTAP.
+/// Behaviour tests of the dmirror module.
 ///
 /// Exits with 0 if no case failed, with 1 otherwise.
 #[derive(Debug, Parser)]
@@ -41,6 +49,18 @@ struct Arguments {
     /// Run only cases whose names contain one of these; `=NAME` is the case of
     /// exactly this name
     filter: Vec<String>,
+
+    /// Run only a few cases of each theme, which take some ten seconds in all
+    #[arg(long)]
+    quick: bool,
+
+    /// Report in KTAP, a line a case, for machines
+    #[arg(long)]
+    ktap: bool,
+
+    /// Report in KTAP to a file, too
+    #[arg(long, value_name = "FILE")]
+    ktap_file: Option<PathBuf>,
 
     /// List the cases and run none; with --verbose, say what they look at
     #[arg(long)]
@@ -80,14 +100,26 @@ struct Arguments {
 
 impl Arguments {
     fn wants(&self, case: &Case) -> bool {
-        self.filter.is_empty()
-            || self
-                .filter
-                .iter()
-                .any(|filter| match filter.strip_prefix('=') {
-                    Some(name) => name == case.name,
-                    None => case.name.contains(filter.as_str()),
-                })
+        let named = |filter: &String| match filter.strip_prefix('=') {
+            Some(name) => name == case.name,
+            None => case.name.contains(filter.as_str()),
+        };
+        (self.filter.is_empty() || self.filter.iter().any(named))
+            && (!self.quick || case.is_quick())
+    }
+
+    fn reports(&self) -> Result<Vec<Box<dyn Report>>> {
+        let mut reports: Vec<Box<dyn Report>> = vec![if self.ktap {
+            Box::new(Ktap::new(io::stdout(), self.verbose))
+        } else {
+            let marks = Marks::of_environment();
+            Box::new(Summary::new(anstream::stdout(), marks, self.verbose))
+        }];
+        if let Some(path) = &self.ktap_file {
+            let file = File::create(path).with_context(|| path.display().to_string())?;
+            reports.push(Box::new(Ktap::new(file, self.verbose)));
+        }
+        Ok(reports)
     }
 
     fn loader(&self) -> Option<Loader> {
@@ -109,7 +141,7 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let selected: Vec<&Case> = cases::all().filter(|case| arguments.wants(case)).collect();
+    let selected: Vec<&'static Case> = cases::all().filter(|case| arguments.wants(case)).collect();
 
     if arguments.list {
         let width = selected.iter().map(|case| case.name.len()).max();
@@ -140,12 +172,13 @@ fn main() -> ExitCode {
     let limits = runner::Limits {
         time: Duration::from_secs(arguments.timeout),
         repeat: arguments.repeat,
-        verbose: arguments.verbose,
     };
     // Where it cannot be had, as without root, cases may meet khugepaged.
     let _still = StillKhugepaged::start();
-    let mut report = Report::new(io::stdout());
-    match runner::run(&selected, &context, &limits, &mut report) {
+    let outcome = arguments
+        .reports()
+        .and_then(|mut reports| runner::run(&selected, &context, &limits, &mut reports));
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -175,6 +208,8 @@ mod tests {
         assert!(all(&["fork."]) > 1);
         assert_eq!(all(&["=migrate.one_page"]), 1);
         assert_eq!(all(&["=migrate."]), 0);
+        assert!(all(&["--quick"]) >= cases::THEMES.len());
+        assert!(all(&["--quick", "fork."]) < all(&["fork."]));
     }
 
     #[test]

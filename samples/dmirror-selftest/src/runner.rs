@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::io::Read;
-use std::io::Write;
 use std::mem;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -38,7 +37,9 @@ use crate::check::Known;
 use crate::check::Skip;
 use crate::context::Context;
 use crate::inject;
-use crate::ktap::Report;
+use crate::report::Finding;
+use crate::report::Outcome;
+use crate::report::Report;
 
 /// What a case's process exits with when it failed, cannot run, or shows what is
 /// known.
@@ -57,81 +58,62 @@ pub struct Limits {
     pub time: Duration,
     /// How many times each case runs.
     pub repeat: u32,
-    /// Whether to show what passing cases print.
-    pub verbose: bool,
 }
 
-/// How one run of a case ended; each with what the case printed.
-enum Outcome {
-    Passed(String),
-    Skipped(String),
-    Known(String),
-    Failed(String),
-}
+/// How a run of a case ended, and what it printed.
+type Ending = (Outcome, String);
 
 /// Runs `cases` and reports them; says whether none failed.
 pub fn run(
-    cases: &[&Case],
+    cases: &[&'static Case],
     context: &Context,
     limits: &Limits,
-    report: &mut Report<impl Write>,
+    report: &mut impl Report,
 ) -> Result<bool> {
-    report.start(cases.len())?;
-    for note in context.describe() {
-        report.diagnostic(&note)?;
-    }
+    report.start(cases, &context.describe())?;
     if let Err(error) = context.ensure_loaded() {
         report.bail_out(&format!("{error:#}"))?;
         return Ok(false);
     }
-    for case in cases {
+    let mut all_well = true;
+    for &case in cases {
         let start = Instant::now();
-        let outcome = run_repeatedly(case, context, limits)?;
-        match outcome {
-            Outcome::Passed(text) => {
-                if limits.verbose {
-                    report.diagnostic(&text)?;
-                    report.diagnostic(&format!("took {:.1?}", start.elapsed()))?;
-                }
-                report.pass(case.name)?;
-            }
-            // What else it printed is in the lines before the reason.
-            Outcome::Skipped(text) => report.skip(case.name, text.lines().last().unwrap_or(""))?,
-            Outcome::Known(text) => report.known(case.name, text.lines().last().unwrap_or(""))?,
-            Outcome::Failed(text) => {
-                report.diagnostic(&text)?;
-                report.diagnostic(case.about)?;
-                report.fail(case.name)?;
-            }
-        }
+        let (outcome, text) = run_repeatedly(case, context, limits)?;
+        all_well &= outcome != Outcome::Failed;
+        report.finding(&Finding {
+            case,
+            outcome,
+            text,
+            time: start.elapsed(),
+        })?;
     }
-    Ok(report.finish()?.failed == 0)
+    report.finish()?;
+    Ok(all_well)
 }
 
-fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Outcome> {
-    let mut last = Outcome::Passed(String::new());
+fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Ending> {
+    let mut last = (Outcome::Passed, String::new());
     for round in 1..=limits.repeat {
         // A case before this one may have lost the module.
         if let Err(error) = context.ensure_loaded() {
-            return Ok(Outcome::Failed(format!("{error:#}")));
+            return Ok((Outcome::Failed, format!("{error:#}")));
         }
         last = run_once(case, context, limits.time)?;
-        match &mut last {
-            Outcome::Passed(_) => {}
-            Outcome::Skipped(_) | Outcome::Known(_) => break,
-            Outcome::Failed(text) => {
-                inject::all_off();
-                if limits.repeat > 1 {
-                    write!(text, "\nin round {round} of {}", limits.repeat)?;
-                }
-                break;
+        let (outcome, text) = &mut last;
+        if *outcome == Outcome::Failed {
+            inject::all_off();
+            if limits.repeat > 1 {
+                write!(text, "\nin round {round} of {}", limits.repeat)?;
             }
+        }
+        if *outcome != Outcome::Passed {
+            break;
         }
     }
     Ok(last)
 }
 
-fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Outcome> {
+fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Ending> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let mut output = File::from(read);
     let child = fork_child(|| be_a_case(case, context, &write)).context("cannot fork")?;
@@ -157,7 +139,7 @@ fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Outcome> {
                 "stopped: it took longer than {} s (--timeout)",
                 time.as_secs()
             )?;
-            return Ok(Outcome::Failed(text));
+            return Ok((Outcome::Failed, text));
         }
         Err(child) => {
             writeln!(
@@ -166,23 +148,24 @@ fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Outcome> {
                 child.pid()
             )?;
             mem::forget(child); // dropping it would wait for ever
-            return Ok(Outcome::Failed(text));
+            return Ok((Outcome::Failed, text));
         }
     };
-    Ok(match exit {
-        Exit::Status(0) => Outcome::Passed(text),
-        Exit::Status(SKIPPED) => Outcome::Skipped(text),
-        Exit::Status(KNOWN) => Outcome::Known(text),
-        Exit::Status(FAILED) => Outcome::Failed(text),
+    let outcome = match exit {
+        Exit::Status(0) => Outcome::Passed,
+        Exit::Status(SKIPPED) => Outcome::Skipped,
+        Exit::Status(KNOWN) => Outcome::Known,
+        Exit::Status(FAILED) => Outcome::Failed,
         Exit::Status(status) => {
             writeln!(text, "exited with status {status}")?;
-            Outcome::Failed(text)
+            Outcome::Failed
         }
         Exit::Signal(signal) => {
             writeln!(text, "killed by {signal}")?;
-            Outcome::Failed(text)
+            Outcome::Failed
         }
-    })
+    };
+    Ok((outcome, text))
 }
 
 /// In the child: runs the case with its output in the pipe, and returns what to
