@@ -4,6 +4,13 @@
 # Counting cases in shell scripts, sourced after lib.sh. What a script prints
 # has the form of ktap.py: a line a case, then the totals.
 
+# Settings of guest.sh for two coherent devices, whose memory is the last 128 MiB.
+# shellcheck disable=SC2016,SC2034 # no variable; used by the scripts
+COHERENT_DEVICES=(
+	MEM=4G 'APPEND=memmap=128M$0x178000000'
+	'ARGS=spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
+)
+
 PASSED=0 FAILED=0 SKIPPED=0
 
 passed() {

@@ -17,10 +17,12 @@
 #                        emulation only: one takes a nanosecond, and idle time
 #                        is skipped, so that a busy host makes nothing late
 #   NAME=guest           what the kernel log is called
-#   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal
+#   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
+#                        and the character set are those of this environment
 #   PAGING=4             levels of page tables, 4 or 5
 #   LEAKS=0              do not look for leaked memory on the debug kernel, which
 #                        takes 10 to 20 seconds
+#   BUILT=1              the modules were built just now: do not look again
 #   INTERACTIVE=1        a shell on the terminal instead of CMD
 #   IVSHMEM=64M          a PCI device whose BAR is that much memory (ivshmem-plain),
 #                        in a slot that it can be unplugged from
@@ -45,7 +47,7 @@ CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
 PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-host}
-IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-}
+IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-} BUILT=${BUILT:-0}
 
 # is_power_of_two SIZE : whether it is one, with a unit.
 is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BASH_REMATCH[1] - 1)) == 0)); }
@@ -102,7 +104,9 @@ choose_accel() {
 prepare() {
 	local dir modules=() module
 	# A guest without our module shall start even when that does not build.
-	if [ "$MODULE" = dmirror ]; then
+	if [ "$BUILT" = 1 ]; then
+		:
+	elif [ "$MODULE" = dmirror ]; then
 		"$SCRIPTS/modules.sh" "$KERNEL" >/dev/null || die "the modules were not built"
 	elif [ -e "$TOP/Kbuild" ]; then
 		"$SCRIPTS/modules.sh" "$KERNEL" >/dev/null || note "going on without our modules"
@@ -150,7 +154,12 @@ prepare() {
 		# shellcheck disable=SC1003 # a quote within quotes
 		printf "ARGS='%s'\n" "${ARGS//\'/\'\\\'\'}"
 		[ ! -t 1 ] || GUEST_TERM=${TERM:-dumb}
-		if [ -n "$GUEST_TERM" ]; then printf 'export TERM=%q\n' "$GUEST_TERM"; else echo 'export TERM=dumb NO_COLOR=1'; fi
+		if [ -n "$GUEST_TERM" ]; then
+			printf 'export TERM=%q NO_COLOR=%q ' "$GUEST_TERM" "${NO_COLOR:-}"
+			printf 'LANG=%q\n' "${LC_ALL:-${LC_CTYPE:-${LANG:-C}}}"
+		else
+			echo 'export TERM=dumb NO_COLOR=1'
+		fi
 	} >"$tmp/root/guest/settings"
 }
 

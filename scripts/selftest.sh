@@ -66,11 +66,7 @@ for place; do
 			CMD="DMIRROR_LOADS=1000 dmirror-selftest --ktap --timeout 7000 ${cases[*]}"
 		)
 	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then
-		# The last 128 MiB.
-		settings+=(
-			MEM=4G APPEND='memmap=128M$0x178000000'
-			ARGS='spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
-		)
+		settings+=("${COHERENT_DEVICES[@]}")
 	fi
 	export "${settings[@]}"
 	if [ "$MODULE" = dmirror ]; then
