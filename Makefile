@@ -20,7 +20,7 @@ all: modules
 modules: ## build dmirror.ko and the drivers in samples for the stock kernel (KERNEL=debug, or KDIR=/a/kernel/build)
 	@scripts/modules.sh
 
-run: ## boot the stock kernel in QEMU, show the demo, run the selftest
+run: ## boot the stock kernel in QEMU, show the demo and a few cases of each theme of the selftest
 	@scripts/run.sh
 
 shell: ## a guest with the module loaded and the programs on PATH, interactive
