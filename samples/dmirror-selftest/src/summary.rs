@@ -133,13 +133,14 @@ fn paragraph(marks: Marks, name: &str, about: &str, progress: &Progress) -> Stri
         Totals { passed: 1.., .. } => Outcome::Passed,
         _ => Outcome::Skipped,
     };
-    let because = if outcome == Outcome::Skipped && !reason.is_empty() {
-        format!(": {reason}")
+    // With --verbose the details have it.
+    let because = if outcome == Outcome::Skipped && details.is_empty() {
+        format!("    {reason}\n")
     } else {
         String::new()
     };
     format!(
-        "{} {name:9}  {about:44} {:>7}  {}{because}\n{details}",
+        "{} {name:9}  {about:44} {:>7}  {}\n{because}{details}",
         marks.mark(outcome),
         seconds(*time),
         counts(*totals),
@@ -292,7 +293,8 @@ mod tests {
                 ),
                 "        first",
                 "        second",
-                "– nth        each allocation fails once                     0.2 s  1 skipped: no fail-nth",
+                "– nth        each allocation fails once                     0.2 s  1 skipped",
+                "    no fail-nth",
                 "",
                 "2 passed, 1 failed, 2 skipped in 1.2 s",
             ]
@@ -325,7 +327,7 @@ mod tests {
     fn what_is_known_is_no_failure() {
         let known = [finding("nth.open", Outcome::Known, "it is so")];
         let lines = lines_of(&known, Marks::Signs, false);
-        assert!(lines[0].starts_with('–') && lines[0].ends_with("1 known: it is so"));
+        assert!(lines[0].starts_with('–') && lines[0].ends_with("1 known"));
     }
 
     #[test]
