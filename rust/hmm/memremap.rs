@@ -37,7 +37,7 @@ mod pfn;
 
 pub(crate) use self::pfn::{try_get_page, unlock_and_put, Mpfn};
 pub use self::{
-    fault::{CpuFault, FaultAnswer},
+    fault::{Answer, CpuFault, FaultAnswer},
     folio::{FolioData, FreeFolio, FreePages},
     ops::{DevPagemapOps, Hooks, SyncPoint},
     pagemap::{DevPagemap, Evicted, Options, Owner},

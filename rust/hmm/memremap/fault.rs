@@ -5,9 +5,9 @@
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault`,
 //! source: [`mm/memory.c`](srctree/mm/memory.c), `do_swap_page()`.
 
-use core::ptr::NonNull;
+use core::{cell::Cell, ptr::NonNull};
 
-use kernel::{mm::virt::VmaRef, page::PAGE_SIZE};
+use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
 
 use super::{DevPagemap, DevPagemapOps, HPAGE_PMD_NR};
 use crate::{bindings, vma::LockedVma};
@@ -37,6 +37,8 @@ use crate::{bindings, vma::LockedVma};
 pub struct CpuFault<'f, T: DevPagemapOps> {
     vmf: NonNull<bindings::vm_fault>,
     pagemap: &'f DevPagemap<T>,
+    /// What [`migrate_to_system`](Self::migrate_to_system) has come to.
+    outcome: Cell<(usize, Option<Error>)>,
 }
 
 impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
@@ -49,6 +51,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
             // SAFETY: What is valid is not null.
             vmf: unsafe { NonNull::new_unchecked(vmf) },
             pagemap,
+            outcome: Cell::new((0, None)),
         }
     }
 
@@ -114,28 +117,73 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     ///
     /// If neither is the case, it faults again at once, for ever. Does not sleep.
     pub fn retry(self) -> FaultAnswer {
-        FaultAnswer(0)
+        self.answer(Answer::Retry)
     }
 
     /// Answers that there was no memory to bring the page back to. The core prints a line about
     /// that, at a bounded rate, and the CPU tries again; so this is for the case that nothing else
     /// helps. Does not sleep.
     pub fn out_of_memory(self) -> FaultAnswer {
-        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_OOM)
+        self.answer(Answer::OutOfMemory)
     }
 
     /// Answers that the device cannot give the data back: the task gets `SIGBUS`. Does not sleep.
     pub fn bus_error(self) -> FaultAnswer {
-        FaultAnswer(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
+        self.answer(Answer::BusError)
+    }
+
+    /// Notes what has come of an attempt to move the pages.
+    pub(crate) fn note(&self, moved: usize, error: Option<Error>) {
+        self.outcome.set((self.outcome.get().0 + moved, error));
+    }
+
+    fn answer(self, kind: Answer) -> FaultAnswer {
+        let (moved, error) = self.outcome.get();
+        FaultAnswer { kind, moved, error }
     }
 }
 
 /// What becomes of a CPU that touched a page on the device.
 #[must_use]
-pub struct FaultAnswer(bindings::vm_fault_t);
+#[derive(Debug)]
+pub struct FaultAnswer {
+    kind: Answer,
+    moved: usize,
+    error: Option<Error>,
+}
+
+/// Which [`FaultAnswer`] it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// See [`CpuFault::retry`].
+    Retry,
+    /// See [`CpuFault::out_of_memory`].
+    OutOfMemory,
+    /// See [`CpuFault::bus_error`].
+    BusError,
+}
 
 impl FaultAnswer {
+    /// Returns which it is.
+    pub fn kind(&self) -> Answer {
+        self.kind
+    }
+
+    /// Returns the number of pages that came back.
+    pub fn moved(&self) -> usize {
+        self.moved
+    }
+
+    /// Returns what kept the page that was touched on the device, if anything did.
+    pub fn error(&self) -> Option<Error> {
+        self.error
+    }
+
     pub(super) fn into_raw(self) -> bindings::vm_fault_t {
-        self.0
+        match self.kind {
+            Answer::Retry => 0,
+            Answer::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
+            Answer::BusError => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        }
     }
 }

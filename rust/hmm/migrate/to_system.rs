@@ -215,19 +215,27 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
     ///
     /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
     pub fn migrate_to_system(&self) -> Result {
+        let mut moved = 0;
+        let result = self.try_migrate(&mut moved);
+        self.note(moved, result.err());
+        result
+    }
+
+    fn try_migrate(&self, moved: &mut usize) -> Result {
         if self.npages() == 1 {
             // A fault on a page needs no memory for the arrays.
             let (mut src, mut dst) = ([0], [0]);
-            return self.migrate(PfnArrays {
+            let arrays = PfnArrays {
                 src: &mut src,
                 dst: &mut dst,
-            });
+            };
+            return self.migrate(arrays, moved);
         }
         let mut buffer = MigrateBuffer::new(self.npages())?;
-        self.migrate(buffer.arrays(self.npages())?)
+        self.migrate(buffer.arrays(self.npages())?, moved)
     }
 
-    fn migrate(&self, arrays: PfnArrays<'_>) -> Result {
+    fn migrate(&self, arrays: PfnArrays<'_>, moved: &mut usize) -> Result {
         let bytes = self.npages() * PAGE_SIZE;
         let start = self.address() & !(bytes - 1);
         let fault = FaultPage {
@@ -239,10 +247,10 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         let touched = migration.populate(Some(self.index()));
         let copying = migration.copy()?;
         let refused = copying.refused(self.index());
-        let moved = copying.commit()?.moved();
+        *moved = copying.commit()?.moved();
         touched?;
         refused?;
-        if moved == 0 {
+        if *moved == 0 {
             // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
             drain_lru_batches();
         }
