@@ -29,3 +29,7 @@ include!(concat!(
     env!("DMIRROR_OBJ"),
     "/rust/bindings/emu_helpers_generated.rs"
 ));
+include!(concat!(
+    env!("DMIRROR_OBJ"),
+    "/rust/bindings/trace_generated.rs"
+));

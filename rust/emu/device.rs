@@ -12,7 +12,7 @@ use hmm::{
 };
 use kernel::prelude::*;
 
-use crate::{bindings, memory::Memory};
+use crate::{bindings, memory::Memory, trace};
 
 /// The driver's side of an emulated device: as
 /// [`DevPagemapOps`], but the copy engine is there.
@@ -22,6 +22,11 @@ pub trait DeviceOps: Send + Sync + Sized + 'static {
 
     /// What tests hook in; `()` for nothing.
     type Hooks: Hooks;
+
+    /// Returns the number that the device has in [trace events](crate::trace).
+    fn number(&self) -> u32 {
+        0
+    }
 
     /// See [`DevPagemapOps::folio_free`].
     fn folio_free(&self, pages: DevicePages, data: Self::FolioData);
@@ -102,7 +107,12 @@ impl<T: DeviceOps> DevPagemapOps for Emulated<T> {
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        self.driver.migrate_to_ram(fault)
+        if !(trace::CpuFault::is_enabled() || trace::Migrate::is_enabled()) {
+            return self.driver.migrate_to_ram(fault);
+        }
+        trace::CpuFault::trace(self.driver.number(), fault, |fault| {
+            self.driver.migrate_to_ram(fault)
+        })
     }
 
     fn folio_split(&self, piece: DevicePages) {

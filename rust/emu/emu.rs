@@ -7,6 +7,7 @@
 //! | [`memory`], [`iomem`] | the memory of the device: taken from the system, or a reserved range |
 //! | [`device`] | the device: its memory and its pages, and a copy engine that is a CPU |
 //! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
+//! | [`trace`] | events for perf, trace-cmd and bpftrace |
 //! | [`device_file`], [`debugfs`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
 //!
 //! # Locks
@@ -27,5 +28,6 @@ pub mod sched;
 mod table;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
+pub mod trace;
 pub mod uaccess;
 pub mod view;

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Trace events of a driver: what perf, trace-cmd and bpftrace can see of it.
+//!
+//! C headers: `rust/helpers/dmirror_events.h`, which has the fields of the events and what the
+//! numbers in them mean, and [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h).
+//!
+//! An event is a struct, which [`emit`](Invalidate::emit) makes and hands to those who listen. If
+//! nobody does, that is a static branch and nothing else: a `nop` where the kernel has
+//! `CONFIG_JUMP_LABEL`. What must be known before the event is asked for under
+//! [`is_enabled`](Invalidate::is_enabled).
+//!
+//! The events are in a trace system of the module's name: each module links an object of its own
+//! that defines them, see `rust/helpers/trace.c`. This crate fires [`DeviceFault`], [`CpuFault`] with
+//! its [`Migrate`], and [`Invalidate`]; the driver fires the others.
+//!
+//! An event may be fired in any context and under any lock: it neither sleeps nor allocates.
+
+use core::ops::Range;
+
+use hmm::{
+    interval::Event,
+    memremap::{Answer, FaultAnswer},
+};
+use kernel::{
+    jump_label::static_branch_unlikely,
+    macros::paste,
+    page::PAGE_SIZE,
+    prelude::*,
+    time::{Instant, Monotonic},
+};
+
+use crate::{
+    bindings,
+    device::{DeviceOps, Emulated},
+    table::Access,
+};
+
+/// Why pages move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Cause {
+    /// A process asked for it.
+    Request = bindings::DMIRROR_CAUSE_REQUEST,
+    /// The device touched them.
+    DeviceFault = bindings::DMIRROR_CAUSE_DEVICE_FAULT,
+    /// A CPU touched them.
+    CpuFault = bindings::DMIRROR_CAUSE_CPU_FAULT,
+    /// The device needs room for others.
+    Eviction = bindings::DMIRROR_CAUSE_EVICTION,
+    /// A process asked for all that is on the device to go back.
+    Release = bindings::DMIRROR_CAUSE_RELEASE,
+    /// The device goes away.
+    Unload = bindings::DMIRROR_CAUSE_UNLOAD,
+}
+
+/// Where pages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    /// In memory of the system.
+    System = bindings::DMIRROR_PLACE_SYSTEM,
+    /// In memory of the device.
+    Device = bindings::DMIRROR_PLACE_DEVICE,
+}
+
+impl Place {
+    fn other(self) -> Self {
+        match self {
+            Self::System => Self::Device,
+            Self::Device => Self::System,
+        }
+    }
+}
+
+/// Defines `is_enabled()` and `emit()` of an event, whose tracepoint has that name in C and takes
+/// those arguments.
+macro_rules! event {
+    ($event:ident, $name:ident, |$this:ident| $($argument:expr),* $(,)?) => {
+        impl $event {
+            /// Returns whether somebody listens to the event: a static branch.
+            #[inline(always)]
+            pub fn is_enabled() -> bool {
+                is_enabled!($name)
+            }
+
+            /// Makes the event and tells those who listen; a static branch if nobody does. Does not
+            /// sleep.
+            #[inline(always)]
+            pub fn emit(make: impl FnOnce() -> Self) {
+                if Self::is_enabled() {
+                    let $this = make();
+                    fire!($name, $($argument),*);
+                }
+            }
+        }
+    };
+}
+
+/// Whether somebody listens to the tracepoint of a name.
+macro_rules! is_enabled {
+    ($name:ident) => {
+        paste! {{
+            #[cfg(CONFIG_TRACEPOINTS)]
+            // SAFETY: The key is that of a tracepoint which `rust/helpers/trace.c` defines in this
+            // module, so that it lives as long as this code; modpost refuses a module without it.
+            let is_enabled = unsafe {
+                static_branch_unlikely!(
+                    bindings::[< __tracepoint_ $name >],
+                    bindings::tracepoint,
+                    key
+                )
+            };
+            #[cfg(not(CONFIG_TRACEPOINTS))]
+            let is_enabled = false;
+            is_enabled
+        }}
+    };
+}
+
+/// Tells those who listen to the tracepoint of a name.
+macro_rules! fire {
+    ($name:ident, $($argument:expr),*) => {
+        paste! {
+            #[cfg(CONFIG_TRACEPOINTS)]
+            // SAFETY: The arguments are numbers, with no demand on them; a tracepoint may be called
+            // in any context.
+            unsafe { bindings::[< rust_do_trace_ $name >]($($argument),*) };
+            #[cfg(not(CONFIG_TRACEPOINTS))]
+            let _ = ($($argument,)*);
+        }
+    };
+}
+
+fn errno(error: Option<Error>) -> i32 {
+    error.map_or(0, Error::to_errno)
+}
+
+/// A pass of a migration: `migrate_begin` and `migrate_end`.
+#[derive(Clone, Debug)]
+pub struct Migrate {
+    /// The number of the device.
+    pub device: u32,
+    /// The addresses, in bytes, page aligned. It begins at 0 where the pages are those of a block of
+    /// the device, whoever has them mapped.
+    pub range: Range<usize>,
+    /// The order of the largest folio that may move whole, if the range has so many pages.
+    pub order: u32,
+    /// Where the pages are to go.
+    pub to: Place,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Migrate {
+    /// Returns whether somebody listens to the begin or the end: two static branches.
+    #[inline(always)]
+    pub fn is_enabled() -> bool {
+        is_enabled!(migrate_begin) || is_enabled!(migrate_end)
+    }
+
+    /// Does `pass`, and tells those who listen of its begin and its end; `outcome` says how many pages
+    /// moved, and what kept others from it. Two static branches if nobody listens.
+    #[inline(always)]
+    pub fn trace<R>(
+        make: impl Fn() -> Self,
+        pass: impl FnOnce() -> R,
+        outcome: impl FnOnce(&R) -> (usize, Option<Error>),
+    ) -> R {
+        if is_enabled!(migrate_begin) {
+            make().begin();
+        }
+        let result = pass();
+        if is_enabled!(migrate_end) {
+            let (moved, error) = outcome(&result);
+            make().end(moved, error);
+        }
+        result
+    }
+
+    fn order(&self) -> u32 {
+        let npages = self.range.len() / PAGE_SIZE;
+        if npages >> self.order == 0 {
+            return 0;
+        }
+        self.order
+    }
+
+    fn begin(&self) {
+        fire!(
+            migrate_begin,
+            self.device,
+            self.range.start,
+            self.range.len() / PAGE_SIZE,
+            self.order(),
+            self.to.other() as u32,
+            self.to as u32,
+            self.cause as u32
+        );
+    }
+
+    fn end(&self, moved: usize, error: Option<Error>) {
+        fire!(
+            migrate_end,
+            self.device,
+            self.range.start,
+            self.range.len() / PAGE_SIZE,
+            self.order(),
+            self.to.other() as u32,
+            self.to as u32,
+            self.cause as u32,
+            moved,
+            errno(error)
+        );
+    }
+}
+
+/// The device faulted pages in.
+#[derive(Clone, Debug)]
+pub struct DeviceFault {
+    /// The number of the device.
+    pub device: u32,
+    /// The addresses, in bytes, page aligned.
+    pub range: Range<usize>,
+    /// What the device wants to do.
+    pub access: Access,
+    /// Why not all of them are mapped for the device.
+    pub error: Option<Error>,
+}
+
+event!(
+    DeviceFault,
+    device_fault,
+    |this| this.device,
+    this.range.start,
+    this.range.len() / PAGE_SIZE,
+    match this.access {
+        Access::Read => bindings::DMIRROR_ACCESS_READ,
+        Access::Write => bindings::DMIRROR_ACCESS_WRITE,
+        Access::Exclusive => bindings::DMIRROR_ACCESS_EXCLUSIVE,
+    },
+    errno(this.error),
+);
+
+/// A CPU touched a page on the device.
+#[derive(Clone, Debug)]
+pub struct CpuFault {
+    /// The number of the device.
+    pub device: u32,
+    /// The page that was touched, in bytes, page aligned.
+    pub address: usize,
+    /// The pages that come back together, in bytes, page aligned: the window.
+    pub window: Range<usize>,
+    /// Pages that came.
+    pub moved: usize,
+    /// What the driver answered.
+    pub answer: Answer,
+}
+
+event!(
+    CpuFault,
+    cpu_fault,
+    |this| this.device,
+    this.address,
+    this.window.start,
+    this.window.len() / PAGE_SIZE,
+    this.moved,
+    match this.answer {
+        Answer::Retry => bindings::DMIRROR_ANSWER_RETRY,
+        Answer::OutOfMemory => bindings::DMIRROR_ANSWER_OUT_OF_MEMORY,
+        Answer::BusError => bindings::DMIRROR_ANSWER_BUS_ERROR,
+    },
+);
+
+impl CpuFault {
+    /// Answers a fault of the device of a number, and tells those who listen.
+    pub(crate) fn trace<T: DeviceOps>(
+        device: u32,
+        fault: hmm::memremap::CpuFault<'_, Emulated<T>>,
+        answer: impl FnOnce(hmm::memremap::CpuFault<'_, Emulated<T>>) -> FaultAnswer,
+    ) -> FaultAnswer {
+        let (address, npages) = (fault.address(), fault.npages());
+        let bytes = npages * PAGE_SIZE;
+        let start = address & !(bytes - 1);
+        let window = start..start + bytes;
+        let migrate = || Migrate {
+            device,
+            range: window.clone(),
+            order: npages.ilog2(),
+            to: Place::System,
+            cause: Cause::CpuFault,
+        };
+        let outcome = |answer: &FaultAnswer| (answer.moved(), answer.error());
+        let answer = Migrate::trace(migrate, || answer(fault), outcome);
+        Self::emit(|| Self {
+            device,
+            address,
+            window: window.clone(),
+            moved: answer.moved(),
+            answer: answer.kind(),
+        });
+        answer
+    }
+}
+
+/// The page tables of a process have changed, so that the device has lost pages.
+#[derive(Clone, Debug)]
+pub struct Invalidate {
+    /// The number of the device.
+    pub device: u32,
+    /// The addresses, in bytes, page aligned.
+    pub range: Range<usize>,
+    /// Why.
+    pub event: Event,
+    /// Whether it is a migration, or an exclusive access, for this device.
+    pub is_own: bool,
+    /// Pages that the device had mapped.
+    pub cleared: usize,
+}
+
+event!(
+    Invalidate,
+    invalidate,
+    |this| this.device,
+    this.range.start,
+    this.range.len() / PAGE_SIZE,
+    match this.event {
+        Event::Unmap => bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP as i32,
+        Event::Clear => bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR as i32,
+        Event::ProtectionVma => bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA as i32,
+        Event::ProtectionPage => bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE as i32,
+        Event::SoftDirty => bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY as i32,
+        Event::Release => bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE as i32,
+        Event::Migrate => bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE as i32,
+        Event::Exclusive => bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE as i32,
+        _ => -1,
+    },
+    this.is_own,
+    this.cleared,
+);
+
+/// Pages of a block of the device had to go back to system memory.
+#[derive(Clone)]
+pub struct Evict {
+    /// The number of the device.
+    pub device: u32,
+    /// The number of the block.
+    pub block: usize,
+    /// Why.
+    pub cause: Cause,
+    /// Pages that came back.
+    pub moved: usize,
+    /// Pages that are in use still.
+    pub left: usize,
+    /// What kept them.
+    pub error: Option<Error>,
+    /// When it began.
+    pub start: Instant<Monotonic>,
+}
+
+event!(
+    Evict,
+    evict,
+    |this| this.device,
+    this.block,
+    this.cause as u32,
+    this.moved,
+    this.left,
+    errno(this.error),
+    // CAST: No moment that has been lies before the one that was taken first.
+    this.start.elapsed().as_nanos() as u64,
+);
+
+/// The device got exclusive access to pages, or asked for it.
+#[derive(Clone, Debug)]
+pub struct Exclusive {
+    /// The number of the device.
+    pub device: u32,
+    /// The addresses, in bytes, page aligned.
+    pub range: Range<usize>,
+    /// Pages that became exclusive, counted from the start.
+    pub made: usize,
+    /// Why not more.
+    pub error: Option<Error>,
+}
+
+event!(
+    Exclusive,
+    exclusive,
+    |this| this.device,
+    this.range.start,
+    this.range.len() / PAGE_SIZE,
+    this.made,
+    errno(this.error),
+);
+
+/// A migration to the device took pages of it, before it began.
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    /// The number of the device.
+    pub device: u32,
+    /// Whether it wanted a block.
+    pub block: bool,
+    /// The number of small pages that it wanted.
+    pub pages: usize,
+    /// Whether others were to be evicted if nothing was free.
+    pub evict: bool,
+    /// The number of pages that it got.
+    pub got: usize,
+    /// Why it got none.
+    pub error: Option<Error>,
+}
+
+event!(
+    Reserve,
+    reserve,
+    |this| this.device,
+    this.block,
+    this.pages,
+    this.evict,
+    this.got,
+    errno(this.error),
+);
