@@ -9,6 +9,8 @@
 use core::{cell::Cell, ops::Range};
 
 use emu::{
+    device::DeviceOps,
+    trace,
     uaccess::fault_in_readable,
     view::{Access, ViewGuard, ViewPages},
 };
@@ -188,6 +190,12 @@ pub(crate) fn exclusive(call: &mut Call<'_>, out: UserPtr) -> Result {
         let window = window_at(at, range.end.min(at + BOUNCE_PAGES * PAGE_SIZE));
         let mut npages = 0;
         let made = make_exclusive(call, window.clone(), &mut npages);
+        trace::Exclusive::emit(|| trace::Exclusive {
+            device: call.view.pagemap().ops().number(),
+            range: window.clone(),
+            made: npages,
+            error: made.err(),
+        });
         let to = out.wrapping_byte_add(at - range.start);
         let bytes = npages * PAGE_SIZE;
         UserSlice::new(to, bytes)

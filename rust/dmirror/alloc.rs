@@ -236,6 +236,13 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
     }
 
+    /// Whether a block is free; one that does not exist is.
+    pub(crate) fn is_block_free(&self, block: usize) -> bool {
+        self.blocks
+            .get(block)
+            .is_none_or(|block| block.state == State::Free)
+    }
+
     /// The first page of the least recently used block.
     pub(crate) fn oldest(&self) -> Option<usize> {
         Some(self.used.first? as usize * BLOCK_PAGES)

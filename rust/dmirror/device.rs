@@ -6,22 +6,25 @@ use emu::{
     device::{DeviceOps, Emulated, Pagemap},
     memory::Memory,
     sched,
+    trace::{Cause, Evict, Migrate, Place},
 };
 use hmm::{
     lru::drain_lru_batches,
     memremap::{
-        CpuFault, DevicePages, Evicted, FaultAnswer, Hooks, Options, Owner, SyncPoint, HPAGE_PMD_NR,
+        CpuFault, DevicePages, Evicted, FaultAnswer, Hooks, Options, Owner, SyncPoint,
+        HPAGE_PMD_NR, HPAGE_PMD_ORDER,
     },
     migrate::MigrateBuffer,
 };
 use kernel::{
     new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         Arc, Mutex,
     },
-    time::{delay::fsleep, Delta},
+    time::{delay::fsleep, Delta, Instant},
 };
 
 use crate::{
@@ -36,8 +39,8 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Makes a device of `memory`.
-    pub(crate) fn new(memory: Memory, injection: Arc<Injection>) -> Result<Self> {
+    /// Makes a device of `memory`, which trace events call by its number.
+    pub(crate) fn new(memory: Memory, injection: Arc<Injection>, number: u32) -> Result<Self> {
         let options = Options {
             owner: Owner::new()?,
             node: None,
@@ -46,7 +49,7 @@ impl Device {
                 fail_next: Atomic::new(false),
             },
         };
-        let driver = DeviceMemory::new(memory.npages(), injection);
+        let driver = DeviceMemory::new(memory.npages(), injection, number);
         let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
         Ok(Self {
             pagemap: Arc::pin_init(pagemap, GFP_KERNEL)?,
@@ -76,7 +79,7 @@ impl Device {
             outcome = Ok(());
             let mut left = 0;
             for block in 0..pagemap.npages() / HPAGE_PMD_NR {
-                let evicted = pagemap.ops().evict(pagemap, block);
+                let evicted = pagemap.ops().evict(pagemap, block, Cause::Release);
                 *count += evicted.moved as u64;
                 left += evicted.left;
                 outcome = evicted.error.map_or(outcome, Err);
@@ -93,11 +96,25 @@ impl Device {
     }
 }
 
+impl Drop for Device {
+    /// Brings back what can be brought back at once, which trace events show. The pagemap does so
+    /// with the rest, and waits for it.
+    fn drop(&mut self) {
+        for block in 0..self.pagemap.npages() / HPAGE_PMD_NR {
+            let ops = self.pagemap.ops();
+            if !ops.pool().is_block_free(block) {
+                ops.evict(&self.pagemap, block, Cause::Unload);
+            }
+        }
+    }
+}
+
 /// The driver's side of the pages.
 ///
 /// It belongs to the device alone: pages outlive the files and the processes that moved them.
 #[pin_data]
 pub(crate) struct DeviceMemory {
+    number: u32,
     #[pin]
     pool: Pool,
     /// The arrays of an eviction, which one block has at a time.
@@ -107,8 +124,9 @@ pub(crate) struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    fn new(npages: usize, injection: Arc<Injection>) -> impl PinInit<Self, Error> {
+    fn new(npages: usize, injection: Arc<Injection>, number: u32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            number,
             pool <- Pool::new(npages),
             eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
@@ -123,9 +141,33 @@ impl DeviceMemory {
     /// Evicts the pages of a block; `pagemap` is that of this device.
     ///
     /// May sleep. Takes the eviction lock, and folio locks.
-    pub(crate) fn evict(&self, pagemap: &Pagemap<Self>, block: usize) -> Evicted {
+    pub(crate) fn evict(&self, pagemap: &Pagemap<Self>, block: usize, cause: Cause) -> Evicted {
         let first = block * HPAGE_PMD_NR;
-        pagemap.evict(first..first + HPAGE_PMD_NR, &mut self.eviction.lock())
+        let mut buffer = self.eviction.lock();
+        let mut evict = || pagemap.evict(first..first + HPAGE_PMD_NR, &mut buffer);
+        let is_traced = Migrate::is_enabled() || Evict::is_enabled();
+        if !is_traced || self.pool.is_block_free(block) {
+            return evict();
+        }
+        let (device, start) = (self.number, Instant::now());
+        let migrate = || Migrate {
+            device,
+            range: 0..HPAGE_PMD_NR * PAGE_SIZE,
+            order: HPAGE_PMD_ORDER,
+            to: Place::System,
+            cause,
+        };
+        let evicted = Migrate::trace(migrate, evict, |evicted| (evicted.moved, evicted.error));
+        Evict::emit(|| Evict {
+            device,
+            block,
+            cause,
+            moved: evicted.moved,
+            left: evicted.left,
+            error: evicted.error,
+            start,
+        });
+        evicted
     }
 
     /// Waits until an eviction that runs now has ended, and with it the locks that it has on the
@@ -145,6 +187,10 @@ impl DeviceMemory {
 impl DeviceOps for DeviceMemory {
     type FolioData = ();
     type Hooks = TestHooks;
+
+    fn number(&self) -> u32 {
+        self.number
+    }
 
     fn folio_free(&self, pages: DevicePages, (): ()) {
         self.pool.free(pages);

@@ -104,7 +104,9 @@ impl kernel::Module for DmirrorModule {
         let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
         let mut devices = KVec::new();
         let mut add = |memory, name| -> Result {
-            let device = Device::new(memory, injection.clone())?;
+            // As in the names of the files, which are in this order.
+            let number = devices.len() as u32;
+            let device = Device::new(memory, injection.clone(), number)?;
             devices.push((name, Arc::new(device, GFP_KERNEL)?), GFP_KERNEL)?;
             Ok(())
         };

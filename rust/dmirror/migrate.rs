@@ -10,10 +10,13 @@
 
 use core::ops::Range;
 
-use emu::device::{Emulated, Pagemap};
+use emu::{
+    device::{DeviceOps, Emulated, Pagemap},
+    trace,
+};
 use hmm::{
     lru::drain_lru_batches,
-    memremap::Kind,
+    memremap::{Kind, HPAGE_PMD_ORDER},
     migrate::{Entry, LargeFolios, ToDevice},
     range::{PageView, Timeout},
     vma::LockedVma,
@@ -33,7 +36,7 @@ use crate::{
     device::DeviceMemory,
     inject::Site,
     pageset::{self, PageSet},
-    plan::{self, Next, Outcome, Plan, ReserveRequest, DRAIN_EVERY, IDLE_PASSES},
+    plan::{self, Next, Outcome, Plan, ReserveRequest, WhenFull, DRAIN_EVERY, IDLE_PASSES},
     reserve::Reservation,
 };
 
@@ -103,8 +106,14 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     let takes_large = pagemap.kind() == Kind::Private;
     let mut plan = Plan::first(step.range.len() / PAGE_SIZE, takes_large);
     loop {
-        let mut reservation = reserve(pagemap, &plan.request)?;
-        let outcome = pass_to_device(call, step, &plan, &mut reservation)?;
+        let mut reservation = traced_reserve(pagemap, &plan.request)?;
+        let order = if plan.keeps_large { HPAGE_PMD_ORDER } else { 0 };
+        let range = step.range.clone();
+        let outcome = trace::Migrate::trace(
+            || traced(pagemap, &range, order, trace::Place::Device),
+            || pass_to_device(call, step, &plan, &mut reservation),
+            |outcome| outcome.map_or_else(|error| (0, Some(error)), |it| (it.moved, None)),
+        )?;
         drop(reservation);
         let npages = step.range.len() / PAGE_SIZE;
         step.there = if outcome.moved == npages {
@@ -127,6 +136,39 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         };
         resched_or_eintr()?;
     }
+}
+
+/// What trace events say of a pass.
+fn traced(
+    pagemap: &Pagemap<DeviceMemory>,
+    range: &Range<usize>,
+    order: u32,
+    to: trace::Place,
+) -> trace::Migrate {
+    trace::Migrate {
+        device: pagemap.ops().number(),
+        range: range.clone(),
+        order,
+        to,
+        cause: trace::Cause::Request,
+    }
+}
+
+/// As [`reserve`], for those who listen.
+fn traced_reserve<'d>(
+    pagemap: &'d Pagemap<DeviceMemory>,
+    request: &ReserveRequest,
+) -> Result<Reservation<'d>> {
+    let reservation = reserve(pagemap, request);
+    trace::Reserve::emit(|| trace::Reserve {
+        device: pagemap.ops().number(),
+        block: request.block,
+        pages: request.pages,
+        evict: request.when_full == WhenFull::Evict,
+        got: reservation.as_ref().map_or(0, Reservation::npages),
+        error: reservation.as_ref().err().copied(),
+    });
+    reservation
 }
 
 /// Reserves what a pass is to have. If there is no block, small pages do; while others hold reservations,
@@ -338,7 +380,11 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let vma = readable_vma(&mmap, range.start)?;
     range.end = range.end.min(vma.end());
     let pagemap = call.view.pagemap();
-    let (moved, outcome) = pagemap.bring_back(vma, range.clone(), &mut call.buffers.migrate);
+    let (moved, outcome) = trace::Migrate::trace(
+        || traced(pagemap, range, HPAGE_PMD_ORDER, trace::Place::System),
+        || pagemap.bring_back(vma, range.clone(), &mut call.buffers.migrate),
+        |&(moved, outcome)| (moved, outcome.err()),
+    );
     call.counts.cpages += moved as u64;
     match outcome {
         // Told to fail once: the next pass tries again.

@@ -66,6 +66,11 @@ impl Pool {
         }
     }
 
+    /// Returns whether a block is free. Does not sleep.
+    pub(crate) fn is_block_free(&self, block: usize) -> bool {
+        self.allocator.lock().is_block_free(block)
+    }
+
     /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old when
     /// it arrives.
     pub(crate) fn reserved(&self) -> usize {

@@ -5,6 +5,7 @@
 use emu::{
     device::{Emulated, Pagemap},
     sched::fatal_signal_pending,
+    trace::Cause,
 };
 use hmm::memremap::DevicePages;
 use kernel::{alloc::flags::GFP_KERNEL, prelude::*};
@@ -170,7 +171,10 @@ impl<'d> Reservation<'d> {
             let Some(victim) = self.pagemap.ops().pool().next_victim() else {
                 return Ok(0);
             };
-            let evicted = self.pagemap.ops().evict(self.pagemap, victim);
+            let evicted = self
+                .pagemap
+                .ops()
+                .evict(self.pagemap, victim, Cause::Eviction);
             match evicted.error.filter(|_| evicted.moved == 0) {
                 None => self.contended = true,
                 // Where there is no memory for one block, there may be for another, of small pages.

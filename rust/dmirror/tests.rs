@@ -21,7 +21,7 @@ use crate::reserve::Reservation;
 
 fn device(blocks: usize) -> Result<Device> {
     let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
-    Device::new(memory, Arc::pin_init(Injection::new(), GFP_KERNEL)?)
+    Device::new(memory, Arc::pin_init(Injection::new(), GFP_KERNEL)?, 0)
 }
 
 /// A reservation of `npages` pages.

@@ -10,7 +10,7 @@
 use core::ops::Range;
 
 use hmm::{
-    memremap::Frame,
+    memremap::{Frame, HPAGE_PMD_ORDER},
     migrate::MigrateBuffer,
     range::{self, MappedPage, PagePlace, PageView, RangeBuffer, Request, Timeout, Walked},
     vma::LockedVma,
@@ -27,6 +27,7 @@ use crate::{
     device::{DeviceOps, Emulated, Pagemap},
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares, FANOUT},
+    trace,
     view::{pages_of_run, NodeBox, State, View, ViewGuard},
 };
 
@@ -74,15 +75,14 @@ impl<T: DeviceOps> View<T> {
             buffer,
             then: Some(then),
         };
-        let mut at = range.start;
-        while at < range.end {
-            let exclusive = self.next_exclusive(at..range.end);
-            if exclusive > at {
-                fault.run(at..exclusive)?;
-            }
-            at = exclusive + PAGE_SIZE;
-        }
-        Ok(())
+        let result = fault.run_between_exclusive(range.clone());
+        trace::DeviceFault::emit(|| trace::DeviceFault {
+            device: self.pagemap().ops().number(),
+            range: range.clone(),
+            access,
+            error: result.err(),
+        });
+        result
     }
 
     /// Returns the first page of a range that the device has exclusive access to, or its end. A
@@ -200,6 +200,19 @@ struct Fault<'f, T: DeviceOps, F> {
 }
 
 impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
+    /// Faults in a range but for the pages that are exclusive.
+    fn run_between_exclusive(&mut self, range: Range<usize>) -> Result {
+        let mut at = range.start;
+        while at < range.end {
+            let exclusive = self.view.next_exclusive(at..range.end);
+            if exclusive > at {
+                self.run(at..exclusive)?;
+            }
+            at = exclusive + PAGE_SIZE;
+        }
+        Ok(())
+    }
+
     /// Faults in a run of pages none of which is exclusive.
     fn run(&mut self, range: Range<usize>) -> Result {
         let start = Instant::<Monotonic>::now();
@@ -261,7 +274,20 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
         }
         let range = range.start..range.end.min(vma.end());
         let buffer = &mut self.buffer.migrate;
-        match self.view.pagemap().bring_back(vma, range, buffer) {
+        let pagemap = self.view.pagemap();
+        let migrate = || trace::Migrate {
+            device: pagemap.ops().number(),
+            range: range.clone(),
+            order: HPAGE_PMD_ORDER,
+            to: trace::Place::System,
+            cause: trace::Cause::DeviceFault,
+        };
+        let came = trace::Migrate::trace(
+            migrate,
+            || pagemap.bring_back(vma, range.clone(), buffer),
+            |&(moved, outcome)| (moved, outcome.err()),
+        );
+        match came {
             (0, Err(error)) => Err(error),
             (moved, _) => Ok(moved),
         }

@@ -34,6 +34,7 @@ use crate::{
     record::PendingList,
     sched::cond_resched,
     table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
+    trace,
 };
 
 /// A node of the page table.
@@ -89,20 +90,48 @@ pub(crate) struct State {
     /// What is about to be mapped by those who change the page tables themselves.
     pub(crate) pending: PendingList,
     owner: Owner,
+    /// The number of the device, for trace events.
+    device: u32,
 }
 
 impl Invalidate for State {
     fn invalidate(&mut self, event: &Invalidation<'_>) {
         let range = event.range();
         let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
-        self.pending.invalidate(&pages, event.is_by(&self.owner));
+        let is_own = event.is_by(&self.owner);
+        self.pending.invalidate(&pages, is_own);
         // The end of an address space clears all that there is, which takes long.
         let maybe_resched = || {
             if event.is_blockable() {
                 cond_resched();
             }
         };
+        if trace::Invalidate::is_enabled() {
+            let cleared = self.count(pages.clone(), maybe_resched);
+            trace::Invalidate::emit(|| trace::Invalidate {
+                device: self.device,
+                range,
+                event: event.event(),
+                is_own,
+                cleared,
+            });
+        }
         self.table.clear(pages, maybe_resched);
+    }
+}
+
+impl State {
+    /// Counts the pages that are mapped; calls `between` each time that it has counted [`FANOUT`].
+    fn count(&self, mut pages: Range<usize>, between: impl Fn()) -> usize {
+        let mut count = 0;
+        while let Some((page, _)) = self.table.find(pages.clone()) {
+            count += 1;
+            pages.start = page + 1;
+            if count % FANOUT == 0 {
+                between();
+            }
+        }
+        count
     }
 }
 
@@ -150,6 +179,7 @@ impl<T: DeviceOps> View<T> {
                 table: Table::new(NodeBox::new()?),
                 pending: PendingList::new(),
                 owner: pagemap.owner().clone(),
+                device: pagemap.ops().number(),
             }),
             pagemap,
         }? Error)
