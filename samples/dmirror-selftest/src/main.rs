@@ -19,6 +19,7 @@ mod report;
 mod runner;
 mod summary;
 mod swapping;
+mod tracing;
 
 use std::fs::File;
 use std::io;

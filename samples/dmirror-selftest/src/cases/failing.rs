@@ -300,7 +300,7 @@ fn system_alloc_kill(context: &Context) -> Result<()> {
 }
 
 /// A child that touches a page, to read or to write, and how it ended.
-fn touched(memory: &Memory, page: usize, write: bool) -> Result<Exit> {
+pub(super) fn touched(memory: &Memory, page: usize, write: bool) -> Result<Exit> {
     helper(|| {
         default_signal(Signal::SIGBUS)?;
         let word = page * dmirror_client::Region::words_per_page();

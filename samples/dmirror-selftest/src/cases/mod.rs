@@ -49,6 +49,7 @@ mod release;
 mod snapshot;
 mod swap;
 mod task;
+mod trace;
 mod uffd;
 mod unload;
 mod user_faults;
@@ -202,6 +203,7 @@ themes! {
     nth(nth) "each allocation fails once" []
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
+    trace(trace) "trace events say what happened" []
     unload(unload) "the module goes while pages are there" [pages_come_back, other_processes]
 }
 
