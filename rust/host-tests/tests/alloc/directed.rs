@@ -198,6 +198,19 @@ fn a_block_is_free_again_only_with_the_last_of_its_small_pages() {
 }
 
 #[test]
+fn a_block_says_whether_it_is_free() {
+    let mut device = device(3);
+    assert!((0..3).all(|block| device.is_block_free(block)));
+    let page = device.alloc_page().unwrap();
+    let whole = device.alloc_block().unwrap();
+    let used = [block(page), block(whole)];
+    assert!((0..3).all(|block| device.is_block_free(block) != used.contains(&block)));
+    device.free(page, 0).unwrap();
+    assert!(device.is_block_free(block(page)));
+    assert!(device.is_block_free(3), "one that does not exist");
+}
+
+#[test]
 fn a_page_taken_and_given_back_leaves_its_block_free() {
     let mut device = device(1);
     for _ in 0..3 {
