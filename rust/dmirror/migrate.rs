@@ -55,19 +55,13 @@ pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
     let mut all_there = true;
     let mut at = range.start;
     while at < range.end {
-        let step = step_to_device(call, window_at(at, range.end));
-        let npages = step.range.len() / PAGE_SIZE;
-        let mut from = 0;
-        while let Some(run) = step.there.run(from, npages) {
-            from = run.end;
-            let part = at + run.start * PAGE_SIZE..at + run.end * PAGE_SIZE;
-            let to = out.wrapping_byte_add(part.start - range.start);
-            access::read_part(call, part, to, Timeout::Bounded)?;
-        }
+        let mut step = step_to_device(call, window_at(at, range.end));
+        let to = out.wrapping_byte_add(at - range.start);
+        hand_out(call, &mut step, to)?;
         if let Some(error) = step.error {
             return Err(error);
         }
-        all_there &= step.there.len() == npages;
+        all_there &= step.there.len() == step.range.len() / PAGE_SIZE;
         at = step.range.end;
         resched_or_eintr()?;
     }
@@ -76,6 +70,31 @@ pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
     } else {
         Err(ENOENT)
     }
+}
+
+/// Copies what the device sees of the pages of a step that are there; those that go away meanwhile
+/// are not there.
+fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
+    let start = step.range.start;
+    let mut from = 0;
+    while let Some(run) = step.there.run(from, step.range.len() / PAGE_SIZE) {
+        let part = start + run.start * PAGE_SIZE..start + run.end * PAGE_SIZE;
+        let to = out.wrapping_byte_add(part.start - start);
+        let before = call.counts.cpages;
+        let read = access::read_part(call, part, to, Timeout::Bounded);
+        from = run.start + (call.counts.cpages - before) as usize;
+        if read == Err(EFAULT) {
+            step.there = on_device(call, step.range.clone())?;
+            if run.clone().all(|nth| step.there.contains(nth)) {
+                // It is the memory of the caller that is not there.
+                return read;
+            }
+            resched_or_eintr()?;
+        } else {
+            read?;
+        }
+    }
+    Ok(())
 }
 
 /// What a step to the device has come to.
