@@ -11,7 +11,7 @@ settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAM
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare ivshmem stress fuzz matrix planted lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare bench ivshmem stress fuzz matrix planted lint doc test
 .PHONY: soak rust-analyzer clean distclean help
 .NOTPARALLEL:
 
@@ -40,6 +40,9 @@ conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
 	@scripts/compare.sh
+
+bench: ## our module and upstream's measured, in instructions and by the clock: a table of ratios, pictures in build/bench
+	@scripts/bench.sh
 
 ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides, on the stock and the debug kernel
 	@scripts/ivshmem.sh

@@ -32,6 +32,7 @@ parts=(
 	"matrix:matrix.sh quick"
 	"guest-stock:guest-checks.sh stock"
 	"ivshmem:ivshmem.sh"
+	"bench:bench.sh quick"
 )
 
 kind="test"

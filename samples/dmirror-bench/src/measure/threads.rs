@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several threads or processes at the same time, each with memory of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Exit;
+use dmirror_client::fork_child;
+
+use super::Place;
+use super::Samples;
+use super::Session;
+use super::bench::Bench;
+use super::meeting::Meeting;
+use crate::report::Group;
+use crate::report::Memory;
+
+const WORKERS: [u64; 3] = [1, 2, 4];
+
+/// Bytes of memory of a worker.
+const SIZE: u64 = 8 << 20;
+
+/// How often a worker moves its memory out and back, or reads it, in a sample:
+/// often enough that beginning together does not show.
+const TIMES: u64 = 4;
+
+const OPERATIONS: [&str; 6] = [
+    "out and back, threads, one file",
+    "out and back, threads, own files",
+    "out and back, processes",
+    "READ, threads, one file",
+    "READ, threads, own files",
+    "READ, processes",
+];
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    OutAndBack,
+    Read,
+}
+
+impl Job {
+    /// Pages that a worker handles in a sample, of `pages`.
+    fn pages(self, pages: u64) -> u64 {
+        match self {
+            Self::OutAndBack => 2 * TIMES * pages,
+            Self::Read => TIMES * pages,
+        }
+    }
+
+    fn work(self, bench: &mut Bench) -> Result<()> {
+        for _ in 0..TIMES {
+            match self {
+                Self::OutAndBack => {
+                    bench.move_out()?;
+                    bench.move_back()?;
+                }
+                Self::Read => {
+                    bench.read()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Measures the group.
+pub fn measure(session: &mut Session<'_>) -> Result<()> {
+    let path = &session.settings.device;
+    let rounds = session.settings.rounds;
+    for memory in [Memory::Small, Memory::Huge] {
+        for workers in WORKERS {
+            let place = Place {
+                group: Group::Threads,
+                memory,
+                at: workers,
+            };
+            session.measure(place, OPERATIONS, |samples| {
+                let mut rest = samples.iter_mut();
+                for job in [Job::OutAndBack, Job::Read] {
+                    let team = Team {
+                        path,
+                        memory,
+                        workers: workers as usize,
+                        rounds,
+                        job,
+                    };
+                    for (samples, meet) in rest.by_ref().zip([
+                        Team::on_one_file,
+                        Team::on_own_files,
+                        Team::as_processes,
+                    ]) {
+                        team.fill(samples, meet(&team)?);
+                    }
+                }
+                Ok(())
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Workers that do the same at the same time.
+#[derive(Clone, Copy, Debug)]
+struct Team<'a> {
+    path: &'a Path,
+    memory: Memory,
+    workers: usize,
+    rounds: usize,
+    job: Job,
+}
+
+impl Team<'_> {
+    fn fill(&self, samples: &mut Samples, times: Vec<u64>) {
+        let pages = SIZE / dmirror_client::page_size() as u64;
+        for time in times {
+            samples.add(self.workers as u64 * self.job.pages(pages), time);
+        }
+    }
+
+    fn on_one_file(&self) -> Result<Vec<u64>> {
+        let device = Arc::new(Device::open(self.path)?);
+        self.as_threads(&vec![device; self.workers])
+    }
+
+    fn on_own_files(&self) -> Result<Vec<u64>> {
+        let devices: Result<Vec<_>, _> = (0..self.workers)
+            .map(|_| Device::open(self.path).map(Arc::new))
+            .collect();
+        self.as_threads(&devices?)
+    }
+
+    /// A thread for each of the devices. The files stay open until all have ended.
+    fn as_threads(&self, devices: &[Arc<Device>]) -> Result<Vec<u64>> {
+        let meeting = Meeting::new(self.workers, self.rounds)?;
+        let benches: Result<Vec<_>> = devices
+            .iter()
+            .map(|device| self.prepare(Arc::clone(device)))
+            .collect();
+        let mut benches = benches?;
+        thread::scope(|scope| {
+            let threads: Vec<_> = benches
+                .iter_mut()
+                .enumerate()
+                .map(|(worker, bench)| {
+                    let meeting = &meeting;
+                    scope.spawn(move || meeting.attend(worker, || self.job.work(bench)))
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                let answer = thread.join();
+                answer.unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
+            })
+        })?;
+        meeting.elapsed()
+    }
+
+    fn as_processes(&self) -> Result<Vec<u64>> {
+        let meeting = Meeting::new(self.workers, self.rounds)?;
+        let mut children = Vec::new();
+        for worker in 0..self.workers {
+            let body = || {
+                let attend = || {
+                    let bench = self.prepare(Arc::new(Device::open(self.path)?));
+                    let mut bench = bench.inspect_err(|_| meeting.leave(worker))?;
+                    meeting.attend(worker, || self.job.work(&mut bench))
+                };
+                match attend() {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        eprintln!("process {worker}: {error:#}");
+                        1
+                    }
+                }
+            };
+            children.push(fork_child(body).context("fork")?);
+        }
+        for child in children {
+            let exit = child.wait()?;
+            ensure!(exit == Exit::Status(0), "a process ended with {exit:?}");
+        }
+        meeting.elapsed()
+    }
+
+    /// Memory for a worker, which the device has seen once.
+    fn prepare(&self, device: Arc<Device>) -> Result<Bench> {
+        let mut bench = Bench::new(device, self.memory, SIZE)?;
+        self.job.work(&mut bench)?;
+        Ok(bench)
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbers with units, for people.
+
+const BYTES: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+
+const TIMES: [(f64, &str); 3] = [(1e9, "s"), (1e6, "ms"), (1e3, "µs")];
+
+/// Writes a number of bytes in the largest unit of which it is a multiple.
+pub fn bytes(bytes: u64) -> String {
+    let unit = BYTES
+        .into_iter()
+        .find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
+    match unit {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// Writes nanoseconds with three digits or more, in the largest unit of which they
+/// are at least one.
+pub fn time(ns: f64) -> String {
+    let unit = TIMES.into_iter().find(|(unit, _)| ns >= *unit);
+    let (value, name) = unit.map_or((ns, "ns"), |(unit, name)| (ns / unit, name));
+    let decimals = match value {
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_the_largest_unit_that_divides_them() {
+        assert_eq!(bytes(4096), "4 KiB");
+        assert_eq!(bytes(64 << 20), "64 MiB");
+        assert_eq!(bytes(1 << 30), "1 GiB");
+        assert_eq!(bytes((1 << 20) + 4096), "1028 KiB");
+        assert_eq!(bytes(100), "100 B");
+    }
+
+    #[test]
+    fn times_keep_three_digits() {
+        assert_eq!(time(7.0), "7.00 ns");
+        assert_eq!(time(2_345.0), "2.35 µs");
+        assert_eq!(time(153_300_000.0), "153 ms");
+        assert_eq!(time(61_200_000_000.0), "61.2 s");
+    }
+}
