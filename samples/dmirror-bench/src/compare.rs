@@ -7,7 +7,6 @@ use anyhow::ensure;
 
 use crate::report::Clock;
 use crate::report::Report;
-use crate::units;
 
 /// Says what takes more in `new` than in `old`, a line each: by more than
 /// `threshold` percent of instructions, and by more than `clock_threshold` percent
@@ -42,8 +41,8 @@ pub fn compare(
             if percent > threshold {
                 slower.push(format!(
                     "{clock}: {key}: {} a page, was {}: {percent:+.1} %",
-                    units::time(after.per_page()),
-                    units::time(before.per_page()),
+                    clock.write(after.per_page()),
+                    clock.write(before.per_page()),
                 ));
             }
         }
@@ -67,7 +66,7 @@ mod tests {
         let new = by(Clock::Instructions, 1040, 1060);
         assert_eq!(
             compare(&old, &new, 5.0, None).unwrap(),
-            ["instructions: ops: WRITE, 4 KiB, 4 MiB: 265 ns a page, was 250 ns: +6.0 %"]
+            ["instructions: ops: WRITE, 4 KiB, 4 MiB: 265 a page, was 250: +6.0 %"]
         );
         assert!(compare(&old, &new, 7.0, None).unwrap().is_empty());
         assert!(compare(&new, &old, 0.0, None).unwrap().is_empty());

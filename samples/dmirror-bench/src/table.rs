@@ -11,7 +11,6 @@ use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Key;
 use crate::report::Report;
-use crate::units;
 
 /// Makes a table with a row for each operation of `groups`, or of all groups if
 /// that is empty: what it took on each module, in instructions and by the clock,
@@ -73,7 +72,7 @@ fn keys<'a>(report: &'a Report, clocks: &[Clock]) -> Vec<&'a Key> {
 fn cells(ours: &Report, theirs: &Report, clock: Clock, key: &Key) -> [String; 4] {
     let total = |report: &Report| report.total(clock, key);
     let time = |report: &Report| match total(report) {
-        Some(total) => units::time(total.ns as f64),
+        Some(total) => clock.write(total.ns as f64),
         None => report.reason(clock, key).map_or("", |_| "n/a").to_owned(),
     };
     let ratio = total(ours)
@@ -81,7 +80,7 @@ fn cells(ours: &Report, theirs: &Report, clock: Clock, key: &Key) -> [String; 4]
         .and_then(|(ours, theirs)| ours.ratio(theirs));
     [
         time(ours),
-        total(ours).map_or_else(String::new, |total| units::time(total.per_page())),
+        total(ours).map_or_else(String::new, |total| clock.write(total.per_page())),
         time(theirs),
         ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
     ]
@@ -105,12 +104,12 @@ mod tests {
         assert_eq!(
             rows[2][1..9],
             [
-                "ops", "READ", "4 KiB", "4 MiB", "3.00 µs", "750 ns", "2.00 µs", "1.50"
+                "ops", "READ", "4 KiB", "4 MiB", "3.00 k", "750", "2.00 k", "1.50"
             ]
         );
         assert_eq!(
             rows[3][1..9],
-            ["ops", "WRITE", "4 KiB", "4 MiB", "n/a", "", "5.00 µs", ""]
+            ["ops", "WRITE", "4 KiB", "4 MiB", "n/a", "", "5.00 k", ""]
         );
         let other = table(&ours, &theirs, &[Group::Sizes], true);
         assert_eq!(other.lines().count(), 2);

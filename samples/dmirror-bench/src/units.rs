@@ -4,7 +4,9 @@
 
 const BYTES: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
 
-const TIMES: [(f64, &str); 3] = [(1e9, "s"), (1e6, "ms"), (1e3, "µs")];
+const TIMES: [(f64, &str); 3] = [(1e9, " s"), (1e6, " ms"), (1e3, " µs")];
+
+const COUNTS: [(f64, &str); 3] = [(1e9, " G"), (1e6, " M"), (1e3, " k")];
 
 /// Writes a number of bytes in the largest unit of which it is a multiple.
 pub fn bytes(bytes: u64) -> String {
@@ -17,17 +19,26 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Writes nanoseconds with three digits or more, in the largest unit of which they
-/// are at least one.
+/// Writes nanoseconds with three digits, in the largest unit of which they are at
+/// least one.
 pub fn time(ns: f64) -> String {
-    let unit = TIMES.into_iter().find(|(unit, _)| ns >= *unit);
-    let (value, name) = unit.map_or((ns, "ns"), |(unit, name)| (ns / unit, name));
+    three_digits(ns, &TIMES, " ns")
+}
+
+/// Writes a large number with three digits: in thousands, in millions, and so on.
+pub fn count(number: f64) -> String {
+    three_digits(number, &COUNTS, "")
+}
+
+fn three_digits(number: f64, units: &[(f64, &str)], smallest: &str) -> String {
+    let unit = units.iter().find(|(unit, _)| number >= *unit);
+    let (value, name) = unit.map_or((number, smallest), |(unit, name)| (number / unit, name));
     let decimals = match value {
-        value if value < 10.0 => 2,
-        value if value < 100.0 => 1,
-        _ => 0,
+        value if name.is_empty() || value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
     };
-    format!("{value:.decimals$} {name}")
+    format!("{value:.decimals$}{name}")
 }
 
 #[cfg(test)]
@@ -49,5 +60,12 @@ mod tests {
         assert_eq!(time(2_345.0), "2.35 µs");
         assert_eq!(time(153_300_000.0), "153 ms");
         assert_eq!(time(61_200_000_000.0), "61.2 s");
+    }
+
+    #[test]
+    fn counts_keep_three_digits() {
+        assert_eq!(count(950.0), "950");
+        assert_eq!(count(9_523.0), "9.52 k");
+        assert_eq!(count(19_500_000.0), "19.5 M");
     }
 }

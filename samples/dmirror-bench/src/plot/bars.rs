@@ -17,16 +17,14 @@ use super::unit_of;
 use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Report;
-use crate::units;
 
 /// Nanoseconds a page of the operations of a group, on a logarithmic axis.
 #[derive(Debug)]
 pub struct Bars {
     title: String,
-    unit: String,
     modules: [String; 2],
     rows: Vec<Row>,
-    counts: bool,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -59,19 +57,10 @@ impl Bars {
                 Group::OnePage => "Operations on one page".to_owned(),
                 _ => format!("Operations on {at}, a page"),
             },
-            unit: unit_of(clock).to_owned(),
             modules: [ours.module().to_owned(), theirs.module().to_owned()],
             rows,
-            counts: clock == Clock::Instructions,
+            clock,
         })
-    }
-
-    fn write(&self, value: f64) -> String {
-        if self.counts {
-            format!("{value:.0}")
-        } else {
-            units::time(value)
-        }
     }
 }
 
@@ -110,8 +99,8 @@ impl Picture for Bars {
             .configure_mesh()
             .disable_y_mesh()
             .light_line_style(TRANSPARENT)
-            .x_desc(&self.unit)
-            .x_label_formatter(&|power| self.write(10_f64.powf(*power)))
+            .x_desc(unit_of(self.clock))
+            .x_label_formatter(&|power| self.clock.write(10_f64.powf(*power)))
             .y_label_formatter(&|at| {
                 let row = self.rows.get(*at as usize);
                 row.map_or_else(String::new, |row| row.label.clone())
@@ -138,7 +127,7 @@ impl Picture for Bars {
             let style = text(16).pos(Pos::new(HPos::Left, VPos::Center));
             chart.draw_series(bars.iter().map(|(value, top)| {
                 let at = (value.max(1.0).log10() + 0.02, top + 0.18);
-                Text::new(self.write(*value), at, style.clone())
+                Text::new(self.clock.write(*value), at, style.clone())
             }))?;
         }
         chart

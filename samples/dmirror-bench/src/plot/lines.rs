@@ -17,15 +17,12 @@ use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Memory;
 use crate::report::Report;
-use crate::units;
 
 /// What a vertical axis shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Measure {
-    /// Instructions a page, logarithmic.
-    Instructions,
-    /// Time a page, logarithmic.
-    Time,
+    /// Instructions or time a page, logarithmic.
+    Cost(Clock),
     /// Pages a second, from 0 on.
     Rate,
 }
@@ -34,15 +31,14 @@ impl Measure {
     /// Where a number of nanoseconds a page lies on the axis.
     fn height(self, per_page: f64) -> f64 {
         match self {
-            Self::Instructions | Self::Time => per_page.max(1.0).log10(),
+            Self::Cost(_) => per_page.max(1.0).log10(),
             Self::Rate => 1e9 / per_page.max(1.0),
         }
     }
 
     fn write(self, height: f64) -> String {
         match self {
-            Self::Instructions => format!("{:.0}", 10_f64.powf(height)),
-            Self::Time => units::time(10_f64.powf(height)),
+            Self::Cost(clock) => clock.write(10_f64.powf(height)),
             Self::Rate => format!("{:.0}", height / 1000.0),
         }
     }
@@ -174,13 +170,12 @@ impl Lines {
             ),
             _ => ("CPU faults with a window", "bytes that a fault brings back"),
         };
-        let (measure, y) = match (group, clock) {
-            (Group::Threads, _) => (
+        let (measure, y) = match group {
+            Group::Threads => (
                 Measure::Rate,
                 "thousand pages a second, all workers".to_owned(),
             ),
-            (_, Clock::Instructions) => (Measure::Instructions, "instructions a page".to_owned()),
-            (_, Clock::Host) => (Measure::Time, format!("{} a page", unit_of(clock))),
+            _ => (Measure::Cost(clock), format!("{} a page", unit_of(clock))),
         };
         (!series.is_empty()).then(|| Self {
             title: format!("{title}, pages: {memory}"),
@@ -323,12 +318,12 @@ mod tests {
 
     #[test]
     fn logarithmic_ticks_are_round_numbers() {
-        let ticks = Measure::Instructions.ticks(&(1.9..3.1));
+        let ticks = Measure::Cost(Clock::Instructions).ticks(&(1.9..3.1));
         let ticks: Vec<String> = ticks
             .into_iter()
-            .map(|tick| Measure::Instructions.write(tick))
+            .map(|tick| Measure::Cost(Clock::Instructions).write(tick))
             .collect();
-        assert_eq!(ticks, ["100", "200", "500", "1000"]);
+        assert_eq!(ticks, ["100", "200", "500", "1.00 k"]);
     }
 
     #[test]
