@@ -50,8 +50,9 @@ measure() {
 	'
 	note "$module, by $clock"
 	rm -f "$file"
-	MODULE=$module CPUS=$cpus CLOCK=$clock NAME=bench-$module-$clock TIMEOUT=${TIMEOUT:-5400} CMD=$text \
-		"$SCRIPTS/guest.sh" | tee "$file.out" | sed -u '/^=== results/,$d' >&2 || status=${PIPESTATUS[0]}
+	MODULE=$module CPUS=$cpus CLOCK=$clock NAME=bench-$module-$clock CMD=$text \
+		TIMEOUT=${TIMEOUT:-5400} "$SCRIPTS/guest.sh" | tee "$file.out" |
+		sed -u '/^=== results/,$d' >&2 || status=${PIPESTATUS[0]}
 	sed '1,/^=== results/d' "$file.out" >"$file"
 	# 120: the kernel complained, which guest.sh has shown. Of upstream's module that
 	# is no news.
@@ -74,9 +75,9 @@ everything() {
 }
 
 quick() {
-	local module
+	local module command='bench ops,one-page --size 8 --rounds 2'
 	for module in dmirror test_hmm; do
-		measure "$module" instructions "$out/quick-$module.json" 'bench ops,one-page --size 8 --rounds 2' || {
+		measure "$module" instructions "$out/quick-$module.json" "$command" || {
 			failed "$module could not be measured"
 			totals
 			return

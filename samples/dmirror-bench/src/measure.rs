@@ -109,8 +109,11 @@ impl Session<'_> {
         work: impl FnOnce(&mut [Samples; N]) -> Result<()>,
     ) {
         let Place { group, memory, at } = place;
-        self.progress
-            .say(&format!("{group}: {memory}, {}", group.place(at)));
+        let what = format!("{group}: {memory}, {}", group.place(at));
+        self.progress.say(&match &operations[..] {
+            [operation] => format!("{what}, {operation}"),
+            _ => what,
+        });
         let mut samples = operations.map(|_| Samples::default());
         let answer = work(&mut samples);
         let reason = match &answer {

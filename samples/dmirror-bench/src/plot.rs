@@ -25,10 +25,11 @@ use crate::report::Report;
 use self::bars::Bars;
 use self::lines::Lines;
 
-/// The font has no weights: the name stands in the SVG, where a viewer that lacks
-/// it takes its own.
+/// What the font is called here. In an SVG the name stands alone, and a viewer takes
+/// the one that it has.
 const FONT: &str = "sans-serif";
 
+/// Of all pictures, in pixels.
 const WIDTH: u32 = 1100;
 
 const COLOURS: [RGBColor; 6] = [
@@ -130,7 +131,7 @@ mod tests {
         draw(&bars, SVGBackend::with_string(&mut svg, size)).unwrap();
         assert!(svg.contains("READ, 4 KiB"));
         assert!(svg.contains("750"));
-        assert!(svg.contains("instructions"));
+        assert!(svg.contains("instructions a page"));
         assert!(Bars::of(&ours, &theirs, clock, Group::OnePage).is_none());
     }
 }

@@ -41,6 +41,17 @@ fn three_digits(number: f64, units: &[(f64, &str)], smallest: &str) -> String {
     format!("{value:.decimals$}{name}")
 }
 
+/// Takes the zeroes from the end of a number that has a unit.
+#[cfg(feature = "plot")]
+pub fn shorten(text: &str) -> String {
+    let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
+    let number = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    };
+    format!("{number} {unit}").trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +78,14 @@ mod tests {
         assert_eq!(count(950.0), "950");
         assert_eq!(count(9_523.0), "9.52 k");
         assert_eq!(count(19_500_000.0), "19.5 M");
+    }
+
+    #[cfg(feature = "plot")]
+    #[test]
+    fn short_numbers_have_no_zeroes_at_the_end() {
+        assert_eq!(shorten("1.00 k"), "1 k");
+        assert_eq!(shorten("2.50 ms"), "2.5 ms");
+        assert_eq!(shorten("100 µs"), "100 µs");
+        assert_eq!(shorten("0"), "0");
     }
 }

@@ -3,9 +3,9 @@
 //! Working sets smaller and larger than the memory of the device.
 //!
 //! A program has the device work on its memory in steps of 2 MiB, one
-//! MIGRATE_TO_DEV each, in order or at random. What is on the device by then costs
-//! little; the rest moves, and where the device is full something else moves out
-//! for it. What counts is the time for each page that moved to the device.
+//! MIGRATE_TO_DEV each, in order or at random. Where the memory is not on the device
+//! by then it moves, and if the device is full something else moves out for it. What
+//! counts is the time of these steps for each page that moved to the device.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ fn capacity(device: &Device) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Goes over the memory from an empty device on, and adds up what took how long.
+/// Goes over the memory from an empty device on, and adds up the steps that moved
+/// something.
 fn sample(
     device: &Device,
     bench: &mut Bench,
@@ -91,8 +92,12 @@ fn sample(
     for step in steps {
         let part = pages_of(step);
         let there = bench.on_device(part.clone())?;
-        moved += part.len() as u64 - there;
-        time += ns(bench.move_part_out(part)?);
+        let missing = part.len() as u64 - there;
+        let step = ns(bench.move_part_out(part)?);
+        if missing > 0 {
+            moved += missing;
+            time += step;
+        }
     }
     samples.add(moved, time);
     Ok(())

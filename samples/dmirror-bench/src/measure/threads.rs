@@ -30,15 +30,6 @@ const SIZE: u64 = 8 << 20;
 /// often enough that beginning together does not show.
 const TIMES: u64 = 4;
 
-const OPERATIONS: [&str; 6] = [
-    "out and back, threads, one file",
-    "out and back, threads, own files",
-    "out and back, processes",
-    "READ, threads, one file",
-    "READ, threads, own files",
-    "READ, processes",
-];
-
 /// What a worker does.
 #[derive(Clone, Copy, Debug)]
 enum Job {
@@ -71,6 +62,31 @@ impl Job {
     }
 }
 
+/// What the workers are.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    OneFile,
+    OwnFiles,
+    Processes,
+}
+
+const OPERATIONS: [(&str, Job, Kind); 6] = [
+    (
+        "out and back, threads, one file",
+        Job::OutAndBack,
+        Kind::OneFile,
+    ),
+    (
+        "out and back, threads, own files",
+        Job::OutAndBack,
+        Kind::OwnFiles,
+    ),
+    ("out and back, processes", Job::OutAndBack, Kind::Processes),
+    ("READ, threads, one file", Job::Read, Kind::OneFile),
+    ("READ, threads, own files", Job::Read, Kind::OwnFiles),
+    ("READ, processes", Job::Read, Kind::Processes),
+];
+
 /// Measures the group.
 pub fn measure(session: &mut Session<'_>) -> Result<()> {
     let path = &session.settings.device;
@@ -82,9 +98,8 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
                 memory,
                 at: workers,
             };
-            session.measure(place, OPERATIONS, |samples| {
-                let mut rest = samples.iter_mut();
-                for job in [Job::OutAndBack, Job::Read] {
+            for (operation, job, kind) in OPERATIONS {
+                session.measure(place, [operation], |[samples]| {
                     let team = Team {
                         path,
                         memory,
@@ -92,16 +107,15 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
                         rounds,
                         job,
                     };
-                    for (samples, meet) in rest.by_ref().zip([
-                        Team::on_one_file,
-                        Team::on_own_files,
-                        Team::as_processes,
-                    ]) {
-                        team.fill(samples, meet(&team)?);
-                    }
-                }
-                Ok(())
-            });
+                    let times = match kind {
+                        Kind::OneFile => team.on_one_file(),
+                        Kind::OwnFiles => team.on_own_files(),
+                        Kind::Processes => team.as_processes(),
+                    };
+                    team.fill(samples, times?);
+                    Ok(())
+                });
+            }
         }
     }
     Ok(())

@@ -35,6 +35,20 @@ impl Ranged for Axis {
     }
 }
 
+/// Ticks from 0 to `end`, at equal distances that are round numbers.
+pub fn equal_steps(end: f64) -> Vec<f64> {
+    let decade = 10_f64.powf(end.log10().floor());
+    let step = match end / decade {
+        decades if decades < 2.0 => decade / 5.0,
+        decades if decades < 5.0 => decade / 2.0,
+        _ => decade,
+    };
+    (0..=10)
+        .map(|n| f64::from(n) * step)
+        .take_while(|tick| *tick <= end)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +61,12 @@ mod tests {
         };
         assert_eq!(axis(0.0..4.0).map(&1.0, (100, 200)), 125);
         assert_eq!(axis(4.0..0.0).map(&1.0, (100, 200)), 175);
+    }
+
+    #[test]
+    fn steps_are_round_numbers() {
+        assert_eq!(equal_steps(13.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+        assert_eq!(equal_steps(2400.0), [0.0, 500.0, 1000.0, 1500.0, 2000.0]);
+        assert_eq!(equal_steps(6.0).len(), 7);
     }
 }

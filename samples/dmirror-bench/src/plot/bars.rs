@@ -2,6 +2,8 @@
 
 //! Bars, two for each operation.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -11,14 +13,17 @@ use plotters::style::text_anchor::VPos;
 
 use super::COLOURS;
 use super::Picture;
+use super::WIDTH;
 use super::axis::Axis;
+use super::axis::equal_steps;
 use super::text;
 use super::unit_of;
 use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Report;
+use crate::units;
 
-/// Nanoseconds a page of the operations of a group, on a logarithmic axis.
+/// Nanoseconds a page of the operations of a group.
 #[derive(Debug)]
 pub struct Bars {
     title: String,
@@ -55,7 +60,7 @@ impl Bars {
         (!rows.is_empty()).then(|| Self {
             title: match group {
                 Group::OnePage => "Operations on one page".to_owned(),
-                _ => format!("Operations on {at}, a page"),
+                _ => format!("Operations on {at}"),
             },
             modules: [ours.module().to_owned(), theirs.module().to_owned()],
             rows,
@@ -74,11 +79,10 @@ impl Picture for Bars {
         DB::ErrorType: 'static,
     {
         let values = || self.rows.iter().flat_map(|row| row.values).flatten();
-        let least = values().fold(f64::INFINITY, f64::min).max(1.0);
-        let most = values().fold(1.0, f64::max);
-        // A decade below, so that the shortest bar can be seen, and room for numbers.
-        let (low, high) = (least.log10().floor() - 0.3, most.log10() + 0.6);
-        let decades = (low.ceil() as i32..=high.floor() as i32).map(f64::from);
+        let scale = Scale::of(
+            values().fold(f64::INFINITY, f64::min),
+            values().fold(1.0, f64::max),
+        );
         let count = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, text(26))
@@ -87,8 +91,8 @@ impl Picture for Bars {
             .y_label_area_size(220)
             .build_cartesian_2d(
                 Axis {
-                    range: low..high,
-                    ticks: decades.collect(),
+                    range: scale.range(),
+                    ticks: scale.ticks(),
                 },
                 Axis {
                     range: count..0.0,
@@ -99,8 +103,8 @@ impl Picture for Bars {
             .configure_mesh()
             .disable_y_mesh()
             .light_line_style(TRANSPARENT)
-            .x_desc(unit_of(self.clock))
-            .x_label_formatter(&|power| self.clock.write(10_f64.powf(*power)))
+            .x_desc(format!("{} a page", unit_of(self.clock)))
+            .x_label_formatter(&|at| units::shorten(&self.clock.write(scale.value(*at))))
             .y_label_formatter(&|at| {
                 let row = self.rows.get(*at as usize);
                 row.map_or_else(String::new, |row| row.label.clone())
@@ -115,28 +119,87 @@ impl Picture for Bars {
                 Some((value, top))
             });
             let bars: Vec<(f64, f64)> = bars.collect();
-            chart
-                .draw_series(bars.iter().map(|(value, top)| {
-                    let end = value.max(1.0).log10();
-                    Rectangle::new([(low, *top), (end, top + 0.36)], colour.filled())
-                }))?
-                .label(module)
-                .legend(move |(x, y)| {
-                    Rectangle::new([(x, y - 6), (x + 18, y + 6)], colour.filled())
-                });
+            chart.draw_series(bars.iter().map(|(value, top)| {
+                let ends = [(scale.range().start, *top), (scale.at(*value), top + 0.36)];
+                Rectangle::new(ends, colour.filled())
+            }))?;
             let style = text(16).pos(Pos::new(HPos::Left, VPos::Center));
             chart.draw_series(bars.iter().map(|(value, top)| {
-                let at = (value.max(1.0).log10() + 0.02, top + 0.18);
-                Text::new(self.clock.write(*value), at, style.clone())
+                let label = EmptyElement::at((scale.at(*value), top + 0.18));
+                label + Text::new(self.clock.write(*value), (6, 0), style.clone())
             }))?;
+            // Beside the title, where no bar reaches.
+            let (x, y) = (WIDTH as i32 - 270 + 130 * which as i32, 30);
+            area.draw(&Rectangle::new(
+                [(x, y - 7), (x + 18, y + 7)],
+                colour.filled(),
+            ))?;
+            let style = text(18).pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(module.clone(), (x + 26, y), style))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.4))
-            .label_font(text(18))
-            .draw()?;
         Ok(())
+    }
+}
+
+/// A horizontal axis: from 0 on, or logarithmic where bars would be too short.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scale {
+    Linear { most: f64 },
+    Logarithmic { low: f64, high: f64 },
+}
+
+impl Scale {
+    fn of(least: f64, most: f64) -> Self {
+        if most < 50.0 * least {
+            return Self::Linear { most };
+        }
+        // The shortest bar can be seen, and the longest has room for its number.
+        Self::Logarithmic {
+            low: least.max(1.0).log10().floor() - 0.3,
+            high: most.log10() + 0.7,
+        }
+    }
+
+    fn range(self) -> Range<f64> {
+        match self {
+            Self::Linear { most } => 0.0..most * 1.12,
+            Self::Logarithmic { low, high } => low..high,
+        }
+    }
+
+    fn ticks(self) -> Vec<f64> {
+        match self {
+            Self::Linear { .. } => equal_steps(self.range().end),
+            Self::Logarithmic { low, high } => (low.ceil() as i32..=high.floor() as i32)
+                .map(f64::from)
+                .collect(),
+        }
+    }
+
+    fn at(self, value: f64) -> f64 {
+        match self {
+            Self::Linear { .. } => value,
+            Self::Logarithmic { .. } => value.max(1.0).log10(),
+        }
+    }
+
+    fn value(self, at: f64) -> f64 {
+        match self {
+            Self::Linear { .. } => at,
+            Self::Logarithmic { .. } => 10_f64.powf(at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_of_very_different_lengths_are_logarithmic() {
+        assert_eq!(Scale::of(100.0, 900.0), Scale::Linear { most: 900.0 });
+        let scale = Scale::of(100.0, 1e7);
+        assert_eq!(scale.ticks(), [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(scale.value(scale.at(1000.0)).round(), 1000.0);
     }
 }

@@ -11,18 +11,22 @@ use plotters::prelude::*;
 use super::COLOURS;
 use super::Picture;
 use super::axis::Axis;
+use super::axis::equal_steps;
 use super::text;
 use super::unit_of;
 use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Memory;
 use crate::report::Report;
+use crate::units;
 
 /// What a vertical axis shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Measure {
     /// Instructions or time a page, logarithmic.
-    Cost(Clock),
+    Logarithmic(Clock),
+    /// Instructions or time a page, from 0 on.
+    Linear(Clock),
     /// Pages a second, from 0 on.
     Rate,
 }
@@ -31,40 +35,44 @@ impl Measure {
     /// Where a number of nanoseconds a page lies on the axis.
     fn height(self, per_page: f64) -> f64 {
         match self {
-            Self::Cost(_) => per_page.max(1.0).log10(),
+            Self::Logarithmic(_) => per_page.max(1.0).log10(),
+            Self::Linear(_) => per_page,
             Self::Rate => 1e9 / per_page.max(1.0),
         }
     }
 
     fn write(self, height: f64) -> String {
+        units::shorten(&match self {
+            Self::Logarithmic(clock) => clock.write(10_f64.powf(height)),
+            Self::Linear(clock) => clock.write(height),
+            Self::Rate => units::count(height),
+        })
+    }
+
+    /// The part of the axis that is shown, for heights from `bottom` to `top`.
+    fn range(self, bottom: f64, top: f64) -> Range<f64> {
         match self {
-            Self::Cost(clock) => clock.write(10_f64.powf(height)),
-            Self::Rate => format!("{:.0}", height / 1000.0),
+            Self::Logarithmic(_) => bottom - 0.1..top + 0.1,
+            Self::Linear(_) | Self::Rate => 0.0..top * 1.1,
         }
     }
 
-    /// The ticks of the axis: 1, 2 and 5 in each decade, or equal steps.
+    /// The ticks: round numbers in each decade, or equal steps.
     fn ticks(self, range: &Range<f64>) -> Vec<f64> {
-        let within = |tick: &f64| range.contains(tick);
-        if self == Self::Rate {
-            let step = 10_f64.powf(range.end.log10().floor());
-            let step = if range.end / step < 4.0 {
-                step / 4.0
-            } else {
-                step
-            };
-            return (0..40)
-                .map(|n| f64::from(n) * step)
-                .filter(within)
-                .collect();
+        if !matches!(self, Self::Logarithmic(_)) {
+            return equal_steps(range.end);
         }
         let decades = range.start.floor() as i32..=range.end.ceil() as i32;
+        let digits = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0].map(f64::log10);
         decades
-            .flat_map(|decade| [1.0, 2.0, 5.0].map(|digit: f64| digit.log10() + f64::from(decade)))
-            .filter(within)
+            .flat_map(|decade| digits.map(|digit| digit + f64::from(decade)))
+            .filter(|tick| range.contains(tick))
             .collect()
     }
 }
+
+/// Pixels beside a picture for its legend.
+const LEGEND: u32 = 340;
 
 /// A picture of a sweep.
 #[derive(Debug)]
@@ -173,9 +181,17 @@ impl Lines {
         let (measure, y) = match group {
             Group::Threads => (
                 Measure::Rate,
-                "thousand pages a second, all workers".to_owned(),
+                "pages a second, all workers together".to_owned(),
             ),
-            _ => (Measure::Cost(clock), format!("{} a page", unit_of(clock))),
+            Group::Oversubscribed => (
+                Measure::Linear(clock),
+                format!("{} a page that moved", unit_of(clock)),
+            ),
+            Group::Window => (Measure::Linear(clock), format!("{} a page", unit_of(clock))),
+            _ => (
+                Measure::Logarithmic(clock),
+                format!("{} a page", unit_of(clock)),
+            ),
         };
         (!series.is_empty()).then(|| Self {
             title: format!("{title}, pages: {memory}"),
@@ -220,15 +236,12 @@ impl Picture for Lines {
         let points = self.series.iter().flat_map(|series| &series.points);
         let (bottom, top) = ends(points.map(|(_, per_page)| self.measure.height(*per_page)));
         let room = (right - left).max(1.0) * 0.03;
-        let height = match self.measure {
-            Measure::Rate => 0.0..top * 1.15,
-            _ => bottom - 0.1..top + 0.1,
-        };
+        let height = self.measure.range(bottom, top);
         let ticks = self.measure.ticks(&height);
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, text(26))
             .margin(16)
-            .margin_right(300)
+            .margin_right(LEGEND)
             .x_label_area_size(60)
             .y_label_area_size(100)
             .build_cartesian_2d(
@@ -286,7 +299,7 @@ impl Lines {
         let (width, _) = area.dim_in_pixel();
         for (row, series) in self.series.iter().enumerate() {
             let colour = COLOURS[series.operation % COLOURS.len()];
-            let (x, y) = (width as i32 - 300, 80 + 30 * row as i32);
+            let (x, y) = (width as i32 - LEGEND as i32 + 16, 80 + 30 * row as i32);
             let middle = (x + 20, y);
             let style = colour.stroke_width(2);
             if series.dashed {
@@ -318,18 +331,17 @@ mod tests {
 
     #[test]
     fn logarithmic_ticks_are_round_numbers() {
-        let ticks = Measure::Cost(Clock::Instructions).ticks(&(1.9..3.1));
+        let ticks = Measure::Logarithmic(Clock::Instructions).ticks(&(1.9..3.1));
         let ticks: Vec<String> = ticks
             .into_iter()
-            .map(|tick| Measure::Cost(Clock::Instructions).write(tick))
+            .map(|tick| Measure::Logarithmic(Clock::Instructions).write(tick))
             .collect();
-        assert_eq!(ticks, ["100", "200", "500", "1.00 k"]);
+        assert_eq!(ticks, ["100", "150", "200", "300", "500", "700", "1 k"]);
     }
 
     #[test]
     fn a_rate_starts_from_nothing() {
-        let ticks = Measure::Rate.ticks(&(0.0..250_000.0));
-        assert_eq!(ticks[..3], [0.0, 25_000.0, 50_000.0]);
+        assert_eq!(Measure::Rate.range(500.0, 1000.0).start, 0.0);
         assert_eq!(Measure::Rate.height(1000.0), 1e6);
     }
 }
