@@ -31,7 +31,7 @@ pub fn table(ours: &Report, theirs: &Report, groups: &[Group], markdown: bool) -
         .into();
     for clock in &clocks {
         header.push(format!("{}, {clock}", ours.module()));
-        header.push("a page".to_owned());
+        header.push(format!("{} a page", ours.module()));
         header.push(format!("{}, {clock}", theirs.module()));
         header.push("ratio".to_owned());
     }
@@ -82,7 +82,10 @@ fn cells(ours: &Report, theirs: &Report, clock: Clock, key: &Key) -> [String; 4]
         time(ours),
         total(ours).map_or_else(String::new, |total| clock.write(total.per_page())),
         time(theirs),
-        ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+        ratio.map_or_else(String::new, |ratio| match ratio {
+            ratio if ratio < 0.1 => format!("{ratio:.4}"),
+            _ => format!("{ratio:.2}"),
+        }),
     ]
 }
 

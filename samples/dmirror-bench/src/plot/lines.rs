@@ -72,7 +72,7 @@ impl Measure {
 }
 
 /// Pixels beside a picture for its legend.
-const LEGEND: u32 = 340;
+const LEGEND: u32 = 360;
 
 /// A picture of a sweep.
 #[derive(Debug)]
