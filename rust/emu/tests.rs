@@ -163,6 +163,10 @@ impl DeviceOps for Device {
 }
 
 impl Hooks for ProbeHooks {
+    fn may_fail_copies(&self, _: bool) -> bool {
+        true
+    }
+
     fn should_fail_copy(&self, to_device: bool) -> Result {
         if to_device {
             return Ok(());

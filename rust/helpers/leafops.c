@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* include/linux/leafops.h */
+/* include/linux/leafops.h, pgtable.h */
 #include <linux/leafops.h>
+#include <linux/pgtable.h>
+#include <linux/rcupdate.h>
 
 softleaf_t hmm_helper_softleaf_from_pmd(pmd_t pmd)
 {
@@ -10,4 +12,63 @@ softleaf_t hmm_helper_softleaf_from_pmd(pmd_t pmd)
 bool hmm_helper_softleaf_is_device_private_write(softleaf_t entry)
 {
 	return softleaf_is_device_private_write(entry);
+}
+
+/*
+ * Whether a huge page of a device is mapped at an address at this moment. The caller has the
+ * mmap_lock and a VMA there, so that no table above those of pages is freed.
+ */
+bool hmm_helper_maps_huge_device_page(struct mm_struct *mm, unsigned long address)
+{
+	pgd_t *pgd = pgd_offset(mm, address);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pgd_none(*pgd))
+		return false;
+	p4d = p4d_offset(pgd, address);
+	if (p4d_none(*p4d))
+		return false;
+	pud = pud_offset(p4d, address);
+	if (!pud_present(*pud) || pud_leaf(*pud))
+		return false;
+	return pmd_is_device_private_entry(pmdp_get_lockless(pmd_offset(pud, address)));
+}
+
+static bool hmm_maps_private_page(pte_t *pte, unsigned long first, unsigned long nr)
+{
+	softleaf_t entry = softleaf_from_pte(ptep_get_lockless(pte));
+
+	return softleaf_is_device_private(entry) && softleaf_to_pfn(entry) - first < nr;
+}
+
+/*
+ * Narrows *start and *end, which lie below one entry of the PMD's, to the pages around an address
+ * that are mapped one after the other and are of the nr pages from page frame first on. The page
+ * at the address counts as one. The caller has the mmap_lock.
+ */
+void hmm_helper_private_run(pmd_t *pmd, unsigned long address, unsigned long first,
+			    unsigned long nr, unsigned long *start, unsigned long *end)
+{
+	unsigned long from = address, to = address + PAGE_SIZE;
+
+	/* A table that is emptied meanwhile is not freed before this ends. */
+	rcu_read_lock();
+	if (!IS_ENABLED(CONFIG_HIGHPTE)) {
+		pmd_t table = pmdp_get_lockless(pmd);
+
+		if (pmd_present(table) && !pmd_leaf(table)) {
+			pte_t *pte = pte_offset_kernel(&table, address);
+
+			for (; from > *start; from -= PAGE_SIZE)
+				if (!hmm_maps_private_page(pte - (address - from) / PAGE_SIZE - 1, first, nr))
+					break;
+			for (; to < *end; to += PAGE_SIZE)
+				if (!hmm_maps_private_page(pte + (to - address) / PAGE_SIZE, first, nr))
+					break;
+		}
+	}
+	rcu_read_unlock();
+	*start = from;
+	*end = to;
 }

@@ -178,7 +178,8 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
     }
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
     let pfns = buffer.pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
-    let start = Instant::<Monotonic>::now();
+    // When the range was seen not to hold still: not before, since most do.
+    let mut start = None;
     loop {
         pfns.fill(0);
         let mut args = bindings::hmm_range {
@@ -221,7 +222,7 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
         if unsafe { bindings::fatal_signal_pending() } {
             return Err(EINTR);
         }
-        if timeout.is_over(start) {
+        if timeout.is_over(*start.get_or_insert_with(Instant::<Monotonic>::now)) {
             return Err(EBUSY);
         }
     }

@@ -8,6 +8,8 @@ use core::ops::Deref;
 
 use kernel::mm::{virt::VmaRef, MmWithUser, MmapReadGuard};
 
+use crate::bindings;
+
 /// A VMA of an address space whose `mmap_lock` is held at least for reading.
 ///
 /// A [`VmaRef`] alone does not say that: it may rest on the lock of the VMA only, and migration
@@ -43,6 +45,18 @@ impl<'a> LockedVma<'a> {
         // SAFETY: The member is valid while the VMA is. A fault may set it meanwhile, so the
         // compiler shall read it once.
         !unsafe { anon_vma.read_volatile() }.is_null()
+    }
+
+    /// Returns whether one entry of the page table maps a huge page of device-private memory at an
+    /// address (bytes), which must lie in the VMA.
+    ///
+    /// Does not sleep. The answer may be old when it arrives.
+    pub(crate) fn maps_huge_device_page(&self, address: usize) -> bool {
+        if !(self.vma.start()..self.vma.end()).contains(&address) {
+            return false;
+        }
+        // SAFETY: The `mmap_lock` is held, by the type invariant, and there is a VMA at the address.
+        unsafe { bindings::maps_huge_device_page(self.vma.mm().as_raw(), address) }
     }
 
     /// # Safety

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault`,
 //! source: [`mm/memory.c`](srctree/mm/memory.c), `do_swap_page()`.
 
-use core::{cell::Cell, ptr::NonNull};
+use core::{cell::Cell, ops::Range, ptr::NonNull};
 
 use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
 
@@ -87,6 +87,32 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         } else {
             1
         }
+    }
+
+    /// Narrows `window` (bytes, page aligned, the end exclusive, below one entry of a PMD), in which
+    /// the touched page is, to the pages around that one that are on this device too, one after the
+    /// other. The answer may be old.
+    ///
+    /// A migration announces a change to all of its range: what is not on the device shall not hear
+    /// of it. Devices would lose what they have mapped there, and exclusive access to it.
+    pub(crate) fn resident_run(&self, window: Range<usize>) -> Range<usize> {
+        let Range { mut start, mut end } = window;
+        let pfns = self.pagemap.pfns();
+        // SAFETY: `vmf` is valid, by the type invariant.
+        let pmd = unsafe { self.vmf.as_ref().pmd };
+        // SAFETY: The entry is that of the touched address, and the `mmap_lock` is held, by the type
+        // invariant; all of the window lies below it, by the doc comment.
+        unsafe {
+            bindings::private_run(
+                pmd,
+                self.address(),
+                pfns.first(),
+                pfns.npages(),
+                &mut start,
+                &mut end,
+            )
+        };
+        start..end
     }
 
     /// Returns which of them was touched, counted from 0.

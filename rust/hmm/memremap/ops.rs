@@ -109,7 +109,15 @@ pub trait Hooks: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Asked before a folio is copied, to the device or to system memory.
+    /// Asked before the folios of a migration are copied, to the device or to system memory: whether
+    /// [`should_fail_copy`](Self::should_fail_copy) is to be asked for each. Does not sleep.
+    fn may_fail_copies(&self, to_device: bool) -> bool {
+        let _ = to_device;
+        false
+    }
+
+    /// Asked before a folio is copied, to the device or to system memory, if
+    /// [`may_fail_copies`](Self::may_fail_copies) says so.
     ///
     /// May sleep.
     ///

@@ -147,6 +147,11 @@ impl PfnRange {
         Frame(self.first + index)
     }
 
+    /// Returns the number of the first page frame.
+    pub(super) fn first(&self) -> usize {
+        self.first
+    }
+
     /// Returns the number of the page in a page frame, or `None` if it is none of these.
     pub(crate) fn index_of(&self, frame: Frame) -> Option<usize> {
         let index = frame.0.checked_sub(self.first)?;

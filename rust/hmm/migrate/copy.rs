@@ -206,10 +206,26 @@ impl Cursor {
         loop {
             let index = self.index;
             let to = Mpfn::new(*dst.get(index)?);
+            let first = Mpfn::new(*src.get(index)?);
+            if self.folio.is_none() && !first.is_compound() {
+                // A page, as most are.
+                self.index += 1;
+                let Some(to) = to.frame() else {
+                    continue;
+                };
+                return Some(CopyOp {
+                    index,
+                    src: first
+                        .frame()
+                        .map_or(Place::Zero, |from| place(pfns, from, 0)),
+                    dst: place(pfns, to, 0),
+                    order: 0,
+                });
+            }
             let from = match self.folio {
                 Some((first, end, folio)) if index < end => folio.piece(index - first),
                 _ => {
-                    let from = Mpfn::new(*src.get(index)?);
+                    let from = first;
                     self.folio = None;
                     // SAFETY: The migration has locked the folio of the entry and has a reference
                     // to it, by the invariant of `CopyBatch`.

@@ -245,7 +245,7 @@ impl<T: DevPagemapOps> Entry<'_, ToDevice<'_, T>> {
 impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
     /// Allocates the destination as the VMA's memory policy wants it, or takes one that was
     /// allocated before. When there is no memory for a large folio, its pages get one each, if it
-    /// can be split.
+    /// can be split. `reclaim` is for small pages.
     ///
     /// May sleep.
     ///
@@ -254,8 +254,8 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
     /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns.
     ///
     /// C function: `vma_alloc_folio()`.
-    pub(super) fn alloc_dst(mut self) -> Result {
-        match self.alloc() {
+    pub(super) fn alloc_dst(mut self, reclaim: Reclaim) -> Result {
+        match self.alloc(reclaim) {
             Ok(folio) => {
                 let order = folio.order();
                 self.put(Mpfn::of_destination(folio.into_frame(), order));
@@ -264,7 +264,7 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
             Err(_) if self.order > 0 && self.can_split() => {
                 let mut small = self.split()?;
                 while let Some(mut entry) = small.next() {
-                    let folio = entry.alloc()?;
+                    let folio = entry.alloc(reclaim)?;
                     entry.put(Mpfn::of_destination(folio.into_frame(), 0));
                 }
                 Ok(())
@@ -273,7 +273,7 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
         }
     }
 
-    fn alloc(&self) -> Result<SystemFolio> {
+    fn alloc(&self, reclaim: Reclaim) -> Result<SystemFolio> {
         let order = self.order;
         if order > 0 {
             if let Some(folio) = self.direction.huge.take() {
@@ -281,7 +281,7 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
             }
         }
         let reclaim = match order {
-            0 => Reclaim::Default,
+            0 => reclaim,
             // Small pages do as well.
             _ if self.can_split() => Reclaim::NoRetry,
             _ => Reclaim::RetryMayFail,

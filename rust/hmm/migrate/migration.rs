@@ -157,6 +157,11 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         unsafe { Entries::new(src, dst, &self.direction, target) }
     }
 
+    /// Returns the number of pages of the range.
+    pub(super) fn npages(&self) -> usize {
+        self.inner.arrays.src.len()
+    }
+
     pub(super) fn direction(&self) -> &D {
         &self.direction
     }
@@ -178,7 +183,9 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         // destination was set by an `Entry`, which has checked its order; those of folios that are
         // split without one for each page were just dropped.
         let mut batch = unsafe { CopyBatch::new(arrays, pagemap.pfns()) };
-        batch.for_each(|_| pagemap.hooks().should_fail_copy(D::TO_DEVICE));
+        if pagemap.hooks().may_fail_copies(D::TO_DEVICE) {
+            batch.for_each(|_| pagemap.hooks().should_fail_copy(D::TO_DEVICE));
+        }
         let pending = pagemap.ops().engine().copy(&mut batch)?;
         let error = batch.error();
         Ok(Migration {
@@ -234,8 +241,13 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
 impl<D: Direction> Migration<'_, Migrated, D> {
     /// Returns the number of pages that moved. Does not sleep.
     pub fn moved(&self) -> usize {
-        let moved = |index| self.moved_to(index).map_or(0, |moved| 1 << moved.order);
-        (0..self.inner.arrays.dst.len()).map(moved).sum()
+        let (mut index, mut count) = (0, 0);
+        while index < self.inner.arrays.dst.len() {
+            let order = self.moved_to(index).map(|moved| moved.order);
+            count += order.map_or(0, |order| 1 << order);
+            index += 1 << order.unwrap_or(0);
+        }
+        count
     }
 
     /// Returns what has moved `index` pages from the start of the range. Of a folio of several
@@ -360,10 +372,12 @@ impl<'a> Inner<'a> {
     /// have one for each page: C would read those that are missing.
     fn drop_incomplete_splits(&mut self) {
         let mut at = 0;
-        while let Some(&src) = self.arrays.src.get(at) {
+        let is_large = |&src: &usize| Mpfn::new(src).is_compound();
+        while let Some(next) = self.arrays.src[at..].iter().position(is_large) {
+            at += next;
             // SAFETY: The folio is locked by us and we have a reference to it, by the type
             // invariant.
-            let order = unsafe { Mpfn::new(src).order() };
+            let order = unsafe { Mpfn::new(self.arrays.src[at]).order() };
             let len = (1 << order).min(self.arrays.dst.len() - at);
             let dst = &mut self.arrays.dst[at..at + len];
             at += len;

@@ -7,7 +7,7 @@ use core::{cell::Cell, ops::Range, ptr::NonNull};
 use kernel::{page::PAGE_SIZE, prelude::*};
 
 use super::{
-    migration::Inner, Collected, LargeFolios, MigrateBuffer, Migration, PfnArrays, ToSystem,
+    migration::Inner, Collected, Entry, LargeFolios, MigrateBuffer, Migration, PfnArrays, ToSystem,
 };
 use crate::{
     bindings,
@@ -66,6 +66,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     fn for_fault(
         vma: LockedVma<'a>,
         range: Range<usize>,
+        large: LargeFolios,
         pagemap: &'a DevPagemap<T>,
         arrays: PfnArrays<'a>,
         fault: FaultPage,
@@ -78,33 +79,64 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         } else {
             None
         };
-        let (large, page) = (LargeFolios::Keep, Some(fault.page));
-        Self::to_system(vma, range, large, pagemap, arrays, page, huge)
+        Self::to_system(vma, range, large, pagemap, arrays, Some(fault.page), huge)
     }
 
-    /// Allocates a destination for each page that was collected. With `decisive`, only an error for
-    /// that page (counted from 0) is one, else the last error is.
+    /// Allocates a destination for each page that was collected; the last error is the result.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns. Pages without a destination stay.
-    fn populate(&mut self, decisive: Option<usize>) -> Result {
-        let first = self.entries().next().map_or(0, |entry| entry.order());
-        if first == 0 {
-            // There was no huge page; what was allocated for one is freed.
-            self.direction().huge.take();
-        }
+    fn populate(&mut self) -> Result {
+        self.free_unused();
         let mut result = Ok(());
         for entry in self.entries() {
-            let pages = entry.index()..entry.index() + (1 << entry.order());
-            let outcome = entry.alloc_dst();
-            if outcome.is_err() && decisive.is_none_or(|page| pages.contains(&page)) {
-                result = outcome;
-            }
+            result = entry.alloc_dst(Reclaim::Default).and(result);
         }
         result
+    }
+
+    /// Allocates a destination for what holds the page that a CPU has touched (counted from 0), and
+    /// only when that is done, and without an effort, for the others.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`populate`](Self::populate), for the touched page alone; the others stay then.
+    fn populate_touched(&mut self, touched: usize) -> Result {
+        self.free_unused();
+        let is_alone = self.npages() == 1;
+        let touches = |entry: &Entry<'_, ToSystem<'a, T>>| {
+            (entry.index()..entry.index() + (1 << entry.order())).contains(&touched)
+        };
+        if let Some(entry) = self.entries().find(touches) {
+            entry.alloc_dst(Reclaim::Default)?;
+        }
+        if is_alone {
+            return Ok(());
+        }
+        for entry in self.entries() {
+            // It stays: whoever touches it asks for it.
+            if entry.alloc_dst(Reclaim::NoRetry).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what was allocated for a huge page, if there is none.
+    fn free_unused(&mut self) {
+        let Some(huge) = self.direction().huge.take() else {
+            return;
+        };
+        self.direction().huge.set(Some(huge));
+        let first = self.entries().next().map_or(0, |entry| entry.order());
+        if first == 0 {
+            self.direction().huge.take();
+        }
     }
 }
 
@@ -175,9 +207,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     ) -> Result<usize> {
         // Before it is collected: a huge page that is shared can be split by mm then, but not
         // later; and if it has to stay, mm warns (see Documentation/known-mm-issues.md).
-        let may_be_huge =
-            keeps_large && range.len() == HPAGE_PMD_SIZE && self.kind() == Kind::Private;
-        let huge = if may_be_huge && self.owned() > 0 {
+        let keeps_large = keeps_large
+            && range.len() == HPAGE_PMD_SIZE
+            && self.kind() == Kind::Private
+            && vma.maps_huge_device_page(range.start);
+        let huge = if keeps_large {
             alloc_huge(self, vma, range.start, Reclaim::NoRetry).ok()
         } else {
             None
@@ -189,7 +223,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         };
         let arrays = buffer.arrays(range.len() / PAGE_SIZE)?;
         let mut migration = Migration::to_system(vma, range, large, self, arrays, None, huge)?;
-        *outcome = migration.populate(None);
+        *outcome = migration.populate();
         let copying = migration.copy()?;
         if let Some(error) = copying.error() {
             *outcome = Err(error);
@@ -215,13 +249,6 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
     ///
     /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
     pub fn migrate_to_system(&self) -> Result {
-        let mut moved = 0;
-        let result = self.try_migrate(&mut moved);
-        self.note(moved, result.err());
-        result
-    }
-
-    fn try_migrate(&self, moved: &mut usize) -> Result {
         if self.npages() == 1 {
             // A fault on a page needs no memory for the arrays.
             let (mut src, mut dst) = ([0], [0]);
@@ -229,28 +256,82 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
                 src: &mut src,
                 dst: &mut dst,
             };
-            return self.migrate(arrays, moved);
+            return self.migrate(self.entry(), arrays);
         }
         let mut buffer = MigrateBuffer::new(self.npages())?;
-        self.migrate(buffer.arrays(self.npages())?, moved)
+        self.migrate(self.entry(), buffer.arrays(self.npages())?)
     }
 
-    fn migrate(&self, arrays: PfnArrays<'_>, moved: &mut usize) -> Result {
-        let bytes = self.npages() * PAGE_SIZE;
+    /// Moves the touched page, and those around it that are on the device, one after the other: in
+    /// the same VMA, and in the same aligned window of `npages` pages, a power of two up to
+    /// [`HPAGE_PMD_NR`]. Pages around it that cannot move, or that there is no system memory for, stay. In all else as
+    /// [`migrate_to_system`](Self::migrate_to_system), which this is where the touched entry maps no
+    /// less than the window. The buffer has a place for each page of the window.
+    ///
+    /// # Errors
+    ///
+    /// As for [`migrate_to_system`](Self::migrate_to_system); [`EINVAL`] also when the window or the
+    /// buffer is not as above.
+    pub fn migrate_window(&self, npages: usize, buffer: &mut MigrateBuffer) -> Result {
+        if !npages.is_power_of_two() || npages > HPAGE_PMD_NR {
+            return Err(EINVAL);
+        }
+        if npages <= self.npages() {
+            return self.migrate_to_system();
+        }
+        let window = self.aligned(npages);
+        let vma = self.vma();
+        let window = window.start.max(vma.start())..window.end.min(vma.end());
+        let range = self.resident_run(window);
+        let arrays = buffer.arrays(range.len() / PAGE_SIZE)?;
+        self.migrate(range, arrays)
+    }
+
+    /// Returns the addresses that the touched entry maps.
+    fn entry(&self) -> Range<usize> {
+        self.aligned(self.npages())
+    }
+
+    /// Returns the addresses of the aligned run of `npages` pages, a power of two, that the touched
+    /// page is in.
+    fn aligned(&self, npages: usize) -> Range<usize> {
+        let bytes = npages * PAGE_SIZE;
         let start = self.address() & !(bytes - 1);
+        start..start + bytes
+    }
+
+    fn migrate(&self, range: Range<usize>, arrays: PfnArrays<'_>) -> Result {
+        let mut moved = 0;
+        let result = self.try_migrate(range, arrays, &mut moved);
+        self.note(moved, result.err());
+        result
+    }
+
+    fn try_migrate(&self, range: Range<usize>, arrays: PfnArrays<'_>, moved: &mut usize) -> Result {
         let fault = FaultPage {
             page: NonNull::new(self.page()).ok_or(EINVAL)?,
             is_shared: self.npages() > 1 && !self.is_writable(),
         };
-        let range = start..start + bytes;
-        let mut migration = Migration::for_fault(self.vma(), range, self.pagemap(), arrays, fault)?;
-        let touched = migration.populate(Some(self.index()));
+        let touched = (self.address() - range.start) / PAGE_SIZE;
+        let large = if self.npages() > 1 {
+            LargeFolios::Keep
+        } else {
+            LargeFolios::Split
+        };
+        let (vma, pagemap) = (self.vma(), self.pagemap());
+        let mut migration = Migration::for_fault(vma, range, large, pagemap, arrays, fault)?;
+        let populated = migration.populate_touched(touched);
         let copying = migration.copy()?;
-        let refused = copying.refused(self.index());
-        *moved = copying.commit()?.moved();
-        touched?;
+        let refused = copying.refused(touched);
+        let migrated = copying.commit()?;
+        *moved = migrated.moved();
+        // A huge page that moved whole says so at its first page.
+        let stays = migrated.moved_to(touched).is_none()
+            && migrated.moved_to(0).is_none_or(|it| it.order == 0);
+        drop(migrated);
+        populated?;
         refused?;
-        if *moved == 0 {
+        if stays {
             // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
             drain_lru_batches();
         }
