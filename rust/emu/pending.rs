@@ -7,7 +7,7 @@
 //! others, by its order:
 //!
 //! ```text
-//!  View::pending_map()     no change is going on; from now on each one is noted
+//!  View::pending_map()     at a moment when no change is going on; from then on each one is noted
 //!        |
 //!  migrate(), make_exclusive()   the C function runs, in this task: what this task changes
 //!        |                       now is part of the operation
@@ -27,7 +27,8 @@ use hmm::{
     interval::Guard,
     memremap::{Hooks, SyncPoint},
     migrate::{
-        Collected, Copying, Entries, LargeFolios, MigrateBuffer, Migrated, Migration, ToDevice,
+        Collected, Copying, Entries, LargeFolios, MigrateBuffer, Migrated, Migration, Moved,
+        ToDevice,
     },
     range::Timeout,
     vma::LockedVma,
@@ -77,12 +78,13 @@ impl<T: DeviceOps> View<T> {
         let new = Record {
             pages: pages.clone(),
             task: Task::current_raw(),
+            is_begun: false,
             is_armed: false,
             is_invalidated: false,
             next: None,
         };
         let idle = self.notifier().lock().pending.take_idle();
-        let (mut record, mut spares) = match idle {
+        let (record, mut spares) = match idle {
             Some((mut record, spares)) => {
                 *record = new;
                 (record, spares)
@@ -90,23 +92,44 @@ impl<T: DeviceOps> View<T> {
             None => (KBox::new(new, GFP_KERNEL)?, Spares::none()),
         };
         spares.refill()?;
-        let start = Instant::<Monotonic>::now();
+        let pending = PendingMap {
+            view: self,
+            pages,
+            id: self.notifier().lock().pending.push(record),
+            spares,
+        };
+        pending.begin()?;
+        Ok(pending)
+    }
+}
+
+impl<T: DeviceOps> PendingMap<'_, T> {
+    /// Waits for a moment at which no change to the page tables is going on. Who finds one begins
+    /// for all that wait: where several tasks migrate at a time, each of them would have to find one
+    /// at which none of the others has begun.
+    fn begin(&self) -> Result {
+        let mut start = None;
         loop {
-            let seq = self.notifier().read_begin();
-            if let Some(mut state) = self.notifier().lock_if_unchanged(seq) {
-                record.is_invalidated = false;
-                let id = state.pending.push(record);
-                return Ok(PendingMap {
-                    view: self,
-                    pages,
-                    id,
-                    spares,
-                });
+            let notifier = self.view.notifier();
+            let seq = notifier.read_begin();
+            let mut state = match notifier.lock_if_unchanged(seq) {
+                Some(mut state) => {
+                    state.pending.begin_all();
+                    state
+                }
+                None => notifier.lock(),
+            };
+            let record = state.pending.get(self.id).ok_or(EINVAL)?;
+            if record.is_begun && !record.is_invalidated {
+                return Ok(());
             }
+            // Others have changed its pages already: wait for another moment.
+            record.is_begun = false;
+            drop(state);
             if fatal_signal_pending() {
                 return Err(EINTR);
             }
-            if Timeout::Bounded.is_over(start) {
+            if Timeout::Bounded.is_over(*start.get_or_insert_with(Instant::<Monotonic>::now)) {
                 return Err(EBUSY);
             }
         }
@@ -201,27 +224,33 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         let Some(mut state) = self.lock_if_valid() else {
             return false;
         };
-        for index in 0..self.pages.len() {
-            let Some(moved) = migration.moved_to(index) else {
-                continue;
-            };
-            let entry = Entry {
-                pfn: moved.frame.into_bits(),
-                access: if moved.is_writable {
-                    Access::Write
-                } else {
-                    Access::Read
-                },
-            };
-            let page = self.pages.start + index;
-            let mapped = if moved.order == 0 {
-                state.table.set(page, entry, &mut self.spares)
+        let spares = &mut self.spares;
+        let entry_of = |moved: &Moved| Entry {
+            pfn: moved.frame.into_bits(),
+            access: if moved.is_writable {
+                Access::Write
             } else {
-                state.table.set_run(page, entry, &mut self.spares)
-            };
-            // No node for it: the device faults it in when it needs it.
-            if mapped.is_err() {
-                break;
+                Access::Read
+            },
+        };
+        // Where there is no node for it, the device faults it in when it needs it.
+        match migration.moved_to(0) {
+            Some(huge) if huge.order > 0 => {
+                let _ = state
+                    .table
+                    .set_run(self.pages.start, entry_of(&huge), spares);
+            }
+            _ => {
+                let mut small = (0..self.pages.len())
+                    .filter_map(|index| {
+                        Some((self.pages.start + index, migration.moved_to(index)?))
+                    })
+                    .peekable();
+                if small.peek().is_some() {
+                    if let Ok(mut leaf) = state.table.leaf(self.pages.start, spares) {
+                        small.for_each(|(page, moved)| leaf.set(page, entry_of(&moved)));
+                    }
+                }
             }
         }
         true

@@ -15,6 +15,8 @@ pub(crate) struct Record {
     pub(crate) pages: Range<usize>,
     /// The task that has it; never dereferenced.
     pub(crate) task: *const bindings::task_struct,
+    /// Whether a moment was found at which no change was going on, from which on changes are noted.
+    pub(crate) is_begun: bool,
     /// Whether the folios are locked that are to be mapped.
     pub(crate) is_armed: bool,
     /// Whether the pages were changed by others since.
@@ -79,6 +81,18 @@ impl PendingList {
         record.next = self.first.take();
         self.first = Some(record);
         id
+    }
+
+    /// Begins all those that wait for a moment like this one, at which no change is going on.
+    pub(crate) fn begin_all(&mut self) {
+        let mut next = &mut self.first;
+        while let Some(record) = next {
+            if !record.is_begun {
+                record.is_begun = true;
+                record.is_invalidated = false;
+            }
+            next = &mut record.next;
+        }
     }
 
     pub(crate) fn get(&mut self, id: *const Record) -> Option<&mut Record> {

@@ -198,6 +198,16 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         find_below(&self.root, LEVELS - 1, pages.start, end - 1)
     }
 
+    /// Returns the node for the aligned run of [`FANOUT`] pages that a page is in, to map several of
+    /// them. A run that is mapped as one there is dropped whole; so one of the pages must be mapped.
+    pub(crate) fn leaf(
+        &mut self,
+        page: usize,
+        spares: &mut Spares<B>,
+    ) -> Result<Leaf<'_, B>, NoSpare> {
+        self.node(page, 0, spares).map(Leaf)
+    }
+
     fn put(
         &mut self,
         page: usize,
@@ -205,6 +215,17 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         entry: Entry,
         spares: &mut Spares<B>,
     ) -> Result<(), NoSpare> {
+        self.node(page, at, spares)?.set(index(page, at), entry);
+        Ok(())
+    }
+
+    /// Returns the node of level `at` that has the place for a page.
+    fn node(
+        &mut self,
+        page: usize,
+        at: u32,
+        spares: &mut Spares<B>,
+    ) -> Result<&mut Node<B>, NoSpare> {
         if page >= END {
             return Err(NoSpare);
         }
@@ -224,21 +245,38 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
             };
             node = child;
         }
-        let place = &mut node.places[index(page, at)];
+        Ok(node)
+    }
+}
+
+/// The node for the pages of an aligned run, see [`Table::leaf`].
+pub(crate) struct Leaf<'t, B>(&'t mut Node<B>);
+
+impl<B> Leaf<'_, B> {
+    /// Maps a page of the run.
+    pub(crate) fn set(&mut self, page: usize, entry: Entry) {
+        self.0.set(index(page, 0), entry);
+    }
+}
+
+impl<B> Node<B> {
+    fn set(&mut self, at: usize, entry: Entry) {
+        let place = &mut self.places[at];
         if matches!(place, Place::Empty) {
-            node.used += 1;
+            self.used += 1;
         }
         *place = Place::Leaf(entry);
-        Ok(())
     }
 }
 
 /// The place of a page number in a node of a level.
+#[inline]
 fn index(page: usize, level: u32) -> usize {
     (page >> (BITS * level)) % FANOUT
 }
 
 /// The pages below one place of a node, less one.
+#[inline]
 fn mask(level: u32) -> usize {
     (1 << (BITS * level)) - 1
 }

@@ -472,3 +472,24 @@ fn nodes_that_were_emptied_are_used_again_before_others() {
     }
     assert_eq!(bench.table.emptied(), MAX_SPARES);
 }
+
+#[test]
+fn pages_of_a_run_are_mapped_through_its_node() {
+    let mut bench = bench();
+    let first = 3 * LEVEL1;
+    bench.set_run(first, entry(1000));
+    let mut spares = bench.nodes.spares(MAX_SPARES);
+    let mut leaf = bench.table.leaf(first + 9, &mut spares).unwrap();
+    leaf.set(first + 9, entry(7));
+    leaf.set(first + FANOUT - 1, entry(8));
+    leaf.set(first + 9, entry(9));
+    // The run is gone as a whole.
+    assert_eq!(
+        bench.mapped(first..first + FANOUT),
+        [first + 9, first + FANOUT - 1]
+    );
+    assert_eq!(bench.table.get(first + 9), Some(entry(9)));
+    bench.table.clear(first + 9..first + FANOUT, || ());
+    assert_eq!(bench.live(), 1);
+    assert!(bench.table.leaf(END, &mut spares).is_err());
+}
