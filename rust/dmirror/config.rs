@@ -2,13 +2,19 @@
 
 //! Sizes, windows and bounds: the one place where they stand.
 
-use kernel::str::CStr;
+use kernel::{page::PAGE_SIZE, str::CStr};
 
 /// The device files of devices with private memory.
 pub(crate) const PRIVATE_NODES: [&CStr; PRIVATE_DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
 
 /// The device files of devices with coherent memory.
 pub(crate) const COHERENT_NODES: [&CStr; 2] = [c"hmm_dmirror2", c"hmm_dmirror3"];
+
+/// Returns the device file of a device by its number, in the order of the two tables.
+pub(crate) fn node(number: u32) -> Option<&'static CStr> {
+    let mut nodes = PRIVATE_NODES.iter().chain(&COHERENT_NODES);
+    nodes.nth(number as usize).copied()
+}
 
 /// The number of private devices.
 pub(crate) const PRIVATE_DEVICES: usize = 2;
@@ -46,3 +52,6 @@ pub(crate) const RELEASE_ROUNDS: usize = 8;
 
 /// How long a device tries to get at pages that are taken from it again and again, in milliseconds.
 pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
+
+/// The most bytes that a CPU's fault brings back, until root sets another limit for a device.
+pub(crate) const FAULT_WINDOW_BYTES: u32 = (WINDOW_PAGES * PAGE_SIZE) as u32;

@@ -3,6 +3,7 @@
 //! A device: its pages, and what it does when mm calls.
 
 use emu::{
+    debugfs::DebugfsU32s,
     device::{DeviceOps, Emulated, Pagemap},
     memory::Memory,
     sched,
@@ -17,20 +18,23 @@ use hmm::{
     migrate::MigrateBuffer,
 };
 use kernel::{
-    new_mutex,
+    new_mutex, new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
-        Arc, Mutex,
+        Arc, Mutex, SpinLock,
     },
     time::{delay::fsleep, Delta, Instant},
 };
 
 use crate::{
-    config::{MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS},
+    config::{
+        self, FAULT_WINDOW_BYTES, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES,
+    },
     inject::{Injection, Site},
     pool::Pool,
+    window::Windows,
 };
 
 /// A device with memory of its own.
@@ -51,9 +55,9 @@ impl Device {
         };
         let driver = DeviceMemory::new(memory.npages(), injection, number);
         let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
-        Ok(Self {
-            pagemap: Arc::pin_init(pagemap, GFP_KERNEL)?,
-        })
+        let pagemap = Arc::pin_init(pagemap, GFP_KERNEL)?;
+        pagemap.ops().settings.put(0, FAULT_WINDOW_BYTES);
+        Ok(Self { pagemap })
     }
 
     /// Returns the pages of the device.
@@ -121,12 +125,27 @@ pub(crate) struct DeviceMemory {
     #[pin]
     eviction: Mutex<MigrateBuffer>,
     injection: Arc<Injection>,
+    /// The files that root sets policy with.
+    #[pin]
+    settings: DebugfsU32s<1>,
+    #[pin]
+    windows: SpinLock<Windows>,
+    /// Arrays for a CPU's fault, kept for the next one.
+    #[pin]
+    fault: SpinLock<Option<MigrateBuffer>>,
 }
+
+/// The files of a device, in a directory with the name of its device file.
+const SETTINGS: [&CStr; 1] = [c"window"];
 
 impl DeviceMemory {
     fn new(npages: usize, injection: Arc<Injection>, number: u32) -> impl PinInit<Self, Error> {
+        let node = config::node(number);
         try_pin_init!(Self {
             number,
+            settings <- DebugfsU32s::new(node.ok_or(EINVAL)?, &SETTINGS),
+            windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
+            fault <- new_spinlock!(None, "DeviceMemory::fault"),
             pool <- Pool::new(npages),
             eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
@@ -178,6 +197,37 @@ impl DeviceMemory {
         drop(self.eviction.lock());
     }
 
+    /// Returns the order of the window that a CPU's fault brings back.
+    fn window_order(&self, fault: &CpuFault<'_, Emulated<Self>>) -> u32 {
+        let bytes = self.settings.get(0) as usize;
+        let most = (bytes / PAGE_SIZE).clamp(1, WINDOW_PAGES).ilog2();
+        if fault.npages() > 1 {
+            return 0;
+        }
+        // Only to tell one from another.
+        let space = core::ptr::from_ref(fault.vma().mm()) as usize;
+        let page = fault.address() / PAGE_SIZE;
+        self.windows.lock().order_for(space, page, most)
+    }
+
+    /// Brings back what a CPU has touched, and what it will touch next.
+    fn bring_back(&self, fault: &CpuFault<'_, Emulated<Self>>) -> Result {
+        let order = self.window_order(fault);
+        if order == 0 {
+            return fault.migrate_to_system();
+        }
+        let kept = self.fault.lock().take();
+        let Ok(mut buffer) = kept.map_or_else(|| MigrateBuffer::new(WINDOW_PAGES), Ok) else {
+            // One page needs no memory.
+            return fault.migrate_to_system();
+        };
+        let result = fault.migrate_window(1 << order, &mut buffer);
+        let surplus = self.fault.lock().replace(buffer);
+        // Freed without the lock.
+        drop(surplus);
+        result
+    }
+
     /// Returns the failures that tests ask for.
     pub(crate) fn injection(&self) -> &Injection {
         &self.injection
@@ -201,7 +251,7 @@ impl DeviceOps for DeviceMemory {
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Emulated<Self>>) -> FaultAnswer {
-        match fault.migrate_to_system() {
+        match self.bring_back(&fault) {
             // Either the page came back, or somebody else has a reference to it and is about to let
             // go of it. Or it was told to fail, once.
             Ok(()) | Err(EAGAIN) => fault.retry(),
@@ -248,15 +298,22 @@ impl Hooks for TestHooks {
         Ok(())
     }
 
+    fn may_fail_copies(&self, to_device: bool) -> bool {
+        self.injection.is_on(copy_site(to_device))
+    }
+
     fn should_fail_copy(&self, to_device: bool) -> Result {
-        let site = if to_device {
-            Site::CopyIn
-        } else {
-            Site::CopyOut
-        };
-        if self.injection.fails(site) {
+        if self.injection.fails(copy_site(to_device)) {
             return Err(EIO);
         }
         Ok(())
+    }
+}
+
+fn copy_site(to_device: bool) -> Site {
+    if to_device {
+        Site::CopyIn
+    } else {
+        Site::CopyOut
     }
 }

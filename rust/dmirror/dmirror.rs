@@ -37,6 +37,7 @@ mod reserve;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod uapi;
+mod window;
 
 use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
 use device::Device;

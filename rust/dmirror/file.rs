@@ -21,7 +21,6 @@ use kernel::{
     sync::{aref::ARef, Arc, Mutex},
     uaccess::{UserPtr, UserSlice},
 };
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     access,
@@ -120,6 +119,9 @@ pub(crate) const fn number(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
 }
 
+/// The members of a `dmirror_cmd`.
+type CommandNumbers = [u64; size_of::<dmirror_cmd>() / size_of::<u64>()];
+
 /// Returns the range that a command names.
 fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
     UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32).map_err(|_| EINVAL)
@@ -135,7 +137,7 @@ pub(crate) struct DmirrorFile {
     view: View<DeviceMemory>,
     /// Kept for the next command, so that it need not allocate.
     #[pin]
-    buffers: Mutex<Option<Buffers>>,
+    buffers: Mutex<Option<KBox<Buffers>>>,
 }
 
 impl DeviceFileOps for DmirrorFile {
@@ -160,9 +162,10 @@ impl DeviceFileOps for DmirrorFile {
 
     fn ioctl(file: Pin<&Self>, cmd: u32, arg: usize) -> Result<isize> {
         let user = || UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
-        let mut bytes = [0; size_of::<dmirror_cmd>()];
-        user().reader().read_slice(&mut bytes)?;
-        let mut words = dmirror_cmd::read_from_bytes(&bytes).map_err(|_| EINVAL)?;
+        // As numbers, whose size is known when this is compiled: so C does not look what memory
+        // they are in.
+        let numbers: CommandNumbers = user().reader().read()?;
+        let mut words: dmirror_cmd = zerocopy::transmute!(numbers);
 
         let mut counts = Counts::default();
         let result = match Command::try_from(cmd) {
@@ -180,7 +183,8 @@ impl DeviceFileOps for DmirrorFile {
         words.cpages = counts.cpages;
         words.faults = counts.faults;
         // The counts are true whatever the outcome; the error of the command goes first.
-        let written = user().writer().write_slice(words.as_bytes());
+        let numbers: CommandNumbers = zerocopy::transmute!(words);
+        let written = user().writer().write(&numbers);
         result.and(written).map(|()| 0)
     }
 
@@ -235,7 +239,7 @@ impl DmirrorFile {
         let cached = self.buffers.lock().take();
         let mut buffers = match cached {
             Some(buffers) => buffers,
-            None => Buffers::new()?,
+            None => KBox::new(Buffers::new()?, GFP_KERNEL)?,
         };
         let mut call = Call {
             view: &self.view,

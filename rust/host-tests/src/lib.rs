@@ -4,7 +4,7 @@
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
 //! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`, `tests/plan.rs`,
-//! `tests/request.rs` and `tests/table`.
+//! `tests/request.rs`, `tests/table` and `tests/window.rs`.
 
 #![no_std]
 
@@ -31,3 +31,7 @@ mod request;
 #[path = "../../emu/table.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod table;
+
+#[path = "../../dmirror/window.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod window;

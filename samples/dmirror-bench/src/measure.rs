@@ -66,7 +66,7 @@ pub fn run(settings: &Settings) -> Result<Run> {
             Group::Sizes => sizes::measure(&mut session),
             Group::Threads => threads::measure(&mut session),
             Group::Oversubscribed => oversubscribed::measure(&mut session),
-            Group::Window => window::measure(&mut session, &module),
+            Group::Window => window::measure(&mut session),
         }?;
         session.progress.step();
     }

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -62,6 +63,65 @@ pub fn all_off() {
     for file in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
         let _ = fs::write(file.path(), "0");
     }
+}
+
+/// The most bytes that a CPU's fault brings back, unless a case says otherwise.
+static WINDOW: OnceLock<u32> = OnceLock::new();
+
+/// Sets that, for this process and those that it forks.
+pub fn use_window(bytes: u32) {
+    let _ = WINDOW.set(bytes);
+}
+
+/// Writes it to the devices that are there: before each case, and where one has loaded the module.
+pub fn restore_window() {
+    if let Some(&bytes) = WINDOW.get() {
+        if let Err(error) = set_windows(bytes) {
+            println!("cannot set the window of CPU faults: {error:#}");
+        }
+    }
+}
+
+/// Another limit for what a CPU's fault brings back, on all devices.
+pub struct Window(());
+
+impl Window {
+    /// Brings back windows of at most so many bytes. Skips where the module has no such limit.
+    pub fn of(bytes: u32) -> Result<Self> {
+        needs_ours("windows of CPU faults")?;
+        if windows().is_empty() {
+            return skip("needs root and debugfs");
+        }
+        set_windows(bytes)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        restore_window();
+    }
+}
+
+fn set_windows(bytes: u32) -> Result<()> {
+    for file in windows() {
+        fs::write(&file, bytes.to_string()).with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The files with the limits, one for each device.
+fn windows() -> Vec<PathBuf> {
+    let devices = fs::read_dir(DEBUGFS).into_iter().flatten().flatten();
+    devices
+        .filter(|folder| {
+            folder
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(b"hmm_dmirror")
+        })
+        .map(|folder| folder.path().join("window"))
+        .collect()
 }
 
 /// A step after which everything waits.

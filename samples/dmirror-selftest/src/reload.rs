@@ -11,6 +11,7 @@ use dmirror_client::module::Loader;
 use crate::check::needs_ours;
 use crate::check::skip;
 use crate::context::Context;
+use crate::inject;
 
 /// A module that is unloaded, and loaded again on drop.
 pub struct Unloaded<'a> {
@@ -47,6 +48,7 @@ impl Drop for Unloaded<'_> {
             if let Err(error) = self.loader.load(self.module, &[]) {
                 println!("cannot load {} again: {error}", self.module.name());
             }
+            inject::restore_window();
         }
     }
 }

@@ -98,6 +98,7 @@ fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<End
         if let Err(error) = context.ensure_loaded() {
             return Ok((Outcome::Failed, format!("{error:#}")));
         }
+        inject::restore_window();
         last = run_once(case, context, limits.time)?;
         let (outcome, text) = &mut last;
         if *outcome == Outcome::Failed {

@@ -201,7 +201,7 @@ fn a_block_is_free_again_only_with_the_last_of_its_small_pages() {
 fn a_block_says_whether_it_is_free() {
     let mut device = device(3);
     assert!((0..3).all(|block| device.is_block_free(block)));
-    let page = device.alloc_page().unwrap();
+    let page = device.alloc_pages(1).unwrap().start;
     let whole = device.alloc_block().unwrap();
     let used = [block(page), block(whole)];
     assert!((0..3).all(|block| device.is_block_free(block) != used.contains(&block)));

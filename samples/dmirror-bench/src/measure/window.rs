@@ -3,14 +3,17 @@
 //! CPU faults that bring back more than the page that was touched.
 
 use std::fs;
+use std::fs::File;
 use std::io;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
-use dmirror_client::Module;
 
 use super::Place;
 use super::Session;
@@ -24,14 +27,12 @@ const WINDOWS: [u64; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 <<
 /// Bytes of memory that the CPU touches, a page at a time.
 const SIZE: u64 = 16 << 20;
 
-/// The module's parameter, in bytes.
-const PARAMETER: &str = "window";
-
 /// Measures the group.
-pub fn measure(session: &mut Session<'_>, module: &Module) -> Result<()> {
+pub fn measure(session: &mut Session<'_>) -> Result<()> {
     let device = Arc::new(Device::open(&session.settings.device)?);
     let rounds = session.settings.rounds;
-    let before = module.parameter(PARAMETER);
+    let setting = setting(&session.settings.device);
+    let before = fs::read_to_string(&setting).ok();
     for window in WINDOWS {
         let place = Place {
             group: Group::Window,
@@ -40,7 +41,7 @@ pub fn measure(session: &mut Session<'_>, module: &Module) -> Result<()> {
         };
         session.measure(place, ["CPU fault"], |[samples]| {
             ensure!(
-                set_window(module, &window.to_string())?,
+                set_window(&setting, &window.to_string())?,
                 "n/a: this module has no such window"
             );
             let mut bench = Bench::new(Arc::clone(&device), Memory::Small, SIZE)?;
@@ -52,22 +53,24 @@ pub fn measure(session: &mut Session<'_>, module: &Module) -> Result<()> {
         });
     }
     if let Some(before) = before {
-        set_window(module, &before)?;
+        set_window(&setting, before.trim())?;
     }
     Ok(())
 }
 
-/// Sets how many bytes a CPU fault brings back; `false` if the module has no such
-/// setting.
-fn set_window(module: &Module, bytes: &str) -> Result<bool> {
-    let file = module.folder().join("parameters").join(PARAMETER);
-    match fs::write(&file, bytes) {
-        Ok(()) => Ok(true),
+/// The file of a device with the most bytes that a CPU fault brings back.
+fn setting(device: &Path) -> PathBuf {
+    let name = device.file_name().unwrap_or_default();
+    Path::new("/sys/kernel/debug").join(name).join("window")
+}
+
+/// Writes the setting; `false` if the module has none.
+fn set_window(setting: &Path, bytes: &str) -> Result<bool> {
+    // Not created where it is not.
+    match File::options().write(true).open(setting) {
+        Ok(mut file) => file.write_all(bytes.as_bytes()).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        // Nobody creates a file in sysfs.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !file.exists() => {
-            Ok(false)
-        }
-        Err(error) => Err(error).context(file.display().to_string()),
+        Err(error) => Err(error),
     }
+    .with_context(|| setting.display().to_string())
 }

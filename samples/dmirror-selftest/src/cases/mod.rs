@@ -53,6 +53,7 @@ mod trace;
 mod uffd;
 mod unload;
 mod user_faults;
+mod window;
 mod write;
 
 use anyhow::Result;
@@ -155,6 +156,7 @@ themes! {
         [one_page, many_pages, holes_become_zero_pages]
     fault(fault) "a CPU touches a page on the device"
         [read_brings_back_the_touched_page, another_thread]
+    window(window) "a CPU touches one page, and more come back" [grows, whole_range]
     mapping(mapping) "mappings change under pages on the device"
         [read_only_after, unmapped_part, moved]
     mprotect(mprotect) "protection of pages on the device changes" [no_access, device_obeys]
