@@ -151,7 +151,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             }
         };
         let bits = self.small(index)?;
-        let is_free = |page: &usize| bits[page / BITS] & 1 << (page % BITS) == 0;
+        let is_free = |page: &usize| bits[page / BITS] & (1 << (page % BITS)) == 0;
         let word = bits.iter().position(|&word| word != u64::MAX)?;
         let first = word * BITS + bits[word].trailing_ones() as usize;
         let last = BLOCK_PAGES.min(first.saturating_add(most));
@@ -184,7 +184,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         match &mut self.blocks.get_mut(index as usize).ok_or(NotInUse)?.state {
             State::Whole if count == BLOCK_PAGES && first == 0 => {}
             State::Small(bits) if first + count <= BLOCK_PAGES => {
-                let is_used = |page: usize| bits[page / BITS] & 1 << (page % BITS) != 0;
+                let is_used = |page: usize| bits[page / BITS] & (1 << (page % BITS)) != 0;
                 if !(first..first + count).all(is_used) {
                     return Err(NotInUse);
                 }

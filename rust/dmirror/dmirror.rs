@@ -34,6 +34,7 @@ mod plan;
 mod pool;
 mod request;
 mod reserve;
+mod snapshot;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod uapi;

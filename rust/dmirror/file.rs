@@ -28,6 +28,7 @@ use crate::{
     device::{Device, DeviceMemory},
     migrate,
     request::UserRange,
+    snapshot,
     uapi::{self, dmirror_cmd},
 };
 
@@ -257,7 +258,7 @@ impl DmirrorFile {
             RangeCommand::Write => access::write(&mut call, ptr),
             RangeCommand::MigrateToDev => migrate::to_device(&mut call, ptr),
             RangeCommand::MigrateToSys => migrate::to_system(&mut call),
-            RangeCommand::Snapshot => access::snapshot(&mut call, ptr),
+            RangeCommand::Snapshot => snapshot::snapshot(&mut call, ptr),
             RangeCommand::Exclusive => access::exclusive(&mut call, ptr),
             RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
