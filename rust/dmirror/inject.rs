@@ -157,7 +157,15 @@ impl Injection {
 
     /// Returns whether something may be told to fail. Does not sleep.
     pub(crate) fn is_on(&self, site: Site) -> bool {
-        self.numbers.get(fail_index(site, Number::Times)) != 0
+        let is_on = self.numbers.get(fail_index(site, Number::Times)) != 0;
+        let asked = &self.asked[site as usize];
+        // ORDERING: Relaxed: the number stands for itself.
+        if !is_on && asked.load(Relaxed) != 0 {
+            // So that every third failure is the third from when it was switched on.
+            // ORDERING: Relaxed: the number stands for itself.
+            asked.store(0, Relaxed);
+        }
+        is_on
     }
 
     /// Returns whether something is to fail this time. Does not sleep.

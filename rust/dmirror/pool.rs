@@ -48,7 +48,7 @@ impl Pool {
     /// Takes back pages that nobody uses. Does not sleep.
     pub(crate) fn free(&self, pages: DevicePages) {
         let freed = self.allocator.lock().free(pages.first(), pages.order());
-        // `hmm` hands back only what it was given by `take`, which this pool has allocated.
+        // `hmm` hands back only what was reserved there, which this pool has allocated.
         debug_assert!(freed.is_ok());
     }
 

@@ -112,19 +112,21 @@ impl<T: DeviceOps> PendingMap<'_, T> {
         loop {
             let notifier = self.view.notifier();
             let seq = notifier.read_begin();
-            let mut state = match notifier.lock_if_unchanged(seq) {
-                Some(mut state) => {
-                    state.pending.begin_all();
-                    state
-                }
-                None => notifier.lock(),
+            let (mut state, is_quiet) = match notifier.lock_if_unchanged(seq) {
+                Some(state) => (state, true),
+                None => (notifier.lock(), false),
             };
             let record = state.pending.get(self.id).ok_or(EINVAL)?;
             if record.is_begun && !record.is_invalidated {
                 return Ok(());
             }
-            // Others have changed its pages already: wait for another moment.
+            // Another task has begun it, and its pages have changed since: from this moment on, then,
+            // or from another.
             record.is_begun = false;
+            if is_quiet {
+                state.pending.begin_all();
+                return Ok(());
+            }
             drop(state);
             if fatal_signal_pending() {
                 return Err(EINTR);

@@ -118,7 +118,7 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// this one on, at least 1 and at most `most`, have page frames that follow one another and the
     /// same access; none behind the end of the node.
     pub(crate) fn row(&self, page: usize, most: usize) -> Option<(Entry, usize)> {
-        if page >= END {
+        if page >= END || most == 0 {
             return None;
         }
         let mut node: &Node<B> = &self.root;

@@ -249,7 +249,7 @@ pub struct CpuFault {
     pub device: u32,
     /// The page that was touched, in bytes, page aligned.
     pub address: usize,
-    /// The pages that come back together, in bytes, page aligned: the window.
+    /// The pages that were to come back together, in bytes, page aligned: the window.
     pub window: Range<usize>,
     /// Pages that came.
     pub moved: usize,
@@ -295,7 +295,7 @@ impl CpuFault {
         Self::emit(|| Self {
             device,
             address,
-            window: window.clone(),
+            window: answer.range(),
             moved: answer.moved(),
             answer: answer.kind(),
         });

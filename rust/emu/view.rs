@@ -239,7 +239,7 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 
     /// Returns the pages that the device has mapped from an address (bytes) on, one after the other:
-    /// at least 1, at most `most`.
+    /// at least 1, at most `most`, which is not 0.
     ///
     /// Does not sleep; takes as long as there are pages. There may be more behind them.
     pub fn pages(&self, address: usize, most: usize) -> Option<ViewPages<'_, T>> {

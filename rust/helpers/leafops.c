@@ -15,37 +15,39 @@ bool hmm_helper_softleaf_is_device_private_write(softleaf_t entry)
 }
 
 /*
- * Whether a huge page of a device is mapped at an address at this moment. The caller has the
- * mmap_lock and a VMA there, so that no table above those of pages is freed.
+ * Whether a huge page of a device is mapped at an address in a VMA at this moment. The caller has
+ * the mmap_lock, so that in a VMA of anonymous memory no table above those of pages is freed.
  */
-bool hmm_helper_maps_huge_device_page(struct mm_struct *mm, unsigned long address)
+bool hmm_helper_maps_huge_device_page(struct vm_area_struct *vma, unsigned long address)
 {
-	pgd_t *pgd = pgd_offset(mm, address);
+	pgd_t *pgd = pgd_offset(vma->vm_mm, address);
 	p4d_t *p4d;
-	pud_t *pud;
+	pud_t *pud, value;
 
-	if (pgd_none(*pgd))
+	if (!vma_is_anonymous(vma) || pgd_none(*pgd))
 		return false;
 	p4d = p4d_offset(pgd, address);
 	if (p4d_none(*p4d))
 		return false;
 	pud = pud_offset(p4d, address);
-	if (!pud_present(*pud) || pud_leaf(*pud))
+	value = READ_ONCE(*pud);
+	if (!pud_present(value) || pud_leaf(value))
 		return false;
-	return pmd_is_device_private_entry(pmdp_get_lockless(pmd_offset(pud, address)));
+	return pmd_is_device_private_entry(pmdp_get_lockless(pmd_offset(&value, address)));
 }
 
 static bool hmm_maps_private_page(pte_t *pte, unsigned long first, unsigned long nr)
 {
 	softleaf_t entry = softleaf_from_pte(ptep_get_lockless(pte));
 
-	return softleaf_is_device_private(entry) && softleaf_to_pfn(entry) - first < nr;
+	return softleaf_is_device_private(entry) && softleaf_to_pfn(entry) - first < nr &&
+	       !PageCompound(pfn_to_page(softleaf_to_pfn(entry)));
 }
 
 /*
  * Narrows *start and *end, which lie below one entry of the PMD's, to the pages around an address
- * that are mapped one after the other and are of the nr pages from page frame first on. The page
- * at the address counts as one. The caller has the mmap_lock.
+ * that are mapped one after the other, are of the nr pages from page frame first on, and not of a
+ * large folio. The page at the address counts as one. The caller has the mmap_lock.
  */
 void hmm_helper_private_run(pmd_t *pmd, unsigned long address, unsigned long first,
 			    unsigned long nr, unsigned long *start, unsigned long *end)

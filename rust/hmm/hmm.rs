@@ -27,7 +27,8 @@
 //! # What a leak does
 //!
 //! Rust lets safe code leak any value with `mem::forget`. A leaked
-//! [`FreeFolio`](memremap::FreeFolio) or [`Migration`](migrate::Migration) makes the drop of its
+//! [`FreeFolio`](memremap::FreeFolio), [`FreePages`](memremap::FreePages) or
+//! [`Migration`](migrate::Migration) makes the drop of its
 //! [`DevPagemap`](memremap::DevPagemap) wait for ever, and a leaked `DevPagemap` must not outlive
 //! the module whose code it calls: mm would call text that was freed. No type can forbid that in
 //! Rust; keep each of them in a value that is dropped.

@@ -55,8 +55,8 @@ impl<'a> LockedVma<'a> {
         if !(self.vma.start()..self.vma.end()).contains(&address) {
             return false;
         }
-        // SAFETY: The `mmap_lock` is held, by the type invariant, and there is a VMA at the address.
-        unsafe { bindings::maps_huge_device_page(self.vma.mm().as_raw(), address) }
+        // SAFETY: The `mmap_lock` is held, by the type invariant, and the address lies in the VMA.
+        unsafe { bindings::maps_huge_device_page(self.vma.as_ptr(), address) }
     }
 
     /// # Safety

@@ -37,8 +37,9 @@ use crate::{bindings, vma::LockedVma};
 pub struct CpuFault<'f, T: DevPagemapOps> {
     vmf: NonNull<bindings::vm_fault>,
     pagemap: &'f DevPagemap<T>,
-    /// What [`migrate_to_system`](Self::migrate_to_system) has come to.
-    outcome: Cell<(usize, Option<Error>)>,
+    /// The start and the end of what was tried to move back last, how many pages moved, and what kept
+    /// the touched one.
+    outcome: Cell<(usize, usize, usize, Option<Error>)>,
 }
 
 impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
@@ -51,7 +52,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
             // SAFETY: What is valid is not null.
             vmf: unsafe { NonNull::new_unchecked(vmf) },
             pagemap,
-            outcome: Cell::new((0, None)),
+            outcome: Cell::new((0, 0, 0, None)),
         }
     }
 
@@ -89,12 +90,21 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         }
     }
 
+    /// Returns whether the touched page is one of a folio of several pages.
+    pub(crate) fn is_in_large_folio(&self) -> bool {
+        // SAFETY: The core holds a reference to the page, by the type invariant.
+        let folio = unsafe { bindings::page_folio(self.page()) };
+        // SAFETY: The core has locked the folio, by the type invariant, so that it is not split.
+        (unsafe { bindings::folio_order(folio) }) > 0
+    }
+
     /// Narrows `window` (bytes, page aligned, the end exclusive, below one entry of a PMD), in which
     /// the touched page is, to the pages around that one that are on this device too, one after the
-    /// other. The answer may be old.
+    /// other, and of folios of one page. The answer may be old.
     ///
     /// A migration announces a change to all of its range: what is not on the device shall not hear
-    /// of it. Devices would lose what they have mapped there, and exclusive access to it.
+    /// of it. Devices would lose what they have mapped there, and exclusive access to it. And where mm
+    /// cannot split a large folio, it leaves out all pages behind it.
     pub(crate) fn resident_run(&self, window: Range<usize>) -> Range<usize> {
         let Range { mut start, mut end } = window;
         let pfns = self.pagemap.pfns();
@@ -159,13 +169,20 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     }
 
     /// Notes what has come of an attempt to move the pages.
-    pub(crate) fn note(&self, moved: usize, error: Option<Error>) {
-        self.outcome.set((self.outcome.get().0 + moved, error));
+    pub(crate) fn note(&self, range: Range<usize>, moved: usize, error: Option<Error>) {
+        let before = self.outcome.get().2;
+        let outcome = (range.start, range.end, before + moved, error);
+        self.outcome.set(outcome);
     }
 
     fn answer(self, kind: Answer) -> FaultAnswer {
-        let (moved, error) = self.outcome.get();
-        FaultAnswer { kind, moved, error }
+        let (start, end, moved, error) = self.outcome.get();
+        FaultAnswer {
+            kind,
+            range: start..end,
+            moved,
+            error,
+        }
     }
 }
 
@@ -174,6 +191,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
 #[derive(Debug)]
 pub struct FaultAnswer {
     kind: Answer,
+    range: Range<usize>,
     moved: usize,
     error: Option<Error>,
 }
@@ -193,6 +211,12 @@ impl FaultAnswer {
     /// Returns which it is.
     pub fn kind(&self) -> Answer {
         self.kind
+    }
+
+    /// Returns the addresses (bytes, the end exclusive) of what was to come back; empty if nothing was
+    /// tried.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
     }
 
     /// Returns the number of pages that came back.

@@ -30,8 +30,9 @@ pub trait DevPagemapOps: Send + Sync + Sized + 'static {
     fn engine(&self) -> &Self::Engine;
 
     /// Takes back pages that nobody uses any more: the last reference to the folio that covered
-    /// them was put, or a [`FreeFolio`](super::FreeFolio) was dropped. They can be handed out by
-    /// [`DevPagemap::reserve`](super::DevPagemap::reserve) again at once.
+    /// them was put, or a [`FreeFolio`](super::FreeFolio) was dropped, or a
+    /// [`FreePages`](super::FreePages), whose pages come in runs as large as they are aligned. They can
+    /// be handed out by [`DevPagemap::reserve`](super::DevPagemap::reserve) again at once.
     ///
     /// Must not sleep and may take only irq-safe locks: mm calls it under page table locks, with
     /// interrupts on or off. Must not drop the last reference to the pagemap.

@@ -107,8 +107,8 @@ pub struct Evicted {
 /// Drop brings every page that is in use back to system memory, waits for the last owner, and
 /// unregisters the pages; it sleeps, and does not give up. So it must not run in a callback of
 /// [`DevPagemapOps`], with a folio or an `mmap_lock` held, or while a
-/// [`Migration`](crate::migrate::Migration) lives. A [`FreeFolio`] or a migration that was leaked
-/// makes it wait for ever.
+/// [`Migration`](crate::migrate::Migration) lives. A [`FreeFolio`], a [`FreePages`] or a migration
+/// that was leaked makes it wait for ever.
 ///
 /// # Invariants
 ///
@@ -233,7 +233,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.pfns.kind()
     }
 
-    /// Returns the number of pages that are in use, or have a [`FreeFolio`].
+    /// Returns the number of pages that are in use, or in a [`FreeFolio`] or a [`FreePages`].
     ///
     /// Does not sleep. The answer may be old when it arrives.
     pub fn owned(&self) -> usize {
@@ -310,10 +310,10 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.owned.first(pages)
     }
 
-    /// Returns whether a page, below the number of pages, is in use: has an owner who is not a
-    /// [`FreeFolio`]. The answer may be old.
+    /// Returns whether a page, below the number of pages, is in use: has an owner who is neither
+    /// a [`FreeFolio`] nor a [`FreePages`]. The answer may be old.
     pub(crate) fn is_in_use(&self, page: usize) -> bool {
-        // A `FreeFolio` has no reference.
+        // Those have no reference.
         self.first_owned(page..page + 1).is_some() && try_get_page(self.page(page)).is_some()
     }
 

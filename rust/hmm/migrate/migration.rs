@@ -210,7 +210,7 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
     /// destination.
     pub(crate) fn refused(&self, index: usize) -> Result {
         match self.state.error {
-            Some(error) if !self.inner.has_destination(index) => Err(error),
+            Some(error) if self.inner.lacks_destination(index) => Err(error),
             _ => Ok(()),
         }
     }
@@ -350,11 +350,18 @@ impl<'a> Inner<'a> {
         }
     }
 
-    fn has_destination(&self, index: usize) -> bool {
-        // A huge page has one entry, its first one.
-        let first = self.arrays.dst.first().copied().unwrap_or(0);
-        let dst = self.arrays.dst.get(index).copied().unwrap_or(0);
-        dst != 0 || Mpfn::new(first).is_compound()
+    /// Returns whether a page of the range was collected and has no destination.
+    fn lacks_destination(&self, index: usize) -> bool {
+        let entry = |array: &[usize], index| Mpfn::new(array.get(index).copied().unwrap_or(0));
+        // A huge page has one entry, its first one, unless it is split.
+        let (src, dst) = (&*self.arrays.src, &*self.arrays.dst);
+        let collected = if entry(src, 0).is_compound() {
+            entry(src, 0)
+        } else {
+            entry(src, index)
+        };
+        let has_one = entry(dst, 0).is_compound() || entry(dst, index).frame().is_some();
+        collected.is_migrating() && !has_one
     }
 
     fn move_pages(&mut self) {

@@ -266,7 +266,7 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
     /// the same VMA, and in the same aligned window of `npages` pages, a power of two up to
     /// [`HPAGE_PMD_NR`]. Pages around it that cannot move, or that there is no system memory for, stay. In all else as
     /// [`migrate_to_system`](Self::migrate_to_system), which this is where the touched entry maps no
-    /// less than the window. The buffer has a place for each page of the window.
+    /// less than the window, or a part of a large folio. The buffer has a place for each page of the window.
     ///
     /// # Errors
     ///
@@ -276,7 +276,9 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         if !npages.is_power_of_two() || npages > HPAGE_PMD_NR {
             return Err(EINVAL);
         }
-        if npages <= self.npages() {
+        // mm splits a large folio to collect a part of it, and then takes the first page of what it
+        // was for the touched one, which the core has locked: it must not be in the range.
+        if npages <= self.npages() || self.is_in_large_folio() {
             return self.migrate_to_system();
         }
         let window = self.aligned(npages);
@@ -302,8 +304,8 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
 
     fn migrate(&self, range: Range<usize>, arrays: PfnArrays<'_>) -> Result {
         let mut moved = 0;
-        let result = self.try_migrate(range, arrays, &mut moved);
-        self.note(moved, result.err());
+        let result = self.try_migrate(range.clone(), arrays, &mut moved);
+        self.note(range, moved, result.err());
         result
     }
 

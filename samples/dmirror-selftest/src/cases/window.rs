@@ -40,6 +40,7 @@ cases! { "window":
     neighbour_not_copied = "Where a neighbour cannot be copied, it stays, and the touched page comes.",
     touched_not_copied = "Where the touched page cannot be copied, the program gets SIGBUS, whatever its neighbours do.",
     small_pages_of_huge_memory = "A huge page comes whole, whatever the limit is.",
+    parts_of_huge_pages = "Huge pages that were cut on the device come back page by page, with the right data.",
     children = "A window of pages that a child shares brings back the right data for both.",
 }
 
@@ -252,6 +253,27 @@ fn small_pages_of_huge_memory(context: &Context) -> Result<()> {
     memory.verify(100..101)?;
     memory.expect("all of it", memory.all(), Where::System)?;
     memory.verify(memory.all())
+}
+
+fn parts_of_huge_pages(context: &Context) -> Result<()> {
+    let _window = limit(context, LARGEST)?;
+    let device = context.open()?;
+    let before = Before::of(&device)?;
+    let memory = super::huge::huge(2)?;
+    memory.move_out(&device, memory.all())?;
+    // Each keeps its folio, of which all but the last page stays mapped.
+    memory.region.protect(511..512, Protection::None)?;
+    memory.region.protect(1023..1024, Protection::None)?;
+    for page in (0..511).chain(513..1023).chain([512]) {
+        memory.verify(page..page + 1)?;
+    }
+    for page in [511, 1023] {
+        memory
+            .region
+            .protect(page..page + 1, Protection::ReadWrite)?;
+    }
+    memory.verify(memory.all())?;
+    before.nothing_is_left(&device)
 }
 
 fn children(context: &Context) -> Result<()> {
