@@ -34,8 +34,12 @@ mod ownership;
 mod pagemap;
 mod pages;
 mod pfn;
+mod totals;
 
-pub(crate) use self::pfn::{try_get_page, unlock_and_put, Mpfn};
+pub(crate) use self::{
+    pfn::{try_get_page, unlock_and_put, Mpfn},
+    totals::Stopwatch,
+};
 pub use self::{
     fault::{Answer, CpuFault, FaultAnswer},
     folio::{FolioData, FreeFolio, FreePages},
@@ -43,4 +47,5 @@ pub use self::{
     pagemap::{DevPagemap, Evicted, Options, Owner},
     pages::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     pfn::{Frame, Kind, PfnRange},
+    totals::{Moves, Phase, Totals},
 };

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which device pages have an owner: one bit a page.
+//! Which device pages have an owner, and which of them are resident: two bits a page.
 //!
 //! The allocator that chooses pages belongs to the driver. This map makes sure that, whatever it
 //! does, a page has one owner. C has no such map: `zone_device_folio_init()`, of
 //! [`include/linux/memremap.h`](srctree/include/linux/memremap.h), takes the driver's word.
+//!
+//! A page is resident from when it has moved to the device until it has moved back, or is freed. In
+//! a word, the lower half says which pages have an owner, the upper half which are resident: so a
+//! page that is given back costs one update, which tells whether it was resident.
 
 use core::ops::Range;
 
@@ -20,9 +24,13 @@ use kernel::{
     },
 };
 
-const BITS: usize = u64::BITS as usize;
+/// Pages that a word is for.
+const BITS: usize = (u64::BITS / 2) as usize;
 
-/// Which pages have an owner.
+/// A bit for each page of a word.
+const ALL: u64 = (1 << BITS) - 1;
+
+/// Which pages have an owner, and which are resident.
 pub(super) struct OwnershipMap {
     words: KVVec<Atomic<u64>>,
 }
@@ -41,7 +49,8 @@ impl OwnershipMap {
     /// Marks the pages as owned, all or none; returns whether it did. Does not sleep.
     pub(super) fn reserve(&self, pages: Range<usize>) -> bool {
         for (n, (word, mask)) in masks(pages.clone()).enumerate() {
-            if !self.update(word, |old| (old & mask == 0).then_some(old | mask)) {
+            let reserve = |old| (old & mask == 0).then_some(old | mask);
+            if self.update(word, reserve).is_none() {
                 // Undo the words before this one.
                 for (word, mask) in masks(pages).take(n) {
                     self.update(word, |old| Some(old & !mask));
@@ -52,16 +61,49 @@ impl OwnershipMap {
         true
     }
 
-    /// Marks pages as free all of which have an owner. Does not sleep.
-    pub(super) fn release(&self, pages: Range<usize>) {
-        for (word, mask) in masks(pages) {
-            if let Some(word) = self.words.get(word) {
-                // The bits are set, so that subtracting them clears them and leaves the others.
-                // ORDERING: Full: a page goes from one owner to the next through this word.
-                let old = word.fetch_add(mask.wrapping_neg(), Full);
-                debug_assert!(old & mask == mask);
+    /// Marks pages as free all of which have an owner; returns how many of them were resident. Does
+    /// not sleep.
+    pub(super) fn release(&self, pages: Range<usize>) -> usize {
+        let mut resident = 0;
+        for_each_mask(pages, |word, mask| {
+            let Some(word) = self.words.get(word) else {
+                return;
+            };
+            // ORDERING: Relaxed: until they are free, these bits are the caller's.
+            let there = word.load(Relaxed) & mask << BITS;
+            // The bits are set, so that subtracting them clears them and leaves the others.
+            // ORDERING: Full: a page goes from one owner to the next through this word.
+            let old = word.fetch_add((mask | there).wrapping_neg(), Full);
+            debug_assert!(old & mask == mask);
+            if there != 0 {
+                resident += there.count_ones() as usize;
             }
-        }
+        });
+        resident
+    }
+
+    /// Marks pages that have an owner, and are not resident, as resident. Does not sleep.
+    #[inline]
+    pub(super) fn add_resident(&self, pages: Range<usize>) {
+        for_each_mask(pages, |word, mask| {
+            if let Some(word) = self.words.get(word) {
+                // No carry: the bits are not set. One would not get into those of owners.
+                // ORDERING: Relaxed: the folios of these pages are the caller's.
+                word.add(mask << BITS, Relaxed);
+            }
+        });
+    }
+
+    /// Marks pages that are resident as not being so. Does not sleep.
+    #[inline]
+    pub(super) fn remove_resident(&self, pages: Range<usize>) {
+        for_each_mask(pages, |word, mask| {
+            if let Some(word) = self.words.get(word) {
+                // No borrow: the bits are set. One would not get into those of owners.
+                // ORDERING: Relaxed: the folios of these pages are the caller's.
+                word.add((mask << BITS).wrapping_neg(), Relaxed);
+            }
+        });
     }
 
     /// Returns the first owned page of the range. Does not sleep.
@@ -83,21 +125,40 @@ impl OwnershipMap {
             .sum()
     }
 
-    /// Changes a word as `change` says, unless that is `None`.
-    fn update(&self, word: usize, change: impl Fn(u64) -> Option<u64>) -> bool {
-        let Some(word) = self.words.get(word) else {
-            return false;
-        };
+    /// Returns the number of resident pages. Does not sleep.
+    pub(super) fn resident(&self) -> usize {
+        let words = self.words.iter();
+        words
+            // ORDERING: Relaxed, because the answer may be old when it arrives.
+            .map(|word| (word.load(Relaxed) >> BITS).count_ones() as usize)
+            .sum()
+    }
+
+    /// Changes a word as `change` says, unless that is `None`; returns what it was before.
+    #[inline(always)]
+    fn update(&self, word: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let word = self.words.get(word)?;
         // ORDERING: Relaxed, because the compare-and-exchange below checks the value.
         let mut old = word.load(Relaxed);
         while let Some(new) = change(old) {
             // ORDERING: Full: a page goes from one owner to the next through this word.
             match word.cmpxchg(old, new, Full) {
-                Ok(_) => return true,
+                Ok(_) => return Some(old),
                 Err(seen) => old = seen,
             }
         }
-        false
+        None
+    }
+}
+
+/// Calls `with` for each of [`masks`]: at once for a single page, which is the most frequent case.
+#[inline(always)]
+fn for_each_mask(pages: Range<usize>, mut with: impl FnMut(usize, u64)) {
+    if pages.end - pages.start == 1 {
+        return with(pages.start / BITS, 1 << (pages.start % BITS));
+    }
+    for (word, mask) in masks(pages) {
+        with(word, mask);
     }
 }
 
@@ -112,7 +173,7 @@ fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     words.map(move |word| {
         let first = start.saturating_sub(word * BITS).min(BITS - 1);
         let last = (end - 1 - word * BITS).min(BITS - 1);
-        (word, (u64::MAX << first) & (u64::MAX >> (BITS - 1 - last)))
+        (word, (ALL << first) & (ALL >> (BITS - 1 - last)))
     })
 }
 
@@ -162,6 +223,30 @@ mod tests {
             map.release(upper.range());
             assert_eq!(map.count(0..HPAGE_PMD_NR), 0);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_are_released_tell_whether_they_were_resident() -> Result {
+        let map = OwnershipMap::new(2 * HPAGE_PMD_NR)?;
+        let pages = 30..HPAGE_PMD_NR + 40;
+        assert!(map.reserve(pages.clone()));
+        assert_eq!(map.resident(), 0);
+        map.add_resident(31..HPAGE_PMD_NR + 33);
+        assert_eq!(map.resident(), HPAGE_PMD_NR + 2);
+        map.remove_resident(40..50);
+        assert_eq!(map.resident(), HPAGE_PMD_NR - 8);
+        assert_eq!(map.count(pages.clone()), pages.len());
+        assert!(!map.reserve(45..46));
+        for (page, resident) in [(30, 0), (31, 1), (45, 0)] {
+            assert_eq!(map.release(page..page + 1), resident);
+        }
+        assert_eq!(map.release(32..45), 8);
+        assert_eq!(map.release(46..HPAGE_PMD_NR), HPAGE_PMD_NR - 50);
+        assert_eq!(map.resident(), 33);
+        assert_eq!(map.release(HPAGE_PMD_NR..HPAGE_PMD_NR + 40), 33);
+        assert_eq!(map.resident(), 0);
+        assert_eq!(map.count(0..2 * HPAGE_PMD_NR), 0);
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! C source: [`mm/migrate_device.c`](srctree/mm/migrate_device.c).
 
 use core::{
-    marker::PhantomData,
+    ffi::c_void,
+    mem::ManuallyDrop,
     ops::Range,
     ptr::{null_mut, NonNull},
 };
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     bindings,
-    memremap::{unlock_and_put, DevPagemap, DevPagemapOps, Frame, Hooks, Kind, Mpfn},
+    memremap::{unlock_and_put, DevPagemap, DevPagemapOps, Frame, Hooks, Kind, Mpfn, Stopwatch},
     vma::LockedVma,
 };
 
@@ -53,7 +54,9 @@ impl<P: Pending> Drop for Copying<P> {
 }
 
 /// State of a migration that has done its work; what moved can be told.
-pub struct Migrated(());
+pub struct Migrated {
+    moved: usize,
+}
 
 /// What to do with a huge page that lies in the range as a whole, and with a hole of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub struct Migration<'a, S, D: Direction> {
     state: S,
     inner: Inner<'a>,
     direction: D,
+    // After `inner`, whose drop maps the pages again.
+    watch: Stopwatch<'a>,
 }
 
 /// What the engine of a direction's device makes.
@@ -133,17 +138,19 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
         };
         let select = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
         let arrays = buffer.arrays(range.len() >> PAGE_SHIFT)?;
+        let watch = Stopwatch::start(pagemap.way(true), arrays.src.len());
         let inner = Inner::new(vma, range, select, large, pagemap, arrays, None)?;
-        Ok(Self::collected(inner, ToDevice(pagemap)))
+        Ok(Self::collected(inner, ToDevice(pagemap), watch))
     }
 }
 
 impl<'a, D: Direction> Migration<'a, Collected, D> {
-    pub(super) fn collected(inner: Inner<'a>, direction: D) -> Self {
+    pub(super) fn collected(inner: Inner<'a>, direction: D, watch: Stopwatch<'a>) -> Self {
         Self {
             state: Collected(()),
             inner,
             direction,
+            watch,
         }
     }
 
@@ -174,6 +181,7 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
     ///
     /// What [`CopyEngine::copy`] returns. Nothing has moved then.
     pub fn copy(mut self) -> Result<Migration<'a, Copying<PendingOf<D>>, D>> {
+        self.watch.collected();
         let pagemap = self.direction.pagemap();
         pagemap.hooks().sync_point(D::POINTS[0]);
         self.inner.drop_incomplete_splits();
@@ -195,6 +203,7 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
             },
             inner: self.inner,
             direction: self.direction,
+            watch: self.watch,
         })
     }
 }
@@ -224,44 +233,81 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
     /// What [`Pending::wait`] returns. Nothing has moved then.
     ///
     /// C function: `migrate_vma_pages()`.
+    // Inlined, because the migration would be copied once more.
+    #[inline(always)]
     pub fn commit(mut self) -> Result<Migration<'a, Migrated, D>> {
         self.state.wait()?;
+        self.watch.copied();
         let hooks = self.direction.pagemap().hooks();
         hooks.sync_point(D::POINTS[1]);
         self.inner.move_pages();
+        let (small, huge) = self.note_moved();
+        self.watch.moved(small, huge);
         hooks.sync_point(D::POINTS[2]);
         Ok(Migration {
-            state: Migrated(()),
+            state: Migrated {
+                moved: small + huge,
+            },
             inner: self.inner,
             direction: self.direction,
+            watch: self.watch,
         })
+    }
+}
+
+impl<P: Pending, D: Direction> Migration<'_, Copying<P>, D> {
+    /// Notes which pages of the device have just come or gone. Returns how many pages have moved in
+    /// folios of one page, and in large ones.
+    #[inline(never)]
+    fn note_moved(&self) -> (usize, usize) {
+        let pagemap = self.direction.pagemap();
+        let (mut small, mut huge) = (0, 0);
+        // Pages of the device that follow one another are noted together.
+        let mut run = 0..0;
+        let mut next = 0;
+        while next < self.inner.arrays.dst.len() {
+            let index = next;
+            next += 1;
+            let Some(moved) = self.inner.moved_to(index) else {
+                continue;
+            };
+            let mut npages = 1;
+            if moved.order == 0 {
+                small += 1;
+            } else {
+                npages = 1 << moved.order;
+                huge += npages;
+                next = index + npages;
+            }
+            let frame = if D::TO_DEVICE {
+                Some(moved.frame)
+            } else {
+                Mpfn::new(self.inner.arrays.src[index]).frame()
+            };
+            let Some(first) = frame.and_then(|frame| pagemap.index_of(frame)) else {
+                continue;
+            };
+            if first != run.end {
+                pagemap.note_moved(run, D::TO_DEVICE);
+                run = first..first;
+            }
+            run.end = first + npages;
+        }
+        pagemap.note_moved(run, D::TO_DEVICE);
+        (small, huge)
     }
 }
 
 impl<D: Direction> Migration<'_, Migrated, D> {
     /// Returns the number of pages that moved. Does not sleep.
     pub fn moved(&self) -> usize {
-        let (mut index, mut count) = (0, 0);
-        while index < self.inner.arrays.dst.len() {
-            let order = self.moved_to(index).map(|moved| moved.order);
-            count += order.map_or(0, |order| 1 << order);
-            index += 1 << order.unwrap_or(0);
-        }
-        count
+        self.state.moved
     }
 
     /// Returns what has moved `index` pages from the start of the range. Of a folio of several
     /// pages that moved whole, only the first says so. Does not sleep.
     pub fn moved_to(&self, index: usize) -> Option<Moved> {
-        let src = Mpfn::new(*self.inner.arrays.src.get(index)?);
-        let dst = Mpfn::new(*self.inner.arrays.dst.get(index)?);
-        let frame = dst.frame().filter(|_| src.is_migrating())?;
-        Some(Moved {
-            frame,
-            // SAFETY: The migration has locked the destination, and holds it.
-            order: unsafe { dst.order() },
-            is_writable: src.is_writable(),
-        })
+        self.inner.moved_to(index)
     }
 }
 
@@ -285,19 +331,25 @@ enum Phase {
 ///
 /// # Invariants
 ///
-/// The arrays were filled by `migrate_vma_setup()` with `args`, and not yet finalized. In phase
-/// `Collected`, each destination is a folio that we have locked and hold; in phase `Migrated`,
-/// `migrate_vma_pages()` was called.
+/// The arrays were filled by `migrate_vma_setup()` with the arguments that [`args`](Self::args)
+/// makes, and not yet finalized. In phase `Collected`, each destination is a folio that we have
+/// locked and hold; in phase `Migrated`, `migrate_vma_pages()` was called.
 pub(super) struct Inner<'a> {
     arrays: PfnArrays<'a>,
     vma: LockedVma<'a>,
-    /// Its pointers to the arrays are set before each call.
-    args: bindings::migrate_vma,
+    /// The first address, in bytes.
+    start: usize,
+    owner: *mut c_void,
+    fault_page: *mut bindings::page,
+    flags: u32,
+    /// Pages that were looked at.
+    npages: u32,
     phase: Phase,
-    _arrays: PhantomData<&'a mut [usize]>,
 }
 
 impl<'a> Inner<'a> {
+    // Inlined, because the migration would be copied once more.
+    #[inline(always)]
     pub(super) fn new<T: DevPagemapOps>(
         vma: LockedVma<'a>,
         range: Range<usize>,
@@ -317,37 +369,64 @@ impl<'a> Inner<'a> {
             LargeFolios::Split => 0,
             LargeFolios::Keep => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
         };
-        let mut args = bindings::migrate_vma {
-            vma: vma.as_ptr(),
-            start: range.start,
-            end: range.end,
-            pgmap_owner: pagemap.owner().as_ptr(),
-            flags: (select | compound) as usize,
-            fault_page: fault_page.map_or(null_mut(), NonNull::as_ptr),
-            src: arrays.src.as_mut_ptr(),
-            dst: arrays.dst.as_mut_ptr(),
-            ..Default::default()
-        };
         // The arrays may come from another migration, and drop trusts the destinations.
         arrays.dst.fill(0);
+        let mut this = ManuallyDrop::new(Self {
+            arrays,
+            vma,
+            start: range.start,
+            owner: pagemap.owner().as_ptr(),
+            fault_page: fault_page.map_or(null_mut(), NonNull::as_ptr),
+            flags: select | compound,
+            npages: 0,
+            phase: Phase::Collected,
+        });
+        let mut args = this.args();
         // SAFETY: The VMA is valid and its `mmap_lock` held for 'a; there are as many entries as
         // the range has pages; the C function checks the rest.
         to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
+        this.npages = args.npages as u32;
         // INVARIANT: The arrays were just filled, and there are no destinations.
-        Ok(Self {
-            arrays,
-            vma,
-            args,
-            phase: Phase::Collected,
-            _arrays: PhantomData,
-        })
+        Ok(ManuallyDrop::into_inner(this))
+    }
+
+    /// Makes the arguments of the C functions. They are not kept: a migration is handed on by value.
+    fn args(&mut self) -> bindings::migrate_vma {
+        let PfnArrays { src, dst } = &mut self.arrays;
+        bindings::migrate_vma {
+            vma: self.vma.as_ptr(),
+            start: self.start,
+            end: self.start + (src.len() << PAGE_SHIFT),
+            npages: self.npages as usize,
+            pgmap_owner: self.owner,
+            flags: self.flags as usize,
+            fault_page: self.fault_page,
+            src: src.as_mut_ptr(),
+            dst: dst.as_mut_ptr(),
+            ..Default::default()
+        }
     }
 
     fn target(&self) -> Target<'a> {
         Target {
             vma: self.vma,
-            start: self.args.start,
+            start: self.start,
         }
+    }
+
+    /// See [`Migration::moved_to`]. In phase `Migrated` alone.
+    // Called for each page.
+    #[inline(always)]
+    fn moved_to(&self, index: usize) -> Option<Moved> {
+        let src = Mpfn::new(*self.arrays.src.get(index)?);
+        let dst = Mpfn::new(*self.arrays.dst.get(index)?);
+        let frame = dst.frame().filter(|_| src.is_migrating())?;
+        Some(Moved {
+            frame,
+            // SAFETY: The migration has locked the destination, and holds it.
+            order: unsafe { dst.order() },
+            is_writable: src.is_writable(),
+        })
     }
 
     /// Returns whether a page of the range was collected and has no destination.
@@ -366,11 +445,10 @@ impl<'a> Inner<'a> {
 
     fn move_pages(&mut self) {
         self.drop_incomplete_splits();
-        self.args.src = self.arrays.src.as_mut_ptr();
-        self.args.dst = self.arrays.dst.as_mut_ptr();
+        let mut args = self.args();
         // SAFETY: The arguments are those of the set-up, and each destination is a locked folio, by
         // the type invariant.
-        unsafe { bindings::migrate_vma_pages(&mut self.args) };
+        unsafe { bindings::migrate_vma_pages(&mut args) };
         // INVARIANT: The function was just called.
         self.phase = Phase::Migrated;
     }
@@ -402,12 +480,11 @@ impl Drop for Inner<'_> {
             // has moved.
             put_destinations(self.arrays.dst);
         }
-        self.args.src = self.arrays.src.as_mut_ptr();
-        self.args.dst = self.arrays.dst.as_mut_ptr();
+        let mut args = self.args();
         // SAFETY: The migration was set up with these arguments, and is finalized once, by the type
         // invariant. The `mmap_lock` of its VMA is still held, so that the VMA keeps the `anon_vma`
         // of each folio that it mapped when that was collected.
-        unsafe { bindings::migrate_vma_finalize(&mut self.args) };
+        unsafe { bindings::migrate_vma_finalize(&mut args) };
     }
 }
 

@@ -13,7 +13,9 @@ use crate::{
     bindings,
     folio::{Reclaim, SystemFolio},
     lru::drain_lru_batches,
-    memremap::{CpuFault, DevPagemap, DevPagemapOps, Hooks, Kind, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
+    memremap::{
+        CpuFault, DevPagemap, DevPagemapOps, Hooks, Kind, Stopwatch, HPAGE_PMD_NR, HPAGE_PMD_ORDER,
+    },
     vma::LockedVma,
 };
 
@@ -40,6 +42,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
     /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates.
     ///
     /// C function: `migrate_vma_setup()`.
+    // Inlined, because the migration would be copied once more.
+    #[inline(always)]
     fn to_system(
         vma: LockedVma<'a>,
         range: Range<usize>,
@@ -53,13 +57,14 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
             Kind::Private => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
             Kind::Coherent => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_COHERENT,
         };
+        let watch = Stopwatch::start(pagemap.way(false), arrays.src.len());
         let inner = Inner::new(vma, range, select, large, pagemap, arrays, fault_page)?;
         let direction = ToSystem {
             pagemap,
             huge: Cell::new(huge),
             is_fault: fault_page.is_some(),
         };
-        Ok(Self::collected(inner, direction))
+        Ok(Self::collected(inner, direction, watch))
     }
 
     /// Collects what a CPU has touched.
