@@ -10,9 +10,9 @@ use hmm::{
     },
     migrate::{CopyBatch, CopyEngine, Place},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 
-use crate::{bindings, memory::Memory, trace};
+use crate::{bindings, memory::Memory, stats::Stats, trace};
 
 /// The driver's side of an emulated device: as
 /// [`DevPagemapOps`], but the copy engine is there.
@@ -48,6 +48,8 @@ pub type Pagemap<T> = DevPagemap<Emulated<T>>;
 #[pin_data]
 pub struct Emulated<T> {
     engine: CpuEngine,
+    /// Shared with the views, which outlive no device.
+    stats: Arc<Stats>,
     #[pin]
     driver: T,
 }
@@ -71,12 +73,19 @@ impl<T: DeviceOps> Emulated<T> {
         Error: From<E>,
     {
         let pfns = memory.pfns(name)?;
+        let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
         let ops = try_pin_init!(Self {
             // INVARIANT: `pfns` is for the pages of this memory.
             engine: CpuEngine(memory),
+            stats,
             driver <- driver,
         }? Error);
         Ok(DevPagemap::new::<Error>(pfns, options, ops))
+    }
+
+    /// Returns what the device has done.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Returns the memory of the device.
@@ -107,12 +116,15 @@ impl<T: DeviceOps> DevPagemapOps for Emulated<T> {
     }
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Self>) -> FaultAnswer {
-        if !(trace::CpuFault::is_enabled() || trace::Migrate::is_enabled()) {
-            return self.driver.migrate_to_ram(fault);
-        }
-        trace::CpuFault::trace(self.driver.number(), fault, |fault| {
+        let answer = if trace::CpuFault::is_enabled() || trace::Migrate::is_enabled() {
+            trace::CpuFault::trace(self.driver.number(), fault, |fault| {
+                self.driver.migrate_to_ram(fault)
+            })
+        } else {
             self.driver.migrate_to_ram(fault)
-        })
+        };
+        self.stats.answered(&answer);
+        answer
     }
 
     fn folio_split(&self, piece: DevicePages) {

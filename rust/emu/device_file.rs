@@ -139,7 +139,7 @@ impl<T: DeviceFileOps> Drop for DeviceFiles<T> {
 /// Waits, if a module is being loaded, until nobody has a reference to it but its loader: if it
 /// fails now its code is freed. Whoever has just tried to open a file of it, in vain, puts one in a
 /// moment; who has opened one puts it on close. A module that was loaded is kept by its files.
-fn wait_for_openers(module: *mut bindings::module) {
+pub(crate) fn wait_for_openers(module: *mut bindings::module) {
     if module.is_null() {
         // Code of the kernel itself, which does not go away.
         return;

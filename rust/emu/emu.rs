@@ -8,6 +8,7 @@
 //! | [`device`] | the device: its memory and its pages, and a copy engine that is a CPU |
 //! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
 //! | [`trace`] | events for perf, trace-cmd and bpftrace |
+//! | [`stats`] | counters of what the device has done |
 //! | [`device_file`], [`debugfs`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
 //!
 //! # Locks
@@ -25,6 +26,7 @@ pub mod memory;
 pub mod pending;
 mod record;
 pub mod sched;
+pub mod stats;
 mod table;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;

@@ -76,6 +76,12 @@ impl<T: DeviceOps> View<T> {
             then: Some(then),
         };
         let result = fault.run_between_exclusive(range.clone());
+        let stats = self.pagemap().ops().stats();
+        self.faults.add(1);
+        stats.device_faults.add(1);
+        if let Err(error) = result {
+            stats.device_fault_failures.note(error);
+        }
         trace::DeviceFault::emit(|| trace::DeviceFault {
             device: self.pagemap().ops().number(),
             range: range.clone(),
@@ -221,6 +227,8 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
                 if self.timeout.is_over(start) {
                     return Err(EBUSY);
                 }
+                let stats = self.view.pagemap().ops().stats();
+                stats.device_fault_retries.add(1);
                 fsleep(PAUSE);
             }
             if fatal_signal_pending() {
@@ -287,6 +295,9 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
             || pagemap.bring_back(vma, range.clone(), buffer),
             |&(moved, outcome)| (moved, outcome.err()),
         );
+        self.view.brought_back.add(came.0 as u64);
+        let stats = pagemap.ops().stats();
+        stats.came_back(trace::Cause::DeviceFault, came.0);
         match came {
             (0, Err(error)) => Err(error),
             (moved, _) => Ok(moved),

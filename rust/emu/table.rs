@@ -177,16 +177,17 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     }
 
     /// Unmaps the pages. A run that is mapped as one, and of which a part is unmapped, is dropped
-    /// whole.
+    /// whole. Returns how many pages were mapped there, with those of such runs.
     ///
     /// Calls `between` each time that it may have freed as many nodes as [`FANOUT`] and one more.
-    pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) {
+    pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) -> usize {
         let end = pages.end.min(END);
         if pages.start < end {
             let (level, first) = (LEVELS - 1, pages.start);
             let emptied = &mut self.emptied;
-            clear_below(&mut self.root, level, first, end - 1, emptied, &mut between);
+            return clear_below(&mut self.root, level, first, end - 1, emptied, &mut between);
         }
+        0
     }
 
     /// The first page of the range that is mapped, and its entry.
@@ -289,7 +290,8 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
     last: usize,
     emptied: &mut Spares<B>,
     between: &mut impl FnMut(),
-) {
+) -> usize {
+    let mut cleared = 0;
     let mut page = first;
     loop {
         // The last page below this place.
@@ -297,14 +299,19 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
         let place = &mut node.places[index(page, level)];
         let empty = match place {
             Place::Empty => false,
-            Place::Leaf(_) => true,
+            Place::Leaf(_) => {
+                cleared += mask(level) + 1;
+                true
+            }
             Place::Node(child) => {
                 let whole = page & mask(level) == 0 && end & mask(level) == mask(level);
                 // A node with more than two levels below it is taken apart.
                 let at_once = whole && level <= PART_LEVEL;
-                if !at_once {
-                    clear_below(child, level - 1, page, end, emptied, between);
-                }
+                cleared += if at_once {
+                    count_below(child, level - 1)
+                } else {
+                    clear_below(child, level - 1, page, end, emptied, between)
+                };
                 at_once || child.used == 0
             }
         };
@@ -320,10 +327,23 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
             }
         }
         if end == last {
-            return;
+            return cleared;
         }
         page = end + 1;
     }
+}
+
+/// The number of pages that are mapped in a node.
+fn count_below<B: DerefMut<Target = Node<B>>>(node: &Node<B>, level: u32) -> usize {
+    if level == 0 {
+        return node.used;
+    }
+    let pages = |place: &Place<B>| match place {
+        Place::Empty => 0,
+        Place::Leaf(_) => mask(level) + 1,
+        Place::Node(child) => count_below(child, level - 1),
+    };
+    node.places.iter().map(pages).sum()
 }
 
 /// The first mapped page from `first` to `last`, both inclusive and in the node.

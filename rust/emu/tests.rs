@@ -21,6 +21,7 @@ mod pending;
 mod process;
 mod shared;
 mod snapshot;
+mod totals;
 mod view;
 
 /// What the suites use.

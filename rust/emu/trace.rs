@@ -64,6 +64,18 @@ pub enum Place {
     Device = bindings::DMIRROR_PLACE_DEVICE,
 }
 
+impl Cause {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Request,
+        Self::DeviceFault,
+        Self::CpuFault,
+        Self::Eviction,
+        Self::Release,
+        Self::Unload,
+    ];
+}
+
 impl Place {
     fn other(self) -> Self {
         match self {

@@ -15,6 +15,7 @@ use core::{
 };
 
 use hmm::{
+    counter::Counter,
     interval::{Guard, Invalidate, Invalidation, Notifier},
     memremap::{Frame, Owner, HPAGE_PMD_NR},
 };
@@ -33,6 +34,7 @@ use crate::{
     device::{DeviceOps, Pagemap},
     record::PendingList,
     sched::cond_resched,
+    stats::{Stats, ViewStats},
     table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
     trace,
 };
@@ -92,6 +94,10 @@ pub(crate) struct State {
     owner: Owner,
     /// The number of the device, for trace events.
     device: u32,
+    /// What the device has done.
+    stats: Arc<Stats>,
+    invalidations: u64,
+    cleared: u64,
 }
 
 impl Invalidate for State {
@@ -106,32 +112,20 @@ impl Invalidate for State {
                 cond_resched();
             }
         };
-        if trace::Invalidate::is_enabled() {
-            let cleared = self.count(pages.clone(), maybe_resched);
-            trace::Invalidate::emit(|| trace::Invalidate {
-                device: self.device,
-                range,
-                event: event.event(),
-                is_own,
-                cleared,
-            });
+        let cleared = self.table.clear(pages, maybe_resched);
+        self.invalidations += 1;
+        self.stats.invalidations.add(1);
+        if cleared > 0 {
+            self.cleared += cleared as u64;
+            self.stats.cleared.add(cleared as u64);
         }
-        self.table.clear(pages, maybe_resched);
-    }
-}
-
-impl State {
-    /// Counts the pages that are mapped; calls `between` each time that it has counted [`FANOUT`].
-    fn count(&self, mut pages: Range<usize>, between: impl Fn()) -> usize {
-        let mut count = 0;
-        while let Some((page, _)) = self.table.find(pages.clone()) {
-            count += 1;
-            pages.start = page + 1;
-            if count % FANOUT == 0 {
-                between();
-            }
-        }
-        count
+        trace::Invalidate::emit(|| trace::Invalidate {
+            device: self.device,
+            range,
+            event: event.event(),
+            is_own,
+            cleared,
+        });
     }
 }
 
@@ -162,6 +156,10 @@ pub struct View<T: DeviceOps> {
     #[pin]
     notifier: Notifier<State>,
     pagemap: Arc<Pagemap<T>>,
+    /// Windows that were faulted in.
+    pub(crate) faults: Counter,
+    /// Pages that went back to system memory for that.
+    pub(crate) brought_back: Counter,
 }
 
 impl<T: DeviceOps> View<T> {
@@ -175,14 +173,59 @@ impl<T: DeviceOps> View<T> {
     pub fn new(mm: &MmWithUser, pagemap: Arc<Pagemap<T>>) -> impl PinInit<Self, Error> + '_ {
         let all = 0..usize::MAX & !(PAGE_SIZE - 1);
         try_pin_init!(Self {
-            notifier <- Notifier::new(mm, all, State {
-                table: Table::new(NodeBox::new()?),
-                pending: PendingList::new(),
-                owner: pagemap.owner().clone(),
-                device: pagemap.ops().number(),
-            }),
+            notifier <- {
+                let root = NodeBox::new()?;
+                let (owner, stats) = (pagemap.owner().clone(), pagemap.ops().stats().clone());
+                let device = pagemap.ops().number();
+                // Made in its place: it is large.
+                Notifier::new(mm, all, init!(State {
+                    table: Table::new(root),
+                    pending: PendingList::new(),
+                    owner,
+                    device,
+                    stats,
+                    invalidations: 0,
+                    cleared: 0,
+                }))
+            },
             pagemap,
+            faults: Counter::default(),
+            brought_back: Counter::default(),
         }? Error)
+    }
+
+    /// Returns what the view has done, and how much it maps.
+    ///
+    /// May sleep; takes as long as there are runs of pages that follow one another.
+    pub fn stats(&self) -> ViewStats {
+        let mut stats = ViewStats {
+            faults: self.faults.get(),
+            brought_back: self.brought_back.get(),
+            ..ViewStats::default()
+        };
+        let mut at = 0;
+        loop {
+            let guard = self.lock();
+            stats.invalidations = guard.state.invalidations;
+            stats.cleared = guard.state.cleared;
+            // In steps, so that the lock is not held for long.
+            for _ in 0..FANOUT {
+                let Some((address, _)) = guard.next(at..END << PAGE_SHIFT) else {
+                    return stats;
+                };
+                let Some(run) = guard.pages(address, FANOUT) else {
+                    return stats;
+                };
+                let npages = run.npages() as u64;
+                match run.device_index() {
+                    Some(_) => stats.mapped_device += npages,
+                    None => stats.mapped_system += npages,
+                }
+                at = address + run.npages() * PAGE_SIZE;
+            }
+            drop(guard);
+            cond_resched();
+        }
     }
 
     /// Returns the pages of the device.

@@ -9,6 +9,7 @@
 //! | [`migrate`] | migration to the device and back, copy engines, eviction | `linux/migrate.h` |
 //! | [`interval`] | changes to the page tables of a process | `linux/mmu_notifier.h` |
 //! | [`range`] | device faults, and how a process has memory mapped | `linux/hmm.h` |
+//! | [`counter`] | numbers for statistics | `linux/atomic.h` |
 //! | [`exclusive`] | exclusive access for device atomics | `linux/rmap.h` |
 //! | [`vma`], [`folio`], [`lru`] | VMAs under the `mmap_lock`, system folios, LRU batches | `linux/mm.h` |
 //!
@@ -36,6 +37,7 @@
 //! Reference: <https://docs.kernel.org/mm/hmm.html>
 
 mod bindings;
+pub mod counter;
 pub mod exclusive;
 pub mod folio;
 pub mod interval;

@@ -36,10 +36,6 @@ mod pages;
 mod pfn;
 mod totals;
 
-pub(crate) use self::{
-    pfn::{try_get_page, unlock_and_put, Mpfn},
-    totals::Stopwatch,
-};
 pub use self::{
     fault::{Answer, CpuFault, FaultAnswer},
     folio::{FolioData, FreeFolio, FreePages},
@@ -48,4 +44,8 @@ pub use self::{
     pages::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     pfn::{Frame, Kind, PfnRange},
     totals::{Moves, Phase, Totals},
+};
+pub(crate) use self::{
+    pfn::{try_get_page, unlock_and_put, Mpfn},
+    totals::Stopwatch,
 };

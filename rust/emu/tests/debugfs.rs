@@ -6,7 +6,7 @@ use super::prelude::*;
 
 fn numbers() -> Result<Pin<KBox<DebugfsU32s<3>>>> {
     KBox::pin_init(
-        DebugfsU32s::new(c"hmm-test", &[c"one", c"two", c"three"]),
+        DebugfsU32s::new(DebugfsDir::new(c"hmm-test")?, &[c"one", c"two", c"three"]),
         GFP_KERNEL,
     )
 }

@@ -48,6 +48,11 @@ impl OwnershipMap {
 
     /// Marks the pages as owned, all or none; returns whether it did. Does not sleep.
     pub(super) fn reserve(&self, pages: Range<usize>) -> bool {
+        if pages.end - pages.start == 1 {
+            let mask = 1 << (pages.start % BITS);
+            let reserve = |old| (old & mask == 0).then_some(old | mask);
+            return self.update(pages.start / BITS, reserve).is_some();
+        }
         for (n, (word, mask)) in masks(pages.clone()).enumerate() {
             let reserve = |old| (old & mask == 0).then_some(old | mask);
             if self.update(word, reserve).is_none() {

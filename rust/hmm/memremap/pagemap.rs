@@ -23,12 +23,13 @@ use kernel::{
 
 use super::{
     ownership::OwnershipMap,
-    totals::{Counter, Totals, Way},
+    totals::{Totals, Way},
     try_get_page, CpuFault, DevPagemapOps, DevicePages, FolioData, FreeFolio, FreePages, Hooks,
     Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
 };
 use crate::{
     bindings,
+    counter::Counter,
     lru::drain_lru_batches,
     memremap::pfn::{Frame, PagePtr},
     migrate::MigrateBuffer,

@@ -8,9 +8,7 @@
 //! for each [`Phase`]. Where it is for few pages, even the clock costs more than one in a hundred of
 //! the instructions: so of those, one of [`SAMPLE`] is timed, and counts for all.
 
-use kernel::sync::atomic::{ordering::Relaxed, Atomic};
-
-use crate::bindings;
+use crate::{bindings, counter::Counter};
 
 /// A part of a migration whose time is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,27 +98,6 @@ impl Way {
         if huge_pages > 0 {
             self.huge_pages.add(huge_pages as u64);
         }
-    }
-}
-
-/// A number that only grows. Nothing is concluded from it but itself.
-pub(crate) struct Counter(Atomic<u64>);
-
-impl Default for Counter {
-    fn default() -> Self {
-        Self(Atomic::new(0))
-    }
-}
-
-impl Counter {
-    pub(crate) fn add(&self, more: u64) {
-        // ORDERING: Relaxed: the number stands for itself.
-        self.0.add(more, Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        // ORDERING: Relaxed: the number stands for itself.
-        self.0.load(Relaxed)
     }
 }
 
