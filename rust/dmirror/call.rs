@@ -47,6 +47,10 @@ pub(crate) struct Counts {
     pub(crate) cpages: u64,
     /// Rounds of device faults.
     pub(crate) faults: u64,
+    /// Pages that moved to the device, for statistics.
+    pub(crate) moved_out: u64,
+    /// Pages that moved back, for statistics.
+    pub(crate) moved_back: u64,
 }
 
 /// A command on a range of the process's memory, and what it works with.

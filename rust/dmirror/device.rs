@@ -3,7 +3,7 @@
 //! A device: its pages, and what it does when mm calls.
 
 use emu::{
-    debugfs::DebugfsU32s,
+    debugfs::{DebugfsDir, DebugfsU32s},
     device::{DeviceOps, Emulated, Pagemap},
     memory::Memory,
     sched,
@@ -34,6 +34,7 @@ use crate::{
     },
     inject::{Injection, Site},
     pool::Pool,
+    stats::Attempts,
     window::Windows,
 };
 
@@ -125,6 +126,8 @@ pub(crate) struct DeviceMemory {
     #[pin]
     eviction: Mutex<MigrateBuffer>,
     injection: Arc<Injection>,
+    /// The directory of the device in debugfs.
+    folder: Arc<DebugfsDir>,
     /// The files that root sets policy with.
     #[pin]
     settings: DebugfsU32s<1>,
@@ -133,9 +136,10 @@ pub(crate) struct DeviceMemory {
     /// Arrays for a CPU's fault, kept for the next one.
     #[pin]
     fault: SpinLock<Option<MigrateBuffer>>,
+    attempts: Attempts,
 }
 
-/// The files of a device, in a directory with the name of its device file.
+/// The files that root sets policy with, in a directory with the name of the device file.
 const SETTINGS: [&CStr; 1] = [c"window"];
 
 impl DeviceMemory {
@@ -143,13 +147,25 @@ impl DeviceMemory {
         let node = config::node(number);
         try_pin_init!(Self {
             number,
-            settings <- DebugfsU32s::new(node.ok_or(EINVAL)?, &SETTINGS),
+            folder: DebugfsDir::new(node.ok_or(EINVAL)?)?,
+            settings <- DebugfsU32s::new(folder.clone(), &SETTINGS),
             windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
             fault <- new_spinlock!(None, "DeviceMemory::fault"),
             pool <- Pool::new(npages),
             eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
+            attempts: Attempts::default(),
         })
+    }
+
+    /// Returns the directory of the device in debugfs.
+    pub(crate) fn folder(&self) -> &Arc<DebugfsDir> {
+        &self.folder
+    }
+
+    /// Returns how often migrations were tried again and given up.
+    pub(crate) fn attempts(&self) -> &Attempts {
+        &self.attempts
     }
 
     /// Returns the pages that are free.
@@ -161,6 +177,19 @@ impl DeviceMemory {
     ///
     /// May sleep. Takes the eviction lock, and folio locks.
     pub(crate) fn evict(&self, pagemap: &Pagemap<Self>, block: usize, cause: Cause) -> Evicted {
+        let evicted = self.traced_evict(pagemap, block, cause);
+        if evicted.moved + evicted.left > 0 {
+            self.attempts.evictions.add(1);
+        }
+        if let Some(error) = evicted.error {
+            self.attempts.failures.note(error);
+        }
+        pagemap.ops().stats().came_back(cause, evicted.moved);
+        evicted
+    }
+
+    /// As [`evict`](Self::evict), for those who listen.
+    fn traced_evict(&self, pagemap: &Pagemap<Self>, block: usize, cause: Cause) -> Evicted {
         let first = block * HPAGE_PMD_NR;
         let mut buffer = self.eviction.lock();
         let mut evict = || pagemap.evict(first..first + HPAGE_PMD_NR, &mut buffer);

@@ -12,7 +12,12 @@
 
 #![deny(unsafe_code)]
 
-use emu::{device_file::DeviceFiles, iomem::PhysicalStart, memory::Memory};
+use emu::{
+    debugfs::{DebugfsDir, DebugfsText},
+    device_file::DeviceFiles,
+    iomem::PhysicalStart,
+    memory::Memory,
+};
 use hmm::memremap::HPAGE_PMD_NR as BLOCK_PAGES;
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::page::PAGE_SHIFT;
@@ -35,6 +40,7 @@ mod pool;
 mod request;
 mod reserve;
 mod snapshot;
+mod stats;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod uapi;
@@ -87,6 +93,8 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 /// Dropping it removes the files; the last of them lets go of the device, which then brings its
 /// pages back.
 struct DmirrorModule {
+    // Before the files, so that the last of those lets go of the device.
+    _stats: KVec<DebugfsText<Device>>,
     _files: DeviceFiles<DmirrorFile>,
 }
 
@@ -103,13 +111,21 @@ impl kernel::Module for DmirrorModule {
         let plan = params
             .validate(BLOCK_BYTES, PRIVATE_DEVICES as u64)
             .map_err(|bad| explain(&params, bad))?;
-        let injection = Arc::pin_init(Injection::new(), GFP_KERNEL)?;
+        let injection = Injection::new(DebugfsDir::new(c"dmirror")?);
+        let injection = Arc::pin_init(injection, GFP_KERNEL)?;
         let mut devices = KVec::new();
+        let mut stats = KVec::new();
         let mut add = |memory, name| -> Result {
             // As in the names of the files, which are in this order.
             let number = devices.len() as u32;
             let device = Device::new(memory, injection.clone(), number)?;
-            devices.push((name, Arc::new(device, GFP_KERNEL)?), GFP_KERNEL)?;
+            let device = Arc::new(device, GFP_KERNEL)?;
+            let folder = device.pagemap().ops().folder().clone();
+            stats.push(
+                DebugfsText::new(folder, c"stats", device.clone()),
+                GFP_KERNEL,
+            )?;
+            devices.push((name, device), GFP_KERNEL)?;
             Ok(())
         };
         for (index, name) in PRIVATE_NODES.into_iter().enumerate() {
@@ -128,6 +144,7 @@ impl kernel::Module for DmirrorModule {
         }
         // Files last: they can be opened at once.
         Ok(Self {
+            _stats: stats,
             _files: DeviceFiles::new(devices)?,
         })
     }

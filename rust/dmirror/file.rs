@@ -29,6 +29,7 @@ use crate::{
     migrate,
     request::UserRange,
     snapshot,
+    stats::{new_client, FileStats},
     uapi::{self, dmirror_cmd},
 };
 
@@ -136,7 +137,11 @@ pub(crate) struct DmirrorFile {
     mm: ARef<Mm>,
     #[pin]
     view: View<DeviceMemory>,
-    /// Kept for the next command, so that it need not allocate.
+    /// A number that no other open file has.
+    client: u64,
+    stats: FileStats,
+    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand to
+    /// hand and are large.
     #[pin]
     buffers: Mutex<Option<KBox<Buffers>>>,
 }
@@ -155,6 +160,8 @@ impl DeviceFileOps for DmirrorFile {
                 device: device.clone(),
                 mm: ARef::<Mm>::from(&**opener),
                 view <- View::new(opener, device.pagemap().clone()),
+                client: new_client(),
+                stats: FileStats::default(),
                 buffers <- new_mutex!(None),
             }),
             GFP_KERNEL,
@@ -181,6 +188,7 @@ impl DeviceFileOps for DmirrorFile {
                 Err(unknown)
             }
         };
+        file.stats.add(&counts);
         words.cpages = counts.cpages;
         words.faults = counts.faults;
         // The counts are true whatever the outcome; the error of the command goes first.
@@ -202,8 +210,8 @@ impl DeviceFileOps for DmirrorFile {
         Ok(())
     }
 
-    /// The memory of the device, in pages and blocks, for tests and for people. Not in debugfs,
-    /// whose files do not keep the module loaded while they are open.
+    /// The memory of the device, what it has mapped for this file, and what the file has done. Anybody
+    /// may read it who may look at the process; what the device has done as a whole is in debugfs.
     fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
         let pagemap = file.device.pagemap();
         let npages = pagemap.npages();
@@ -212,6 +220,28 @@ impl DeviceFileOps for DmirrorFile {
         seq_print!(m, "dmirror-free-pages:\t{}\n", room.pages);
         seq_print!(m, "dmirror-blocks:\t{}\n", npages / HPAGE_PMD_NR);
         seq_print!(m, "dmirror-free-blocks:\t{}\n", room.blocks);
+        let view = file.view.stats();
+        seq_print!(m, "drm-driver:\tdmirror\n");
+        seq_print!(m, "drm-client-id:\t{}\n", file.client);
+        for (region, pages) in [
+            ("memory", view.mapped_system),
+            ("vram0", view.mapped_device),
+        ] {
+            // There is nothing that the device could map and has not.
+            for key in ["total", "resident"] {
+                let kib = pages * (PAGE_SIZE as u64 / 1024);
+                seq_print!(m, "drm-{key}-{region}:\t{kib} KiB\n");
+            }
+        }
+        file.stats.show(m);
+        for (key, value) in [
+            ("device-fault-pages", view.brought_back),
+            ("device-faults", view.faults),
+            ("invalidations", view.invalidations),
+            ("invalidated-pages", view.cleared),
+        ] {
+            seq_print!(m, "dmirror-{key}:\t{value}\n");
+        }
     }
 }
 

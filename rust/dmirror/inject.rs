@@ -8,12 +8,18 @@
 //! `fail_SITE_interval` n only every nth try fails, with `fail_SITE_percent` n only so many of a
 //! hundred, by chance.
 
-use emu::{debugfs::DebugfsU32s, sched::random};
+use emu::{
+    debugfs::{DebugfsDir, DebugfsU32s},
+    sched::random,
+};
 use hmm::memremap::SyncPoint;
 use kernel::{
     c_str,
     prelude::*,
-    sync::atomic::{ordering::Relaxed, Atomic},
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc,
+    },
     time::{delay::fsleep, Delta},
 };
 
@@ -131,10 +137,10 @@ pub(crate) struct Injection {
 }
 
 impl Injection {
-    /// Makes the files, with everything off.
-    pub(crate) fn new() -> impl PinInit<Self, Error> {
+    /// Makes the files in a directory, with everything off.
+    pub(crate) fn new(dir: Arc<DebugfsDir>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            numbers <- DebugfsU32s::new(c"dmirror", &NAMES),
+            numbers <- DebugfsU32s::new(dir, &NAMES),
             asked: [const { Atomic::new(0) }; SITES],
         })
     }

@@ -115,6 +115,9 @@ fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
         error: None,
     };
     let result = try_step_to_device(call, &mut step);
+    if let Err(error) = result {
+        call.view.pagemap().ops().attempts().failures.note(error);
+    }
     step.error = result.err();
     step
 }
@@ -134,6 +137,11 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             |outcome| outcome.map_or_else(|error| (0, Some(error)), |it| (it.moved, None)),
         )?;
         drop(reservation);
+        call.counts.moved_out += outcome.moved as u64;
+        pagemap
+            .ops()
+            .stats()
+            .went_out(trace::Cause::Request, outcome.moved);
         let npages = step.range.len() / PAGE_SIZE;
         step.there = if outcome.moved == npages {
             // That is all of them: no need to look.
@@ -142,8 +150,18 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
             on_device(call, step.range.clone())?
         };
         let missing = npages - step.there.len();
-        plan = match plan.next(&outcome, missing) {
-            Next::Done => return Ok(()),
+        let attempts = pagemap.ops().attempts();
+        let next = plan.next(&outcome, missing);
+        if next != Next::Done {
+            attempts.again_after(&outcome);
+        }
+        plan = match next {
+            Next::Done => {
+                if missing > 0 {
+                    attempts.stayed.add(missing as u64);
+                }
+                return Ok(());
+            }
             Next::Again(plan) => plan,
             Next::AfterPause { plan, drain } => {
                 backoff(pagemap);
@@ -178,7 +196,15 @@ fn traced_reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
 ) -> Result<Reservation<'d>> {
+    // Where there is nothing but the allocator to ask, the clock would cost more than that.
+    let is_timed = request.when_full == WhenFull::Evict || request.block || request.pages >= 64;
+    let start = is_timed.then(Instant::<Monotonic>::now);
     let reservation = reserve(pagemap, request);
+    if let Some(start) = start {
+        // CAST: No moment that has been lies before the one that was taken first.
+        let ns = start.elapsed().as_nanos() as u64;
+        pagemap.ops().attempts().reserve_ns.add(ns);
+    }
     trace::Reserve::emit(|| trace::Reserve {
         device: pagemap.ops().number(),
         block: request.block,
@@ -221,6 +247,7 @@ fn reserve<'d>(
             drain_lru_batches();
         }
         tries += 1;
+        pagemap.ops().attempts().reserve.add(1);
         fsleep(Delta::from_micros(RESERVE_PAUSE_US));
         resched_or_eintr()?;
     }
@@ -373,6 +400,7 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let mut left = 0;
     for attempt in 0..IDLE_PASSES {
         if attempt > 0 {
+            call.view.pagemap().ops().attempts().busy.add(1);
             backoff(call.view.pagemap());
             if attempt % DRAIN_EVERY == 1 {
                 drain_lru_batches();
@@ -390,6 +418,10 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
             break;
         }
     }
+    if left > 0 {
+        let attempts = call.view.pagemap().ops().attempts();
+        attempts.stayed.add(left as u64);
+    }
     Ok(left)
 }
 
@@ -405,10 +437,16 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
         |&(moved, outcome)| (moved, outcome.err()),
     );
     call.counts.cpages += moved as u64;
+    call.counts.moved_back += moved as u64;
+    let stats = pagemap.ops().stats();
+    stats.came_back(trace::Cause::Request, moved);
     match outcome {
         // Told to fail once: the next pass tries again.
         Ok(()) | Err(EAGAIN) => Ok(moved),
-        Err(error) => Err(error),
+        Err(error) => {
+            pagemap.ops().attempts().failures.note(error);
+            Err(error)
+        }
     }
 }
 

@@ -66,6 +66,12 @@ impl Pool {
         }
     }
 
+    /// Returns the block that was left alone for longest. Does not sleep; the answer may be old when it
+    /// arrives.
+    pub(crate) fn oldest(&self) -> Option<usize> {
+        Some(self.allocator.lock().oldest()? / BLOCK_PAGES)
+    }
+
     /// Returns whether a block is free. Does not sleep.
     pub(crate) fn is_block_free(&self, block: usize) -> bool {
         self.allocator.lock().is_block_free(block)

@@ -3,7 +3,9 @@
 //! KUnit suites of the driver. The allocator and the requests, which are pure logic, are tested on
 //! the host as well, in `rust/host-tests`.
 
+use emu::debugfs::DebugfsDir;
 use emu::memory::Memory;
+use hmm::counter::Counter;
 use hmm::memremap::SyncPoint;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -15,13 +17,15 @@ use crate::device::Device;
 use crate::file::{Command, RangeCommand};
 use crate::inject::Injection;
 use crate::inject::Site;
-use crate::plan::WhenFull;
+use crate::plan::{Outcome, WhenFull};
 use crate::pool::Room;
 use crate::reserve::Reservation;
+use crate::stats::{new_client, Attempts};
 
 fn device(blocks: usize) -> Result<Device> {
     let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
-    Device::new(memory, Arc::pin_init(Injection::new(), GFP_KERNEL)?, 0)
+    let injection = Injection::new(DebugfsDir::new(c"dmirror")?);
+    Device::new(memory, Arc::pin_init(injection, GFP_KERNEL)?, 0)
 }
 
 /// A reservation of `npages` pages.
@@ -186,6 +190,45 @@ mod pool {
     }
 }
 
+#[kunit_tests(dmirror_stats)]
+mod stats {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_counted_by_what_the_one_before_came_to() {
+        let attempts = Attempts::default();
+        let shared = Outcome {
+            is_shared: true,
+            lacking: 3,
+            ..Outcome::default()
+        };
+        let lacking = Outcome {
+            lacking: 3,
+            ..Outcome::default()
+        };
+        let lacks_block = Outcome {
+            lacks_block: true,
+            ..Outcome::default()
+        };
+        for outcome in [shared, lacking, lacks_block, Outcome::default()] {
+            attempts.again_after(&outcome);
+        }
+        let Attempts {
+            shared,
+            no_room,
+            busy,
+            ..
+        } = &attempts;
+        assert_eq!([shared, no_room, busy].map(Counter::get), [1, 2, 1]);
+    }
+
+    #[test]
+    fn each_client_has_a_number_of_its_own() {
+        let first = new_client();
+        assert!(first > 0 && new_client() > first);
+    }
+}
+
 /// Which of the next tries of a site fail, as a string of bits.
 fn failures<const N: usize>(injection: &Injection, site: Site) -> [bool; N] {
     [(); N].map(|()| injection.fails(site))
@@ -196,7 +239,7 @@ mod inject {
     use super::*;
 
     fn injection() -> Result<Arc<Injection>> {
-        Arc::pin_init(Injection::new(), GFP_KERNEL)
+        Arc::pin_init(Injection::new(DebugfsDir::new(c"dmirror")?), GFP_KERNEL)
     }
 
     const SITES: [(Site, &CStr); 5] = [

@@ -87,11 +87,12 @@ impl Model {
         Some(left)
     }
 
-    fn clear(&mut self, range: Range<usize>) {
+    fn clear(&mut self, range: Range<usize>) -> usize {
         let meets = |first: usize, pages: usize| first < range.end && range.start < first + pages;
         if range.start >= range.end {
-            return;
+            return 0;
         }
+        let before = self.pages.len() + FANOUT * self.runs.len();
         self.pages.retain(|page, _| !meets(*page, 1));
         self.runs.retain(|first, _| !meets(*first, FANOUT));
         // From below: a node goes with the last of what it holds.
@@ -105,6 +106,7 @@ impl Model {
                 self.nodes.remove(&node);
             }
         }
+        before - self.pages.len() - FANOUT * self.runs.len()
     }
 
     /// Whether the node of this level that begins with page `first` holds anything.
@@ -168,8 +170,8 @@ impl Checked {
     }
 
     pub(crate) fn clear(&mut self, range: Range<usize>) {
-        self.real.clear(range.clone(), || ());
-        self.model.clear(range.clone());
+        let cleared = self.real.clear(range.clone(), || ());
+        assert_eq!(cleared, self.model.clear(range.clone()), "in {range:x?}");
         self.check_around(range.start);
         self.check_around(range.end);
     }
