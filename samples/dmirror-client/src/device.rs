@@ -23,6 +23,7 @@ use crate::abi::dmirror_cmd;
 use crate::range::PageRange;
 use crate::range::page_size;
 use crate::region::Region;
+use crate::stats::FileStats;
 use crate::sys;
 
 /// What a byte of [`Device::snapshot`] says: one of [`READ`](prot::READ) and
@@ -211,7 +212,7 @@ impl Device {
     ///
     /// What reading the file fails with.
     pub fn room(&self) -> io::Result<Option<Room>> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.file.as_raw_fd()))?;
+        let info = self.info()?;
         let number = |name: &str| {
             let value = info.lines().find_map(|line| line.strip_prefix(name))?;
             value.trim().parse().ok()
@@ -225,6 +226,19 @@ impl Device {
             })
         };
         Ok(room())
+    }
+
+    /// What this open file has done, and how much it has mapped.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with, and `InvalidData` on another module.
+    pub fn stats(&self) -> io::Result<FileStats> {
+        FileStats::parse(&self.info()?)
+    }
+
+    fn info(&self) -> io::Result<String> {
+        fs::read_to_string(format!("/proc/self/fdinfo/{}", self.file.as_raw_fd()))
     }
 
     /// Moves the pages of `range` to the memory of the device, then copies the

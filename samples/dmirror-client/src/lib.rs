@@ -52,6 +52,7 @@ pub mod place;
 pub mod process;
 pub mod range;
 pub mod region;
+pub mod stats;
 pub mod swap;
 #[expect(unsafe_code, reason = "the one module where it is allowed")]
 mod sys;
@@ -74,6 +75,8 @@ pub use process::fork_child;
 pub use range::PageRange;
 pub use range::page_size;
 pub use region::Region;
+pub use stats::FileStats;
+pub use stats::Stats;
 pub use swap::SwapArea;
 pub use sys::memory::nodes_of;
 pub use sys::playground::Playground;

@@ -47,6 +47,7 @@ mod races;
 mod read;
 mod release;
 mod snapshot;
+mod stats;
 mod swap;
 mod task;
 mod trace;
@@ -206,6 +207,7 @@ themes! {
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []
+    stats(stats) "statistics say how much happened" [request, cpu_fault, freed]
     unload(unload) "the module goes while pages are there" [pages_come_back, other_processes]
 }
 
