@@ -292,6 +292,10 @@ impl World for Fake {
         Some((used + *self.lost.borrow() * node as u64, 4096))
     }
 
+    fn disagreements(&mut self, _handle: usize) -> Vec<String> {
+        Vec::new()
+    }
+
     fn fork(&mut self, model: Model) -> Result<FakeChild, Errno> {
         let mut fake = self.clone();
         for (slot, known) in fake.slots.iter_mut().zip(&model.slots) {

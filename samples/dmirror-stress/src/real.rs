@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Place;
 use dmirror_client::Region;
+use dmirror_client::Stats;
 use dmirror_client::Survey;
 use dmirror_client::device;
 use dmirror_client::device::Buffer;
@@ -62,6 +64,23 @@ pub const PATIENCE: Duration = Duration::from_secs(400);
 /// Opens device `node`.
 pub fn open(node: usize) -> io::Result<Device> {
     Device::open(format!("/dev/hmm_dmirror{node}"))
+}
+
+/// Which sums of a device's statistics do not agree, if it has any.
+pub fn disagreements(node: usize) -> Vec<String> {
+    let seen = || {
+        let stats = Stats::of(&format!("hmm_dmirror{node}"));
+        let stats = stats.ok().flatten();
+        stats.map_or_else(Vec::new, |stats| stats.disagreements())
+    };
+    // A process that has ended gives its pages back a moment later.
+    for _ in 0..100 {
+        if seen().is_empty() {
+            return Vec::new();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    seen()
 }
 
 /// The page frames of each device: found out by moving a page there.
@@ -341,6 +360,10 @@ impl World for Real {
     fn used(&mut self, handle: usize) -> Option<(u64, u64)> {
         let room = self.devices[handle].room().ok()??;
         Some((room.pages - room.free_pages, room.pages))
+    }
+
+    fn disagreements(&mut self, handle: usize) -> Vec<String> {
+        disagreements(node_of(handle))
     }
 
     fn fork(&mut self, model: Model) -> Result<RealChild, Errno> {

@@ -87,6 +87,11 @@ impl<W: World> Runner<W> {
         if self.model.alone {
             for handle in 0..NODES {
                 self.check_empty(handle, "after all was unmapped")?;
+                // While others move pages the sums need not agree.
+                if let Some(sum) = self.world.disagreements(handle).first() {
+                    let node = node_of(handle);
+                    return Err(format!("statistics of device {node} do not agree: {sum}"));
+                }
             }
         }
         Ok(())

@@ -146,6 +146,12 @@ impl Session {
         for child in children {
             passed &= child.wait()? == Exit::Status(0);
         }
+        for node in 0..NODES {
+            for sum in real::disagreements(node) {
+                println!("statistics of device {node} do not agree: {sum}");
+                passed = false;
+            }
+        }
         if passed {
             println!("{procs} processes passed");
         }

@@ -85,6 +85,8 @@ pub trait World {
     fn places(&mut self, slot: usize, range: &Range<usize>) -> Result<Vec<Where>, Failure>;
     /// How many pages of a device are not free, and how many it has.
     fn used(&mut self, handle: usize) -> Option<(u64, u64)>;
+    /// Which sums of a device's statistics do not agree, if it has any.
+    fn disagreements(&mut self, handle: usize) -> Vec<String>;
     /// Starts a child, whose model is given.
     fn fork(&mut self, model: Model) -> Result<Self::Child, Errno>;
 }
