@@ -25,7 +25,7 @@ use kernel::{
 use crate::{
     alloc::BLOCK_PAGES,
     call::{resched_or_eintr, window_at, Buffers, Call},
-    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES, WINDOW_PAGES},
+    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES},
     device::DeviceMemory,
 };
 
@@ -362,7 +362,7 @@ fn copy_mapped(
 ) -> Copied {
     let (npages, is_bounced) = match copy {
         Copy::Read { to } => {
-            match copy_runs(guard, range, WINDOW_PAGES, |run, at| {
+            match copy_runs(guard, range, |run, at| {
                 run.copy_to_user(to.wrapping_byte_add(at))
             }) {
                 // The buffer may not be present.
@@ -371,13 +371,13 @@ fn copy_mapped(
             }
         }
         Copy::Write { from } => {
-            let npages = copy_runs(guard, range, WINDOW_PAGES, |run, at| {
+            let npages = copy_runs(guard, range, |run, at| {
                 run.copy_from_user(from.wrapping_byte_add(at))
             });
             (npages, false)
         }
         Copy::WriteBounced { skip } => {
-            let npages = copy_runs(guard, range, BOUNCE_PAGES, |run, at| {
+            let npages = copy_runs(guard, range, |run, at| {
                 run.write(0, &bounce[skip + at..skip + at + PAGE_SIZE])?;
                 Ok(1)
             });
@@ -393,22 +393,21 @@ fn copy_bounced(
     bounce: &mut [u8],
     range: &Range<usize>,
 ) -> usize {
-    copy_runs(guard, range, BOUNCE_PAGES, |run, at| {
+    copy_runs(guard, range, |run, at| {
         run.read(0, &mut bounce[at..at + PAGE_SIZE])?;
         Ok(1)
     })
 }
 
-/// Calls `copy` for what is mapped at the start of a range, up to `most` pages of it, with the
+/// Calls `copy` for what is mapped at the start of a range, up to [`BOUNCE_PAGES`] of it, with the
 /// number of bytes before that; it returns how many of the pages it has copied, and is called again
 /// unless that was none. Returns how many were copied.
 fn copy_runs(
     guard: &ViewGuard<'_, DeviceMemory>,
     range: &Range<usize>,
-    most: usize,
     mut copy: impl FnMut(&ViewPages<'_, DeviceMemory>, usize) -> Result<usize>,
 ) -> usize {
-    let npages = (range.len() / PAGE_SIZE).min(most);
+    let npages = (range.len() / PAGE_SIZE).min(BOUNCE_PAGES);
     let mut used = None;
     let mut done = 0;
     while done < npages {

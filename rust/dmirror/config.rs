@@ -26,7 +26,8 @@ pub(crate) const REGION_NAME: &CStr = c"dmirror";
 /// entry of a page table can map, and for how many pages the `mmap_lock` is held at a time.
 pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
 
-/// Pages that are copied to or from user space in one piece.
+/// Pages that are copied under one hold of the update lock, for which each change to the page tables
+/// waits; and that are copied to or from user space in one piece.
 pub(crate) const BOUNCE_PAGES: usize = 64;
 
 /// Pages that a round of device faults maps.

@@ -34,13 +34,23 @@ pub fn drain_lru_batches() {
     }
 }
 
-/// # Safety
+/// Empties the batches of this CPU. What has just come back is in one; a migration on another CPU that
+/// meets it there waits for a work item on each.
 ///
-/// None: it is one only by its type.
-unsafe extern "C" fn drain_here(_: *mut c_void) -> c_int {
+/// Does not sleep.
+///
+/// C function: `lru_add_drain()`, which modules cannot call.
+pub(crate) fn drain_local_batches() {
     let mut none = bindings::folio_batch::default();
     // SAFETY: A batch of no folios. The C function empties those of the CPU first, because the
     // batch does not say that it was done.
     unsafe { bindings::__folio_batch_release(&mut none) };
+}
+
+/// # Safety
+///
+/// None: it is one only by its type.
+unsafe extern "C" fn drain_here(_: *mut c_void) -> c_int {
+    drain_local_batches();
     0
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     bindings,
     folio::{Reclaim, SystemFolio},
-    lru::drain_lru_batches,
+    lru::{drain_local_batches, drain_lru_batches},
     memremap::{
         CpuFault, DevPagemap, DevPagemapOps, Hooks, Kind, Stopwatch, HPAGE_PMD_NR, HPAGE_PMD_ORDER,
     },
@@ -233,7 +233,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         if let Some(error) = copying.error() {
             *outcome = Err(error);
         }
-        Ok(copying.commit()?.moved())
+        let moved = copying.commit()?.moved();
+        if moved > 0 {
+            drain_local_batches();
+        }
+        Ok(moved)
     }
 }
 
