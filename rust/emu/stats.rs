@@ -9,9 +9,18 @@ use hmm::{
     counter::Counter,
     memremap::{Answer, FaultAnswer},
 };
-use kernel::prelude::*;
+use kernel::{
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+};
 
-use crate::trace::Cause;
+use crate::{
+    device::DeviceOps,
+    sched::cond_resched,
+    table::{END, FANOUT},
+    trace::Cause,
+    view::View,
+};
 
 /// Causes for which pages move.
 const CAUSES: usize = Cause::ALL.len();
@@ -155,4 +164,40 @@ pub struct ViewStats {
     pub mapped_device: u64,
     /// Pages elsewhere that it has mapped.
     pub mapped_system: u64,
+}
+
+impl<T: DeviceOps> View<T> {
+    /// Returns what the view has done, and how much it maps.
+    ///
+    /// May sleep; takes as long as there are runs of pages that follow one another.
+    pub fn stats(&self) -> ViewStats {
+        let mut stats = ViewStats {
+            faults: self.faults.get(),
+            brought_back: self.brought_back.get(),
+            ..ViewStats::default()
+        };
+        let mut at = 0;
+        loop {
+            let guard = self.lock();
+            stats.invalidations = guard.state.invalidations;
+            stats.cleared = guard.state.cleared;
+            // In steps, so that the lock is not held for long.
+            for _ in 0..FANOUT {
+                let Some((address, _)) = guard.next(at..END << PAGE_SHIFT) else {
+                    return stats;
+                };
+                let Some(run) = guard.pages(address, FANOUT) else {
+                    return stats;
+                };
+                let npages = run.npages() as u64;
+                match run.device_index() {
+                    Some(_) => stats.mapped_device += npages,
+                    None => stats.mapped_system += npages,
+                }
+                at = address + run.npages() * PAGE_SIZE;
+            }
+            drop(guard);
+            cond_resched();
+        }
+    }
 }

@@ -34,7 +34,7 @@ use crate::{
     device::{DeviceOps, Pagemap},
     record::PendingList,
     sched::cond_resched,
-    stats::{Stats, ViewStats},
+    stats::Stats,
     table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
     trace,
 };
@@ -96,8 +96,8 @@ pub(crate) struct State {
     device: u32,
     /// What the device has done.
     stats: Arc<Stats>,
-    invalidations: u64,
-    cleared: u64,
+    pub(crate) invalidations: u64,
+    pub(crate) cleared: u64,
 }
 
 impl Invalidate for State {
@@ -192,40 +192,6 @@ impl<T: DeviceOps> View<T> {
             faults: Counter::default(),
             brought_back: Counter::default(),
         }? Error)
-    }
-
-    /// Returns what the view has done, and how much it maps.
-    ///
-    /// May sleep; takes as long as there are runs of pages that follow one another.
-    pub fn stats(&self) -> ViewStats {
-        let mut stats = ViewStats {
-            faults: self.faults.get(),
-            brought_back: self.brought_back.get(),
-            ..ViewStats::default()
-        };
-        let mut at = 0;
-        loop {
-            let guard = self.lock();
-            stats.invalidations = guard.state.invalidations;
-            stats.cleared = guard.state.cleared;
-            // In steps, so that the lock is not held for long.
-            for _ in 0..FANOUT {
-                let Some((address, _)) = guard.next(at..END << PAGE_SHIFT) else {
-                    return stats;
-                };
-                let Some(run) = guard.pages(address, FANOUT) else {
-                    return stats;
-                };
-                let npages = run.npages() as u64;
-                match run.device_index() {
-                    Some(_) => stats.mapped_device += npages,
-                    None => stats.mapped_system += npages,
-                }
-                at = address + run.npages() * PAGE_SIZE;
-            }
-            drop(guard);
-            cond_resched();
-        }
     }
 
     /// Returns the pages of the device.

@@ -22,10 +22,8 @@ use kernel::{
 };
 
 use super::{
-    ownership::OwnershipMap,
-    totals::{Totals, Way},
-    try_get_page, CpuFault, DevPagemapOps, DevicePages, FolioData, FreeFolio, FreePages, Hooks,
-    Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
+    ownership::OwnershipMap, totals::Way, try_get_page, CpuFault, DevPagemapOps, DevicePages,
+    FolioData, FreeFolio, FreePages, Hooks, Kind, PfnRange, SyncPoint, HPAGE_PMD_NR,
 };
 use crate::{
     bindings,
@@ -139,11 +137,11 @@ pub struct DevPagemap<T: DevPagemapOps> {
     // First, so that the pointer that C has is one to the whole as well.
     #[pin]
     pgmap: Opaque<bindings::dev_pagemap>,
-    owned: OwnershipMap,
+    pub(super) owned: OwnershipMap,
     /// Pages that were resident when they were freed.
-    freed: Counter,
+    pub(super) freed: Counter,
     /// What has moved back, and to the device.
-    ways: [Way; 2],
+    pub(super) ways: [Way; 2],
     /// Set when drop begins.
     closing: Atomic<bool>,
     /// For the eviction in drop, which must not fail.
@@ -247,40 +245,6 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Does not sleep. The answer may be old when it arrives.
     pub fn owned(&self) -> usize {
         self.owned.count(0..self.npages())
-    }
-
-    /// Returns what has moved, what was freed, and what is there.
-    ///
-    /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile may
-    /// be counted here and not there.
-    pub fn totals(&self) -> Totals {
-        // First what is taken away, so that the difference is not below 0.
-        let freed = self.freed.get();
-        let to_system = self.way(false).get();
-        Totals {
-            to_device: self.way(true).get(),
-            to_system,
-            freed,
-            resident: self.owned.resident() as u64,
-        }
-    }
-
-    /// Returns the counters of a way.
-    pub(crate) fn way(&self, to_device: bool) -> &Way {
-        &self.ways[usize::from(to_device)]
-    }
-
-    /// Notes that pages have moved to the device, or back. Their folios are locked, and held.
-    #[inline(always)]
-    pub(crate) fn note_moved(&self, pages: Range<usize>, to_device: bool) {
-        if pages.is_empty() {
-            return;
-        }
-        if to_device {
-            self.owned.add_resident(pages);
-        } else {
-            self.owned.remove_resident(pages);
-        }
     }
 
     /// Returns who owns the memory.

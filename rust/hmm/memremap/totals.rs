@@ -8,6 +8,9 @@
 //! for each [`Phase`]. Where it is for few pages, even the clock costs more than one in a hundred of
 //! the instructions: so of those, one of [`SAMPLE`] is timed, and counts for all.
 
+use core::ops::Range;
+
+use super::{DevPagemap, DevPagemapOps};
 use crate::{bindings, counter::Counter};
 
 /// A part of a migration whose time is counted.
@@ -70,6 +73,42 @@ pub struct Totals {
     pub freed: u64,
     /// Pages that are on the device.
     pub resident: u64,
+}
+
+impl<T: DevPagemapOps> DevPagemap<T> {
+    /// Returns what has moved, what was freed, and what is there.
+    ///
+    /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile may
+    /// be counted here and not there.
+    pub fn totals(&self) -> Totals {
+        // First what is taken away, so that the difference is not below 0.
+        let freed = self.freed.get();
+        let to_system = self.way(false).get();
+        Totals {
+            to_device: self.way(true).get(),
+            to_system,
+            freed,
+            resident: self.owned.resident() as u64,
+        }
+    }
+
+    /// Returns the counters of a way.
+    pub(crate) fn way(&self, to_device: bool) -> &Way {
+        &self.ways[usize::from(to_device)]
+    }
+
+    /// Notes that pages have moved to the device, or back. Their folios are locked, and held.
+    #[inline(always)]
+    pub(crate) fn note_moved(&self, pages: Range<usize>, to_device: bool) {
+        if pages.is_empty() {
+            return;
+        }
+        if to_device {
+            self.owned.add_resident(pages);
+        } else {
+            self.owned.remove_resident(pages);
+        }
+    }
 }
 
 /// The counters of one way.
