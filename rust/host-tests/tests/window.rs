@@ -65,7 +65,7 @@ fn a_program_that_reads_on_has_few_faults() {
     let mut down = Program::new(MOST);
     for page in 0..16384 {
         up.touch(page);
-        down.touch(1 << 20 | (16383 - page));
+        down.touch((1 << 20) | (16383 - page));
     }
     for program in [up, down] {
         assert!(program.faults <= 16384 / 512 + 10, "{}", program.faults);
