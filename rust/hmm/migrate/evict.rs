@@ -102,7 +102,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 let (first, end) = (pages.start + run.start, pages.start + run.end);
                 let (npages, moved) = self.evict_run(first..end, buffer, &mut error);
                 for bit in run.start..run.start + npages {
-                    let stays = moved < npages && self.is_in_use(pages.start + bit);
+                    // Not by the number that came: others may have come with them.
+                    let stays = self.is_in_use(pages.start + bit);
                     stuck.set(bit, stays);
                 }
                 evicted.moved += moved;
