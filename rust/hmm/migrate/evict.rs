@@ -100,11 +100,17 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             let mut at = 0;
             while let Some(run) = stuck.next_run(at) {
                 let (first, end) = (pages.start + run.start, pages.start + run.end);
-                let (npages, moved) = self.evict_run(first..end, buffer, &mut error);
-                for bit in run.start..run.start + npages {
-                    // Not by the number that came: others may have come with them.
-                    let stays = self.is_in_use(pages.start + bit);
-                    stuck.set(bit, stays);
+                let (mappings, moved) = self.evict_run(first..end, buffer, &mut error);
+                let npages = mappings.npages.max(1);
+                for n in 0..npages {
+                    // Not by the number that came: others may have come with them. And where all
+                    // came, what is in use now may be somebody else's.
+                    let stays = if moved < npages {
+                        self.is_in_use(first + n)
+                    } else {
+                        mappings.is_still_there(self, first, n)
+                    };
+                    stuck.set(run.start + n, stays);
                 }
                 evicted.moved += moved;
                 at = run.start + npages;
@@ -120,13 +126,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     }
 
     /// Evicts the page that the range begins with, and those behind it that are mapped behind it.
-    /// Returns how many pages that was about, at least 1, and how many came.
+    /// Returns where they were looked for last, and how many pages came.
     fn evict_run(
         &self,
         pages: Range<usize>,
         buffer: &mut MigrateBuffer,
         error: &mut Option<Error>,
-    ) -> (usize, usize) {
+    ) -> (Mappings, usize) {
         let end = pages.end.min(pages.start + buffer.npages());
         let mut moved = 0;
         let mut skip = 0;
@@ -137,13 +143,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 // a parent and its children share come back for all, others for one.
                 moved += self.evict_at(mapping, &mappings, buffer, error);
                 if moved >= mappings.npages {
-                    return (mappings.npages, moved);
+                    return (mappings, moved);
                 }
                 // SAFETY: The caller holds no spinlock: this may sleep.
                 unsafe { bindings::cond_resched() };
             }
             if !mappings.more {
-                return (mappings.npages.max(1), moved);
+                return (mappings, moved);
             }
             skip += mappings.found.len();
         }

@@ -44,6 +44,36 @@ pub(super) struct Mappings {
     pub(super) is_shared: bool,
     /// Whether there are more places.
     pub(super) more: bool,
+    /// The `anon_vma` of the pages, never dereferenced, and the offset of the first one in it.
+    anon_vma: usize,
+    index: usize,
+}
+
+impl Mappings {
+    /// Returns whether page `n` of the run, which begins with page `first`, is where it was: not free,
+    /// and not used anew elsewhere. Does not sleep; the answer may be old.
+    pub(super) fn is_still_there<T: DevPagemapOps>(
+        &self,
+        pagemap: &DevPagemap<T>,
+        first: usize,
+        n: usize,
+    ) -> bool {
+        let page = pagemap.page(first + n).as_ptr();
+        self.anon_vma != 0 && place_of(page) == (self.anon_vma, self.index + n)
+    }
+}
+
+/// Returns the `anon_vma` of a page of the memory map, as a number, and its offset in that. The folio
+/// may change meanwhile, and what is read be wrong.
+fn place_of(page: *mut bindings::page) -> (usize, usize) {
+    // SAFETY: It is a page of the memory map.
+    let folio = unsafe { bindings::page_folio(page) };
+    // SAFETY: It is a page of the memory map, and the function only reads a member.
+    let anon_vma = unsafe { bindings::folio_anon_vma(folio) };
+    // SAFETY: They are pages of the memory map, and the function only computes.
+    (anon_vma as usize, unsafe {
+        bindings::page_pgoff(folio, page)
+    })
 }
 
 /// Returns where the run of pages may be mapped that begins with page `first` and ends before page
@@ -70,19 +100,10 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
     mappings.is_large = unsafe { bindings::folio_order(folio.as_ptr()) } > 0;
     // SAFETY: We have a reference to the folio of the page, so that it is not split or freed.
     let index = unsafe { bindings::page_pgoff(folio.as_ptr(), page) };
-    mappings.npages = 1
-        + (first + 1..end)
-            .take_while(|&next| {
-                let page = pagemap.page(next).as_ptr();
-                // SAFETY: It is a page of the memory map. The folio may change meanwhile, and what is
-                // read be wrong: then a migration finds nothing at that address.
-                let folio = unsafe { bindings::page_folio(page) };
-                // SAFETY: It is a page of the memory map, and the function only reads a member.
-                let same = unsafe { bindings::folio_anon_vma(folio) } == anon_vma;
-                // SAFETY: They are pages of the memory map, and the function only computes.
-                same && unsafe { bindings::page_pgoff(folio, page) } == index + (next - first)
-            })
-            .count();
+    (mappings.anon_vma, mappings.index) = (anon_vma as usize, index);
+    // Where that is wrong, a migration finds nothing at the address.
+    let follows = |&next: &usize| mappings.is_still_there(pagemap, first, next - first);
+    mappings.npages = 1 + (first + 1..end).take_while(follows).count();
     let mut skip = skip;
     let mut count = 0;
     // SAFETY: The lock is held.
