@@ -149,7 +149,7 @@ impl Failures {
     }
 }
 
-/// What a [`View`](crate::view::View) has done, and what it maps.
+/// What a [`View`] has done, and what it maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewStats {
     /// Windows of up to 512 pages that the device has faulted in, or tried to.
