@@ -163,7 +163,7 @@ BUGS = [
     Bug("no-fallback", "a buffer that is not present is not faulted in",
         "rust/dmirror/access.rs",
         "0 => (copy_bounced(guard, bounce, range), true),", "0 => (0, copy_bounced(guard, bounce, range) > 512),",
-        "read."),
+        "uffd. read."),
     Bug("stale-count", "a page that a process drops on the device is not counted as freed",
         "rust/hmm/memremap/pagemap.rs",
         "            self.freed.add(freed as u64);\n", "            let _ = freed;\n",

@@ -216,6 +216,15 @@ fn neighbour_without_memory(context: &Context) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::EveryThird)?;
     touches(&memory, &[(2, 2), (4, 4)])?;
     drop(failure);
+    memory.verify(memory.all())?;
+
+    // Nor does a neighbour below the touched page come before that.
+    let memory = there(context, PAGES)?;
+    touches(&memory, &[(63, 1), (62, 2)])?;
+    let failure = Failure::new("system_alloc", Often::EveryThird)?;
+    // One allocation far away, one for page 61, and the one for page 60 fails.
+    touches(&memory, &[(0, 1), (61, 2)])?;
+    drop(failure);
     memory.verify(memory.all())
 }
 
