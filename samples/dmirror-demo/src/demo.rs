@@ -71,7 +71,11 @@ pub fn run(arguments: &Arguments, out: &mut Transcript) -> Result<()> {
     let device = open(arguments, out)?;
     by_ioctl(&device, &memory, out)?;
     by_fault(&device, &mut memory, out)?;
-    across_fork(&device, &mut memory, out)?;
+    let window = arguments.device.file_name().map(|name| {
+        let folder = std::path::Path::new("/sys/kernel/debug").join(name);
+        folder.join("window")
+    });
+    across_fork(&device, &mut memory, window.as_deref(), out)?;
     match module {
         _ if arguments.no_unload => {}
         Some(module) => without_the_module(device, &module, &mut memory, out)?,
@@ -149,7 +153,12 @@ fn by_fault(device: &Device, memory: &mut Memory, out: &mut Transcript) -> Resul
     Ok(())
 }
 
-fn across_fork(device: &Device, memory: &mut Memory, out: &mut Transcript) -> Result<()> {
+fn across_fork(
+    device: &Device,
+    memory: &mut Memory,
+    window: Option<&std::path::Path>,
+    out: &mut Transcript,
+) -> Result<()> {
     let pages = memory.region.pages();
     let (old, of_parent, of_child) = (memory.data, memory.data.round(3), memory.data.round(4));
     out.step("fork with all pages on the device: parent and child read and write, each its own");
@@ -189,8 +198,18 @@ fn across_fork(device: &Device, memory: &mut Memory, out: &mut Transcript) -> Re
         );
     }
     memory.show(out, "parent", pages)?;
+    // Single pages are counted: as a program goes on, a fault brings back more of what follows.
+    let window = window.filter(|file| file.exists());
+    let before = window.map(std::fs::read_to_string).transpose()?;
+    if let Some(file) = window {
+        std::fs::write(file, page_size().to_string()).context("cannot set the window of faults")?;
+        out.fact("window", "one page a fault, because pages are counted now");
+    }
     of_parent.fill(region, 0..pages / 2);
     memory.show(out, "parent", pages - pages / 2)?;
+    if let (Some(file), Some(before)) = (window, before) {
+        std::fs::write(file, before.trim()).context("cannot set the window of faults back")?;
+    }
     out.fact(
         "",
         "the parent has written the first half; now the child reads and writes all",
