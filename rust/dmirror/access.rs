@@ -2,9 +2,9 @@
 
 //! The device reads and writes memory of the process, through its own page table.
 //!
-//! Where user memory is present it is copied straight from or to the pages that the device has mapped,
-//! with page faults off, since the update lock is held. Where it is not, the copy goes through the
-//! bounce buffer, so that no lock is held while user memory is faulted in.
+//! Where user memory is present it is copied straight from or to the pages that the device has
+//! mapped, with page faults off, since the update lock is held. Where it is not, the copy goes
+//! through the bounce buffer, so that no lock is held while user memory is faulted in.
 
 use core::{cell::Cell, ops::Range};
 
@@ -110,8 +110,8 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
     Ok(())
 }
 
-/// The device writes what is at `from` to the start of a range, by way of the bounce buffer; returns
-/// where it has stopped. A round of faults goes up to `ahead`.
+/// The device writes what is at `from` to the start of a range, by way of the bounce buffer;
+/// returns where it has stopped. A round of faults goes up to `ahead`.
 fn write_bounced(
     call: &mut Call<'_>,
     range: Range<usize>,
@@ -175,7 +175,8 @@ pub(crate) fn exclusive(call: &mut Call<'_>, out: UserPtr) -> Result {
     Ok(())
 }
 
-/// Makes the pages of a window exclusive, one after the other, and copies them to the bounce buffer.
+/// Makes the pages of a window exclusive, one after the other, and copies them to the bounce
+/// buffer.
 fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize) -> Result {
     let mut progress = Progress::new(window.start, Timeout::Bounded);
     let mut at = window.start;

@@ -134,8 +134,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.free_blocks
     }
 
-    /// Takes pages that follow one another, at least one and at most `most`: from a block that is in
-    /// small pages already, if there is one with room.
+    /// Takes pages that follow one another, at least one and at most `most`: from a block that is
+    /// in small pages already, if there is one with room.
     pub(crate) fn alloc_pages(&mut self, most: usize) -> Option<Range<usize>> {
         if most == 0 {
             return None;

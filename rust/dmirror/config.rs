@@ -26,15 +26,15 @@ pub(crate) const REGION_NAME: &CStr = c"dmirror";
 /// entry of a page table can map, and for how many pages the `mmap_lock` is held at a time.
 pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
 
-/// Pages that are copied under one hold of the update lock, for which each change to the page tables
-/// waits; and that are copied to or from user space in one piece.
+/// Pages that are copied under one hold of the update lock, for which each change to the page
+/// tables waits; and that are copied to or from user space in one piece.
 pub(crate) const BOUNCE_PAGES: usize = 64;
 
 /// Pages that a round of device faults maps.
 pub(crate) const FAULT_PAGES: usize = 16384;
 
-/// How long a migration waits before it tries pages again that were locked or referenced by somebody
-/// else, in microseconds; how often it does stands in `plan.rs`.
+/// How long a migration waits before it tries pages again that were locked or referenced by
+/// somebody else, in microseconds; how often it does stands in `plan.rs`.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
 /// How often, and for how long in milliseconds, a migration tries at least to reserve device pages

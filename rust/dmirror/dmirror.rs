@@ -7,8 +7,8 @@
 //! CPU fault, last put, split: C -> hmm -> emu -> device
 //! ```
 //!
-//! No module calls back up, and all `unsafe` is in `hmm` and `emu`. What user space sees is described in
-//! `rust/uapi/dmirror.h`.
+//! No module calls back up, and all `unsafe` is in `hmm` and `emu`. What user space sees is
+//! described in `rust/uapi/dmirror.h`.
 
 #![deny(unsafe_code)]
 

@@ -140,8 +140,8 @@ pub(crate) struct DmirrorFile {
     /// A number that no other open file has.
     client: u64,
     stats: FileStats,
-    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand to
-    /// hand and are large.
+    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand
+    /// to hand and are large.
     #[pin]
     buffers: Mutex<Option<KBox<Buffers>>>,
 }
@@ -210,8 +210,9 @@ impl DeviceFileOps for DmirrorFile {
         Ok(())
     }
 
-    /// The memory of the device, what it has mapped for this file, and what the file has done. Anybody
-    /// may read it who may look at the process; what the device has done as a whole is in debugfs.
+    /// The memory of the device, what it has mapped for this file, and what the file has done.
+    /// Anybody may read it who may look at the process; what the device has done as a whole is in
+    /// debugfs.
     fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
         let pagemap = file.device.pagemap();
         let npages = pagemap.npages();

@@ -216,8 +216,9 @@ fn traced_reserve<'d>(
     reservation
 }
 
-/// Reserves what a pass is to have. If there is no block, small pages do; while others hold reservations,
-/// which cannot be evicted, or take what was evicted, it waits for them with none of its own.
+/// Reserves what a pass is to have. If there is no block, small pages do; while others hold
+/// reservations, which cannot be evicted, or take what was evicted, it waits for them with none of
+/// its own.
 fn reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
@@ -291,8 +292,9 @@ fn pass_to_device(
             true
         };
         if entry.order() > 0 && !entry.can_split() {
-            // One that may be shared goes in small pages: `remove_migration_pmd()` takes the soft-dirty
-            // bit of its entry for a right to write, and warns. See Documentation/known-mm-issues.md.
+            // One that may be shared goes in small pages: `remove_migration_pmd()` takes the
+            // soft-dirty bit of its entry for a right to write, and warns. See
+            // Documentation/known-mm-issues.md.
             outcome.is_shared = true;
             continue;
         }

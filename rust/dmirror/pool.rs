@@ -66,8 +66,8 @@ impl Pool {
         }
     }
 
-    /// Returns the block that was left alone for longest. Does not sleep; the answer may be old when it
-    /// arrives.
+    /// Returns the block that was left alone for longest. Does not sleep; the answer may be old
+    /// when it arrives.
     pub(crate) fn oldest(&self) -> Option<usize> {
         Some(self.allocator.lock().oldest()? / BLOCK_PAGES)
     }
@@ -77,8 +77,8 @@ impl Pool {
         self.allocator.lock().is_block_free(block)
     }
 
-    /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old when
-    /// it arrives.
+    /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old
+    /// when it arrives.
     pub(crate) fn reserved(&self) -> usize {
         // ORDERING: Relaxed, because nothing is concluded from it but whether to try again.
         self.reserved.load(Relaxed)

@@ -108,7 +108,8 @@ impl<'d> Reservation<'d> {
         self.npages
     }
 
-    /// Whether pages that were evicted for it went to others, or could not be evicted at that moment.
+    /// Whether pages that were evicted for it went to others, or could not be evicted at that
+    /// moment.
     pub(crate) fn lost_a_race(&self) -> bool {
         self.contended
     }

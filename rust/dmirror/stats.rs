@@ -6,9 +6,9 @@
 //! are those of xe's (`drivers/gpu/drm/xe/xe_gt_stats.c`) and of
 //! `Documentation/gpu/drm-usage-stats.rst` where these have one. See `Documentation/statistics.md`.
 //!
-//! Three count: `hmm` what moves, by size, and what is freed; `emu` why pages move, and the faults of
-//! both sides; this module how often the driver tries again and gives up. While nothing moves, and
-//! no page is freed, these are equal:
+//! Three count: `hmm` what moves, by size, and what is freed; `emu` why pages move, and the faults
+//! of both sides; this module how often the driver tries again and gives up. While nothing moves,
+//! and no page is freed, these are equal:
 //!
 //! - the pages that moved to the device by cause, and by size;
 //! - the pages that came back by cause, and by size;

@@ -2,10 +2,11 @@
 
 //! How many pages a CPU's fault brings back. Pure logic, no kernel calls.
 //!
-//! A program that reads on touches page after page; each of them by a fault of its own costs as much
-//! again as bringing it back. One that jumps needs the touched page and no other. So a fault brings
-//! back an aligned window around the touched page, of one page at first, and of twice as many each
-//! time that a fault is near the window before it, up to a limit: as read-ahead does for files.
+//! A program that reads on touches page after page; each of them by a fault of its own costs as
+//! much again as bringing it back. One that jumps needs the touched page and no other. So a fault
+//! brings back an aligned window around the touched page, of one page at first, and of twice as
+//! many each time that a fault is near the window before it, up to a limit: as read-ahead does for
+//! files.
 //!
 //! What is brought back in vain is bounded: by the size of one window for each run of faults, which
 //! is no more than the pages that the run has touched, but for those that were skipped in it.

@@ -5,8 +5,9 @@
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h).
 //!
 //! Not the kernel crate's debugfs: the operations of its files are code of the module that makes
-//! them, and do not keep that module loaded while a file is open. Those of a [`DebugfsU32s`] are the
-//! core's own; those of a [`DebugfsText`] name their module, which debugfs keeps while one is open.
+//! them, and do not keep that module loaded while a file is open. Those of a [`DebugfsU32s`] are
+//! the core's own; those of a [`DebugfsText`] name their module, which debugfs keeps while one is
+//! open.
 //!
 //! Without debugfs there are no files, and nothing fails.
 
@@ -129,7 +130,8 @@ impl<const N: usize> DebugfsU32s<N> {
             .map_or(0, |value| value.load(Relaxed))
     }
 
-    /// Puts a number into file `index`, as root does by writing to it; without such a file, nothing.
+    /// Puts a number into file `index`, as root does by writing to it; without such a file,
+    /// nothing.
     ///
     /// Does not sleep.
     pub fn put(&self, index: usize, number: u32) {
@@ -178,8 +180,8 @@ pub trait Text: Send + Sync + 'static {
 
     /// Writes the text.
     ///
-    /// May sleep. Called by any number of tasks at a time, and again with more room if there was too
-    /// little.
+    /// May sleep. Called by any number of tasks at a time, and again with more room if there was
+    /// too little.
     fn show(&self, m: &SeqFile);
 }
 

@@ -149,8 +149,8 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
         batch.for_each(|op| match (&op.src, &op.dst) {
             (Place::System(from), Place::Device(to)) => {
                 let (to, npages) = self.bytes(*to)?;
-                // SAFETY: Both have as many pages. Those of the system are locked and unmapped, those
-                // of the device are the migration's alone.
+                // SAFETY: Both have as many pages. Those of the system are locked and unmapped,
+                // those of the device are the migration's alone.
                 unsafe { bindings::copy_from_pages(to, from.page(0), npages) };
                 Ok(())
             }

@@ -38,13 +38,14 @@ type WalkedView<'w, T> = Walked<'w, State, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
     /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of 512 pages)
-    /// for the device, faulting pages in as a CPU's access would. Pages in the memory of this device
-    /// are mapped there. A page there that may be shared, and that the device wants to write to, goes
-    /// back to system memory first.
+    /// for the device, faulting pages in as a CPU's access would. Pages in the memory of this
+    /// device are mapped there. A page there that may be shared, and that the device wants to write
+    /// to, goes back to system memory first.
     ///
     /// As soon as the start of the range is mapped, `then` is called on the page table, before
-    /// anything can take the pages away again: so whoever accesses them there makes progress, however
-    /// often others take them. Pages that the device has exclusive access to are left alone.
+    /// anything can take the pages away again: so whoever accesses them there makes progress,
+    /// however often others take them. Pages that the device has exclusive access to are left
+    /// alone.
     ///
     /// May sleep, for as long as user space wants where a fault is answered there. Takes the
     /// `mmap_lock` for reading and folio locks; the caller holds none.

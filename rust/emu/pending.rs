@@ -51,8 +51,8 @@ use crate::{
 };
 
 /// The right to map what the current task is about to migrate, or to make exclusive: see the
-/// [module](self). One that is leaked costs memory, and time in each invalidation, until its view is
-/// dropped.
+/// [module](self). One that is leaked costs memory, and time in each invalidation, until its view
+/// is dropped.
 pub struct PendingMap<'v, T: DeviceOps> {
     view: &'v View<T>,
     /// The numbers of the pages.
@@ -71,8 +71,8 @@ impl<T: DeviceOps> View<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the address space has not held still
-    /// for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
+    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the address space has not held
+    /// still for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
     pub fn pending_map(&self, range: Range<usize>) -> Result<PendingMap<'_, T>> {
         let pages = pages_of_run(&range)?;
         let new = Record {
@@ -105,8 +105,8 @@ impl<T: DeviceOps> View<T> {
 
 impl<T: DeviceOps> PendingMap<'_, T> {
     /// Waits for a moment at which no change to the page tables is going on. Who finds one begins
-    /// for all that wait: where several tasks migrate at a time, each of them would have to find one
-    /// at which none of the others has begun.
+    /// for all that wait: where several tasks migrate at a time, each of them would have to find
+    /// one at which none of the others has begun.
     fn begin(&self) -> Result {
         let mut start = None;
         loop {
@@ -120,8 +120,8 @@ impl<T: DeviceOps> PendingMap<'_, T> {
             if record.is_begun && !record.is_invalidated {
                 return Ok(());
             }
-            // Another task has begun it, and its pages have changed since: from this moment on, then,
-            // or from another.
+            // Another task has begun it, and its pages have changed since: from this moment on,
+            // then, or from another.
             record.is_begun = false;
             if is_quiet {
                 state.pending.begin_all();
@@ -312,8 +312,8 @@ impl<'m, S, T: DeviceOps> Deref for MappedMigration<'_, 'm, S, T> {
 }
 
 impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Collected, T> {
-    /// See [`Migration::entries`]. The migration itself is not lent for changes: another one could be
-    /// put in its place.
+    /// See [`Migration::entries`]. The migration itself is not lent for changes: another one could
+    /// be put in its place.
     pub fn entries(&mut self) -> Entries<'_, ToDevice<'m, Emulated<T>>> {
         self.migration.entries()
     }

@@ -2,8 +2,8 @@
 
 //! What an emulated device has done: why pages moved, and the faults of both sides.
 //!
-//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: what moved by size,
-//! and what was freed. Each counts once a pass, a fault or an invalidation, not once a page.
+//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: what moved by
+//! size, and what was freed. Each counts once a pass, a fault or an invalidation, not once a page.
 
 use hmm::{
     counter::Counter,

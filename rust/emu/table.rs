@@ -199,8 +199,9 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         find_below(&self.root, LEVELS - 1, pages.start, end - 1)
     }
 
-    /// Returns the node for the aligned run of [`FANOUT`] pages that a page is in, to map several of
-    /// them. A run that is mapped as one there is dropped whole; so one of the pages must be mapped.
+    /// Returns the node for the aligned run of [`FANOUT`] pages that a page is in, to map several
+    /// of them. A run that is mapped as one there is dropped whole; so one of the pages must be
+    /// mapped.
     pub(crate) fn leaf(
         &mut self,
         page: usize,

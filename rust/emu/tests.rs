@@ -67,7 +67,8 @@ struct Probe {
     bad_copies: Counter,
     /// Pieces that folios were split into.
     pieces: Counter,
-    /// Whether there is no system memory for large folios, and for how many small ones there is none.
+    /// Whether there is no system memory for large folios, and for how many small ones there is
+    /// none.
     no_large: Counter,
     no_small: Counter,
     /// Folios of system memory that it was asked for, large and small ones.

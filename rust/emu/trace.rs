@@ -11,8 +11,8 @@
 //! [`is_enabled`](Invalidate::is_enabled).
 //!
 //! The events are in a trace system of the module's name: each module links an object of its own
-//! that defines them, see `rust/helpers/trace.c`. This crate fires [`DeviceFault`], [`CpuFault`] with
-//! its [`Migrate`], and [`Invalidate`]; the driver fires the others.
+//! that defines them, see `rust/helpers/trace.c`. This crate fires [`DeviceFault`], [`CpuFault`]
+//! with its [`Migrate`], and [`Invalidate`]; the driver fires the others.
 //!
 //! An event may be fired in any context and under any lock: it neither sleeps nor allocates.
 
@@ -153,8 +153,8 @@ fn errno(error: Option<Error>) -> i32 {
 pub struct Migrate {
     /// The number of the device.
     pub device: u32,
-    /// The addresses, in bytes, page aligned. It begins at 0 where the pages are those of a block of
-    /// the device, whoever has them mapped.
+    /// The addresses, in bytes, page aligned. It begins at 0 where the pages are those of a block
+    /// of the device, whoever has them mapped.
     pub range: Range<usize>,
     /// The order of the largest folio that may move whole, if the range has so many pages.
     pub order: u32,
@@ -171,8 +171,8 @@ impl Migrate {
         is_enabled!(migrate_begin) || is_enabled!(migrate_end)
     }
 
-    /// Does `pass`, and tells those who listen of its begin and its end; `outcome` says how many pages
-    /// moved, and what kept others from it. Two static branches if nobody listens.
+    /// Does `pass`, and tells those who listen of its begin and its end; `outcome` says how many
+    /// pages moved, and what kept others from it. Two static branches if nobody listens.
     #[inline(always)]
     pub fn trace<R>(
         make: impl Fn() -> Self,

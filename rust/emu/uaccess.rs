@@ -8,8 +8,8 @@ use kernel::uaccess::UserPtr;
 
 use crate::bindings;
 
-/// Faults in `len` bytes of user memory for reading, and returns whether all of them are there. They
-/// may be gone again when this returns.
+/// Faults in `len` bytes of user memory for reading, and returns whether all of them are there.
+/// They may be gone again when this returns.
 ///
 /// May sleep, for as long as user space wants where a fault is answered there; the caller holds
 /// neither the `mmap_lock`, nor a folio lock, nor the update lock of a view.

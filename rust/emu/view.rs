@@ -247,8 +247,8 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
         Some(self.pages_of(entry, 1))
     }
 
-    /// Returns the pages that the device has mapped from an address (bytes) on, one after the other:
-    /// at least 1, at most `most`, which is not 0.
+    /// Returns the pages that the device has mapped from an address (bytes) on, one after the
+    /// other: at least 1, at most `most`, which is not 0.
     ///
     /// Does not sleep; takes as long as there are pages. There may be more behind them.
     pub fn pages(&self, address: usize, most: usize) -> Option<ViewPages<'_, T>> {
@@ -291,14 +291,14 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
 /// Pages that a device has mapped, with page frames that follow one another. They live no longer
 /// than the update lock is held.
 ///
-/// Their content is that of user memory: CPUs, and other devices that have them mapped, may change it
-/// at the same time, unless the mapping is exclusive. So it is copied, and never borrowed.
+/// Their content is that of user memory: CPUs, and other devices that have them mapped, may change
+/// it at the same time, unless the mapping is exclusive. So it is copied, and never borrowed.
 ///
 /// # Invariants
 ///
 /// The pages are those that the address space has mapped, with the rights of the entry, until the
-/// update lock is released. If `first` is set, they are that page of the device and those behind it,
-/// in one block; else, none of them is in its memory.
+/// update lock is released. If `first` is set, they are that page of the device and those behind
+/// it, in one block; else, none of them is in its memory.
 pub struct ViewPages<'g, T: DeviceOps> {
     /// That of the first page.
     entry: Entry,
@@ -442,8 +442,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
             }
             None => {
                 let page = self.frame().page();
-                // SAFETY: The pages are valid, by the type invariant. Others may read and write them
-                // at the same time, which the C function is made for; it checks the address of
+                // SAFETY: The pages are valid, by the type invariant. Others may read and write
+                // them at the same time, which the C function is made for; it checks the address of
                 // user space.
                 unsafe { bindings::copy_pages_from_user_present(page, from, self.npages) }
             }
@@ -467,8 +467,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         unsafe { bindings::mark_pages_dirty(self.frame().page(), npages) };
     }
 
-    /// Returns the bytes of the first page, and behind them those of the others, in the device's own
-    /// memory; `None` for other memory.
+    /// Returns the bytes of the first page, and behind them those of the others, in the device's
+    /// own memory; `None` for other memory.
     fn device_bytes(&self) -> Result<Option<NonNull<u8>>> {
         let Some(index) = self.first else {
             return Ok(None);

@@ -7,8 +7,8 @@
 //!
 //! # Locks
 //!
-//! The update lock of a [`Notifier`] (a mutex) is the one that C calls the user lock. mm takes it in
-//! the callback, under whatever locks it holds, reclaim included: so under it there is no
+//! The update lock of a [`Notifier`] (a mutex) is the one that C calls the user lock. mm takes it
+//! in the callback, under whatever locks it holds, reclaim included: so under it there is no
 //! allocation that may sleep, no access to user memory, and no wait for a folio.
 //!
 //! # Deadlocks
@@ -326,8 +326,8 @@ fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
 #[pinned_drop]
 impl<T: Invalidate> PinnedDrop for Notifier<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The notifier is inserted, by the type invariant, and removed once. No lock of ours
-        // is held that the callback takes, because all guards borrow `self`.
+        // SAFETY: The notifier is inserted, by the type invariant, and removed once. No lock of
+        // ours is held that the callback takes, because all guards borrow `self`.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
 }
@@ -347,7 +347,8 @@ impl<T: Invalidate> Callbacks<T> {
     ///
     /// # Safety
     ///
-    /// The arguments are those of a callback for the notifier of a `Notifier<T>`, which is inserted.
+    /// The arguments are those of a callback for the notifier of a `Notifier<T>`, which is
+    /// inserted.
     unsafe fn update(
         notifier: *mut bindings::mmu_interval_notifier,
         range: *const bindings::mmu_notifier_range,

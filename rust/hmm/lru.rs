@@ -12,8 +12,8 @@ use kernel::cpu::nr_cpu_ids;
 
 use crate::bindings;
 
-/// Empties the batches in which each CPU collects folios that are to move between LRU lists, or that
-/// `mlock()` and its end have met; pages of devices get into those as well.
+/// Empties the batches in which each CPU collects folios that are to move between LRU lists, or
+/// that `mlock()` and its end have met; pages of devices get into those as well.
 ///
 /// A batch holds a reference to each of its folios until it is full, so that they can neither be
 /// migrated nor be freed. `migrate_vma_setup()` and `migrate_device_range()` empty the batches of
@@ -34,8 +34,8 @@ pub fn drain_lru_batches() {
     }
 }
 
-/// Empties the batches of this CPU. What has just come back is in one; a migration on another CPU that
-/// meets it there waits for a work item on each.
+/// Empties the batches of this CPU. What has just come back is in one; a migration on another CPU
+/// that meets it there waits for a work item on each.
 ///
 /// Does not sleep.
 ///

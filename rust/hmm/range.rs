@@ -135,15 +135,15 @@ impl PagePlace {
 /// Walks over `range` (bytes, page aligned, the end exclusive, no more pages than the buffer has),
 /// faulting in what `request` asks for, until nothing has changed meanwhile.
 ///
-/// May sleep, for as long as user space wants where a fault is answered there. Takes the `mmap_lock`
-/// for reading and folio locks; the caller holds none, and not the update lock.
+/// May sleep, for as long as user space wants where a fault is answered there. Takes the
+/// `mmap_lock` for reading and folio locks; the caller holds none, and not the update lock.
 ///
 /// # Errors
 ///
-/// [`EFAULT`] when something that was asked for is not mapped, not readable, or not ordinary memory,
-/// or was lost to a memory error; [`EPERM`] when it is not for writing; [`EBUSY`] when time ran out;
-/// [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as above, or
-/// the notifier listens to another address space, or not to all of the range.
+/// [`EFAULT`] when something that was asked for is not mapped, not readable, or not ordinary
+/// memory, or was lost to a memory error; [`EPERM`] when it is not for writing; [`EBUSY`] when time
+/// ran out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as
+/// above, or the notifier listens to another address space, or not to all of the range.
 ///
 /// C function: `hmm_range_fault_unlocked_timeout()`.
 ///
@@ -196,8 +196,8 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
             pfn_flags_mask: 0,
             dev_private_owner: pagemap.owner().as_ptr(),
         };
-        // SAFETY: The notifier is inserted and covers the range, as was checked; the array has an entry for each
-        // page; the address space has users.
+        // SAFETY: The notifier is inserted and covers the range, as was checked; the array has an
+        // entry for each page; the address space has users.
         let walked = to_result(unsafe {
             bindings::hmm_range_fault_unlocked_timeout(&mut args, msecs_to_jiffies(TIMEOUT_MS))
         });

@@ -37,8 +37,8 @@ use crate::{bindings, vma::LockedVma};
 pub struct CpuFault<'f, T: DevPagemapOps> {
     vmf: NonNull<bindings::vm_fault>,
     pagemap: &'f DevPagemap<T>,
-    /// The start and the end of what was tried to move back last, how many pages moved, and what kept
-    /// the touched one.
+    /// The start and the end of what was tried to move back last, how many pages moved, and what
+    /// kept the touched one.
     outcome: Cell<(usize, usize, usize, Option<Error>)>,
 }
 
@@ -98,20 +98,20 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         (unsafe { bindings::folio_order(folio) }) > 0
     }
 
-    /// Narrows `window` (bytes, page aligned, the end exclusive, below one entry of a PMD), in which
-    /// the touched page is, to the pages around that one that are on this device too, one after the
-    /// other, and of folios of one page. The answer may be old.
+    /// Narrows `window` (bytes, page aligned, the end exclusive, below one entry of a PMD), in
+    /// which the touched page is, to the pages around that one that are on this device too, one
+    /// after the other, and of folios of one page. The answer may be old.
     ///
     /// A migration announces a change to all of its range: what is not on the device shall not hear
-    /// of it. Devices would lose what they have mapped there, and exclusive access to it. And where mm
-    /// cannot split a large folio, it leaves out all pages behind it.
+    /// of it. Devices would lose what they have mapped there, and exclusive access to it. And where
+    /// mm cannot split a large folio, it leaves out all pages behind it.
     pub(crate) fn resident_run(&self, window: Range<usize>) -> Range<usize> {
         let Range { mut start, mut end } = window;
         let pfns = self.pagemap.pfns();
         // SAFETY: `vmf` is valid, by the type invariant.
         let pmd = unsafe { self.vmf.as_ref().pmd };
-        // SAFETY: The entry is that of the touched address, and the `mmap_lock` is held, by the type
-        // invariant; all of the window lies below it, by the doc comment.
+        // SAFETY: The entry is that of the touched address, and the `mmap_lock` is held, by the
+        // type invariant; all of the window lies below it, by the doc comment.
         unsafe {
             bindings::private_run(
                 pmd,
@@ -213,8 +213,8 @@ impl FaultAnswer {
         self.kind
     }
 
-    /// Returns the addresses (bytes, the end exclusive) of what was to come back; empty if nothing was
-    /// tried.
+    /// Returns the addresses (bytes, the end exclusive) of what was to come back; empty if nothing
+    /// was tried.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }

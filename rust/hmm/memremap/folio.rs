@@ -129,8 +129,8 @@ impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
     }
 }
 
-/// Pages of a device that are reserved and not in use yet, one after the other: small folios are taken
-/// from it. Dropping it gives back those that are left, by [`DevPagemapOps::folio_free`].
+/// Pages of a device that are reserved and not in use yet, one after the other: small folios are
+/// taken from it. Dropping it gives back those that are left, by [`DevPagemapOps::folio_free`].
 ///
 /// # Invariants
 ///
@@ -142,8 +142,8 @@ pub struct FreePages<'p, T: DevPagemapOps> {
 }
 
 impl<'p, T: DevPagemapOps> FreePages<'p, T> {
-    /// The bits of `pages` were just set in the ownership map, for the result alone, or are those of
-    /// a folio that is no more.
+    /// The bits of `pages` were just set in the ownership map, for the result alone, or are those
+    /// of a folio that is no more.
     pub(super) fn new(pagemap: &'p DevPagemap<T>, pages: Range<usize>, data: T::FolioData) -> Self {
         // INVARIANT: The caller has set the bits; this is private to the module.
         Self {

@@ -31,8 +31,8 @@ pub trait DevPagemapOps: Send + Sync + Sized + 'static {
 
     /// Takes back pages that nobody uses any more: the last reference to the folio that covered
     /// them was put, or a [`FreeFolio`](super::FreeFolio) was dropped, or a
-    /// [`FreePages`](super::FreePages), whose pages come in runs as large as they are aligned. They can
-    /// be handed out by [`DevPagemap::reserve`](super::DevPagemap::reserve) again at once.
+    /// [`FreePages`](super::FreePages), whose pages come in runs as large as they are aligned. They
+    /// can be handed out by [`DevPagemap::reserve`](super::DevPagemap::reserve) again at once.
     ///
     /// Must not sleep and may take only irq-safe locks: mm calls it under page table locks, with
     /// interrupts on or off. Must not drop the last reference to the pagemap.
@@ -73,7 +73,8 @@ pub enum SyncPoint {
     ToDeviceMoved,
     /// The device has them mapped, the process has not. For users that keep a device page table.
     ToDeviceMapped,
-    /// On the way to system memory, for whatever reason: as [`ToDeviceCollected`](Self::ToDeviceCollected).
+    /// On the way to system memory, for whatever reason: as
+    /// [`ToDeviceCollected`](Self::ToDeviceCollected).
     ToSystemCollected,
     /// They have been copied.
     ToSystemCopied,
@@ -110,8 +111,9 @@ pub trait Hooks: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Asked before the folios of a migration are copied, to the device or to system memory: whether
-    /// [`should_fail_copy`](Self::should_fail_copy) is to be asked for each. Does not sleep.
+    /// Asked before the folios of a migration are copied, to the device or to system memory:
+    /// whether [`should_fail_copy`](Self::should_fail_copy) is to be asked for each. Does not
+    /// sleep.
     fn may_fail_copies(&self, to_device: bool) -> bool {
         let _ = to_device;
         false

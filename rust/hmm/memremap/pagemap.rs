@@ -114,8 +114,8 @@ pub struct Evicted {
 /// # Invariants
 ///
 /// `pgmap` was registered by `memremap_pages()` for the range of `pfns`. A page is in use, or has
-/// a [`FreeFolio`] or a [`FreePages`], exactly while its bit in `owned` is set. From when `closing` was seen to be
-/// set, no bit is set any more.
+/// a [`FreeFolio`] or a [`FreePages`], exactly while its bit in `owned` is set. From when `closing`
+/// was seen to be set, no bit is set any more.
 ///
 /// # Examples
 ///

@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/sched/clock.h`](srctree/include/linux/sched/clock.h).
 //!
-//! A migration counts once, not once a page: [`Way`] has one atomic addition for what moved, and one
-//! for each [`Phase`]. Where it is for few pages, even the clock costs more than one in a hundred of
-//! the instructions: so of those, one of [`SAMPLE`] is timed, and counts for all.
+//! A migration counts once, not once a page: [`Way`] has one atomic addition for what moved, and
+//! one for each [`Phase`]. Where it is for few pages, even the clock costs more than one in a
+//! hundred of the instructions: so of those, one of [`SAMPLE`] is timed, and counts for all.
 
 use core::ops::Range;
 
@@ -46,8 +46,8 @@ impl Moves {
         self.small_pages + self.huge_pages
     }
 
-    /// Returns how long a phase took, in nanoseconds, with what it waited for. That of migrations for
-    /// less than 64 pages is known by samples.
+    /// Returns how long a phase took, in nanoseconds, with what it waited for. That of migrations
+    /// for less than 64 pages is known by samples.
     pub fn ns(&self, phase: Phase) -> u64 {
         self.ns[phase as usize]
     }
@@ -78,8 +78,8 @@ pub struct Totals {
 impl<T: DevPagemapOps> DevPagemap<T> {
     /// Returns what has moved, what was freed, and what is there.
     ///
-    /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile may
-    /// be counted here and not there.
+    /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile
+    /// may be counted here and not there.
     pub fn totals(&self) -> Totals {
         // First what is taken away, so that the difference is not below 0.
         let freed = self.freed.get();
@@ -183,8 +183,8 @@ impl<'w> Stopwatch<'w> {
         self.end_of(Phase::Copy);
     }
 
-    /// Notes that pages have moved, in folios of one page and in large ones. What remains, until the
-    /// stopwatch is dropped, is to map them.
+    /// Notes that pages have moved, in folios of one page and in large ones. What remains, until
+    /// the stopwatch is dropped, is to map them.
     #[inline(always)]
     pub(crate) fn moved(&mut self, small_pages: usize, huge_pages: usize) {
         self.way.count(small_pages, huge_pages);

@@ -19,9 +19,9 @@ use crate::{
 ///
 /// # Safety
 ///
-/// Each [`Place::Device`] is a page of a pagemap whose [`DevPagemapOps`] is `T`; the memory that this
-/// reads and writes is that of the pagemap whose [`engine`](DevPagemapOps::engine) it is, and of no
-/// other one.
+/// Each [`Place::Device`] is a page of a pagemap whose [`DevPagemapOps`] is `T`; the memory that
+/// this reads and writes is that of the pagemap whose [`engine`](DevPagemapOps::engine) it is, and
+/// of no other one.
 ///
 /// When [`copy`](Self::copy) has returned `Ok`, and then [`Pending::wait`] has, each destination of
 /// the batch that was not rejected was written in full. When one of them has failed, or once a
@@ -49,7 +49,7 @@ use crate::{
 ///                 for n in 0..from.npages() {
 ///                     let to = self.address(to.first() + n)?;
 ///                     from.with_page(n, |from| {
-///                         // SAFETY: Both have a page of bytes, and are ours for now.
+///                         // SAFETY: Both have a page of bytes, and are ours until this returns.
 ///                         unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) }
 ///                     });
 ///                 }

@@ -225,9 +225,9 @@ impl<T: DevPagemapOps> Entry<'_, ToDevice<'_, T>> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the folio is one of another pagemap or of another order, or is a large one of
-    /// coherent memory, which mm does not support. The folio is freed, and the page stays where it
-    /// is.
+    /// [`EINVAL`] when the folio is one of another pagemap or of another order, or is a large one
+    /// of coherent memory, which mm does not support. The folio is freed, and the page stays where
+    /// it is.
     ///
     /// C function: `zone_device_folio_init()`.
     pub fn set_dst(mut self, folio: FreeFolio<'_, T>) -> Result {

@@ -14,9 +14,9 @@
 //! a migration that the process itself asks for: `migrate_vma_setup()` under its `mmap_lock`. What
 //! that collects was in a page table entry of one of its VMAs, and such a VMA has the `anon_vma` of
 //! the folio in its chain. It cannot be unmapped before the lock is released, which is after
-//! `migrate_vma_finalize()`; nor can the address space be destroyed, since this is one of its users.
-//! This holds for private and coherent memory, for pages that a parent and its children share (they
-//! come back for all of them), and for a process whose files are closed.
+//! `migrate_vma_finalize()`; nor can the address space be destroyed, since this is one of its
+//! users. This holds for private and coherent memory, for pages that a parent and its children
+//! share (they come back for all of them), and for a process whose files are closed.
 //!
 //! The lock keeps that one process from unmapping its pages, and not others that share them. They
 //! may take away entries of the migration, which mm does wrong for huge ones: it drops a reference
@@ -28,8 +28,8 @@
 //!
 //! # Locks
 //!
-//! The `mmap_lock` is only tried: whoever holds it may wait for what the caller has. Nothing of this
-//! crate is held meanwhile.
+//! The `mmap_lock` is only tried: whoever holds it may wait for what the caller has. Nothing of
+//! this crate is held meanwhile.
 
 use core::ops::Range;
 
@@ -61,12 +61,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// referenced by others, with a few retries for those. The buffer has a place for each page of
     /// the range, or [`HPAGE_PMD_NR`] of them.
     ///
-    /// May sleep. Tries the `mmap_lock` of the processes that have the pages mapped, and takes folio
-    /// locks; must not be called with a folio locked, so neither from
+    /// May sleep. Tries the `mmap_lock` of the processes that have the pages mapped, and takes
+    /// folio locks; must not be called with a folio locked, so neither from
     /// [`DevPagemapOps::migrate_to_ram`] nor while a [`Migration`](super::Migration) lives.
     ///
-    /// The error, if there is one, is the last that kept pages on the device: [`ENOMEM`] when system
-    /// memory ran out, what the copy engine returned; [`EINVAL`] when the pagemap has no such pages.
+    /// The error, if there is one, is the last that kept pages on the device: [`ENOMEM`] when
+    /// system memory ran out, what the copy engine returned; [`EINVAL`] when the pagemap has no
+    /// such pages.
     ///
     /// C functions: `migrate_vma_setup()` and those after it.
     pub fn evict(&self, pages: Range<usize>, buffer: &mut MigrateBuffer) -> Evicted {

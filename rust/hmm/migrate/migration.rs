@@ -390,7 +390,8 @@ impl<'a> Inner<'a> {
         Ok(ManuallyDrop::into_inner(this))
     }
 
-    /// Makes the arguments of the C functions. They are not kept: a migration is handed on by value.
+    /// Makes the arguments of the C functions. They are not kept: a migration is handed on by
+    /// value.
     fn args(&mut self) -> bindings::migrate_vma {
         let PfnArrays { src, dst } = &mut self.arrays;
         bindings::migrate_vma {

@@ -22,7 +22,7 @@ use crate::{
 /// How many places are looked up at a time.
 const CHUNK: usize = 8;
 
-/// A place where pages may be mapped, for now: the answer may be old when it arrives.
+/// A place where pages may be mapped. The answer may be old when it arrives.
 pub(super) struct Mapping {
     /// The address space. Putting it does not sleep, and does not destroy it here and now.
     pub(super) mm: ARef<MmWithUserAsync>,
@@ -50,8 +50,8 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
-    /// Returns whether page `n` of the run, which begins with page `first`, is where it was: not free,
-    /// and not used anew elsewhere. Does not sleep; the answer may be old.
+    /// Returns whether page `n` of the run, which begins with page `first`, is where it was: not
+    /// free, and not used anew elsewhere. Does not sleep; the answer may be old.
     pub(super) fn is_still_there<T: DevPagemapOps>(
         &self,
         pagemap: &DevPagemap<T>,
@@ -63,8 +63,8 @@ impl Mappings {
     }
 }
 
-/// Returns the `anon_vma` of a page of the memory map, as a number, and its offset in that. The folio
-/// may change meanwhile, and what is read be wrong.
+/// Returns the `anon_vma` of a page of the memory map, as a number, and its offset in that. The
+/// folio may change meanwhile, and what is read be wrong.
 fn place_of(page: *mut bindings::page) -> (usize, usize) {
     // SAFETY: It is a page of the memory map.
     let folio = unsafe { bindings::page_folio(page) };

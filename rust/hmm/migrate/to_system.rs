@@ -273,14 +273,15 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
 
     /// Moves the touched page, and those around it that are on the device, one after the other: in
     /// the same VMA, and in the same aligned window of `npages` pages, a power of two up to
-    /// [`HPAGE_PMD_NR`]. Pages around it that cannot move, or that there is no system memory for, stay. In all else as
-    /// [`migrate_to_system`](Self::migrate_to_system), which this is where the touched entry maps no
-    /// less than the window, or a part of a large folio. The buffer has a place for each page of the window.
+    /// [`HPAGE_PMD_NR`]. Pages around it that cannot move, or that there is no system memory for,
+    /// stay. In all else as [`migrate_to_system`](Self::migrate_to_system), which this is where the
+    /// touched entry maps no less than the window, or a part of a large folio. The buffer has a
+    /// place for each page of the window.
     ///
     /// # Errors
     ///
-    /// As for [`migrate_to_system`](Self::migrate_to_system); [`EINVAL`] also when the window or the
-    /// buffer is not as above.
+    /// As for [`migrate_to_system`](Self::migrate_to_system); [`EINVAL`] also when the window or
+    /// the buffer is not as above.
     pub fn migrate_window(&self, npages: usize, buffer: &mut MigrateBuffer) -> Result {
         if !npages.is_power_of_two() || npages > HPAGE_PMD_NR {
             return Err(EINVAL);

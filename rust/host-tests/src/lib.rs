@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` and nothing else.
+//! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` and nothing
+//! else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`, `tests/plan.rs`,
-//! `tests/request.rs`, `tests/table` and `tests/window.rs`.
+//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`,
+//! `tests/plan.rs`, `tests/request.rs`, `tests/table` and `tests/window.rs`.
 
 #![no_std]
 

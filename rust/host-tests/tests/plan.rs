@@ -154,8 +154,8 @@ fn a_window_asks_for_a_block_and_less_for_its_pages() {
     }
 }
 
-/// Passes until it is done, when each comes to the same; and after which of them mm is made to let go
-/// of pages.
+/// Passes until it is done, when each comes to the same; and after which of them mm is made to let
+/// go of pages.
 fn passes(outcome: &Outcome) -> (usize, Vec<usize>) {
     let mut plan = Plan::first(WINDOW, true);
     let mut drained = Vec::new();

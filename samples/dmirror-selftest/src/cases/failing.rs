@@ -378,8 +378,8 @@ fn copy_out_fault(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-/// A touch of a huge page, to read or to write, as a debugger does it: it gets an errno for a signal,
-/// and it does not share the page with another process.
+/// A touch of a huge page, to read or to write, as a debugger does it: it gets an errno for a
+/// signal, and it does not share the page with another process.
 fn touched_from_outside(memory: &Memory, page: usize, write: bool) -> Result<Option<Errno>> {
     let file = memory_of("self")?;
     let at = memory.region.addr() + (page * page_size()) as u64;
