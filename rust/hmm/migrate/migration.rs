@@ -416,7 +416,6 @@ impl<'a> Inner<'a> {
     }
 
     /// See [`Migration::moved_to`]. In phase `Migrated` alone.
-    // Called for each page.
     #[inline(always)]
     fn moved_to(&self, index: usize) -> Option<Moved> {
         let src = Mpfn::new(*self.arrays.src.get(index)?);
