@@ -134,12 +134,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
 
     /// Frees what was allocated for a huge page, if there is none.
     fn free_unused(&mut self) {
-        let Some(huge) = self.direction().huge.take() else {
-            return;
-        };
-        self.direction().huge.set(Some(huge));
-        let first = self.entries().next().map_or(0, |entry| entry.order());
-        if first == 0 {
+        let is_large = |entry: Entry<'_, _>| entry.order() > 0;
+        if self.npages() == HPAGE_PMD_NR && !self.entries().next().is_some_and(is_large) {
             self.direction().huge.take();
         }
     }

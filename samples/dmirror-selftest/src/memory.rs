@@ -18,6 +18,8 @@ use dmirror_client::place::Usage;
 use crate::check::Where;
 use crate::check::all_at;
 use crate::check::equal;
+use crate::check::unless_held;
+use crate::context::Context;
 use crate::context::Gate;
 use crate::context::Helper;
 use crate::context::helper;
@@ -154,6 +156,13 @@ impl Memory {
         all_at("after moving back", range, Where::System)
     }
 
+    /// Checks pages one after the other, each as if there was no other.
+    pub fn verify_each(&self, pages: impl IntoIterator<Item = usize>) -> Result<()> {
+        pages
+            .into_iter()
+            .try_for_each(|page| self.verify(page..page + 1))
+    }
+
     /// Forks a child that waits for `go`, reads what this process had at the fork,
     /// and writes a round of its own.
     pub fn writing_child(&self, go: &Gate, round: u16) -> Result<Helper> {
@@ -175,6 +184,23 @@ impl Memory {
     pub fn expect(&self, what: &str, pages: Range<usize>, place: Where) -> Result<()> {
         all_at(what, self.region.part(pages), place)
     }
+}
+
+/// Moves memory out and back in every way, with data that `of` tells from those of others, four
+/// times: something to look on at.
+pub fn all_ways(context: &Context, of: u16) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(1024)?;
+    for round in 0..4 {
+        memory.refill(10 * of + round);
+        let mut view = vec![0; memory.region.len()];
+        unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
+        helper(|| memory.verify(memory.all()))?.join()?;
+        memory.device_reads(&device, memory.all())?;
+        unless_held(device.migrate_to_system(memory.region.part(100..900)))?;
+        memory.verify(memory.all())?;
+    }
+    Ok(())
 }
 
 /// Checks that the device still serves.

@@ -33,7 +33,6 @@ use crate::check::equal;
 use crate::check::fails_at_once;
 use crate::check::needs_ours;
 use crate::check::skip;
-use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
@@ -42,6 +41,7 @@ use crate::inject::Delay;
 use crate::inject::Failure;
 use crate::inject::Often;
 use crate::memory::Memory;
+use crate::memory::all_ways;
 
 cases! { "stats":
     request = "Pages that commands move out and back count by request, in bytes and by size.",
@@ -430,22 +430,9 @@ fn kept_by_a_reader(context: &Context) -> Result<()> {
 fn read_meanwhile(context: &Context) -> Result<()> {
     let first = stats()?;
     let start = Gate::new()?;
-    let rounds = |of: u16| -> Result<()> {
-        let device = context.open()?;
-        let memory = Memory::new(HUGE as usize)?;
-        for round in 0..4 {
-            memory.refill(10 * of + round);
-            let mut view = vec![0; memory.region.len()];
-            unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
-            helper(|| memory.verify(memory.all()))?.join()?;
-            unless_held(device.migrate_to_system(memory.region.part(100..400)))?;
-            memory.verify(memory.all())?;
-        }
-        Ok(())
-    };
     let child = helper(|| {
         start.wait()?;
-        rounds(2)
+        all_ways(context, 2)
     })?;
     let reader = helper(|| {
         let device = context.open()?;
@@ -463,7 +450,7 @@ fn read_meanwhile(context: &Context) -> Result<()> {
         Ok(())
     })?;
     start.open()?;
-    rounds(1)?;
+    all_ways(context, 1)?;
     child.join()?;
     reader.join()?;
     let last = agreed()?;

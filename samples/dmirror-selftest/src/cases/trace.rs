@@ -23,13 +23,13 @@ use super::failing::touched;
 use super::huge;
 use crate::check::equal;
 use crate::check::fails_at_once;
-use crate::check::unless_held;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::inject::Failure;
 use crate::inject::Often;
 use crate::memory::Memory;
+use crate::memory::all_ways;
 use crate::tracing::Event;
 use crate::tracing::Trace;
 
@@ -454,26 +454,12 @@ fn everything_at_once(context: &Context) -> Result<()> {
     let trace = Trace::new()?;
     trace.switch("", true)?;
     let start = Gate::new()?;
-    let rounds = |round_of: u16| -> Result<()> {
-        let device = context.open()?;
-        let memory = Memory::new(1024)?;
-        for round in 0..4 {
-            memory.refill(10 * round_of + round);
-            let mut view = vec![0; memory.region.len()];
-            unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
-            helper(|| memory.verify(memory.all()))?.join()?;
-            memory.device_reads(&device, memory.all())?;
-            unless_held(device.migrate_to_system(memory.region.part(100..900)))?;
-            memory.verify(memory.all())?;
-        }
-        Ok(())
-    };
     let child = helper(|| {
         start.wait()?;
-        rounds(2)
+        all_ways(context, 2)
     })?;
     start.open()?;
-    rounds(1)?;
+    all_ways(context, 1)?;
     child.join()?;
     trace.switch("", false)?;
     let events = trace.take()?;

@@ -136,9 +136,7 @@ fn jumps(context: &Context) -> Result<()> {
     let all = on_device(&memory)?;
     // Each is further from those before it than one page.
     let pages: Vec<usize> = (0..100).map(|n| (n * 977) % 2048).collect();
-    for &page in &pages {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each(pages.iter().copied())?;
     let back = all - on_device(&memory)?;
     ensure!(
         back <= pages.len() + pages.len() / 4,
@@ -153,9 +151,7 @@ fn ends_at_the_vma(context: &Context) -> Result<()> {
     let memory = there(context, PAGES)?;
     memory.region.protect(0..8, Protection::Read)?;
     memory.region.protect(24..PAGES, Protection::Read)?;
-    for page in 8..24 {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each(8..24)?;
     memory.expect("the VMA before", 0..8, Where::Device)?;
     memory.expect("the touched VMA", 8..24, Where::System)?;
     memory.expect("the VMA behind", 24..PAGES, Where::Device)?;
@@ -169,9 +165,7 @@ fn ends_at_another_device(context: &Context) -> Result<()> {
     memory.move_out(&first, 0..16)?;
     memory.move_out(&second, 16..20)?;
     memory.move_out(&first, 20..PAGES)?;
-    for page in 0..16 {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each(0..16)?;
     memory.expect("the touched pages", 0..16, Where::System)?;
     memory.expect("all others", 16..PAGES, Where::Device)?;
     memory.verify(memory.all())
@@ -183,9 +177,7 @@ fn ends_where_nothing_is(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..12)?;
     memory.move_out(&device, 13..PAGES)?;
-    for page in 0..12 {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each(0..12)?;
     memory.expect("the touched pages", 0..13, Where::System)?;
     memory.expect("behind them", 13..PAGES, Where::Device)?;
     memory.verify(memory.all())
@@ -198,9 +190,7 @@ fn leaves_exclusive_pages(context: &Context) -> Result<()> {
     memory.move_out(&device, 0..20)?;
     memory.move_out(&device, 24..PAGES)?;
     take(&device, &memory, 20..24)?;
-    for page in (0..20).chain(24..PAGES) {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each((0..20).chain(24..PAGES))?;
     held(&device, &memory, 20..24)?;
     // The device makes its own pages exclusive one by one; each is near the one before.
     memory.move_out(&device, 0..20)?;
@@ -273,9 +263,7 @@ fn parts_of_huge_pages(context: &Context) -> Result<()> {
     // Each keeps its folio, of which all but the last page stays mapped.
     memory.region.protect(511..512, Protection::None)?;
     memory.region.protect(1023..1024, Protection::None)?;
-    for page in (0..511).chain(513..1023).chain([512]) {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each((0..511).chain(513..1023).chain([512]))?;
     for page in [511, 1023] {
         memory
             .region
@@ -290,9 +278,7 @@ fn children(context: &Context) -> Result<()> {
     let memory = there(context, PAGES)?;
     let go = crate::context::Gate::new()?;
     let child = memory.writing_child(&go, 3)?;
-    for page in 0..PAGES / 2 {
-        memory.verify(page..page + 1)?;
-    }
+    memory.verify_each(0..PAGES / 2)?;
     go.open()?;
     child.join()?;
     memory.verify(memory.all())
