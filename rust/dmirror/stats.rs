@@ -46,7 +46,8 @@ pub(crate) struct Attempts {
     pub(crate) shared: Counter,
     /// How often a reservation waited for others to let go of theirs.
     pub(crate) reserve: Counter,
-    /// Why a step ended with an error.
+    /// Why steps to the device, passes back and evictions ended with an error. One of an eviction
+    /// that a step had asked for counts for both.
     pub(crate) failures: Failures,
     /// Pages that a step has left where they were.
     pub(crate) stayed: Counter,
@@ -169,7 +170,7 @@ impl Text for Device {
         let attempts = pagemap.ops().attempts();
         let line = |key, value| line(m, key, value);
 
-        // First what is taken away, so that a difference is not below 0.
+        // First what is taken away, so that a difference is hardly ever below 0.
         let back = Cause::ALL.map(|cause| (name(cause), stats.back(cause)));
         let totals = pagemap.totals();
         line("svm_4K_migrate_count", totals.to_device.small_pages);

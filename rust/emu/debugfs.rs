@@ -216,7 +216,8 @@ impl<T: Text> DebugfsText<T> {
         if let Some(dentry) = dir.dentry {
             let data: *const T = &*text;
             // SAFETY: The name is a string of C, and the directory is there, by its type invariant.
-            // The text is there until drop has removed the file; the operations are constant.
+            // The text is there until drop has removed the file; the operations are constants of
+            // the code's module, which debugfs keeps while one has the file open, by `OwnerModule`.
             unsafe {
                 bindings::debugfs_create_file_full(
                     name.as_char_ptr(),

@@ -40,7 +40,7 @@ pub struct Stats {
     pub device_fault_retries: Counter,
     /// Faults of CPUs on pages of the device.
     pub cpu_faults: Counter,
-    /// Those that nothing came back for, and that were answered with "again".
+    /// Those that nothing came back for, not even a neighbour, and that were answered with "again".
     pub cpu_fault_retries: Counter,
     /// Those for which there was no memory.
     pub cpu_faults_out_of_memory: Counter,

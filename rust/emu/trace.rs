@@ -154,7 +154,8 @@ pub struct Migrate {
     /// The number of the device.
     pub device: u32,
     /// The addresses, in bytes, page aligned. It begins at 0 where the pages are those of a block
-    /// of the device, whoever has them mapped.
+    /// of the device, whoever has them mapped. Of a CPU's fault it is what the touched entry maps:
+    /// its window is chosen later, so that more may move.
     pub range: Range<usize>,
     /// The order of the largest folio that may move whole, if the range has so many pages.
     pub order: u32,

@@ -23,6 +23,13 @@ impl Counter {
         self.0.add(more, Relaxed);
     }
 
+    /// Adds one to the number, and returns what it was. Does not sleep.
+    #[inline]
+    pub(crate) fn next(&self) -> u64 {
+        // ORDERING: Relaxed: the number stands for itself.
+        self.0.fetch_add(1_u64, Relaxed)
+    }
+
     /// Returns the number. Does not sleep.
     #[inline]
     pub fn get(&self) -> u64 {

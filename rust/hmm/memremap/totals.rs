@@ -23,6 +23,7 @@ pub enum Phase {
     /// Their folios change places.
     Move,
     /// They are mapped again: by the device, for a driver that has a page table, and by processes.
+    /// Of a migration that ends with an error, all that came since the last phase.
     Map,
 }
 
@@ -62,7 +63,8 @@ impl Moves {
 /// ```
 ///
 /// The four are counted apart: what moved by the migrations, what was freed where mm hands a folio
-/// back that no migration has taken away, and what is resident in a map with a bit for each page.
+/// back that no migration of this crate has taken away (mm itself takes coherent ones for a
+/// long-term pin), and what is resident in a map with a bit for each page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// What has moved to the device.
@@ -81,7 +83,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile
     /// may be counted here and not there.
     pub fn totals(&self) -> Totals {
-        // First what is taken away, so that the difference is not below 0.
+        // First what is taken away, so that the difference is hardly ever below 0; processors may
+        // see the numbers change in another order.
         let freed = self.freed.get();
         let to_system = self.way(false).get();
         Totals {
@@ -116,6 +119,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 pub(crate) struct Way {
     small_pages: Counter,
     huge_pages: Counter,
+    /// Migrations for few pages, of which one of [`SAMPLE`] is timed.
+    few: Counter,
     ns: [Counter; PHASES],
 }
 
@@ -163,7 +168,7 @@ impl<'w> Stopwatch<'w> {
     pub(crate) fn start(way: &'w Way, npages: usize) -> Self {
         let since = if npages >= FEW {
             now() & !IS_SAMPLE
-        } else if way.small_pages.get() as u32 % SAMPLE == 0 {
+        } else if way.few.next() as u32 % SAMPLE == 0 {
             now() | IS_SAMPLE
         } else {
             0

@@ -122,8 +122,12 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 break;
             }
         }
-        evicted.left += stuck.count();
-        evicted.error = error.or(evicted.error);
+        let left = stuck.count();
+        if left > 0 {
+            // What failed in one place may have gone in another, or by itself.
+            evicted.error = error.or(evicted.error);
+        }
+        evicted.left += left;
     }
 
     /// Evicts the page that the range begins with, and those behind it that are mapped behind it.
