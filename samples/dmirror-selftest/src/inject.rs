@@ -86,6 +86,9 @@ pub fn restore_window() {
 pub struct Window(());
 
 impl Window {
+    /// The largest limit that there is, which is the default of a device.
+    pub const LARGEST: u32 = 2 << 20;
+
     /// Brings back windows of at most so many bytes. Skips where the module has no such limit.
     pub fn of(bytes: u32) -> Result<Self> {
         needs_ours("windows of CPU faults")?;

@@ -45,7 +45,6 @@ cases! { "window":
 }
 
 const PAGES: usize = 64;
-const LARGEST: u32 = 2 << 20;
 
 /// Sets the limit, after which all that the device knows of runs of faults is from this case.
 fn limit(context: &Context, bytes: u32) -> Result<Window> {
@@ -81,7 +80,7 @@ fn touches(memory: &Memory, steps: &[(usize, usize)]) -> Result<()> {
 }
 
 fn setting(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     for device in ["hmm_dmirror0", "hmm_dmirror1"] {
         let file = format!("/sys/kernel/debug/{device}/window");
         let text = fs::read_to_string(&file).with_context(|| file.clone())?;
@@ -91,7 +90,7 @@ fn setting(context: &Context) -> Result<()> {
 }
 
 fn grows(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     let steps = [(0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 32)];
     touches(&memory, &steps)?;
@@ -99,7 +98,7 @@ fn grows(context: &Context) -> Result<()> {
 }
 
 fn grows_downwards(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     touches(&memory, &[(63, 1), (62, 2), (61, 4), (59, 8), (55, 16)])?;
     memory.verify(memory.all())
@@ -121,7 +120,7 @@ fn limited(context: &Context) -> Result<()> {
 }
 
 fn whole_range(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let device = context.open()?;
     let before = Before::of(&device)?;
     let memory = there(context, (8 << 20) / page_size())?;
@@ -131,7 +130,7 @@ fn whole_range(context: &Context) -> Result<()> {
 }
 
 fn jumps(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, 2048)?;
     let all = on_device(&memory)?;
     // Each is further from those before it than one page.
@@ -147,7 +146,7 @@ fn jumps(context: &Context) -> Result<()> {
 }
 
 fn ends_at_the_vma(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     memory.region.protect(0..8, Protection::Read)?;
     memory.region.protect(24..PAGES, Protection::Read)?;
@@ -159,7 +158,7 @@ fn ends_at_the_vma(context: &Context) -> Result<()> {
 }
 
 fn ends_at_another_device(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let (first, second) = (context.open()?, context.open_second()?);
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..16)?;
@@ -172,7 +171,7 @@ fn ends_at_another_device(context: &Context) -> Result<()> {
 }
 
 fn ends_where_nothing_is(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..12)?;
@@ -184,7 +183,7 @@ fn ends_where_nothing_is(context: &Context) -> Result<()> {
 }
 
 fn leaves_exclusive_pages(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..20)?;
@@ -199,7 +198,7 @@ fn leaves_exclusive_pages(context: &Context) -> Result<()> {
 }
 
 fn neighbour_without_memory(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     touches(&memory, &[(0, 1), (1, 2)])?;
     // The allocation for page 2 is asked for first, that for page 3 is the one that fails.
@@ -219,7 +218,7 @@ fn neighbour_without_memory(context: &Context) -> Result<()> {
 }
 
 fn neighbour_not_copied(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     touches(&memory, &[(0, 1), (1, 2), (2, 4)])?;
     let failure = Failure::new("copy_out", Often::EveryThird)?;
@@ -230,7 +229,7 @@ fn neighbour_not_copied(context: &Context) -> Result<()> {
 }
 
 fn touched_not_copied(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     touches(&memory, &[(0, 1), (1, 2), (2, 4)])?;
     let failure = Failure::new("copy_out", Often::Always)?;
@@ -255,7 +254,7 @@ fn small_pages_of_huge_memory(context: &Context) -> Result<()> {
 }
 
 fn parts_of_huge_pages(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let device = context.open()?;
     let before = Before::of(&device)?;
     let memory = super::huge::huge(2)?;
@@ -274,7 +273,7 @@ fn parts_of_huge_pages(context: &Context) -> Result<()> {
 }
 
 fn children(context: &Context) -> Result<()> {
-    let _window = limit(context, LARGEST)?;
+    let _window = limit(context, Window::LARGEST)?;
     let memory = there(context, PAGES)?;
     let go = crate::context::Gate::new()?;
     let child = memory.writing_child(&go, 3)?;
