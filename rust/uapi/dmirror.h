@@ -12,8 +12,9 @@
  * module was given addresses for them; they have coherent memory, which CPUs
  * reach like any other.
  *
- * Every command takes a struct dmirror_cmd by reference and works on the
- * address space of the process that OPENED the device file, whoever calls.
+ * Every command works on the address space of the process that OPENED the device file,
+ * whoever calls. Those of test_hmm take a struct dmirror_cmd by reference; those of QUEUES, below,
+ * have structs of their own.
  * Pages are PAGE_SIZE bytes; a range is addr up to, not including,
  * addr + npages * PAGE_SIZE.
  *
@@ -227,5 +228,289 @@ enum dmirror_prot {
  * (a mixed map). They are ordinary memory, which the device can read and write, and
  * which never migrates.
  */
+
+/*
+ * QUEUES. A device has engines, which work by themselves: each of them is a thread
+ * of the kernel that fetches packets from memory and does what they say, through
+ * the page table of the device, in the address space of the process that opened the
+ * device file. What that table lacks the engine faults in; so a packet, and what it
+ * names, may be anywhere, and may move while it is used. No engine runs until a
+ * queue was made. test_hmm has none of these commands.
+ *
+ * Each command takes a struct of its own, whose first members are
+ *   size   in: the size of the struct, as the program knows it. A member that the
+ *          program does not know is 0; one that the module does not know must be 0
+ *   flags  in: 0, or what the command says
+ * Errors that they share:
+ *   EINVAL  size is below that of the first version; flags, or a member that is not
+ *           used, is not 0; another value that the command does not allow
+ *   E2BIG   a member that the module does not know is not 0
+ *   EFAULT  the struct cannot be accessed
+ *   ENOENT  the open file has no such queue
+ *   ENOMEM
+ * The number of a queue is good for the open file that has made it.
+ */
+
+/**
+ * struct dmirror_query - what the device has: argument of QUERY
+ * @size: see above
+ * @flags: 0
+ * @engines: out: engines, numbered from 0
+ * @max_depth: out: the largest depth of a queue
+ * @max_packets: out: the most packets of one SUBMIT
+ * @opcodes: out: bit n is set if opcode n is known
+ * @memory: out: memory of the device in bytes
+ * @free_memory: out: how much of it nobody uses
+ * @generation: out: how often the engines were reset, which fails what they have
+ */
+struct dmirror_query {
+	__u32 size;
+	__u32 flags;
+	__u32 engines;
+	__u32 max_depth;
+	__u32 max_packets;
+	__u32 opcodes;
+	__u64 memory;
+	__u64 free_memory;
+	__u64 generation;
+};
+
+#define DMIRROR_NR_QUERY		0x80
+#define DMIRROR_QUERY \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_QUERY, struct dmirror_query)
+
+/**
+ * struct dmirror_queue_create - argument of QUEUE_CREATE
+ * @size: see above
+ * @flags: 0
+ * @engine: in: the engine that works on the queue; DMIRROR_ENGINE_ANY: the one with the
+ *	fewest queues
+ * @depth: in: jobs that the queue can hold, 1 to max_depth
+ * @eventfd: in: descriptor of an eventfd, which gets 1 added for each job that ends; -1: none
+ * @queue: out: the number of the queue
+ */
+struct dmirror_queue_create {
+	__u32 size;
+	__u32 flags;
+	__u32 engine;
+	__u32 depth;
+	__s32 eventfd;
+	__u32 queue;
+};
+
+#define DMIRROR_ENGINE_ANY	0xffffffffU
+
+/*
+ * QUEUE_CREATE: make a queue of jobs. An engine takes its queues by turns, a job at a
+ * time; the jobs of one queue run one after the other, in the order of SUBMIT.
+ *   EINVAL  no such engine, or no such depth; eventfd is no eventfd
+ *   EBADF   eventfd is no open file
+ *   EMFILE  the open file has 64 queues
+ */
+#define DMIRROR_NR_QUEUE_CREATE		0x81
+#define DMIRROR_QUEUE_CREATE \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_QUEUE_CREATE, struct dmirror_queue_create)
+
+/**
+ * struct dmirror_queue_destroy - argument of QUEUE_DESTROY
+ * @size: see above
+ * @flags: 0
+ * @queue: in: the number of the queue
+ * @pad: 0
+ */
+struct dmirror_queue_destroy {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 pad;
+};
+
+/*
+ * QUEUE_DESTROY: end a queue. Jobs that wait do not begin, the one that runs is cancelled, and
+ * when this returns the engine touches no memory for the queue any more. Who waits for a job gets
+ * ENODEV. Closing the file ends its queues as well, without waiting for the engine.
+ *   EINTR   a fatal signal arrived; the queue ends all the same
+ */
+#define DMIRROR_NR_QUEUE_DESTROY	0x82
+#define DMIRROR_QUEUE_DESTROY \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_QUEUE_DESTROY, struct dmirror_queue_destroy)
+
+/**
+ * struct dmirror_submit - argument of SUBMIT
+ * @size: see above
+ * @flags: 0
+ * @queue: in: the number of the queue
+ * @npackets: in: how many packets the job executes, 1 to max_packets
+ * @packets: in: address of the first packet, a multiple of 64
+ * @seqno: out: the number of the job: 1, 2, 3 … in each queue
+ */
+struct dmirror_submit {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 npackets;
+	__u64 packets;
+	__u64 seqno;
+};
+
+/*
+ * SUBMIT: have an engine execute packets. It fetches each when its turn comes; the packets are not
+ * looked at before.
+ *   EINVAL  no such number of packets; the address is no multiple of 64
+ *   EAGAIN  the queue is full: as many jobs as its depth have not ended
+ */
+#define DMIRROR_NR_SUBMIT		0x83
+#define DMIRROR_SUBMIT \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_SUBMIT, struct dmirror_submit)
+
+/**
+ * enum dmirror_access - what a packet wanted to do where it failed
+ * @DMIRROR_ACCESS_NONE: no memory is the reason
+ * @DMIRROR_ACCESS_FETCH: to fetch a packet
+ * @DMIRROR_ACCESS_READ: to read
+ * @DMIRROR_ACCESS_WRITE: to write
+ * @DMIRROR_ACCESS_ATOMIC: an atomic operation
+ */
+enum dmirror_access {
+	DMIRROR_ACCESS_NONE	= 0,
+	DMIRROR_ACCESS_FETCH	= 1,
+	DMIRROR_ACCESS_READ	= 2,
+	DMIRROR_ACCESS_WRITE	= 3,
+	DMIRROR_ACCESS_ATOMIC	= 4,
+};
+
+/**
+ * struct dmirror_wait - argument of WAIT
+ * @size: see above
+ * @flags: 0
+ * @queue: in: the number of the queue
+ * @error: out: 0, or the errno that the job ended with
+ * @seqno: in: the number of the job
+ * @timeout_ns: in: how long to wait at most, in nanoseconds; 0: not at all; below 0: for ever
+ * @executed: out: packets that were executed whole
+ * @fault_addr: out: the address of the packet where @error is not 0 and @access says none; else the
+ *	lowest address that the packet could not access
+ * @access: out: one of enum dmirror_access
+ * @pad: 0
+ */
+struct dmirror_wait {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 error;
+	__u64 seqno;
+	__s64 timeout_ns;
+	__u64 executed;
+	__u64 fault_addr;
+	__u32 access;
+	__u32 pad;
+};
+
+/*
+ * WAIT: wait until a job has ended, and say what became of it. The members that go out are set if
+ * WAIT succeeds, which it does for a job that failed as well. A job fails with
+ *   EFAULT  an address is not mapped, or as for READ
+ *   EPERM   an address is mapped, but not for what the packet does
+ *   EINVAL  the packet is malformed, see struct dmirror_packet
+ *   EBUSY, EIO, ENOMEM  as for READ and WRITE
+ *   ECANCELED  the engines were reset
+ * and then what lies before the address that failed was done, and nothing behind it.
+ *
+ * Errors of WAIT:
+ *   EINVAL  seqno is 0, or of a job that was not submitted
+ *   ENOENT  the job has ended, and as many as the depth were submitted after it: what became of it is
+ *           forgotten
+ *   ETIME   the time is over
+ *   ENODEV  the queue was destroyed
+ *   EINTR   a signal arrived
+ */
+#define DMIRROR_NR_WAIT			0x84
+#define DMIRROR_WAIT \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_WAIT, struct dmirror_wait)
+
+/**
+ * struct dmirror_packet - what an engine does
+ * @opcode: one of enum dmirror_opcode
+ * @flags: what the opcode says, else 0
+ * @dst: address that is written to
+ * @src: address that is read from
+ * @len: length or number, as the opcode says
+ * @value: a value, as the opcode says
+ * @value2: a value, as the opcode says
+ * @reserved: 0
+ *
+ * A packet lies at a multiple of 64. Numbers are little endian. A member that an opcode does not
+ * name is 0. A packet with another opcode, flag or value than those listed fails with EINVAL before
+ * it does anything; so does one whose range (an address, and so many bytes from it on) wraps around.
+ *
+ * Documentation/device.md says in a table what each of them does.
+ */
+struct dmirror_packet {
+	__u32 opcode;
+	__u32 flags;
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 value;
+	__u64 value2;
+	__u64 reserved[2];
+};
+
+/**
+ * enum dmirror_opcode - what a packet does
+ *
+ * @DMIRROR_OP_FILL: writes len bytes from dst on. Byte i is byte i % 8 of value.
+ *
+ * @DMIRROR_OP_COPY: copies len bytes from src to dst, in ascending order. The ranges must not
+ *	overlap.
+ *
+ * @DMIRROR_OP_SUM: reads len bytes from src on, as words of 8 bytes, the last filled up with 0,
+ *	and writes their sum modulo 2^64 to dst, a multiple of 8.
+ *
+ * @DMIRROR_OP_CHASE: follows pointers. p is src. As often as len says, and as long as p is not 0: p
+ *	becomes the word of 8 bytes at p + value, modulo 2^64, which must be a multiple of 8 (EFAULT).
+ *	Then p is written to dst, a multiple of 8, and the number of times to dst + 8.
+ *
+ * @DMIRROR_OP_RANDOM: makes len accesses to words of 8 bytes in value2 bytes from src on, both
+ *	multiples of 8, value2 not 0. s is value, a is 0. Each time
+ *	s becomes s * 6364136223846793005 + 1442695040888963407, modulo 2^64; w is word
+ *	(s >> 33) % (value2 / 8). Where flags has DMIRROR_RANDOM_WRITE and bit 32 of s is set,
+ *	the word becomes itself xor s. Else a becomes a rotated left by 1, xor the word. Last, a is
+ *	written to dst, a multiple of 8.
+ *
+ * @DMIRROR_OP_ATOMIC: makes len atomic operations on the word at src, aligned to its size: of 4
+ *	bytes, or 8 where flags has DMIRROR_ATOMIC_64. It adds value, or where flags has
+ *	DMIRROR_ATOMIC_CAS writes value if the word is value2. The word that the last of them found,
+ *	as one of 8 bytes, is written to dst, a multiple of 8, unless dst is 0. Of value and
+ *	value2 the lowest bytes count. len is not 0.
+ *
+ * @DMIRROR_OP_PREFETCH: moves the pages of len bytes from src on to the device, or where flags
+ *	has DMIRROR_PREFETCH_SYSTEM to system memory. What cannot be moved stays, and is no error.
+ *	Changes no content. src and len are multiples of the size of a page, len not 0.
+ *
+ * @DMIRROR_OP_SPIN: does nothing for len nanoseconds, at most 10 seconds.
+ *
+ * @DMIRROR_OP_FENCE: writes value to the word of 8 bytes at dst, a multiple of 8, after all that
+ *	the packets before it have written.
+ *
+ * @DMIRROR_OP_JUMP: the next packet is the one at src, a multiple of 64.
+ */
+enum dmirror_opcode {
+	DMIRROR_OP_FILL		= 1,
+	DMIRROR_OP_COPY		= 2,
+	DMIRROR_OP_SUM		= 3,
+	DMIRROR_OP_CHASE	= 4,
+	DMIRROR_OP_RANDOM	= 5,
+	DMIRROR_OP_ATOMIC	= 6,
+	DMIRROR_OP_PREFETCH	= 7,
+	DMIRROR_OP_SPIN		= 8,
+	DMIRROR_OP_FENCE	= 9,
+	DMIRROR_OP_JUMP		= 10,
+};
+
+#define DMIRROR_RANDOM_WRITE	0x01
+#define DMIRROR_ATOMIC_64	0x01
+#define DMIRROR_ATOMIC_CAS	0x02
+#define DMIRROR_PREFETCH_SYSTEM	0x01
 
 #endif /* _UAPI_DMIRROR_H */
