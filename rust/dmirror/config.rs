@@ -54,5 +54,10 @@ pub(crate) const RELEASE_ROUNDS: usize = 8;
 /// How long a device tries to get at pages that are taken from it again and again, in milliseconds.
 pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
 
+/// The most queues of an open file, jobs of a queue, and packets of a job.
+pub(crate) const MAX_QUEUES: usize = 64;
+pub(crate) const MAX_DEPTH: u32 = 1024;
+pub(crate) const MAX_PACKETS: u32 = 65536;
+
 /// The most bytes that a CPU's fault brings back, until root sets another limit for a device.
 pub(crate) const FAULT_WINDOW_BYTES: u32 = (WINDOW_PAGES * PAGE_SIZE) as u32;

@@ -10,6 +10,7 @@ use emu::{
     trace::{Cause, Evict, Migrate, Place},
 };
 use hmm::{
+    counter::Counter,
     lru::drain_lru_batches,
     memremap::{
         CpuFault, DevicePages, Evicted, FaultAnswer, Hooks, Options, Owner, SyncPoint,
@@ -32,6 +33,7 @@ use crate::{
     config::{
         self, FAULT_WINDOW_BYTES, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES,
     },
+    engine::Engine,
     inject::{Injection, Site},
     pool::Pool,
     stats::Attempts,
@@ -41,11 +43,19 @@ use crate::{
 /// A device with memory of its own.
 pub(crate) struct Device {
     pagemap: Arc<Pagemap<DeviceMemory>>,
+    engines: KVec<Arc<Engine>>,
+    /// How often the engines were reset.
+    generation: Counter,
 }
 
 impl Device {
-    /// Makes a device of `memory`, which trace events call by its number.
-    pub(crate) fn new(memory: Memory, injection: Arc<Injection>, number: u32) -> Result<Self> {
+    /// Makes a device of `memory`, with so many engines, which trace events call by its number.
+    pub(crate) fn new(
+        memory: Memory,
+        injection: Arc<Injection>,
+        number: u32,
+        engines: usize,
+    ) -> Result<Self> {
         let options = Options {
             owner: Owner::new()?,
             node: None,
@@ -58,12 +68,70 @@ impl Device {
         let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
         let pagemap = Arc::pin_init(pagemap, GFP_KERNEL)?;
         pagemap.ops().settings.put(0, FAULT_WINDOW_BYTES);
-        Ok(Self { pagemap })
+        let mut device = Self {
+            pagemap,
+            engines: KVec::with_capacity(engines, GFP_KERNEL)?,
+            generation: Counter::default(),
+        };
+        for _ in 0..engines {
+            device.engines.push(Engine::new()?, GFP_KERNEL)?;
+        }
+        Ok(device)
     }
 
     /// Returns the pages of the device.
     pub(crate) fn pagemap(&self) -> &Arc<Pagemap<DeviceMemory>> {
         &self.pagemap
+    }
+
+    /// Returns the number of engines.
+    pub(crate) fn engines(&self) -> usize {
+        self.engines.len()
+    }
+
+    /// Returns an engine by its number.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when there is none.
+    pub(crate) fn engine(&self, number: usize) -> Result<&Arc<Engine>> {
+        self.engines.get(number).ok_or(EINVAL)
+    }
+
+    /// Returns the number of the engine with the fewest queues.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when there is none.
+    pub(crate) fn idlest_engine(&self) -> Result<usize> {
+        let numbers = 0..self.engines.len();
+        numbers
+            .min_by_key(|&number| self.engines[number].queues())
+            .ok_or(EINVAL)
+    }
+
+    /// Returns how often the engines were reset.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Fails all jobs that have not ended.
+    ///
+    /// May sleep; does not wait for the jobs.
+    pub(crate) fn reset(&self) {
+        self.generation.add(1);
+        for engine in &self.engines {
+            engine.reset();
+        }
+    }
+
+    /// Ends all jobs, and the threads of the engines.
+    ///
+    /// May sleep.
+    fn stop(&self) {
+        for engine in &self.engines {
+            engine.stop();
+        }
     }
 
     /// Brings every page back to system memory, whoever owns it; `count` says how many came.
@@ -98,6 +166,22 @@ impl Device {
             }
         }
         outcome.and(Err(EBUSY))
+    }
+}
+
+/// A device whose engines run, until drop: so that they are over before the code of the module goes
+/// away, whoever else still knows of the device.
+pub(crate) struct RunningDevice(Arc<Device>);
+
+impl RunningDevice {
+    pub(crate) fn new(device: Arc<Device>) -> Self {
+        Self(device)
+    }
+}
+
+impl Drop for RunningDevice {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

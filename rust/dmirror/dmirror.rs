@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! ioctl -> file -> access, migrate -> call -> device -> pool
+//!                  commands -> queue <- engine -> exec -> access, migrate
 //! CPU fault, last put, split: C -> hmm -> emu -> device
 //! ```
 //!
@@ -28,15 +29,21 @@ use kernel::sync::Arc;
 mod access;
 mod alloc;
 mod call;
+mod client;
+mod commands;
 mod config;
 mod device;
+mod engine;
+mod exec;
 mod file;
 mod inject;
 mod migrate;
+mod packet;
 mod pageset;
 mod params;
 mod plan;
 mod pool;
+mod queue;
 mod request;
 mod reserve;
 mod snapshot;
@@ -47,10 +54,10 @@ mod uapi;
 mod window;
 
 use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
-use device::Device;
+use device::{Device, RunningDevice};
 use file::DmirrorFile;
 use inject::Injection;
-use params::{BadParams, Params, Private, MAX_CAPACITY};
+use params::{BadParams, Params, Private, MAX_CAPACITY, MAX_ENGINES};
 
 module! {
     type: DmirrorModule,
@@ -83,6 +90,10 @@ module! {
             default: 0,
             description: "Size of each coherent memory in bytes, a multiple of 2 MiB (default 256 MiB)",
         },
+        engines: u64 {
+            default: 0,
+            description: "Engines of each device, 1 to 16 (default 2)",
+        },
     },
 }
 
@@ -90,12 +101,14 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 
 /// The devices, from load to unload.
 ///
-/// Dropping it removes the files; the last of them lets go of the device, which then brings its
-/// pages back.
+/// Dropping it removes the files, stops the engines, and lets go of the devices, which then bring
+/// their pages back.
 struct DmirrorModule {
-    // Before the files, so that the last of those lets go of the device.
-    _stats: KVec<DebugfsText<Device>>,
+    // Before the engines stop, so that nobody makes queues any more.
     _files: DeviceFiles<DmirrorFile>,
+    _stats: KVec<DebugfsText<Device>>,
+    // Last, since it lets go of the devices.
+    _running: KVec<RunningDevice>,
 }
 
 impl kernel::Module for DmirrorModule {
@@ -107,6 +120,7 @@ impl kernel::Module for DmirrorModule {
             spm_addr_dev0: module_parameters::spm_addr_dev0.value(),
             spm_addr_dev1: module_parameters::spm_addr_dev1.value(),
             spm_size: module_parameters::spm_size.value(),
+            engines: module_parameters::engines.value(),
         };
         let plan = params
             .validate(BLOCK_BYTES, PRIVATE_DEVICES as u64)
@@ -115,11 +129,13 @@ impl kernel::Module for DmirrorModule {
         let injection = Arc::pin_init(injection, GFP_KERNEL)?;
         let mut devices = KVec::new();
         let mut stats = KVec::new();
+        let mut running = KVec::new();
         let mut add = |memory, name| -> Result {
             // As in the names of the files, which are in this order.
             let number = devices.len() as u32;
-            let device = Device::new(memory, injection.clone(), number)?;
+            let device = Device::new(memory, injection.clone(), number, plan.engines)?;
             let device = Arc::new(device, GFP_KERNEL)?;
+            running.push(RunningDevice::new(device.clone()), GFP_KERNEL)?;
             let folder = device.pagemap().ops().folder().clone();
             stats.push(
                 DebugfsText::new(folder, c"stats", device.clone()),
@@ -144,8 +160,9 @@ impl kernel::Module for DmirrorModule {
         }
         // Files last: they can be opened at once.
         Ok(Self {
-            _stats: stats,
             _files: DeviceFiles::new(devices)?,
+            _stats: stats,
+            _running: running,
         })
     }
 }
@@ -179,6 +196,7 @@ fn explain(params: &Params, bad: BadParams) -> Error {
         capacity,
         vram_size,
         spm_size,
+        engines,
         ..
     } = params;
     match bad {
@@ -199,6 +217,7 @@ fn explain(params: &Params, bad: BadParams) -> Error {
         BadParams::HalfOfSpm => {
             pr_err!("spm_addr_dev0 and spm_addr_dev1 must be given together\n")
         }
+        BadParams::Engines => pr_err!("engines={engines} is above {MAX_ENGINES}\n"),
         BadParams::Spm => pr_err!(
             "spm_addr_dev0, spm_addr_dev1 and spm_size must be multiples of {BLOCK_BYTES}, and spm_size not above {MAX_CAPACITY}\n"
         ),

@@ -7,29 +7,30 @@
 
 use core::mem::size_of;
 
-use emu::{device_file::DeviceFileOps, view::View};
+use emu::device_file::DeviceFileOps;
 use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
 use kernel::{
     alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
     ioctl::_IOWR,
-    mm::{virt::VmaNew, Mm},
+    mm::virt::VmaNew,
     new_mutex,
     page::{Page, PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
     seq_file::SeqFile,
     seq_print,
-    sync::{aref::ARef, Arc, Mutex},
+    sync::{Arc, Mutex},
     uaccess::{UserPtr, UserSlice},
 };
 
 use crate::{
     access,
     call::{resched_or_eintr, Buffers, Call, Counts},
-    device::{Device, DeviceMemory},
+    client::Client,
+    commands::{self, QueueCommand, Queues},
+    device::Device,
     migrate,
     request::UserRange,
     snapshot,
-    stats::{new_client, FileStats},
     uapi::{self, dmirror_cmd},
 };
 
@@ -132,14 +133,10 @@ fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
 /// An open file.
 #[pin_data]
 pub(crate) struct DmirrorFile {
-    device: Arc<Device>,
-    /// The address space of the opener, which this keeps from being freed, but not alive.
-    mm: ARef<Mm>,
+    // Before the client, so that its queues end first.
     #[pin]
-    view: View<DeviceMemory>,
-    /// A number that no other open file has.
-    client: u64,
-    stats: FileStats,
+    queues: Mutex<Queues>,
+    client: Arc<Client>,
     /// Kept for the next command, so that it need not allocate. In a box, because they go from hand
     /// to hand and are large.
     #[pin]
@@ -157,11 +154,8 @@ impl DeviceFileOps for DmirrorFile {
         let opener = task.mm().ok_or(EINVAL)?;
         KBox::try_pin_init(
             try_pin_init!(Self {
-                device: device.clone(),
-                mm: ARef::<Mm>::from(&**opener),
-                view <- View::new(opener, device.pagemap().clone()),
-                client: new_client(),
-                stats: FileStats::default(),
+                queues <- new_mutex!(Queues::new(), "DmirrorFile::queues"),
+                client: Arc::pin_init(Client::new(device, opener), GFP_KERNEL)?,
                 buffers <- new_mutex!(None),
             }),
             GFP_KERNEL,
@@ -169,6 +163,10 @@ impl DeviceFileOps for DmirrorFile {
     }
 
     fn ioctl(file: Pin<&Self>, cmd: u32, arg: usize) -> Result<isize> {
+        if let Some(command) = QueueCommand::from_number(cmd) {
+            let at = UserPtr::from_addr(arg);
+            return commands::run(command, &file.client, &file.queues, at).map(|()| 0);
+        }
         let user = || UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
         // As numbers, whose size is known when this is compiled: so C does not look what memory
         // they are in.
@@ -177,7 +175,7 @@ impl DeviceFileOps for DmirrorFile {
 
         let mut counts = Counts::default();
         let result = match Command::try_from(cmd) {
-            Ok(Command::Release) => file.device.release(&mut counts.cpages),
+            Ok(Command::Release) => file.client.device().release(&mut counts.cpages),
             Ok(Command::Flags) => file.set_flags(words.npages),
             // A struct with a wrong range is not written back: the question mark leaves here.
             Ok(Command::OnRange(command)) => {
@@ -188,7 +186,7 @@ impl DeviceFileOps for DmirrorFile {
                 Err(unknown)
             }
         };
-        file.stats.add(&counts);
+        file.client.stats.add(&counts);
         words.cpages = counts.cpages;
         words.faults = counts.faults;
         // The counts are true whatever the outcome; the error of the command goes first.
@@ -214,16 +212,17 @@ impl DeviceFileOps for DmirrorFile {
     /// Anybody may read it who may look at the process; what the device has done as a whole is in
     /// debugfs.
     fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
-        let pagemap = file.device.pagemap();
+        let client = &*file.client;
+        let pagemap = client.device().pagemap();
         let npages = pagemap.npages();
         let room = pagemap.ops().pool().room();
         seq_print!(m, "dmirror-pages:\t{npages}\n");
         seq_print!(m, "dmirror-free-pages:\t{}\n", room.pages);
         seq_print!(m, "dmirror-blocks:\t{}\n", npages / HPAGE_PMD_NR);
         seq_print!(m, "dmirror-free-blocks:\t{}\n", room.blocks);
-        let view = file.view.stats();
+        let view = client.view().stats();
         seq_print!(m, "drm-driver:\tdmirror\n");
-        seq_print!(m, "drm-client-id:\t{}\n", file.client);
+        seq_print!(m, "drm-client-id:\t{}\n", client.number());
         for (region, pages) in [
             ("memory", view.mapped_system),
             ("vram0", view.mapped_device),
@@ -234,7 +233,16 @@ impl DeviceFileOps for DmirrorFile {
                 seq_print!(m, "drm-{key}-{region}:\t{kib} KiB\n");
             }
         }
-        file.stats.show(m);
+        for (number, busy) in client
+            .busy_ns
+            .iter()
+            .take(client.device().engines())
+            .enumerate()
+        {
+            seq_print!(m, "drm-engine-engine{number}:\t{} ns\n", busy.get());
+        }
+        seq_print!(m, "dmirror-queues:\t{}\n", file.queues.lock().len());
+        client.stats.show(m);
         for (key, value) in [
             ("device-fault-pages", view.brought_back),
             ("device-faults", view.faults),
@@ -252,7 +260,11 @@ impl DmirrorFile {
         if flags & !known != 0 {
             return Err(EINVAL);
         }
-        self.device.pagemap().hooks().set_fail_next(flags != 0);
+        self.client
+            .device()
+            .pagemap()
+            .hooks()
+            .set_fail_next(flags != 0);
         Ok(())
     }
 
@@ -264,7 +276,7 @@ impl DmirrorFile {
         counts: &mut Counts,
     ) -> Result {
         let gone = command.without_memory();
-        let mm = self.mm.mmget_not_zero().ok_or(gone)?;
+        let mm = self.client.users().ok_or(gone)?;
         if user_range.end() > task_size(&mm) {
             return Err(gone);
         }
@@ -274,7 +286,7 @@ impl DmirrorFile {
             None => KBox::new(Buffers::new()?, GFP_KERNEL)?,
         };
         let mut call = Call {
-            view: &self.view,
+            view: self.client.view(),
             mm: &mm,
             user_range,
             buffers: &mut buffers,

@@ -427,6 +427,43 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     Ok(left)
 }
 
+/// Moves those pages of a window that can be moved to the device.
+///
+/// May sleep.
+pub(crate) fn prefetch(call: &mut Call<'_>) {
+    let range = call.range();
+    let mut at = range.start;
+    while at < range.end {
+        let mut step = step_to_device(call, window_at(at, range.end));
+        // Where nothing is mapped that the device may read, something may be behind that page.
+        at = match step.error.take() {
+            Some(EINVAL) => at + PAGE_SIZE,
+            _ => step.range.end,
+        };
+        if resched_or_eintr().is_err() {
+            return;
+        }
+    }
+}
+
+/// Moves those pages of a window that can be moved back to system memory.
+///
+/// May sleep.
+pub(crate) fn prefetch_back(call: &mut Call<'_>) {
+    let range = call.range();
+    let mut at = range.start;
+    while at < range.end {
+        let mut window = window_at(at, range.end);
+        at = match step_to_system(call, &mut window) {
+            Err(EINVAL) => at + PAGE_SIZE,
+            _ => window.end,
+        };
+        if resched_or_eintr().is_err() {
+            return;
+        }
+    }
+}
+
 /// Makes one pass back; returns how many pages came.
 fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mmap = call.mm.mmap_read_lock();

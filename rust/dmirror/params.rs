@@ -12,7 +12,13 @@ pub(crate) const DEFAULT_SPM_SIZE: u64 = 256 << 20;
 /// The most memory that a device can be given, in bytes; the kernel's own bounds lie not far above.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
-/// The parameters as they were given, in bytes; 0 where one was not.
+/// Engines of a device, where the module parameter `engines` gives no other number.
+pub(crate) const DEFAULT_ENGINES: u64 = 2;
+
+/// The most engines of a device.
+pub(crate) const MAX_ENGINES: usize = 16;
+
+/// The parameters as they were given, in bytes but for `engines`; 0 where one was not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Params {
     pub(crate) capacity: u64,
@@ -21,6 +27,7 @@ pub(crate) struct Params {
     pub(crate) spm_addr_dev0: u64,
     pub(crate) spm_addr_dev1: u64,
     pub(crate) spm_size: u64,
+    pub(crate) engines: u64,
 }
 
 /// Where the memory of the private devices comes from.
@@ -38,6 +45,8 @@ pub(crate) struct DevicePlan {
     pub(crate) private: Private,
     /// The bytes of each coherent device, if there are any.
     pub(crate) coherent: Option<u64>,
+    /// Engines of each device.
+    pub(crate) engines: usize,
 }
 
 /// What is wrong with the parameters.
@@ -59,6 +68,8 @@ pub(crate) enum BadParams {
     HalfOfSpm,
     /// An address or the size of coherent memory is not aligned, or too large.
     Spm,
+    /// Too many engines.
+    Engines,
 }
 
 impl Params {
@@ -66,7 +77,16 @@ impl Params {
     pub(crate) fn validate(&self, block: u64, devices: u64) -> Result<DevicePlan, BadParams> {
         let private = self.private(block, devices)?;
         let coherent = self.coherent(block)?;
-        Ok(DevicePlan { private, coherent })
+        let engines = or_default(self.engines, DEFAULT_ENGINES);
+        if engines > MAX_ENGINES as u64 {
+            return Err(BadParams::Engines);
+        }
+        Ok(DevicePlan {
+            private,
+            coherent,
+            // CAST: At most MAX_ENGINES.
+            engines: engines as usize,
+        })
     }
 
     fn private(&self, block: u64, devices: u64) -> Result<Private, BadParams> {

@@ -25,7 +25,7 @@ use crate::stats::{new_client, Attempts};
 fn device(blocks: usize) -> Result<Device> {
     let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
     let injection = Injection::new(DebugfsDir::new(c"dmirror")?);
-    Device::new(memory, Arc::pin_init(injection, GFP_KERNEL)?, 0)
+    Device::new(memory, Arc::pin_init(injection, GFP_KERNEL)?, 0, 2)
 }
 
 /// A reservation of `npages` pages.

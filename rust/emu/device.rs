@@ -10,7 +10,11 @@ use hmm::{
     },
     migrate::{CopyBatch, CopyEngine, Place},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{Arc, SpinLock},
+};
 
 use crate::{bindings, memory::Memory, stats::Stats, trace};
 
@@ -48,6 +52,9 @@ pub type Pagemap<T> = DevPagemap<Emulated<T>>;
 #[pin_data]
 pub struct Emulated<T> {
     engine: CpuEngine,
+    /// What the device makes atomic operations with, one at a time.
+    #[pin]
+    atomic_unit: SpinLock<()>,
     /// Shared with the views, which outlive no device.
     stats: Arc<Stats>,
     #[pin]
@@ -77,6 +84,7 @@ impl<T: DeviceOps> Emulated<T> {
         let ops = try_pin_init!(Self {
             // INVARIANT: `pfns` is for the pages of this memory.
             engine: CpuEngine(memory),
+            atomic_unit <- atomic_unit(),
             stats,
             driver <- driver,
         }? Error);
@@ -88,10 +96,24 @@ impl<T: DeviceOps> Emulated<T> {
         &self.stats
     }
 
+    /// Returns what the device makes atomic operations with, one at a time.
+    pub(crate) fn atomic_unit(&self) -> &SpinLock<()> {
+        &self.atomic_unit
+    }
+
     /// Returns the memory of the device.
     pub fn memory(&self) -> &Memory {
         &self.engine.0
     }
+}
+
+/// Makes the lock of what makes atomic operations.
+///
+/// Not part of a generic function: code that is generated in several crates would give one lock
+/// class several names, which lockdep rejects.
+#[inline(never)]
+fn atomic_unit() -> impl PinInit<SpinLock<()>> {
+    new_spinlock!((), "Emulated::atomic_unit")
 }
 
 impl<T> Deref for Emulated<T> {

@@ -9,7 +9,7 @@
 //! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
 //! | [`trace`] | events for perf, trace-cmd and bpftrace |
 //! | [`stats`] | counters of what the device has done |
-//! | [`device_file`], [`debugfs`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
+//! | [`device_file`], [`debugfs`], [`eventfd`], [`kthread`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
 //!
 //! # Locks
 //!
@@ -20,8 +20,10 @@ mod bindings;
 pub mod debugfs;
 pub mod device;
 pub mod device_file;
+pub mod eventfd;
 pub mod fault;
 pub mod iomem;
+pub mod kthread;
 pub mod memory;
 pub mod pending;
 mod record;
@@ -33,3 +35,4 @@ mod tests;
 pub mod trace;
 pub mod uaccess;
 pub mod view;
+mod word;

@@ -28,7 +28,6 @@ use kernel::{
     uaccess::UserPtr,
 };
 
-pub use crate::table::Access;
 use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
@@ -38,6 +37,7 @@ use crate::{
     table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
     trace,
 };
+pub use crate::{table::Access, word::Word};
 
 /// A node of the page table.
 pub(crate) struct NodeBox(KBox<Node<NodeBox>>);
@@ -453,7 +453,7 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         Ok(copied)
     }
 
-    fn check_write(&self) -> Result {
+    pub(crate) fn check_write(&self) -> Result {
         match self.entry.access {
             Access::Read => Err(EPERM),
             Access::Write | Access::Exclusive => Ok(()),
@@ -462,14 +462,14 @@ impl<T: DeviceOps> ViewPages<'_, T> {
 
     /// Makes sure that reclaim does not take the first `npages` pages for ones that nobody has
     /// written to. A page of the device takes the mark along when it comes back.
-    fn mark_dirty(&self, npages: usize) {
+    pub(crate) fn mark_dirty(&self, npages: usize) {
         // SAFETY: The pages are valid, by the type invariant, and `npages` is no more than that.
         unsafe { bindings::mark_pages_dirty(self.frame().page(), npages) };
     }
 
     /// Returns the bytes of the first page, and behind them those of the others, in the device's
     /// own memory; `None` for other memory.
-    fn device_bytes(&self) -> Result<Option<NonNull<u8>>> {
+    pub(crate) fn device_bytes(&self) -> Result<Option<NonNull<u8>>> {
         let Some(index) = self.first else {
             return Ok(None);
         };
@@ -478,7 +478,7 @@ impl<T: DeviceOps> ViewPages<'_, T> {
     }
 
     /// Returns the page frame of the first page.
-    fn frame(&self) -> Frame {
+    pub(crate) fn frame(&self) -> Frame {
         Frame::from_bits(self.entry.pfn)
     }
 }

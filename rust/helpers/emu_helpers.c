@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * C wrappers for `emu`, on top of those that helpers.c has: include/linux/highmem.h,
- * include/linux/io.h, include/linux/page-flags.h, include/linux/uaccess.h, and copying.
- * The prefix is emu_helper_.
+ * C wrappers for `emu`, on top of those that helpers.c has: include/linux/eventfd.h,
+ * include/linux/highmem.h, include/linux/io.h, include/linux/kthread.h,
+ * include/linux/page-flags.h, include/linux/sched/signal.h, include/linux/uaccess.h, and
+ * copying. The prefix is emu_helper_.
  */
+#include <linux/eventfd.h>
 #include <linux/highmem.h>
 #include <linux/io.h>
+#include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 
 void *emu_helper_phys_to_virt(phys_addr_t addr)
@@ -155,4 +159,67 @@ unsigned long emu_helper_copy_pages_from_user_present(struct page *to, const voi
 unsigned long emu_helper_fault_in_readable(const char __user *from, unsigned long len)
 {
 	return fault_in_readable(from, len);
+}
+
+/* A thread that runs at once, with a reference to its task. */
+struct task_struct *emu_helper_kthread_run(int (*body)(void *data), void *data, const char *name)
+{
+	struct task_struct *task = kthread_create(body, data, "%s", name);
+
+	if (!IS_ERR(task)) {
+		get_task_struct(task);
+		wake_up_process(task);
+	}
+	return task;
+}
+
+int emu_helper_kthread_stop_put(struct task_struct *task)
+{
+	return kthread_stop_put(task);
+}
+
+/* A thread of the kernel ignores all signals, unless it says that it takes one. */
+void emu_helper_allow_sigkill(void)
+{
+	allow_kernel_signal(SIGKILL);
+}
+
+void emu_helper_send_sigkill(struct task_struct *task)
+{
+	send_sig(SIGKILL, task, 1);
+}
+
+void emu_helper_flush_signals(void)
+{
+	if (current->flags & PF_KTHREAD)
+		flush_signals(current);
+}
+
+struct eventfd_ctx *emu_helper_eventfd_ctx_fdget(int fd)
+{
+	return eventfd_ctx_fdget(fd);
+}
+
+void emu_helper_eventfd_ctx_put(struct eventfd_ctx *ctx)
+{
+	eventfd_ctx_put(ctx);
+}
+
+void emu_helper_eventfd_signal(struct eventfd_ctx *ctx)
+{
+	eventfd_signal(ctx);
+}
+
+/* An aligned word of 4 or 8 bytes is read and written whole. */
+u64 emu_helper_read_sized(const void *from, size_t size)
+{
+	return size == sizeof(u64) ? READ_ONCE(*(const u64 *)from) : READ_ONCE(*(const u32 *)from);
+}
+
+void emu_helper_write_sized(void *to, u64 value, size_t size)
+{
+	if (size == sizeof(u64))
+		WRITE_ONCE(*(u64 *)to, value);
+	else
+		WRITE_ONCE(*(u32 *)to, value);
 }

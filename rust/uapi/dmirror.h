@@ -287,7 +287,7 @@ struct dmirror_query {
  *	fewest queues
  * @depth: in: jobs that the queue can hold, 1 to max_depth
  * @eventfd: in: descriptor of an eventfd, which gets 1 added for each job that ends; -1: none
- * @queue: out: the number of the queue
+ * @queue: in: 0; out: the number of the queue
  */
 struct dmirror_queue_create {
 	__u32 size;
@@ -329,7 +329,7 @@ struct dmirror_queue_destroy {
  * QUEUE_DESTROY: end a queue. Jobs that wait do not begin, the one that runs is cancelled, and
  * when this returns the engine touches no memory for the queue any more. Who waits for a job gets
  * ENODEV. Closing the file ends its queues as well, without waiting for the engine.
- *   EINTR   a fatal signal arrived; the queue ends all the same
+ *   EINTR   a signal arrived; the queue ends all the same
  */
 #define DMIRROR_NR_QUEUE_DESTROY	0x82
 #define DMIRROR_QUEUE_DESTROY \
@@ -413,7 +413,8 @@ struct dmirror_wait {
  *   EPERM   an address is mapped, but not for what the packet does
  *   EINVAL  the packet is malformed, see struct dmirror_packet
  *   EBUSY, EIO, ENOMEM  as for READ and WRITE
- *   ECANCELED  the engines were reset
+ *   EOPNOTSUPP  an atomic operation on a page of a file or of hugetlb
+ *   EIO     the engines were reset; then @access says none
  * and then what lies before the address that failed was done, and nothing behind it.
  *
  * Errors of WAIT:
@@ -427,6 +428,29 @@ struct dmirror_wait {
 #define DMIRROR_NR_WAIT			0x84
 #define DMIRROR_WAIT \
 	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_WAIT, struct dmirror_wait)
+
+/**
+ * struct dmirror_reset - argument of RESET
+ * @size: see above
+ * @flags: 0
+ * @pad: 0
+ * @pad2: 0
+ */
+struct dmirror_reset {
+	__u32 size;
+	__u32 flags;
+	__u32 pad;
+	__u32 pad2;
+};
+
+/*
+ * RESET: reset the engines of the device. All jobs of all queues, whoever has made them, that were
+ * submitted before fail with EIO, where they are; the queues stay. Memory, and what is mapped, stay
+ * as well.
+ */
+#define DMIRROR_NR_RESET		0x85
+#define DMIRROR_RESET \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_RESET, struct dmirror_reset)
 
 /**
  * struct dmirror_packet - what an engine does

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Engines: threads that work on queues.
+//!
+//! An engine belongs to its device, and outlives no module: whoever unloads stops it. It owns what
+//! it works on, so that closing a file need not wait for it. A queue that is destroyed while one of
+//! its jobs runs has the engine interrupted, which ends whatever it waits for.
+//!
+//! Locks: that of the engine, then that of the jobs of a queue. Neither is held while a job runs.
+
+use emu::kthread::{clear_interrupt, Kthread, KthreadBody};
+use kernel::{
+    fmt, new_condvar, new_mutex,
+    prelude::*,
+    str::CString,
+    sync::{Arc, CondVar, Mutex},
+    time::{Instant, Monotonic},
+};
+
+use crate::{
+    call::Buffers,
+    exec,
+    queue::{Job, Queue},
+};
+
+/// What an engine works on.
+struct Work {
+    queues: KVec<Arc<Queue>>,
+    /// The place of the queue whose turn is next.
+    turn: usize,
+    /// The queue whose job runs.
+    running: Option<Arc<Queue>>,
+    is_stopped: bool,
+}
+
+impl Work {
+    /// Returns a job of the first queue that has one, from the one whose turn it is on.
+    fn next(&mut self) -> Option<(Arc<Queue>, Job)> {
+        let count = self.queues.len();
+        for step in 0..count {
+            let place = (self.turn + step) % count;
+            if let Some(job) = self.queues[place].next() {
+                self.turn = place + 1;
+                let queue = self.queues[place].clone();
+                self.running = Some(queue.clone());
+                return Some((queue, job));
+            }
+        }
+        None
+    }
+
+    fn runs(&self, queue: &Arc<Queue>) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| Arc::ptr_eq(running, queue))
+    }
+}
+
+/// An engine.
+#[pin_data]
+pub(crate) struct Engine {
+    #[pin]
+    work: Mutex<Work>,
+    /// There is work, or less of it.
+    #[pin]
+    changed: CondVar,
+    /// Started for the first queue.
+    #[pin]
+    thread: Mutex<Option<Kthread<Worker>>>,
+}
+
+impl Engine {
+    /// Makes an engine that does not run yet.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let work = Work {
+            queues: KVec::new(),
+            turn: 0,
+            running: None,
+            is_stopped: false,
+        };
+        let engine = pin_init!(Self {
+            work <- new_mutex!(work, "Engine::work"),
+            changed <- new_condvar!("Engine::changed"),
+            thread <- new_mutex!(None, "Engine::thread"),
+        });
+        Arc::pin_init(engine, GFP_KERNEL)
+    }
+
+    /// Returns the number of its queues.
+    pub(crate) fn queues(&self) -> usize {
+        self.work.lock().queues.len()
+    }
+
+    /// Adds a queue, and starts the thread if this is the first. The thread has this name.
+    ///
+    /// May sleep.
+    pub(crate) fn add(self: &Arc<Self>, queue: Arc<Queue>, name: fmt::Arguments<'_>) -> Result {
+        let mut thread = self.thread.lock();
+        // Whoever stops the engine notes that before it takes the thread.
+        if self.work.lock().is_stopped {
+            return Err(ENODEV);
+        }
+        if thread.is_none() {
+            let worker = Worker {
+                engine: self.clone(),
+                buffers: KBox::new(Buffers::new()?, GFP_KERNEL)?,
+            };
+            *thread = Some(Kthread::new(&CString::try_from_fmt(name)?, worker)?);
+        }
+        drop(thread);
+        let mut work = self.work.lock();
+        if work.is_stopped {
+            return Err(ENODEV);
+        }
+        work.queues.push(queue, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Has the engine look for work.
+    pub(crate) fn kick(&self) {
+        // Under the lock, so that it either finds the work or waits for this.
+        let _work = self.work.lock();
+        self.changed.notify_all();
+    }
+
+    /// Takes away a queue that was destroyed, and ends its job if one runs.
+    pub(crate) fn remove(&self, queue: &Arc<Queue>) {
+        let mut work = self.work.lock();
+        let place = work.queues.iter().position(|own| Arc::ptr_eq(own, queue));
+        let removed = place.and_then(|place| work.queues.remove(place).ok());
+        let runs = work.runs(queue);
+        drop(work);
+        drop(removed);
+        if runs {
+            self.interrupt();
+        }
+    }
+
+    /// Waits until no job of a queue runs.
+    ///
+    /// # Errors
+    ///
+    /// [`EINTR`] when a signal arrives.
+    pub(crate) fn wait_for(&self, queue: &Arc<Queue>) -> Result {
+        let mut work = self.work.lock();
+        while work.runs(queue) {
+            if self.changed.wait_interruptible(&mut work) {
+                return Err(EINTR);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails all jobs that have not ended.
+    pub(crate) fn reset(&self) {
+        let work = self.work.lock();
+        for queue in &work.queues {
+            queue.reset();
+        }
+        drop(work);
+        self.interrupt();
+        self.kick();
+    }
+
+    /// Ends all queues and the thread, which is not started again.
+    ///
+    /// May sleep, until what the engine waits for was interrupted.
+    pub(crate) fn stop(&self) {
+        let mut work = self.work.lock();
+        work.is_stopped = true;
+        let queues = core::mem::take(&mut work.queues);
+        for queue in &queues {
+            queue.destroy();
+        }
+        drop(work);
+        drop(queues);
+        self.changed.notify_all();
+        self.interrupt();
+        let thread = self.thread.lock().take();
+        drop(thread);
+    }
+
+    /// Ends what the thread waits for. It looks then whether its job is to go on.
+    fn interrupt(&self) {
+        if let Some(thread) = &*self.thread.lock() {
+            thread.interrupt();
+        }
+    }
+
+    /// Waits for a job; `None` when the engine is to stop.
+    fn next(&self) -> Option<(Arc<Queue>, Job)> {
+        let mut work = self.work.lock();
+        loop {
+            if work.is_stopped {
+                return None;
+            }
+            if let Some(next) = work.next() {
+                return Some(next);
+            }
+            if self.changed.wait_interruptible(&mut work) {
+                clear_interrupt();
+            }
+        }
+    }
+
+    /// Notes that a job has ended.
+    fn done(&self) {
+        let done = self.work.lock().running.take();
+        self.changed.notify_all();
+        // Without the lock: it may be the last that knows of the queue, and of the address space.
+        drop(done);
+    }
+}
+
+/// The thread of an engine.
+struct Worker {
+    engine: Arc<Engine>,
+    /// Made where they are charged to who has made the first queue.
+    buffers: KBox<Buffers>,
+}
+
+impl KthreadBody for Worker {
+    fn run(mut self) {
+        while let Some((queue, job)) = self.engine.next() {
+            let start = Instant::<Monotonic>::now();
+            let outcome = exec::run(&queue, &job, &mut self.buffers);
+            if let Some(busy) = queue.client().busy_ns.get(queue.engine()) {
+                // CAST: No moment that has been lies before the one that was taken first.
+                busy.add(start.elapsed().as_nanos() as u64);
+            }
+            queue.finish(&job, outcome);
+            self.engine.done();
+        }
+    }
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Queues: jobs that a program has submitted, and what became of them.
+//!
+//! Locks: that of the jobs is held for book-keeping only.
+
+use emu::eventfd::Eventfd;
+use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc, CondVar, CondVarTimeoutResult, Mutex,
+    },
+    time::{msecs_to_jiffies, Instant, Monotonic},
+};
+
+use crate::{client::Client, uapi};
+
+/// What became of a job.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome {
+    /// Packets that were executed whole.
+    pub(crate) executed: u64,
+    /// Why it ended before the last.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Why a packet was not executed whole.
+#[derive(Clone, Copy)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// What the packet wanted to do there.
+    pub(crate) access: AccessKind,
+    /// The lowest address that it could not access, or where no access is the reason its own.
+    pub(crate) address: u64,
+}
+
+/// What an engine does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessKind {
+    None,
+    Fetch,
+    Read,
+    Write,
+    Atomic,
+}
+
+impl AccessKind {
+    /// Returns the number that it has in the ABI.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::None => uapi::DMIRROR_ACCESS_NONE,
+            Self::Fetch => uapi::DMIRROR_ACCESS_FETCH,
+            Self::Read => uapi::DMIRROR_ACCESS_READ,
+            Self::Write => uapi::DMIRROR_ACCESS_WRITE,
+            Self::Atomic => uapi::DMIRROR_ACCESS_ATOMIC,
+        }
+    }
+}
+
+/// A job, as an engine gets it.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    /// Its number in the queue, from 1.
+    pub(crate) seqno: u64,
+    /// The address of the first packet.
+    pub(crate) packets: u64,
+    /// How many packets it executes.
+    pub(crate) npackets: u64,
+}
+
+/// The place of a job, and of the one that comes `depth` after it.
+#[derive(Clone, Copy)]
+struct Slot {
+    packets: u64,
+    npackets: u64,
+    outcome: Outcome,
+}
+
+struct Jobs {
+    /// One for each of the last `depth` jobs.
+    slots: KVVec<Slot>,
+    /// The number of the last job.
+    submitted: u64,
+    /// The number of the last job that has ended.
+    ended: u64,
+    is_destroyed: bool,
+}
+
+impl Jobs {
+    fn slot(&mut self, seqno: u64) -> Result<&mut Slot> {
+        let place = seqno % self.slots.len() as u64;
+        // CAST: It is below a length.
+        self.slots.get_mut(place as usize).ok_or(EINVAL)
+    }
+}
+
+/// A queue of jobs, for one engine.
+#[pin_data]
+pub(crate) struct Queue {
+    client: Arc<Client>,
+    /// Which engine works on it.
+    engine: usize,
+    eventfd: Option<Eventfd>,
+    #[pin]
+    jobs: Mutex<Jobs>,
+    #[pin]
+    changed: CondVar,
+    /// The jobs up to this one fail, because the engines were reset.
+    reset: Atomic<u64>,
+    /// Whether what runs is to end, because nobody will hear of it.
+    is_cancelled: Atomic<bool>,
+}
+
+impl Queue {
+    /// Makes a queue of up to `depth` jobs, which is not 0.
+    pub(crate) fn new(
+        client: Arc<Client>,
+        engine: usize,
+        depth: usize,
+        eventfd: Option<Eventfd>,
+    ) -> Result<Arc<Self>> {
+        let empty = Slot {
+            packets: 0,
+            npackets: 0,
+            outcome: Outcome {
+                executed: 0,
+                failure: None,
+            },
+        };
+        let jobs = Jobs {
+            slots: KVVec::from_elem(empty, depth, GFP_KERNEL_ACCOUNT)?,
+            submitted: 0,
+            ended: 0,
+            is_destroyed: false,
+        };
+        let queue = pin_init!(Self {
+            client,
+            engine,
+            eventfd,
+            jobs <- new_mutex!(jobs, "Queue::jobs"),
+            changed <- new_condvar!("Queue::changed"),
+            reset: Atomic::new(0),
+            is_cancelled: Atomic::new(false),
+        });
+        Arc::pin_init(queue, GFP_KERNEL_ACCOUNT)
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn engine(&self) -> usize {
+        self.engine
+    }
+
+    /// Adds a job, and returns its number. The engine is told by the caller.
+    ///
+    /// # Errors
+    ///
+    /// [`EAGAIN`] when as many as the depth have not ended; [`ENODEV`] when the queue was destroyed.
+    pub(crate) fn submit(&self, packets: u64, npackets: u64) -> Result<u64> {
+        let mut jobs = self.jobs.lock();
+        if jobs.is_destroyed {
+            return Err(ENODEV);
+        }
+        if jobs.submitted - jobs.ended >= jobs.slots.len() as u64 {
+            return Err(EAGAIN);
+        }
+        let seqno = jobs.submitted + 1;
+        let slot = jobs.slot(seqno)?;
+        slot.packets = packets;
+        slot.npackets = npackets;
+        jobs.submitted = seqno;
+        Ok(seqno)
+    }
+
+    /// Returns the next job that has not ended.
+    pub(crate) fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock();
+        if jobs.is_destroyed || jobs.ended == jobs.submitted {
+            return None;
+        }
+        let seqno = jobs.ended + 1;
+        let slot = *jobs.slot(seqno).ok()?;
+        Some(Job {
+            seqno,
+            packets: slot.packets,
+            npackets: slot.npackets,
+        })
+    }
+
+    /// Notes what became of the job that [`next`](Self::next) has returned, and tells who waits.
+    pub(crate) fn finish(&self, job: &Job, outcome: Outcome) {
+        let mut jobs = self.jobs.lock();
+        if jobs.is_destroyed {
+            return;
+        }
+        if let Ok(slot) = jobs.slot(job.seqno) {
+            slot.outcome = outcome;
+        }
+        jobs.ended = job.seqno;
+        drop(jobs);
+        self.changed.notify_all();
+        if let Some(eventfd) = &self.eventfd {
+            eventfd.signal();
+        }
+    }
+
+    /// Waits until a job has ended, for at most so many nanoseconds, for ever if that is below 0.
+    ///
+    /// # Errors
+    ///
+    /// As `rust/uapi/dmirror.h` lists them for `WAIT`.
+    pub(crate) fn wait(&self, seqno: u64, timeout_ns: i64) -> Result<Outcome> {
+        let start = Instant::<Monotonic>::now();
+        let mut is_interrupted = false;
+        let mut jobs = self.jobs.lock();
+        loop {
+            if jobs.is_destroyed {
+                return Err(ENODEV);
+            }
+            if seqno == 0 || seqno > jobs.submitted {
+                return Err(EINVAL);
+            }
+            if seqno <= jobs.ended {
+                if jobs.submitted - seqno >= jobs.slots.len() as u64 {
+                    return Err(ENOENT);
+                }
+                return Ok(jobs.slot(seqno)?.outcome);
+            }
+            if is_interrupted {
+                return Err(EINTR);
+            }
+            if timeout_ns < 0 {
+                is_interrupted = self.changed.wait_interruptible(&mut jobs);
+                continue;
+            }
+            let left = timeout_ns.saturating_sub(start.elapsed().as_nanos());
+            if left <= 0 {
+                return Err(ETIME);
+            }
+            // Not before the time is over; and again where it is too long for this.
+            let milliseconds = (left as u64).div_ceil(1_000_000).min(1 << 30);
+            // CAST: It is at most 1 << 30.
+            let jiffies = msecs_to_jiffies(milliseconds as u32);
+            let woken = self.changed.wait_interruptible_timeout(&mut jobs, jiffies);
+            is_interrupted = matches!(woken, CondVarTimeoutResult::Signal { .. });
+        }
+    }
+
+    /// Fails the jobs that have not ended.
+    pub(crate) fn reset(&self) {
+        let jobs = self.jobs.lock();
+        // ORDERING: Relaxed: the engine looks again after each interrupt, whose lock orders this.
+        self.reset.store(jobs.submitted, Relaxed);
+    }
+
+    /// Ends the queue: no job begins any more, and who waits is told. What runs is to end soon.
+    pub(crate) fn destroy(&self) {
+        // ORDERING: Relaxed: the engine looks again after each interrupt, whose lock orders this.
+        self.is_cancelled.store(true, Relaxed);
+        self.jobs.lock().is_destroyed = true;
+        self.changed.notify_all();
+    }
+
+    /// Returns why a job is not to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`EIO`] when the engines were reset; [`ECANCELED`] when the queue was destroyed.
+    pub(crate) fn check(&self, job: &Job) -> Result {
+        // ORDERING: Relaxed: the number stands for itself.
+        if self.is_cancelled.load(Relaxed) {
+            return Err(ECANCELED);
+        }
+        // ORDERING: Relaxed: the number stands for itself.
+        if job.seqno <= self.reset.load(Relaxed) {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+}
