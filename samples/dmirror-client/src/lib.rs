@@ -11,6 +11,8 @@
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
 //! | [`packet`] | what the engines execute |
+//! | [`program`] | random packets |
+//! | [`interpreter`] | what packets do to memory: the oracle of tests |
 //! | [`range`] | page-aligned ranges of an address space |
 //! | [`region`] | anonymous and file memory owned by a value |
 //! | [`pattern`] | data that tells which page and which round it belongs to |
@@ -47,12 +49,14 @@ mod abi;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;
+pub mod interpreter;
 mod mman;
 pub mod module;
 pub mod packet;
 pub mod pattern;
 pub mod place;
 pub mod process;
+pub mod program;
 pub mod queue;
 pub mod range;
 pub mod region;
