@@ -239,12 +239,13 @@ enum dmirror_prot {
  *
  * Each command takes a struct of its own, whose first members are
  *   size   in: the size of the struct, as the program knows it. A member that the
- *          program does not know is 0; one that the module does not know must be 0
+ *          program does not know is 0; one that the module does not know must be 0.
+ *          This size counts, not the one in the number of the request
  *   flags  in: 0, or what the command says
  * Errors that they share:
  *   EINVAL  size is below that of the first version; flags, or a member that is not
  *           used, is not 0; another value that the command does not allow
- *   E2BIG   a member that the module does not know is not 0
+ *   E2BIG   a member that the module does not know is not 0, or size is above 4096
  *   EFAULT  the struct cannot be accessed
  *   ENOENT  the open file has no such queue
  *   ENOMEM
@@ -328,7 +329,8 @@ struct dmirror_queue_destroy {
 /*
  * QUEUE_DESTROY: end a queue. Jobs that wait do not begin, the one that runs is cancelled, and
  * when this returns the engine touches no memory for the queue any more. Who waits for a job gets
- * ENODEV. Closing the file ends its queues as well, without waiting for the engine.
+ * ENODEV, who comes later ENOENT. Closing the file ends its queues as well, without waiting for the
+ * engine.
  *   EINTR   a signal arrived; the queue ends all the same
  */
 #define DMIRROR_NR_QUEUE_DESTROY	0x82
@@ -388,8 +390,8 @@ enum dmirror_access {
  * @seqno: in: the number of the job
  * @timeout_ns: in: how long to wait at most, in nanoseconds; 0: not at all; below 0: for ever
  * @executed: out: packets that were executed whole
- * @fault_addr: out: the address of the packet where @error is not 0 and @access says none; else the
- *	lowest address that the packet could not access
+ * @fault_addr: out: 0 where @error is 0; the address of the packet where @access says none; else the
+ *	first address, in the order of its work, that the packet could not access
  * @access: out: one of enum dmirror_access
  * @pad: 0
  */
@@ -409,8 +411,9 @@ struct dmirror_wait {
 /*
  * WAIT: wait until a job has ended, and say what became of it. The members that go out are set if
  * WAIT succeeds, which it does for a job that failed as well. A job fails with
- *   EFAULT  an address is not mapped, or as for READ
- *   EPERM   an address is mapped, but not for what the packet does
+ *   EFAULT  an address is not mapped, or as for READ, also where the packet writes: so PROT_NONE is
+ *           EFAULT. And the address space of the opener is gone (DMIRROR_ACCESS_FETCH)
+ *   EPERM   an address may be read, but not written as the packet does
  *   EINVAL  the packet is malformed, see struct dmirror_packet
  *   EBUSY, EIO, ENOMEM  as for READ and WRITE
  *   EOPNOTSUPP  an atomic operation on a page of a file or of hugetlb
@@ -465,7 +468,8 @@ struct dmirror_reset {
  *
  * A packet lies at a multiple of 64. Numbers are little endian. A member that an opcode does not
  * name is 0. A packet with another opcode, flag or value than those listed fails with EINVAL before
- * it does anything; so does one whose range (an address, and so many bytes from it on) wraps around.
+ * it does anything; so does one whose range (an address, and so many bytes from it on) wraps around:
+ * the sum of both is below 2^64. Ranges are worked on in ascending order.
  *
  * Documentation/device.md says in a table what each of them does.
  */
@@ -485,32 +489,34 @@ struct dmirror_packet {
  *
  * @DMIRROR_OP_FILL: writes len bytes from dst on. Byte i is byte i % 8 of value.
  *
- * @DMIRROR_OP_COPY: copies len bytes from src to dst, in ascending order. The ranges must not
- *	overlap.
+ * @DMIRROR_OP_COPY: copies len bytes from src to dst, in ascending order: of what lies in one page
+ *	on either side it reads all and then writes all. The ranges do not overlap (EINVAL).
  *
  * @DMIRROR_OP_SUM: reads len bytes from src on, as words of 8 bytes, the last filled up with 0,
  *	and writes their sum modulo 2^64 to dst, a multiple of 8.
  *
  * @DMIRROR_OP_CHASE: follows pointers. p is src. As often as len says, and as long as p is not 0: p
  *	becomes the word of 8 bytes at p + value, modulo 2^64, which must be a multiple of 8 (EFAULT).
- *	Then p is written to dst, a multiple of 8, and the number of times to dst + 8.
+ *	Then p is written to dst, a multiple of 8, and then the number of times to dst + 8.
  *
  * @DMIRROR_OP_RANDOM: makes len accesses to words of 8 bytes in value2 bytes from src on, both
  *	multiples of 8, value2 not 0. s is value, a is 0. Each time
  *	s becomes s * 6364136223846793005 + 1442695040888963407, modulo 2^64; w is word
  *	(s >> 33) % (value2 / 8). Where flags has DMIRROR_RANDOM_WRITE and bit 32 of s is set,
- *	the word becomes itself xor s. Else a becomes a rotated left by 1, xor the word. Last, a is
- *	written to dst, a multiple of 8.
+ *	the word becomes itself xor s, and all of that is a write where it fails. Else a becomes a
+ *	rotated left by 1, xor the word. Last, a is written to dst, a multiple of 8.
  *
  * @DMIRROR_OP_ATOMIC: makes len atomic operations on the word at src, aligned to its size: of 4
  *	bytes, or 8 where flags has DMIRROR_ATOMIC_64. It adds value, or where flags has
  *	DMIRROR_ATOMIC_CAS writes value if the word is value2. The word that the last of them found,
  *	as one of 8 bytes, is written to dst, a multiple of 8, unless dst is 0. Of value and
- *	value2 the lowest bytes count. len is not 0.
+ *	value2 the lowest bytes count; without DMIRROR_ATOMIC_CAS value2 does not count. The word
+ *	must be one that may be written, whatever becomes of it (EPERM). len is not 0.
  *
  * @DMIRROR_OP_PREFETCH: moves the pages of len bytes from src on to the device, or where flags
- *	has DMIRROR_PREFETCH_SYSTEM to system memory. What cannot be moved stays, and is no error.
- *	Changes no content. src and len are multiples of the size of a page, len not 0.
+ *	has DMIRROR_PREFETCH_SYSTEM to system memory. What cannot be moved stays, and what is not
+ *	mapped is passed over; neither is an error. Changes no content. src and len are multiples of
+ *	the size of a page, len not 0.
  *
  * @DMIRROR_OP_SPIN: does nothing for len nanoseconds, at most 10 seconds.
  *

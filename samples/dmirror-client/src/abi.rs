@@ -7,32 +7,105 @@
 
 include!(concat!(env!("OUT_DIR"), "/abi.rs"));
 
-/// Composes the request number of command `nr`, as `_IOWR` does in the header.
-pub(crate) const fn request(nr: u32) -> nix::libc::c_ulong {
-    nix::request_code_readwrite!(DMIRROR_IOC_MAGIC, nr, size_of::<dmirror_cmd>())
+/// Composes the request number of command `nr`, which takes a `T`, as `_IOWR` does
+/// in the header.
+pub(crate) const fn request<T>(nr: u32) -> nix::libc::c_ulong {
+    nix::request_code_readwrite!(DMIRROR_IOC_MAGIC, nr, size_of::<T>())
 }
+
+/// Whether the struct of command `nr` holds no address that the command itself uses.
+pub(crate) const fn takes_no_pointer(nr: u32) -> bool {
+    matches!(nr, DMIRROR_NR_QUERY..=DMIRROR_NR_WAIT)
+}
+
+/// A struct that a command takes.
+pub(crate) trait Argument: Copy {
+    /// The address in it that the command writes to or reads from, 0 for none.
+    /// Packets do not count: it is the device that follows them.
+    fn pointer(&self) -> u64 {
+        0
+    }
+}
+
+impl Argument for dmirror_cmd {
+    fn pointer(&self) -> u64 {
+        self.ptr
+    }
+}
+
+impl Argument for dmirror_query {}
+impl Argument for dmirror_queue_create {}
+impl Argument for dmirror_queue_destroy {}
+impl Argument for dmirror_submit {}
+impl Argument for dmirror_wait {}
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     /// The numbers that programs written for lib/test_hmm send.
     #[test]
     fn requests_are_those_of_test_hmm() {
-        assert_eq!(request(DMIRROR_NR_READ), 0xc028_4800);
-        assert_eq!(request(DMIRROR_NR_WRITE), 0xc028_4801);
-        assert_eq!(request(DMIRROR_NR_MIGRATE_TO_DEV), 0xc028_4802);
-        assert_eq!(request(DMIRROR_NR_MIGRATE_TO_SYS), 0xc028_4803);
-        assert_eq!(request(DMIRROR_NR_SNAPSHOT), 0xc028_4804);
-        assert_eq!(request(DMIRROR_NR_EXCLUSIVE), 0xc028_4805);
-        assert_eq!(request(DMIRROR_NR_CHECK_EXCLUSIVE), 0xc028_4806);
-        assert_eq!(request(DMIRROR_NR_RELEASE), 0xc028_4807);
-        assert_eq!(request(DMIRROR_NR_FLAGS), 0xc028_4808);
-        assert_eq!(request(DMIRROR_NR_READ_UNLOCKED), 0xc028_4809);
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_READ), 0xc028_4800);
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_WRITE), 0xc028_4801);
+        assert_eq!(
+            request::<dmirror_cmd>(DMIRROR_NR_MIGRATE_TO_DEV),
+            0xc028_4802
+        );
+        assert_eq!(
+            request::<dmirror_cmd>(DMIRROR_NR_MIGRATE_TO_SYS),
+            0xc028_4803
+        );
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_SNAPSHOT), 0xc028_4804);
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_EXCLUSIVE), 0xc028_4805);
+        assert_eq!(
+            request::<dmirror_cmd>(DMIRROR_NR_CHECK_EXCLUSIVE),
+            0xc028_4806
+        );
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_RELEASE), 0xc028_4807);
+        assert_eq!(request::<dmirror_cmd>(DMIRROR_NR_FLAGS), 0xc028_4808);
+        assert_eq!(
+            request::<dmirror_cmd>(DMIRROR_NR_READ_UNLOCKED),
+            0xc028_4809
+        );
     }
 
     #[test]
-    fn the_struct_is_five_words() {
+    fn requests_about_queues_stay_what_they_are() {
+        assert_eq!(request::<dmirror_query>(DMIRROR_NR_QUERY), 0xc030_4880);
+        assert_eq!(
+            request::<dmirror_queue_create>(DMIRROR_NR_QUEUE_CREATE),
+            0xc018_4881
+        );
+        assert_eq!(
+            request::<dmirror_queue_destroy>(DMIRROR_NR_QUEUE_DESTROY),
+            0xc010_4882
+        );
+        assert_eq!(request::<dmirror_submit>(DMIRROR_NR_SUBMIT), 0xc020_4883);
+        assert_eq!(request::<dmirror_wait>(DMIRROR_NR_WAIT), 0xc038_4884);
+    }
+
+    #[test]
+    fn structs_are_as_long_as_they_were() {
         assert_eq!(size_of::<dmirror_cmd>(), 40);
+        assert_eq!(size_of::<dmirror_query>(), 48);
+        assert_eq!(size_of::<dmirror_queue_create>(), 24);
+        assert_eq!(size_of::<dmirror_queue_destroy>(), 16);
+        assert_eq!(size_of::<dmirror_submit>(), 32);
+        assert_eq!(size_of::<dmirror_wait>(), 56);
+        assert_eq!(size_of::<dmirror_packet>(), 64);
+    }
+
+    /// On 32-bit x86 words of 8 bytes are aligned to 4: no layout may depend on that.
+    #[test]
+    fn members_of_8_bytes_are_aligned() {
+        assert_eq!(offset_of!(dmirror_query, memory), 24);
+        assert_eq!(offset_of!(dmirror_submit, packets), 16);
+        assert_eq!(offset_of!(dmirror_wait, seqno), 16);
+        assert_eq!(offset_of!(dmirror_wait, access), 48);
+        assert_eq!(offset_of!(dmirror_packet, dst), 8);
+        assert_eq!(offset_of!(dmirror_packet, reserved), 48);
     }
 }

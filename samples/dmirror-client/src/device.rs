@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -177,7 +178,7 @@ impl Buffer<'_> {
 /// A `/dev/hmm_dmirror*`, open for the address space of this process.
 #[derive(Debug)]
 pub struct Device {
-    file: File,
+    pub(crate) file: Arc<File>,
 }
 
 /// How much memory a device has, and how much of it is free.
@@ -201,7 +202,7 @@ impl Device {
     /// What opening a file for reading and writing fails with: `NotFound` if
     /// the module is not loaded, `PermissionDenied`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = File::options().read(true).write(true).open(path)?.into();
         Ok(Self { file })
     }
 
@@ -380,8 +381,8 @@ impl Device {
     ///
     /// None that a device of this ABI gives.
     pub fn fail_next_allocation(&self) -> Result<(), CallError> {
-        let flags = u64::from(abi::DMIRROR_FLAG_FAIL_ALLOC);
-        self.call(Command::Flags, 0, flags, Buffer::Null).map(drop)
+        let flag = abi::DMIRROR_FLAG_FAIL_ALLOC.into();
+        self.call(Command::Flags, 0, flag, Buffer::Null).map(drop)
     }
 
     /// Clears the flags of the device.
@@ -466,9 +467,8 @@ impl Device {
     /// Sends a command whose struct lies at the start of `argument`: one that
     /// the kernel cannot read or write, or a number that is no command.
     ///
-    /// `command` is the request's number in the ABI's series, `size` the size
-    /// of the struct that the request claims, in bytes. The struct's pointer is
-    /// null.
+    /// `command` is the request's number in the ABI's series, `size` the size of the
+    /// struct that the request claims, in bytes. The struct's pointer, if any, is null.
     ///
     /// # Errors
     ///

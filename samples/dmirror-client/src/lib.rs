@@ -9,6 +9,10 @@
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
+//! | [`queue`] | queues of jobs, on which the engines of a device work |
+//! | [`packet`] | what the engines execute |
+//! | [`program`] | random packets |
+//! | [`interpreter`] | what packets do to memory: the oracle of tests |
 //! | [`range`] | page-aligned ranges of an address space |
 //! | [`region`] | anonymous and file memory owned by a value |
 //! | [`pattern`] | data that tells which page and which round it belongs to |
@@ -45,11 +49,15 @@ mod abi;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;
+pub mod interpreter;
 mod mman;
 pub mod module;
+pub mod packet;
 pub mod pattern;
 pub mod place;
 pub mod process;
+pub mod program;
+pub mod queue;
 pub mod range;
 pub mod region;
 pub mod stats;
@@ -65,13 +73,17 @@ pub use device::Device;
 pub use device::Room;
 pub use module::Module;
 pub use nix::errno::Errno;
+pub use nix::sys::eventfd::EventFd;
 pub use nix::sys::signal::Signal;
+pub use packet::Packet;
 pub use pattern::Pattern;
 pub use place::Place;
 pub use place::Survey;
 pub use process::Child;
 pub use process::Exit;
 pub use process::fork_child;
+pub use queue::Queue;
+pub use queue::QueueError;
 pub use range::PageRange;
 pub use range::page_size;
 pub use region::Region;

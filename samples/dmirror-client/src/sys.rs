@@ -46,6 +46,7 @@ use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
 use crate::abi;
+use crate::abi::Argument;
 use crate::abi::dmirror_cmd;
 use crate::mman::Advice;
 use crate::mman::Backing;
@@ -249,12 +250,17 @@ impl Drop for Mapping {
     }
 }
 
-/// Sends command `nr` with `cmd` to an open device.
-pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> Result<(), Errno> {
-    // SAFETY: the request names a struct of this size, which `cmd` is. The
-    // kernel writes to `cmd` and to its `ptr`, which `Device::call` has taken
-    // from memory that it holds for writing and that is long enough.
-    let answer = unsafe { libc::ioctl(device.as_raw_fd(), abi::request(nr), cmd) };
+/// Sends command `nr` with `argument` to an open device.
+pub(crate) fn ioctl<T: Argument>(
+    device: BorrowedFd<'_>,
+    nr: u32,
+    argument: &mut T,
+) -> Result<(), Errno> {
+    let request = abi::request::<T>(nr);
+    // SAFETY: the request names a struct of this size, which `argument` is. The
+    // kernel writes to it and to its pointer, which `Device::call` has taken from
+    // memory that it holds for writing and that is long enough.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), request, argument) };
     Errno::result(answer).map(drop)
 }
 
@@ -270,14 +276,14 @@ pub(crate) fn ioctl_at(
     }
     // What cannot be read here, the kernel does not read there either.
     let ptr = peek(argument.addr() + offset_of!(dmirror_cmd, ptr)).unwrap_or(0);
-    if ptr != 0 {
+    if ptr != 0 && !abi::takes_no_pointer(nr) {
         return Err(Errno::EADDRNOTAVAIL);
     }
     let request = nix::request_code_readwrite!(abi::DMIRROR_IOC_MAGIC, nr, size);
     let at = argument.at(0, size).as_ptr();
     // SAFETY: the kernel reads and writes `size` bytes of the mapping, which is
     // for any content, or fails where it is not accessible. The struct's pointer
-    // is null, as has just been checked, so nothing else is written.
+    // is null, as has just been checked, or it has none: nothing else is written.
     let answer = unsafe { libc::ioctl(device.as_raw_fd(), request, at) };
     Errno::result(answer).map(drop)
 }

@@ -16,16 +16,16 @@ use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::munmap;
 
 use crate::abi;
-use crate::abi::dmirror_cmd;
+use crate::abi::Argument;
 
 /// The number of ioctl for 32-bit programs (arch/x86/entry/syscalls/syscall_32.tbl).
 const IOCTL: libc::c_int = 54;
 
 /// A struct where 32-bit programs can have one.
-struct Low(NonNull<dmirror_cmd>);
+struct Low<T>(NonNull<T>);
 
-impl Low {
-    const LEN: NonZeroUsize = NonZeroUsize::new(size_of::<dmirror_cmd>()).unwrap();
+impl<T> Low<T> {
+    const LEN: NonZeroUsize = NonZeroUsize::new(size_of::<T>()).unwrap();
 
     fn new() -> Result<Self, Errno> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -36,7 +36,7 @@ impl Low {
     }
 }
 
-impl Drop for Low {
+impl<T> Drop for Low<T> {
     fn drop(&mut self) {
         // SAFETY: the page is this value's own, and no reference into it exists.
         let answer = unsafe { munmap(self.0.cast(), Self::LEN.get()) };
@@ -44,15 +44,19 @@ impl Drop for Low {
     }
 }
 
-/// Sends command `nr` with `cmd`, whose pointer must be null, by the entry for
+/// Sends command `nr` with `argument`, whose pointer must be null, by the entry for
 /// 32-bit programs. A kernel without one ends the process with SIGSEGV.
-pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> Result<(), Errno> {
-    if cmd.ptr != 0 {
+pub(crate) fn ioctl<T: Argument>(
+    device: BorrowedFd<'_>,
+    nr: u32,
+    argument: &mut T,
+) -> Result<(), Errno> {
+    if argument.pointer() != 0 {
         return Err(Errno::EADDRNOTAVAIL);
     }
     let low = Low::new()?;
     // SAFETY: the page is mapped for writing, aligned, and nobody else's.
-    unsafe { low.0.write(*cmd) };
+    unsafe { low.0.write(*argument) };
     let fd = device.as_raw_fd() as u64;
     let answer: libc::c_int;
     // SAFETY: the kernel reads and writes the struct, and nothing else, since its
@@ -65,7 +69,7 @@ pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> R
             "xchg rbx, {fd}",
             fd = inout(reg) fd => _,
             inlateout("eax") IOCTL => answer,
-            in("rcx") abi::request(nr),
+            in("rcx") abi::request::<T>(nr),
             in("rdx") low.0.as_ptr(),
             out("r8") _,
             out("r9") _,
@@ -74,7 +78,7 @@ pub(crate) fn ioctl(device: BorrowedFd<'_>, nr: u32, cmd: &mut dmirror_cmd) -> R
         );
     }
     // SAFETY: as above; the kernel has left a struct of numbers there.
-    *cmd = unsafe { low.0.read() };
+    *argument = unsafe { low.0.read() };
     if answer < 0 {
         return Err(Errno::from_raw(-answer));
     }

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Queues of jobs, on which the engines of a device work by themselves.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use dmirror_client::{Device, Packet, Region, packet, queue};
+//!
+//! let device = Device::open("/dev/hmm_dmirror0")?;
+//! let queue = device.queue(queue::Options::new(4))?;
+//! let (code, data) = (Region::anonymous(1)?, Region::anonymous(16)?);
+//! let program = [
+//!     Packet::fill(data.addr(), data.len() as u64, 7),
+//!     Packet::fence(code.addr() + 128, 1),
+//! ];
+//! let job = queue.submit(packet::store(&code, 0, &program), 2)?;
+//! assert_eq!(queue.wait(job, None)?, queue::Outcome::done(2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::abi;
+use crate::abi::Argument;
+use crate::device::Device;
+use crate::sys;
+
+/// A command about queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// What the device has.
+    Query,
+    /// Make a queue.
+    QueueCreate,
+    /// End a queue.
+    QueueDestroy,
+    /// Have packets executed.
+    Submit,
+    /// Wait until they were.
+    Wait,
+}
+
+impl Request {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Query,
+        Self::QueueCreate,
+        Self::QueueDestroy,
+        Self::Submit,
+        Self::Wait,
+    ];
+
+    /// The number of the command, as the header has it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Query => abi::DMIRROR_NR_QUERY,
+            Self::QueueCreate => abi::DMIRROR_NR_QUEUE_CREATE,
+            Self::QueueDestroy => abi::DMIRROR_NR_QUEUE_DESTROY,
+            Self::Submit => abi::DMIRROR_NR_SUBMIT,
+            Self::Wait => abi::DMIRROR_NR_WAIT,
+        }
+    }
+
+    /// The size of its struct in bytes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Query => size_of::<abi::dmirror_query>(),
+            Self::QueueCreate => size_of::<abi::dmirror_queue_create>(),
+            Self::QueueDestroy => size_of::<abi::dmirror_queue_destroy>(),
+            Self::Submit => size_of::<abi::dmirror_submit>(),
+            Self::Wait => size_of::<abi::dmirror_wait>(),
+        }
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Query => "QUERY",
+            Self::QueueCreate => "QUEUE_CREATE",
+            Self::QueueDestroy => "QUEUE_DESTROY",
+            Self::Submit => "SUBMIT",
+            Self::Wait => "WAIT",
+        })
+    }
+}
+
+/// A command about queues failed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{request}{}: {errno}", .queue.map_or(String::new(), |queue| format!(" of queue {queue}")))]
+pub struct QueueError {
+    /// The command.
+    pub request: Request,
+    /// The queue, for a command that names one.
+    pub queue: Option<u32>,
+    /// Why it failed.
+    pub errno: Errno,
+}
+
+/// What a device has, by QUERY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Engines, which have the numbers from 0 on.
+    pub engines: u32,
+    /// The largest depth of a queue.
+    pub max_depth: u32,
+    /// The most packets of one job.
+    pub max_packets: u32,
+    /// Bit n is set if opcode n is known.
+    pub opcodes: u32,
+    /// Memory of the device in bytes.
+    pub memory: u64,
+    /// How much of it is free.
+    pub free_memory: u64,
+    /// How often the engines were reset.
+    pub generation: u64,
+}
+
+/// What a packet wanted to do where it failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// No memory is the reason.
+    #[default]
+    None,
+    /// To fetch a packet.
+    Fetch,
+    /// To read.
+    Read,
+    /// To write.
+    Write,
+    /// An atomic operation.
+    Atomic,
+    /// A number that the header does not have.
+    Unknown(u32),
+}
+
+impl Access {
+    fn of_number(number: u32) -> Self {
+        match number {
+            abi::DMIRROR_ACCESS_NONE => Self::None,
+            abi::DMIRROR_ACCESS_FETCH => Self::Fetch,
+            abi::DMIRROR_ACCESS_READ => Self::Read,
+            abi::DMIRROR_ACCESS_WRITE => Self::Write,
+            abi::DMIRROR_ACCESS_ATOMIC => Self::Atomic,
+            number => Self::Unknown(number),
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it failed, if it did.
+    pub error: Option<Errno>,
+    /// Packets that were executed whole.
+    pub executed: u64,
+    /// The address that the failing packet could not access, or its own; 0 for success.
+    pub fault_addr: u64,
+    /// What the failing packet wanted to do.
+    pub access: Access,
+}
+
+impl Outcome {
+    /// A job that executed all its packets.
+    pub fn done(executed: u64) -> Self {
+        Self {
+            error: None,
+            executed,
+            fault_addr: 0,
+            access: Access::None,
+        }
+    }
+
+    /// A job that failed after `executed` packets.
+    pub fn failed(executed: u64, error: Errno, access: Access, fault_addr: u64) -> Self {
+        Self {
+            error: Some(error),
+            executed,
+            fault_addr,
+            access,
+        }
+    }
+}
+
+/// By which of the kernel's entries a command goes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Entry {
+    /// That of programs as this one.
+    #[default]
+    Native,
+    /// That of 32-bit programs. A kernel without it ends the process with SIGSEGV.
+    #[cfg(target_arch = "x86_64")]
+    Bits32,
+}
+
+impl Entry {
+    fn send<T: Argument>(
+        self,
+        file: BorrowedFd<'_>,
+        request: Request,
+        argument: &mut T,
+    ) -> Result<(), Errno> {
+        match self {
+            Self::Native => sys::ioctl(file, request.number(), argument),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bits32 => sys::compat::ioctl(file, request.number(), argument),
+        }
+    }
+}
+
+/// How a [`Queue`] is made.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Options<'a> {
+    engine: u32,
+    depth: u32,
+    eventfd: Option<BorrowedFd<'a>>,
+    entry: Entry,
+}
+
+impl<'a> Options<'a> {
+    /// A queue that holds `depth` jobs, on the engine with the fewest queues.
+    pub fn new(depth: u32) -> Self {
+        Self {
+            engine: abi::DMIRROR_ENGINE_ANY,
+            depth,
+            eventfd: None,
+            entry: Entry::Native,
+        }
+    }
+
+    /// Has engine number `engine` work on it.
+    pub fn engine(mut self, engine: u32) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Has 1 added to this eventfd for each job that ends.
+    pub fn eventfd(mut self, eventfd: BorrowedFd<'a>) -> Self {
+        self.eventfd = Some(eventfd);
+        self
+    }
+
+    /// Makes and uses the queue as a 32-bit program does. A kernel that runs none ends the
+    /// process with SIGSEGV.
+    #[cfg(target_arch = "x86_64")]
+    pub fn as_32_bit(mut self) -> Self {
+        self.entry = Entry::Bits32;
+        self
+    }
+}
+
+impl Device {
+    /// What the device has.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `EINVAL` or `ENOTTY` on a module that has no engines.
+    pub fn query(&self) -> Result<Query, QueueError> {
+        self.query_by(Entry::Native)
+    }
+
+    /// As [`query`](Self::query), as a 32-bit program asks. A kernel that runs none ends the
+    /// process with SIGSEGV.
+    ///
+    /// # Errors
+    ///
+    /// As for [`query`](Self::query).
+    #[cfg(target_arch = "x86_64")]
+    pub fn query_as_32_bit(&self) -> Result<Query, QueueError> {
+        self.query_by(Entry::Bits32)
+    }
+
+    fn query_by(&self, entry: Entry) -> Result<Query, QueueError> {
+        let mut argument = abi::dmirror_query {
+            size: size_of::<abi::dmirror_query>() as u32,
+            ..Default::default()
+        };
+        let request = Request::Query;
+        entry
+            .send(self.as_fd(), request, &mut argument)
+            .map_err(|errno| QueueError {
+                request,
+                queue: None,
+                errno,
+            })?;
+        Ok(Query {
+            engines: argument.engines,
+            max_depth: argument.max_depth,
+            max_packets: argument.max_packets,
+            opcodes: argument.opcodes,
+            memory: argument.memory,
+            free_memory: argument.free_memory,
+            generation: argument.generation,
+        })
+    }
+
+    /// Makes a queue.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `EINVAL` (no such engine or depth, or the eventfd is none),
+    /// `EMFILE` (the open file has 64 queues), `ENOMEM`.
+    pub fn queue(&self, options: Options<'_>) -> Result<Queue, QueueError> {
+        let mut argument = abi::dmirror_queue_create {
+            size: size_of::<abi::dmirror_queue_create>() as u32,
+            engine: options.engine,
+            depth: options.depth,
+            eventfd: options.eventfd.map_or(-1, |fd| fd.as_raw_fd()),
+            ..Default::default()
+        };
+        let request = Request::QueueCreate;
+        options
+            .entry
+            .send(self.as_fd(), request, &mut argument)
+            .map_err(|errno| QueueError {
+                request,
+                queue: None,
+                errno,
+            })?;
+        Ok(Queue {
+            file: Arc::clone(&self.file),
+            number: argument.queue,
+            entry: options.entry,
+            ours: true,
+        })
+    }
+
+    /// The queue with a number that somebody knows from elsewhere, such as from a process
+    /// that has the same open file. Dropping this value leaves the queue as it is.
+    pub fn queue_of_number(&self, number: u32) -> Queue {
+        Queue {
+            file: Arc::clone(&self.file),
+            number,
+            entry: Entry::Native,
+            ours: false,
+        }
+    }
+}
+
+/// A queue of jobs. Dropping it ends it, and cancels what is in it.
+///
+/// It keeps the device file open.
+#[derive(Debug)]
+pub struct Queue {
+    file: Arc<File>,
+    number: u32,
+    entry: Entry,
+    /// Whether dropping this value ends the queue.
+    ours: bool,
+}
+
+impl Queue {
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Has the engine execute `npackets` packets from the one at `packets` on; returns the
+    /// number of the job.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `EINVAL` (no such number of packets, or the address is no multiple
+    /// of 64), `EAGAIN` (the queue is full), `ENOENT` (there is no such queue), `ENOMEM`.
+    pub fn submit(&self, packets: u64, npackets: u32) -> Result<u64, QueueError> {
+        let mut argument = abi::dmirror_submit {
+            size: size_of::<abi::dmirror_submit>() as u32,
+            queue: self.number,
+            npackets,
+            packets,
+            ..Default::default()
+        };
+        self.send(Request::Submit, &mut argument)?;
+        Ok(argument.seqno)
+    }
+
+    /// Waits until job `seqno` has ended, `limit` at most, and without a limit if that is
+    /// `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `ETIME` (it has not ended by then), `EINVAL` (there was no such
+    /// job), `ENOENT` (it is forgotten, or there is no such queue), `ENODEV` (the queue was
+    /// destroyed), `EINTR`.
+    pub fn wait(&self, seqno: u64, limit: Option<Duration>) -> Result<Outcome, QueueError> {
+        let timeout_ns = match limit {
+            None => -1,
+            Some(limit) => i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX),
+        };
+        let mut argument = abi::dmirror_wait {
+            size: size_of::<abi::dmirror_wait>() as u32,
+            queue: self.number,
+            seqno,
+            timeout_ns,
+            ..Default::default()
+        };
+        self.send(Request::Wait, &mut argument)?;
+        Ok(Outcome {
+            error: (argument.error != 0).then(|| Errno::from_raw(argument.error as i32)),
+            executed: argument.executed,
+            fault_addr: argument.fault_addr,
+            access: Access::of_number(argument.access),
+        })
+    }
+
+    /// Ends the queue, and says whether that went well.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `ENOENT` (there is no such queue), `EINTR` (a fatal signal).
+    pub fn destroy(mut self) -> Result<(), QueueError> {
+        self.ours = false;
+        self.end()
+    }
+
+    /// Lets go of this value and of its share in the open file, and leaves the queue to that.
+    pub fn abandon(mut self) {
+        self.ours = false;
+    }
+
+    fn end(&self) -> Result<(), QueueError> {
+        let mut argument = abi::dmirror_queue_destroy {
+            size: size_of::<abi::dmirror_queue_destroy>() as u32,
+            queue: self.number,
+            ..Default::default()
+        };
+        self.send(Request::QueueDestroy, &mut argument)
+    }
+
+    fn send<T: Argument>(&self, request: Request, argument: &mut T) -> Result<(), QueueError> {
+        self.entry
+            .send(self.file.as_fd(), request, argument)
+            .map_err(|errno| QueueError {
+                request,
+                queue: Some(self.number),
+                errno,
+            })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.ours {
+            // Whoever wants to know calls `destroy`.
+            let _ = self.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_which_queue() {
+        let error = |request, queue| QueueError {
+            request,
+            queue,
+            errno: Errno::ENOENT,
+        };
+        let text = error(Request::Wait, Some(3)).to_string();
+        assert_eq!(text, "WAIT of queue 3: ENOENT: No such file or directory");
+        let text = error(Request::Query, None).to_string();
+        assert!(text.starts_with("QUERY: ENOENT"), "{text}");
+    }
+
+    /// A file that takes no such commands answers ENOTTY, and dropping asks no more than once.
+    #[test]
+    fn what_is_no_device_refuses() {
+        let device = Device::open("/dev/null").unwrap();
+        assert_eq!(device.query().unwrap_err().errno, Errno::ENOTTY);
+        let made = device.queue(Options::new(1)).unwrap_err();
+        assert_eq!(made.errno, Errno::ENOTTY);
+        let queue = device.queue_of_number(5);
+        let error = queue.submit(0, 1).unwrap_err();
+        assert_eq!((error.queue, error.errno), (Some(5), Errno::ENOTTY));
+    }
+}
