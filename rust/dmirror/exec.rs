@@ -421,7 +421,8 @@ impl Execution<'_> {
             let batch = (times - done).min(BOUNCE_PAGES as u64);
             let mut operate = |guard: &ViewGuard<'_, DeviceMemory>| operate(guard, at, op, batch);
             let view = self.client.view();
-            let (count, last) = match operate(&view.lock()) {
+            let operated = operate(&view.lock());
+            let (count, last) = match operated {
                 Some(operated) => operated.map_err(|error| atomic_stop(error, at))?,
                 None => self.atomic_after_fault(at, &mut operate)?,
             };
