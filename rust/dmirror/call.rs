@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use emu::{fault::FaultBuffer, sched, view::View};
+use emu::{fault::FaultBuffer, sched, trace::Cause, view::View};
 use hmm::migrate::MigrateBuffer;
 use kernel::{
     alloc::{flags::GFP_KERNEL_ACCOUNT, KVVec},
@@ -60,6 +60,8 @@ pub(crate) struct Call<'c> {
     pub(crate) user_range: UserRange,
     pub(crate) buffers: &'c mut Buffers,
     pub(crate) counts: &'c mut Counts,
+    /// Why pages move.
+    pub(crate) cause: Cause,
 }
 
 impl Call<'_> {

@@ -2,7 +2,7 @@
 
 //! Sizes, windows and bounds: the one place where they stand.
 
-use kernel::{page::PAGE_SIZE, str::CStr};
+use kernel::str::CStr;
 
 /// The device files of devices with private memory.
 pub(crate) const PRIVATE_NODES: [&CStr; PRIVATE_DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
@@ -58,6 +58,3 @@ pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
 pub(crate) const MAX_QUEUES: usize = 64;
 pub(crate) const MAX_DEPTH: u32 = 1024;
 pub(crate) const MAX_PACKETS: u32 = 65536;
-
-/// The most bytes that a CPU's fault brings back, until root sets another limit for a device.
-pub(crate) const FAULT_WINDOW_BYTES: u32 = (WINDOW_PAGES * PAGE_SIZE) as u32;

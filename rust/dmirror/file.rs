@@ -7,7 +7,7 @@
 
 use core::mem::size_of;
 
-use emu::device_file::DeviceFileOps;
+use emu::{device_file::DeviceFileOps, trace::Cause};
 use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
 use kernel::{
     alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
@@ -291,6 +291,7 @@ impl DmirrorFile {
             user_range,
             buffers: &mut buffers,
             counts,
+            cause: Cause::Request,
         };
         let ptr = usize::try_from(ptr)
             .map(UserPtr::from_addr)
