@@ -259,11 +259,10 @@ fn see_to_granule(
         }
     };
     let now = memory.now_ns();
-    match client
-        .thrashing
-        .lock()
-        .missed(part.start, now, &thrash_limits(memory))
-    {
+    let limits = thrash_limits(memory);
+    // Not in the match, for all of which the lock would be held.
+    let verdict = client.thrashing.lock().missed(part.start, now, &limits);
+    match verdict {
         Verdict::Move => {}
         Verdict::Nap => {
             memory.service().naps.add(1);
