@@ -20,6 +20,7 @@ use crate::{
     client::Client,
     config::BOUNCE_PAGES,
     device::DeviceMemory,
+    faults::LANES,
     packet::WORD,
     policy::Setting,
     queue::AccessKind,
@@ -93,7 +94,12 @@ impl Execution<'_> {
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
         // What it gets to later on; and if something there cannot be had, this page alone.
-        let ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        let mut ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        // Where pages are to move, no more than policy was asked for: what this maps is missed no
+        // more.
+        if self.moves_on_fault() {
+            ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
+        }
         let alone = page..page + PAGE_SIZE;
         let (mut done, mut faulted) = self.fault_window(&users, ahead, range, at, kind, access);
         let is_over = matches!(faulted, Ok(()) | Err(EINTR | EBUSY));
@@ -109,6 +115,11 @@ impl Execution<'_> {
             (0, Err(error)) => Err(stop(error)),
             (done, _) => Ok(done),
         }
+    }
+
+    fn moves_on_fault(&self) -> bool {
+        let memory = self.client.device().pagemap().ops();
+        memory.setting(Setting::Migrate) != 0
     }
 
     fn fault_window(

@@ -249,6 +249,7 @@ fn see_to_granule(
     let Some(bounds) = movable_bounds(users, page) else {
         return page + 1;
     };
+    let is_hot = hot.is_some();
     let part = match hot {
         Some(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
         None => {
@@ -274,7 +275,12 @@ fn see_to_granule(
             return part.end;
         }
     }
-    let whole = with_dense_rest(client, buffers, users, part.clone(), &bounds);
+    // A hot block is all that there is to move.
+    let whole = if is_hot {
+        part.clone()
+    } else {
+        with_dense_rest(client, buffers, users, part.clone(), &bounds)
+    };
     memory.service().granules.add(1);
     memory
         .service()
