@@ -63,11 +63,11 @@ impl Execution<'_> {
                 &mut access,
             )?;
             at += done;
-            self.notice_hot_block()?;
             if done == 0 {
                 self.service(&range, at, kind)?;
                 at += self.fault(&range, at, kind, &mut access)?;
             }
+            self.notice_hot_block()?;
             cond_resched();
         }
         Ok(())

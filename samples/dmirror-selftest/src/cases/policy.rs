@@ -48,10 +48,15 @@ fn there(memory: &Memory) -> Result<usize> {
     Ok(Survey::of(memory.region.range())?.on_device())
 }
 
-/// Packets that write something, to a page by number.
+/// Writes a word of a page, by number, as a CPU reads it now.
+fn rewrite(memory: &Memory, page: usize) -> Packet {
+    let at = memory.region.addr() + page as u64 * PAGE;
+    Packet::fence(at, memory.region.load(page * 512))
+}
+
+/// Adds 0 to a word of a page, by number.
 fn touch(memory: &Memory, page: usize) -> Packet {
     let at = memory.region.addr() + page as u64 * PAGE;
-    // What it reads it writes back.
     Packet::add(Width::Eight, at + 8, 0, 1, 0)
 }
 
@@ -154,7 +159,7 @@ fn explicit(context: &Context) -> Result<()> {
     let (memory, result) = (Memory::new(64)?, Region::anonymous(1)?);
     let added = policy.added(|| {
         for page in [0, 1, 17, 63] {
-            worker.does(&[read(&memory, page, &result), touch(&memory, page)])?;
+            worker.does(&[read(&memory, page, &result), rewrite(&memory, page)])?;
         }
         memory.expect("what was used", memory.all(), Where::System)
     })?;
@@ -324,10 +329,11 @@ fn access_counter(context: &Context) -> Result<()> {
         if limit > 1 {
             worker.does(&vec![access; limit as usize - 1])?;
         }
-        equal("before", there(&memory)?, 0)?;
+        equal(&format!("before access {limit}"), there(&memory)?, 0)?;
         let added = policy.added(|| worker.does(&[access]))?;
         ensure!(added.hot_blocks >= 1, "{added:?}");
-        memory.expect("the block", 0..BLOCK, Where::Device)?;
+        let what = format!("the block after access {limit}");
+        memory.expect(&what, 0..BLOCK, Where::Device)?;
         memory.expect("the next", BLOCK..2 * BLOCK, Where::System)?;
         memory.verify(memory.all())?;
     }
