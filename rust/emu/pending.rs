@@ -209,6 +209,7 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         if state.table.set(number, entry, &mut self.spares).is_err() {
             return Ok(None);
         }
+        let state = state.downgrade();
         let result = with(&ViewGuard { state, pagemap });
         // The folio is unlocked after the update lock was released.
         drop(page);

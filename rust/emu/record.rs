@@ -26,6 +26,8 @@ pub(crate) struct Record {
 
 // SAFETY: `task` is only compared.
 unsafe impl Send for Record {}
+// SAFETY: As a shared reference lends nothing but the numbers, and `task` is only compared.
+unsafe impl Sync for Record {}
 
 /// A record that stands for nothing, and nodes, so that the next pending map need not allocate.
 pub(crate) type Idle = (KBox<Record>, Spares<NodeBox>);

@@ -16,7 +16,7 @@ use core::{
 
 use hmm::{
     counter::Counter,
-    interval::{Guard, Invalidate, Invalidation, Notifier},
+    interval::{Invalidate, Invalidation, Notifier, SharedGuard},
     memremap::{Frame, Owner, HPAGE_PMD_NR},
 };
 use kernel::{
@@ -199,13 +199,14 @@ impl<T: DeviceOps> View<T> {
         &self.pagemap
     }
 
-    /// Takes the update lock, to look at the page table or to access pages through it.
+    /// Takes the update lock, together with other readers, to look at the page table or to access
+    /// pages through it.
     ///
     /// May sleep. While the guard lives, the caller must not access user memory, nor allocate
     /// memory in a way that may sleep: mm waits for the lock.
     pub fn lock(&self) -> ViewGuard<'_, T> {
         ViewGuard {
-            state: self.notifier.lock(),
+            state: self.notifier.lock_shared(),
             pagemap: &self.pagemap,
         }
     }
@@ -232,9 +233,11 @@ pub(crate) fn pages_of_run(range: &Range<usize>) -> Result<Range<usize>> {
     Ok(pages)
 }
 
-/// The page table of a device, under the update lock.
+/// The page table of a device, under the update lock, which other readers may share: all of them
+/// look, and copy from and to the pages as several CPUs do. What has to be atomic for others needs
+/// more than this.
 pub struct ViewGuard<'v, T: DeviceOps> {
-    pub(crate) state: Guard<'v, State>,
+    pub(crate) state: SharedGuard<'v, State>,
     pub(crate) pagemap: &'v Pagemap<T>,
 }
 
