@@ -24,7 +24,7 @@ use kernel::{
     mm::MmWithUser,
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
-    sync::Arc,
+    sync::{Arc, SpinLock},
     uaccess::UserPtr,
 };
 
@@ -89,8 +89,7 @@ impl Spares<NodeBox> {
 /// What the update lock of a [`View`] protects.
 pub(crate) struct State {
     pub(crate) table: Table<NodeBox>,
-    /// What is about to be mapped by those who change the page tables themselves.
-    pub(crate) pending: PendingList,
+    pending: Arc<SpinLock<PendingList>>,
     owner: Owner,
     /// The number of the device, for trace events.
     device: u32,
@@ -105,7 +104,7 @@ impl Invalidate for State {
         let range = event.range();
         let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
         let is_own = event.is_by(&self.owner);
-        self.pending.invalidate(&pages, is_own);
+        self.pending.lock().invalidate(&pages, is_own);
         // The end of an address space clears all that there is, which takes long.
         let maybe_resched = || {
             if event.is_blockable() {
@@ -156,6 +155,8 @@ pub struct View<T: DeviceOps> {
     #[pin]
     notifier: Notifier<State>,
     pagemap: Arc<Pagemap<T>>,
+    /// What is about to be mapped by those who change the page tables themselves.
+    pub(crate) pending: Arc<SpinLock<PendingList>>,
     /// Windows that were faulted in.
     pub(crate) faults: Counter,
     /// Pages that went back to system memory for that.
@@ -173,6 +174,7 @@ impl<T: DeviceOps> View<T> {
     pub fn new(mm: &MmWithUser, pagemap: Arc<Pagemap<T>>) -> impl PinInit<Self, Error> + '_ {
         let all = 0..usize::MAX & !(PAGE_SIZE - 1);
         try_pin_init!(Self {
+            pending: PendingList::new()?,
             notifier <- {
                 let root = NodeBox::new()?;
                 let (owner, stats) = (pagemap.owner().clone(), pagemap.ops().stats().clone());
@@ -180,7 +182,7 @@ impl<T: DeviceOps> View<T> {
                 // Made in its place: it is large.
                 Notifier::new(mm, all, init!(State {
                     table: Table::new(root),
-                    pending: PendingList::new(),
+                    pending: pending.clone(),
                     owner,
                     device,
                     stats,
