@@ -24,7 +24,7 @@ use kernel::{
 
 use crate::{
     access,
-    call::{resched_or_eintr, Buffers, Call, Counts},
+    call::{resched_or_eintr, Buffers, Call, Counts, IdleBuffers},
     device::{Device, DeviceMemory},
     migrate,
     request::UserRange,
@@ -140,10 +140,8 @@ pub(crate) struct DmirrorFile {
     /// A number that no other open file has.
     client: u64,
     stats: FileStats,
-    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand
-    /// to hand and are large.
     #[pin]
-    buffers: Mutex<Option<KBox<Buffers>>>,
+    buffers: Mutex<IdleBuffers>,
 }
 
 impl DeviceFileOps for DmirrorFile {
@@ -162,7 +160,7 @@ impl DeviceFileOps for DmirrorFile {
                 view <- View::new(opener, device.pagemap().clone()),
                 client: new_client(),
                 stats: FileStats::default(),
-                buffers <- new_mutex!(None),
+                buffers <- new_mutex!(IdleBuffers::default()),
             }),
             GFP_KERNEL,
         )
@@ -293,7 +291,9 @@ impl DmirrorFile {
             RangeCommand::Exclusive => access::exclusive(&mut call, ptr),
             RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
-        *self.buffers.lock() = Some(buffers);
+        let surplus = self.buffers.lock().keep(buffers);
+        // Freed without the lock.
+        drop(surplus);
         result
     }
 }
