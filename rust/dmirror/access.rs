@@ -412,19 +412,25 @@ fn copy_runs(
     let mut used = None;
     let mut done = 0;
     while done < npages {
-        let at = done * PAGE_SIZE;
-        let Some(run) = guard.pages(range.start + at, npages - done) else {
-            break;
-        };
-        match copy(&run, at) {
-            Ok(copied) if copied > 0 => done += copied,
-            _ => break,
+        let before = done;
+        for run in guard.runs(range.start + done * PAGE_SIZE, npages - done) {
+            let copied = copy(&run, done * PAGE_SIZE).unwrap_or(0);
+            if copied == 0 {
+                return done;
+            }
+            done += copied;
+            // What the device uses is not the first to be evicted.
+            let block = run.device_index().map(|index| index / BLOCK_PAGES);
+            if let Some(block) = block.filter(|_| block != used) {
+                run.pagemap().ops().pool().touch(block);
+                used = Some(block);
+            }
+            if copied < run.npages() {
+                break;
+            }
         }
-        // What the device uses is not the first to be evicted.
-        let block = run.device_index().map(|index| index / BLOCK_PAGES);
-        if let Some(block) = block.filter(|_| block != used) {
-            run.pagemap().ops().pool().touch(block);
-            used = Some(block);
+        if done == before {
+            break;
         }
     }
     done

@@ -23,6 +23,7 @@ pub mod device_file;
 pub mod fault;
 pub mod iomem;
 pub mod memory;
+mod node;
 pub mod pending;
 mod record;
 pub mod sched;

@@ -26,10 +26,11 @@ use kernel::{
 use crate::{
     bindings,
     device::{DeviceOps, Emulated, Pagemap},
+    node::NodeBox,
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares, FANOUT},
     trace,
-    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+    view::{pages_of_run, State, View, ViewGuard},
 };
 
 /// How long to wait before a page that others have locked is tried again.

@@ -44,10 +44,11 @@ use kernel::{
 
 use crate::{
     device::{DeviceOps, Emulated, Pagemap},
+    node::NodeBox,
     record::Record,
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares},
-    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+    view::{pages_of_run, State, View, ViewGuard},
 };
 
 /// The right to map what the current task is about to migrate, or to make exclusive: see the

@@ -12,7 +12,7 @@ use kernel::{
     task::Task,
 };
 
-use crate::{bindings, table::Spares, view::NodeBox};
+use crate::{bindings, node::NodeBox, table::Spares};
 
 /// What a [`PendingMap`](crate::pending::PendingMap) stands for, in the list of its view.
 pub(crate) struct Record {

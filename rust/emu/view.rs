@@ -8,11 +8,7 @@
 //! Locks: the `mmap_lock` and folio locks are taken before the update lock of a [`View`], see
 //! [`hmm::interval`].
 
-use core::{
-    marker::PhantomData,
-    ops::{Deref, DerefMut, Range},
-    ptr::NonNull,
-};
+use core::{iter::from_fn, marker::PhantomData, ops::Range, ptr::NonNull};
 
 use hmm::{
     counter::Counter,
@@ -20,7 +16,6 @@ use hmm::{
     memremap::{Frame, Owner, HPAGE_PMD_NR},
 };
 use kernel::{
-    alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_NOWARN},
     mm::MmWithUser,
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
@@ -32,59 +27,13 @@ pub use crate::table::Access;
 use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
+    node::NodeBox,
     record::PendingList,
     sched::cond_resched,
     stats::Stats,
-    table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
+    table::{Entry, Table, END, FANOUT},
     trace,
 };
-
-/// A node of the page table.
-pub(crate) struct NodeBox(KBox<Node<NodeBox>>);
-
-impl NodeBox {
-    fn new() -> Result<Self> {
-        let places = pin_init::init_array_from_fn(|_| Place::Empty);
-        let node = init!(Node { used: 0, places <- places });
-        Ok(Self(KBox::init(node, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?))
-    }
-}
-
-impl Deref for NodeBox {
-    type Target = Node<NodeBox>;
-
-    fn deref(&self) -> &Node<NodeBox> {
-        &self.0
-    }
-}
-
-impl DerefMut for NodeBox {
-    fn deref_mut(&mut self) -> &mut Node<NodeBox> {
-        &mut self.0
-    }
-}
-
-impl Spares<NodeBox> {
-    /// Makes as many nodes as mapping pages of one aligned run can need.
-    pub(crate) fn new() -> Result<Self> {
-        let mut this = Self::none();
-        this.refill()?;
-        Ok(this)
-    }
-
-    /// Returns none of them, for [`refill`](Self::refill).
-    pub(crate) fn none() -> Self {
-        Self([const { None }; MAX_SPARES])
-    }
-
-    /// Makes nodes for those that were used. May sleep.
-    pub(crate) fn refill(&mut self) -> Result {
-        for spare in self.0.iter_mut().filter(|spare| spare.is_none()) {
-            *spare = Some(NodeBox::new()?);
-        }
-        Ok(())
-    }
-}
 
 /// What the update lock of a [`View`] protects.
 pub(crate) struct State {
@@ -253,12 +202,21 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 
     /// Returns the pages that the device has mapped from an address (bytes) on, one after the
-    /// other: at least 1, at most `most`, which is not 0.
+    /// other, at most `most` of them, as many at a time as have page frames that follow one another.
     ///
     /// Does not sleep; takes as long as there are pages. There may be more behind them.
-    pub fn pages(&self, address: usize, most: usize) -> Option<ViewPages<'_, T>> {
-        let (entry, npages) = self.state.table.row(address >> PAGE_SHIFT, most)?;
-        Some(self.pages_of(entry, npages))
+    pub fn runs(&self, address: usize, most: usize) -> impl Iterator<Item = ViewPages<'_, T>> {
+        let mut rows = self.state.table.rows(address >> PAGE_SHIFT, most);
+        let mut rest = None;
+        from_fn(move || {
+            let (entry, npages) = rest.take().or_else(|| rows.next())?;
+            let pages = self.pages_of(entry, npages);
+            if pages.npages < npages {
+                let pfn = entry.pfn + pages.npages;
+                rest = Some((Entry { pfn, ..entry }, npages - pages.npages));
+            }
+            Some(pages)
+        })
     }
 
     /// Returns the first page of `range` (bytes, the end exclusive) that the device has mapped, and
