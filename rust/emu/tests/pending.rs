@@ -197,7 +197,7 @@ mod suite {
         let first = view.pending_map(memory.range(0..1))?;
         let second = view.pending_map(memory.range(1..2))?;
         let third = view.pending_map(memory.range(2..3))?;
-        let is_none = || view.lock().state.pending.is_empty();
+        let is_none = || view.pending.lock().is_empty();
         assert!(!is_none());
         drop(second);
         assert_eq!(move_and_map(third, memory.range(2..3), |_| Ok(())), Ok(1));
