@@ -191,7 +191,11 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
                 page.read(0, bytes)
             })?;
             match copied {
-                Some(copied) => copied?,
+                // Whatever CPU wants the page may have it.
+                Some((copied, page)) => {
+                    drop(page);
+                    copied?;
+                }
                 // Another task has changed the page tables: claim again.
                 None => break,
             }

@@ -172,8 +172,9 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
     /// Gives the device exclusive access to the page at `address` (bytes, page aligned), which must
     /// be one of the range, maps it, and calls `with` on the page table, in which the page is.
     ///
-    /// May sleep. Faults the page in for writing, and locks its folio until `with` returns. A CPU
-    /// that touches the page afterwards ends the exclusive access.
+    /// May sleep. Faults the page in for writing, and returns it with what `with` has returned. A CPU
+    /// that touches the page waits until it is dropped, and ends the exclusive access: so keep it for
+    /// a bounded time, and take no lock meanwhile but the update lock.
     ///
     /// Returns `None` when others have changed the page tables meanwhile: begin again.
     ///
@@ -188,7 +189,7 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         mmap: &MmapReadGuard<'_>,
         address: usize,
         with: impl FnOnce(&ViewGuard<'_, T>) -> R,
-    ) -> Result<Option<R>> {
+    ) -> Result<Option<(R, ExclusivePage)>> {
         let number = address >> PAGE_SHIFT;
         if !self.pages.contains(&number) || !self.view.notifier().is_of(mm) {
             return Err(EINVAL);
@@ -211,9 +212,7 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         }
         let state = state.downgrade();
         let result = with(&ViewGuard { state, pagemap });
-        // The folio is unlocked after the update lock was released.
-        drop(page);
-        Ok(Some(result))
+        Ok(Some((result, page)))
     }
 
     /// Returns the pages of the device.

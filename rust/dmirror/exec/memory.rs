@@ -64,7 +64,7 @@ impl Execution<'_> {
             at += done;
             self.notice_hot_block()?;
             if done == 0 {
-                self.service(&range, at, kind)?;
+                self.service(&range, at, kind.into())?;
                 at += self.fault(&range, at, kind, &mut access)?;
             }
             cond_resched();

@@ -39,6 +39,28 @@ use crate::{
     thrash::{Limits, Verdict},
 };
 
+/// Why an engine posts a page.
+pub(super) enum Reason {
+    /// It cannot read it, or fetch a packet from it.
+    Read,
+    /// It cannot write to it.
+    Write,
+    /// It cannot make atomic operations on it.
+    Atomic,
+    /// It has used the block, in numbers of pages, often enough where that is.
+    Hot(Range<usize>),
+}
+
+impl From<AccessKind> for Reason {
+    fn from(kind: AccessKind) -> Self {
+        match kind {
+            AccessKind::None | AccessKind::Fetch | AccessKind::Read => Self::Read,
+            AccessKind::Write => Self::Write,
+            AccessKind::Atomic => Self::Atomic,
+        }
+    }
+}
+
 /// The pages that an engine misses.
 struct Misses {
     misses: [Miss; LANES],
@@ -96,11 +118,15 @@ impl Execution<'_> {
         &mut self,
         range: &Range<u64>,
         at: u64,
-        kind: AccessKind,
+        reason: Reason,
     ) -> Result<(), Stop> {
         let mut misses = Misses::new(self.client);
-        let is_write = matches!(kind, AccessKind::Write | AccessKind::Atomic);
+        let is_write = matches!(reason, Reason::Write);
         let guard = self.client.view().lock();
+        if let (Reason::Atomic, Ok(at)) = (&reason, usize::try_from(at)) {
+            // However it is mapped.
+            misses.push(at >> PAGE_SHIFT);
+        }
         misses.add(&guard, at, is_write);
         if range.end - range.start > WORD {
             let page = PAGE_SIZE as u64;
@@ -117,7 +143,7 @@ impl Execution<'_> {
             }
         }
         drop(guard);
-        self.serve(&misses, None)
+        self.serve(&misses, &reason)
     }
 
     /// Moves a block whose pages the device has accessed often enough where they were.
@@ -135,10 +161,10 @@ impl Execution<'_> {
             .service()
             .hot_blocks
             .add(1);
-        self.serve(&misses, Some(block..block + HPAGE_PMD_NR))
+        self.serve(&misses, &Reason::Hot(block..block + HPAGE_PMD_NR))
     }
 
-    fn serve(&mut self, misses: &Misses, hot: Option<Range<usize>>) -> Result<(), Stop> {
+    fn serve(&mut self, misses: &Misses, reason: &Reason) -> Result<(), Stop> {
         let (queue, job, client) = (self.queue, self.job, self.client);
         let memory = client.device().pagemap().ops();
         let granule = memory.setting(Setting::Granule).min(1 << 30) as usize / PAGE_SIZE;
@@ -153,7 +179,7 @@ impl Execution<'_> {
             misses.as_slice(),
             limits,
             || queue.check(job).map_err(Stop::Packet),
-            |group| see_to(client, buffers, group, hot.clone()),
+            |group| see_to(client, buffers, group, reason),
         )?;
         // Interrupted or not, who goes on checks that.
         clear_interrupt();
@@ -216,14 +242,18 @@ fn move_pages(
     client.stats.add(&counts);
 }
 
-/// Does for a group of faults what policy says; `hot` is the block, in numbers of pages, if an
-/// access counter is the reason.
-fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, hot: Option<Range<usize>>) {
+/// Does for a group of faults what policy says.
+fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason) {
     let memory = client.device().pagemap().ops();
     if group.client() != client.number() {
         return;
     }
-    if hot.is_none() && memory.setting(Setting::Migrate) == 0 {
+    let moves = match reason {
+        Reason::Read | Reason::Write => memory.setting(Setting::Migrate) != 0,
+        Reason::Atomic => memory.setting(Setting::AtomicsMigrate) != 0,
+        Reason::Hot(_) => true,
+    };
+    if !moves {
         // What is missed is mapped where it is, by the access itself.
         return;
     }
@@ -232,7 +262,7 @@ fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, hot: Option<Ran
     };
     let mut page = group.pages.start;
     while page < group.pages.end {
-        page = see_to_granule(client, buffers, &users, page, hot.clone()).max(page + 1);
+        page = see_to_granule(client, buffers, &users, page, reason).max(page + 1);
     }
     put(users);
 }
@@ -243,15 +273,15 @@ fn see_to_granule(
     buffers: &mut Buffers,
     users: &MmWithUser,
     page: usize,
-    hot: Option<Range<usize>>,
+    reason: &Reason,
 ) -> usize {
     let memory = client.device().pagemap().ops();
     let Some(bounds) = movable_bounds(users, page) else {
         return page + 1;
     };
-    let part = match hot {
-        Some(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
-        None => {
+    let part = match reason {
+        Reason::Hot(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
+        _ => {
             let most = memory.setting(Setting::Granule);
             let order = policy::granule_order(page, &bounds, most, PAGE_SIZE);
             let start = page & !((1 << order) - 1);
