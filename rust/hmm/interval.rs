@@ -8,9 +8,9 @@
 //! # Locks
 //!
 //! The update lock of a [`Notifier`] is the one that C calls the user lock. Readers share it
-//! ([`SharedGuard`]); who changes what it protects has it alone ([`Guard`]). mm takes it alone in the
-//! callback, under whatever locks it holds, reclaim included: so under it, shared or not, there is no
-//! allocation that may sleep, no access to user memory, and no wait for a folio.
+//! ([`SharedGuard`]); who changes what it protects has it alone ([`Guard`]). mm takes it alone in
+//! the callback, under whatever locks it holds, reclaim included: so under it, shared or not, there
+//! is no allocation that may sleep, no access to user memory, and no wait for a folio.
 //!
 //! # Deadlocks
 //!
