@@ -12,6 +12,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     sched::cond_resched,
     view::{Access, ViewGuard, Word},
 };
@@ -129,7 +130,7 @@ impl Execution<'_> {
     fn make_after_fault(&mut self, operations: &mut Operations) -> Result {
         let users = self.client.users().ok_or(EFAULT)?;
         let result = if operations.at < task_size(&users) as u64 {
-            self.fault_and_make(&users, operations)
+            charge_to(&users, || self.fault_and_make(&users, operations))
         } else {
             Err(EFAULT)
         };
