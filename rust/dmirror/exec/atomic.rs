@@ -167,18 +167,18 @@ impl Execution<'_> {
         let exclusive = pending.make_exclusive(users, &mmap, page, |guard| {
             operations.make(guard, Atomics::OnPage)
         });
-        drop(mmap);
         drop(pending);
-        match exclusive {
+        let result = match exclusive {
             // A page of a file cannot be made exclusive.
             Err(EOPNOTSUPP) => operations.make(&view.lock(), Atomics::OnBus).map(drop),
             Err(error) => Err(error),
             Ok(None) => Err(EAGAIN),
-            Ok(Some((made, page))) => {
-                made?;
-                self.use_timeslice(operations, page)
-            }
-        }
+            Ok(Some((made, page))) => made.and_then(|_| self.use_timeslice(operations, page)),
+        };
+        // Not before the folio is unlocked: a fork that finds it locked fails. See
+        // Documentation/known-mm-issues.md.
+        drop(mmap);
+        result
     }
 
     /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches it
