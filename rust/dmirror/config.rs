@@ -27,7 +27,10 @@ pub(crate) const REGION_NAME: &CStr = c"dmirror";
 pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
 
 /// Pages that are copied under one hold of the update lock, for which each change to the page
-/// tables waits; and that are copied to or from user space in one piece.
+/// tables waits.
+pub(crate) const HOLD_PAGES: usize = 32;
+
+/// Pages that are copied to or from user space in one piece, where that is not present.
 pub(crate) const BOUNCE_PAGES: usize = 64;
 
 /// Pages that a round of device faults maps.

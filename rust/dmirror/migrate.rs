@@ -158,6 +158,9 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     let takes_large = pagemap.kind() == Kind::Private;
     let cause = call.cause;
     let mut plan = Plan::first(step.range.len() / PAGE_SIZE, takes_large);
+    if cause == trace::Cause::DeviceFault {
+        plan = plan.for_fault();
+    }
     loop {
         let mut reservation = traced_reserve(pagemap, &plan.request)?;
         let order = if plan.keeps_large { HPAGE_PMD_ORDER } else { 0 };

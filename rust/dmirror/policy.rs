@@ -15,8 +15,8 @@ pub(crate) enum Setting {
     Migrate,
     /// The most bytes that a device fault moves, aligned to as much.
     Granule,
-    /// How much of a part of 2 MiB has to be on the device, in percent, for the rest of that part to
-    /// be moved with what was missed; 0: nothing else is.
+    /// How much of a part of 2 MiB has to be on the device, in percent, for the rest of that part
+    /// to be moved with what was missed; 0: nothing else is.
     Prefetch,
     /// How often the device accesses a block of 2 MiB that is mapped where it is before that moves;
     /// 0: it never does.
@@ -28,8 +28,8 @@ pub(crate) enum Setting {
     /// Whether an atomic operation moves its page to the device; else the page is made exclusive
     /// where it is.
     AtomicsMigrate,
-    /// How many device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) are too many;
-    /// 0: none are.
+    /// How many device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) are too
+    /// many; 0: none are.
     ThrashEvents,
     /// How long a time that is, in microseconds.
     ThrashWindow,

@@ -1,113 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Atomic operations of an engine.
+//!
+//! No CPU may come in between the two halves of one. So the device makes them on a page that it has
+//! in memory of its own, which no CPU reaches; else on one to which it has exclusive access; and on
+//! a page of a file, of which neither can be had, by a bus that CPUs respect. Either of the first two
+//! can be taken from it at any time, but not in the midst of an operation, since that takes the
+//! update lock.
+
+use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     sched::cond_resched,
     view::{Access, ViewGuard, Word},
 };
-use hmm::{memremap::Kind, range::Timeout, vma::task_size};
+use hmm::{exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size};
 use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*};
 
 use super::{
     memory::{note_use, put},
+    service::Reason,
     Execution, Stop,
 };
-use crate::{config::BOUNCE_PAGES, device::DeviceMemory, packet::AtomicOp, queue::AccessKind};
+use crate::{
+    config::BOUNCE_PAGES,
+    device::DeviceMemory,
+    packet::AtomicOp,
+    policy::{Setting, MAX_TIMESLICE_US},
+    queue::AccessKind,
+};
 
-impl Execution<'_> {
-    /// Makes atomic operations on a word, and returns what the last of them found.
-    pub(super) fn atomic(&mut self, at: u64, op: AtomicOp, times: u64) -> Result<u64, Stop> {
-        let mut found = 0;
-        let mut done = 0;
-        while done < times {
-            self.check()?;
-            // So that a CPU that wants the page does not wait for long.
-            let batch = (times - done).min(BOUNCE_PAGES as u64);
-            let mut operate = |guard: &ViewGuard<'_, DeviceMemory>, atomics| {
-                operate(guard, at, op, batch, atomics)
-            };
-            let view = self.client.view();
-            let operated = operate(&view.lock(), Atomics::OnPage);
-            let (count, last) = match operated {
-                Some(operated) => operated.map_err(|error| atomic_stop(error, at))?,
-                None => self.atomic_after_fault(at, &mut operate)?,
-            };
-            if count > 0 {
-                found = last;
-                done += count;
-            }
-            cond_resched();
-        }
-        Ok(found)
-    }
-
-    /// Makes atomic operations on a word that the device cannot do them on yet. None may be made.
-    fn atomic_after_fault(
-        &mut self,
-        at: u64,
-        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>, Atomics) -> Option<Result<(u64, u64)>>,
-    ) -> Result<(u64, u64), Stop> {
-        let users = self.client.users().ok_or(atomic_stop(EFAULT, at))?;
-        let result = if at < task_size(&users) as u64 {
-            self.make_atomic(&users, at, operate)
-        } else {
-            Err(EFAULT)
-        };
-        put(users);
-        match result {
-            // Others were faster, or this was interrupted, which `check()` knows.
-            Err(EINTR | EAGAIN) => {
-                clear_interrupt();
-                Ok((0, 0))
-            }
-            result => result.map_err(|error| atomic_stop(error, at)),
-        }
-    }
-
-    fn make_atomic(
-        &mut self,
-        users: &MmWithUser,
-        at: u64,
-        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>, Atomics) -> Option<Result<(u64, u64)>>,
-    ) -> Result<(u64, u64)> {
-        let page = at as usize & !(PAGE_SIZE - 1);
-        let window = page..page + PAGE_SIZE;
-        let view = self.client.view();
-        // Where it is in the memory of the device, it can stay.
-        let mut operated = None;
-        let fault = &mut self.buffers.fault;
-        view.fault(
-            users,
-            window.clone(),
-            Access::Write,
-            Timeout::Bounded,
-            fault,
-            |guard| {
-                operated = operate(guard, Atomics::OnPage);
-            },
-        )?;
-        if let Some(operated) = operated {
-            return operated;
-        }
-        let mut pending = view.pending_map(window)?;
-        let mmap = users.mmap_read_lock();
-        match pending.make_exclusive(users, &mmap, page, |guard| operate(guard, Atomics::OnPage)) {
-            // A page of a file cannot be made exclusive.
-            Err(EOPNOTSUPP) => operate(&view.lock(), Atomics::OnBus),
-            operated => operated?.flatten(),
-        }
-        .unwrap_or(Err(EAGAIN))
-    }
-}
-
-fn atomic_stop(error: Error, address: u64) -> Stop {
-    Stop::Access {
-        error,
-        access: AccessKind::Atomic,
-        address,
-    }
+/// Atomic operations on one word.
+struct Operations {
+    at: u64,
+    op: AtomicOp,
+    /// How many are left to be made.
+    left: u64,
+    /// What the last has found.
+    found: u64,
 }
 
 /// How a device makes atomic operations.
@@ -119,41 +51,152 @@ enum Atomics {
     OnBus,
 }
 
-/// Makes `times` atomic operations on the word at `at`, if no CPU can come in between: the device
-/// has exclusive access to the page, or has it in memory of its own that no CPU reaches, or the bus
-/// sees to it. Returns how many, and what the last has found.
-fn operate(
-    guard: &ViewGuard<'_, DeviceMemory>,
-    at: u64,
-    op: AtomicOp,
-    times: u64,
-    atomics: Atomics,
-) -> Option<Result<(u64, u64)>> {
-    let page = guard.page(usize::try_from(at).ok()?)?;
-    let is_own = page.device_index().is_some() && page.pagemap().kind() == Kind::Private;
-    let is_alone = match page.access() {
-        Access::Read => return None,
-        Access::Write => is_own,
-        Access::Exclusive => true,
-    };
-    if !is_alone && atomics == Atomics::OnPage {
-        return None;
-    }
-    // CAST: Below the size of a page.
-    let offset = (at % PAGE_SIZE as u64) as usize;
-    let width = if op.is_64 { Word::Eight } else { Word::Four };
-    let mut found = 0;
-    for _ in 0..times {
-        let operated = if is_alone {
-            page.read_modify_write(offset, width, |word| op.apply(word))
+impl Operations {
+    /// The bytes of the word.
+    fn range(&self) -> Range<u64> {
+        let size = if self.op.is_64 {
+            Word::Eight
         } else {
-            page.bus_atomic(offset, width, |word| op.apply(word))
+            Word::Four
         };
-        match operated {
-            Ok(word) => found = word,
-            Err(error) => return Some(Err(error)),
+        self.at..self.at + size.bytes() as u64
+    }
+
+    /// Makes some of the operations, if the device can make them here: so few that a CPU that wants
+    /// the page does not wait for long. Returns whether it could.
+    fn make(&mut self, guard: &ViewGuard<'_, DeviceMemory>, atomics: Atomics) -> Result<bool> {
+        let Some(page) = usize::try_from(self.at).ok().and_then(|at| guard.page(at)) else {
+            return Ok(false);
+        };
+        let is_own = page.device_index().is_some() && page.pagemap().kind() == Kind::Private;
+        let is_alone = match page.access() {
+            Access::Read => return Ok(false),
+            Access::Write => is_own,
+            Access::Exclusive => true,
+        };
+        if !is_alone && atomics == Atomics::OnPage {
+            return Ok(false);
+        }
+        // CAST: Below the size of a page.
+        let offset = (self.at % PAGE_SIZE as u64) as usize;
+        let size = if self.op.is_64 {
+            Word::Eight
+        } else {
+            Word::Four
+        };
+        let op = self.op;
+        for _ in 0..self.left.min(BOUNCE_PAGES as u64) {
+            self.found = if is_alone {
+                page.read_modify_write(offset, size, |word| op.apply(word))?
+            } else {
+                page.bus_atomic(offset, size, |word| op.apply(word))?
+            };
+            self.left -= 1;
+        }
+        note_use(&page, &mut None);
+        Ok(true)
+    }
+}
+
+impl Execution<'_> {
+    /// Makes atomic operations on a word, at least one, and returns what the last of them found.
+    pub(super) fn atomic(&mut self, at: u64, op: AtomicOp, times: u64) -> Result<u64, Stop> {
+        let stop = |error| Stop::Access {
+            error,
+            access: AccessKind::Atomic,
+            address: at,
+        };
+        let mut operations = Operations {
+            at,
+            op,
+            left: times,
+            found: 0,
+        };
+        while operations.left > 0 {
+            self.check()?;
+            let made = operations.make(&self.client.view().lock(), Atomics::OnPage);
+            if !made.map_err(stop)? {
+                self.service(&operations.range(), at, Reason::Atomic)?;
+                let made = self.make_after_fault(&mut operations);
+                made.map_err(stop)?;
+            }
+            cond_resched();
+        }
+        Ok(operations.found)
+    }
+
+    /// Makes operations on a word that the device cannot make them on yet. It may be that none is
+    /// made.
+    fn make_after_fault(&mut self, operations: &mut Operations) -> Result {
+        let users = self.client.users().ok_or(EFAULT)?;
+        let result = if operations.at < task_size(&users) as u64 {
+            charge_to(&users, || self.fault_and_make(&users, operations))
+        } else {
+            Err(EFAULT)
+        };
+        put(users);
+        match result {
+            // Others were faster, or this was interrupted, which `check()` knows.
+            Err(EINTR | EAGAIN) => {
+                clear_interrupt();
+                Ok(())
+            }
+            result => result,
         }
     }
-    note_use(&page, &mut None);
-    Some(Ok((times, found)))
+
+    fn fault_and_make(&mut self, users: &MmWithUser, operations: &mut Operations) -> Result {
+        let page = operations.at as usize & !(PAGE_SIZE - 1);
+        let window = page..page + PAGE_SIZE;
+        let view = self.client.view();
+        // Where it is in the memory of the device, it can stay.
+        let mut made = Ok(false);
+        view.fault(
+            users,
+            window.clone(),
+            Access::Write,
+            Timeout::Bounded,
+            &mut self.buffers.fault,
+            |guard| made = operations.make(guard, Atomics::OnPage),
+        )?;
+        if made? {
+            return Ok(());
+        }
+        let mut pending = view.pending_map(window)?;
+        let mmap = users.mmap_read_lock();
+        let exclusive = pending.make_exclusive(users, &mmap, page, |guard| {
+            operations.make(guard, Atomics::OnPage)
+        });
+        drop(pending);
+        let result = match exclusive {
+            // A page of a file cannot be made exclusive.
+            Err(EOPNOTSUPP) => operations.make(&view.lock(), Atomics::OnBus).map(drop),
+            Err(error) => Err(error),
+            Ok(None) => Err(EAGAIN),
+            Ok(Some((made, page))) => made.and_then(|_| self.use_timeslice(operations, page)),
+        };
+        // Not before the folio is unlocked: a fork that finds it locked fails. See
+        // Documentation/known-mm-issues.md.
+        drop(mmap);
+        result
+    }
+
+    /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches it
+    /// waits for the lock of its folio.
+    fn use_timeslice(&self, operations: &mut Operations, page: ExclusivePage) -> Result {
+        let memory = self.client.device().pagemap().ops();
+        let slice = memory
+            .setting(Setting::AtomicTimeslice)
+            .min(MAX_TIMESLICE_US);
+        let end = memory.now_ns() + u64::from(slice) * 1000;
+        while operations.left > 0 && memory.now_ns() < end && self.check().is_ok() {
+            // It is taken away at any time by who unmaps it, which takes no lock of the folio.
+            if !operations.make(&self.client.view().lock(), Atomics::OnPage)? {
+                break;
+            }
+            cond_resched();
+        }
+        drop(page);
+        Ok(())
+    }
 }

@@ -7,6 +7,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     sched::cond_resched,
     view::{Access, ViewGuard},
 };
@@ -64,7 +65,7 @@ impl Execution<'_> {
             )?;
             at += done;
             if done == 0 {
-                self.service(&range, at, kind)?;
+                self.service(&range, at, kind.into())?;
                 at += self.fault(&range, at, kind, &mut access)?;
             }
             self.notice_hot_block()?;
@@ -139,8 +140,10 @@ impl Execution<'_> {
         let mut done = Ok(0);
         let client = self.client;
         let view = client.view();
-        let faulted = view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
-            done = access_mapped(client, guard, range, at, kind, bounce, access);
+        let faulted = charge_to(users, || {
+            view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
+                done = access_mapped(client, guard, range, at, kind, bounce, access);
+            })
         });
         (done, faulted)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an engine does about pages that it misses, as the policy of its device says; and the packets
-//! that move pages.
+//! What an engine does about pages that it misses, as the policy of its device says; and the
+//! packets that move pages.
 //!
 //! Nothing here faults a page in: what is not there is left to the access itself. So this takes no
 //! longer than moving pages does.
@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     trace::Cause,
     view::{Access, ViewGuard},
 };
@@ -38,6 +39,28 @@ use crate::{
     request::UserRange,
     thrash::{Limits, Verdict},
 };
+
+/// Why an engine posts a page.
+pub(super) enum Reason {
+    /// It cannot read it, or fetch a packet from it.
+    Read,
+    /// It cannot write to it.
+    Write,
+    /// It cannot make atomic operations on it.
+    Atomic,
+    /// It has used the block, in numbers of pages, often enough where that is.
+    Hot(Range<usize>),
+}
+
+impl From<AccessKind> for Reason {
+    fn from(kind: AccessKind) -> Self {
+        match kind {
+            AccessKind::None | AccessKind::Fetch | AccessKind::Read => Self::Read,
+            AccessKind::Write => Self::Write,
+            AccessKind::Atomic => Self::Atomic,
+        }
+    }
+}
 
 /// The pages that an engine misses.
 struct Misses {
@@ -96,11 +119,15 @@ impl Execution<'_> {
         &mut self,
         range: &Range<u64>,
         at: u64,
-        kind: AccessKind,
+        reason: Reason,
     ) -> Result<(), Stop> {
         let mut misses = Misses::new(self.client);
-        let is_write = matches!(kind, AccessKind::Write | AccessKind::Atomic);
+        let is_write = matches!(reason, Reason::Write);
         let guard = self.client.view().lock();
+        if let (Reason::Atomic, Ok(at)) = (&reason, usize::try_from(at)) {
+            // However it is mapped.
+            misses.push(at >> PAGE_SHIFT);
+        }
         misses.add(&guard, at, is_write);
         if range.end - range.start > WORD {
             let page = PAGE_SIZE as u64;
@@ -117,7 +144,7 @@ impl Execution<'_> {
             }
         }
         drop(guard);
-        self.serve(&misses, None)
+        self.serve(&misses, &reason)
     }
 
     /// Moves a block whose pages the device has accessed often enough where they were.
@@ -135,10 +162,10 @@ impl Execution<'_> {
             .service()
             .hot_blocks
             .add(1);
-        self.serve(&misses, Some(block..block + HPAGE_PMD_NR))
+        self.serve(&misses, &Reason::Hot(block..block + HPAGE_PMD_NR))
     }
 
-    fn serve(&mut self, misses: &Misses, hot: Option<Range<usize>>) -> Result<(), Stop> {
+    fn serve(&mut self, misses: &Misses, reason: &Reason) -> Result<(), Stop> {
         let (queue, job, client) = (self.queue, self.job, self.client);
         let memory = client.device().pagemap().ops();
         let granule = memory.setting(Setting::Granule).min(1 << 30) as usize / PAGE_SIZE;
@@ -153,7 +180,7 @@ impl Execution<'_> {
             misses.as_slice(),
             limits,
             || queue.check(job).map_err(Stop::Packet),
-            |group| see_to(client, buffers, group, hot.clone()),
+            |group| see_to(client, buffers, group, reason),
         )?;
         // Interrupted or not, who goes on checks that.
         clear_interrupt();
@@ -208,22 +235,26 @@ fn move_pages(
             counts: &mut counts,
             cause,
         };
-        match to {
+        charge_to(users, || match to {
             Side::Device => migrate::prefetch(&mut call),
             Side::System => migrate::prefetch_back(&mut call),
-        }
+        });
     }
     client.stats.add(&counts);
 }
 
-/// Does for a group of faults what policy says; `hot` is the block, in numbers of pages, if an
-/// access counter is the reason.
-fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, hot: Option<Range<usize>>) {
+/// Does for a group of faults what policy says.
+fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason) {
     let memory = client.device().pagemap().ops();
     if group.client() != client.number() {
         return;
     }
-    if hot.is_none() && memory.setting(Setting::Migrate) == 0 {
+    let moves = match reason {
+        Reason::Read | Reason::Write => memory.setting(Setting::Migrate) != 0,
+        Reason::Atomic => memory.setting(Setting::AtomicsMigrate) != 0,
+        Reason::Hot(_) => true,
+    };
+    if !moves {
         // What is missed is mapped where it is, by the access itself.
         return;
     }
@@ -232,7 +263,7 @@ fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, hot: Option<Ran
     };
     let mut page = group.pages.start;
     while page < group.pages.end {
-        page = see_to_granule(client, buffers, &users, page, hot.clone()).max(page + 1);
+        page = see_to_granule(client, buffers, &users, page, reason).max(page + 1);
     }
     put(users);
 }
@@ -243,22 +274,25 @@ fn see_to_granule(
     buffers: &mut Buffers,
     users: &MmWithUser,
     page: usize,
-    hot: Option<Range<usize>>,
+    reason: &Reason,
 ) -> usize {
     let memory = client.device().pagemap().ops();
     let Some(bounds) = movable_bounds(users, page) else {
         return page + 1;
     };
-    let is_hot = hot.is_some();
-    let part = match hot {
-        Some(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
-        None => {
+    let part = match reason {
+        Reason::Hot(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
+        _ => {
             let most = memory.setting(Setting::Granule);
             let order = policy::granule_order(page, &bounds, most, PAGE_SIZE);
             let start = page & !((1 << order) - 1);
             start..start + (1 << order)
         }
     };
+    if is_on_device(client, page..page + 1) && !matches!(reason, Reason::Hot(_)) {
+        // It came with another one.
+        return page + 1;
+    }
     let now = memory.now_ns();
     let limits = thrash_limits(memory);
     // Not in the match, for all of which the lock would be held.
@@ -276,7 +310,7 @@ fn see_to_granule(
         }
     }
     // A hot block is all that there is to move.
-    let whole = if is_hot {
+    let whole = if matches!(reason, Reason::Hot(_)) {
         part.clone()
     } else {
         with_dense_rest(client, buffers, users, part.clone(), &bounds)
@@ -291,12 +325,25 @@ fn see_to_granule(
         client,
         buffers,
         users,
-        bytes,
+        bytes.clone(),
         Side::Device,
         Cause::DeviceFault,
     );
+    // To move some pages of a range takes the others from the device, wherever they are. What is not
+    // mapped now is faulted in when it is accessed.
+    let view = client.view();
+    let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
     part.end
+}
+
+/// Returns whether the device has all of the pages, by number, mapped in its own memory.
+fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
+    let guard = client.view().lock();
+    pages.all(|page| {
+        let page = guard.page(page << PAGE_SHIFT);
+        page.is_some_and(|page| page.device_index().is_some())
+    })
 }
 
 /// Returns the pages, by number, of the VMA that a page is in, if they may be ones that can move.
