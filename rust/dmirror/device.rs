@@ -331,9 +331,14 @@ impl DeviceMemory {
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// Keeps what is in a block from CPUs until a moment, in nanoseconds, for a bounded time.
+    /// Keeps what is in a block from CPUs until a moment, in nanoseconds, or longer if another
+    /// granule in it has a longer slice.
     pub(crate) fn keep_until(&self, block: usize, until: u64) {
-        if let Some(kept) = self.kept_until.get(block) {
+        let Some(kept) = self.kept_until.get(block) else {
+            return;
+        };
+        // ORDERING: Relaxed: the number stands for itself. Of two engines at a time either may win.
+        if kept.load(Relaxed) < until {
             // ORDERING: Relaxed: the number stands for itself.
             kept.store(until, Relaxed);
         }

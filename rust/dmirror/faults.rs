@@ -216,6 +216,9 @@ impl FaultBuffer {
                 self.stats.cancelled.add(stalled.posted as u64);
                 stalled.posted = 0;
                 buffer.entries.retain(|entry| entry.engine != engine);
+                drop(buffer);
+                // There is room now, and the handler may have nothing left to tell of.
+                self.changed.notify_all();
                 continue;
             }
             if stalled.posted == 0 && stalled.groups == 0 {

@@ -117,10 +117,10 @@ const PLAIN: [(Setting, u32); SETTINGS] = [
 
 /// The presets; the first is that of a new device. The numbers are those of the drivers, see
 /// `Documentation/device.md`.
-pub(crate) const PRESETS: [Preset; 4] = [
+pub(crate) static PRESETS: [Preset; 4] = [
     // Explicit placement: engines map pages where they are.
     preset("test_hmm", &[]),
-    // The largest of 2 MiB, 64 KiB and 4 KiB that fits; a slice for atomics, which migrate.
+    // The largest that fits, up to 2 MiB; a slice; atomics migrate.
     preset(
         "xe",
         &[

@@ -22,6 +22,9 @@ use crate::pool::Room;
 use crate::reserve::Reservation;
 use crate::stats::{new_client, Attempts};
 
+mod faults;
+mod packet;
+
 fn device(blocks: usize) -> Result<Device> {
     let memory = Memory::lazy(blocks * BLOCK_PAGES)?;
     let injection = Injection::new(DebugfsDir::new(c"dmirror")?);

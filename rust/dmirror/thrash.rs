@@ -63,17 +63,7 @@ impl Thrashing {
         if limits.events == 0 {
             return Verdict::Move;
         }
-        let known = |granule: &&mut Granule| granule.events > 0 && granule.first == first;
-        let Some(granule) = self.granules.iter_mut().find(known) else {
-            self.granules[self.next] = Granule {
-                first,
-                since: now,
-                events: 1,
-                ..Granule::default()
-            };
-            self.next = (self.next + 1) % WATCHED;
-            return Verdict::Move;
-        };
+        let granule = self.watch(first, now);
         if now < granule.pinned_until {
             return Verdict::Pin;
         }
@@ -83,10 +73,9 @@ impl Thrashing {
                 granule.naps = 0;
             }
             granule.since = now;
-            granule.events = 1;
-            return Verdict::Move;
+            granule.events = 0;
         }
-        granule.events += 1;
+        granule.events = granule.events.saturating_add(1);
         if granule.events < limits.events {
             return Verdict::Move;
         }
@@ -98,5 +87,21 @@ impl Thrashing {
         granule.events = 1;
         granule.pinned_until = now.saturating_add(limits.pin_ns);
         Verdict::Pin
+    }
+
+    /// Returns a granule, which takes the place of another if it is not watched yet.
+    fn watch(&mut self, first: usize, now: u64) -> &mut Granule {
+        let known = |granule: &Granule| granule.events > 0 && granule.first == first;
+        let place = self.granules.iter().position(known).unwrap_or_else(|| {
+            let place = self.next;
+            self.granules[place] = Granule {
+                first,
+                since: now,
+                ..Granule::default()
+            };
+            self.next = (place + 1) % WATCHED;
+            place
+        });
+        &mut self.granules[place]
     }
 }

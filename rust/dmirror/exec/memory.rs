@@ -21,6 +21,7 @@ use crate::{
     client::Client,
     config::BOUNCE_PAGES,
     device::DeviceMemory,
+    faults::LANES,
     packet::WORD,
     policy::Setting,
     queue::AccessKind,
@@ -63,11 +64,11 @@ impl Execution<'_> {
                 &mut access,
             )?;
             at += done;
-            self.notice_hot_block()?;
             if done == 0 {
                 self.service(&range, at, kind.into())?;
                 at += self.fault(&range, at, kind, &mut access)?;
             }
+            self.notice_hot_block()?;
             cond_resched();
         }
         Ok(())
@@ -94,7 +95,12 @@ impl Execution<'_> {
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
         // What it gets to later on; and if something there cannot be had, this page alone.
-        let ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        let mut ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        // Where pages are to move, no more than policy was asked for: what this maps is missed no
+        // more.
+        if self.moves_on_fault() {
+            ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
+        }
         let alone = page..page + PAGE_SIZE;
         let (mut done, mut faulted) = self.fault_window(&users, ahead, range, at, kind, access);
         let is_over = matches!(faulted, Ok(()) | Err(EINTR | EBUSY));
@@ -110,6 +116,11 @@ impl Execution<'_> {
             (0, Err(error)) => Err(stop(error)),
             (done, _) => Ok(done),
         }
+    }
+
+    fn moves_on_fault(&self) -> bool {
+        let memory = self.client.device().pagemap().ops();
+        memory.setting(Setting::Migrate) != 0
     }
 
     fn fault_window(

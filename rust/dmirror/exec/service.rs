@@ -289,7 +289,8 @@ fn see_to_granule(
             start..start + (1 << order)
         }
     };
-    if is_on_device(client, page..page + 1) && !matches!(reason, Reason::Hot(_)) {
+    let is_hot = matches!(reason, Reason::Hot(_));
+    if !is_hot && is_on_device(client, page..page + 1) {
         // It came with another one.
         return page + 1;
     }
@@ -309,7 +310,12 @@ fn see_to_granule(
             return part.end;
         }
     }
-    let whole = with_dense_rest(client, buffers, users, part.clone(), &bounds);
+    // A hot block is all that there is to move.
+    let whole = if is_hot {
+        part.clone()
+    } else {
+        with_dense_rest(client, buffers, users, part.clone(), &bounds)
+    };
     memory.service().granules.add(1);
     memory
         .service()

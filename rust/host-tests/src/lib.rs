@@ -4,8 +4,7 @@
 //! else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`,
-//! `tests/plan.rs`, `tests/request.rs`, `tests/table` and `tests/window.rs`.
+//! files and work from outside: `tests/alloc`, `tests/table`, and one file for each of the others.
 
 #![no_std]
 
@@ -25,13 +24,25 @@ mod params;
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod plan;
 
+#[path = "../../dmirror/policy.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod policy;
+
 #[path = "../../dmirror/request.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod request;
 
+#[path = "../../dmirror/slice.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod slice;
+
 #[path = "../../emu/table.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod table;
+
+#[path = "../../dmirror/thrash.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod thrash;
 
 #[path = "../../dmirror/window.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]

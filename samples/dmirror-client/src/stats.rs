@@ -90,6 +90,8 @@ numbers! {
         back_map_us = "svm_cpu_map_us",
         /// Pages that moved to the device by request.
         out_request = "out_request_pages",
+        /// Pages that moved to the device because an engine missed them.
+        out_device_fault = "out_device_fault_pages",
         /// Pages that came back by request.
         back_request = "back_request_pages",
         /// Pages that came back because the device wanted to write.
@@ -122,6 +124,28 @@ numbers! {
         invalidated = "svm_tlb_inval_pages",
         /// Blocks with pages that had to go back.
         evictions = "evict_count",
+        /// Pages that engines have posted to the fault buffer.
+        fault_posted = "fault_posted",
+        /// Those of them that were seen to together with another.
+        fault_merged = "fault_merged",
+        /// Batches in which the handler has taken them out.
+        fault_batches = "fault_batches",
+        /// Those for which there was no room at first.
+        fault_overflows = "fault_overflows",
+        /// Those that were taken back.
+        fault_cancelled = "fault_cancelled",
+        /// Granules that were to move because an engine missed a page of them.
+        granules = "service_granules",
+        /// Pages that were to move with them.
+        prefetched = "service_prefetched_pages",
+        /// Blocks that an engine has accessed often enough.
+        hot_blocks = "service_hot_blocks",
+        /// How often an engine has left a granule alone for a while.
+        naps = "service_naps",
+        /// How often an engine has used a granule where it was.
+        pins = "service_pins",
+        /// Faults of CPUs that waited for the end of a time slice.
+        timeslices = "service_timeslices",
         /// Passes again, because pages were locked or referenced.
         retry_busy = "retry_busy",
         /// Passes again, because there was no room.
@@ -184,7 +208,7 @@ impl Stats {
 
     /// Pages that moved to the device.
     pub fn out(&self) -> u64 {
-        self.out_request
+        self.out_request + self.out_device_fault
     }
 
     /// Pages that came back, for whatever reason.
@@ -247,7 +271,8 @@ mod tests {
         let mut stats = Stats {
             out_4k: 8,
             out_kb: 32,
-            out_request: 8,
+            out_request: 5,
+            out_device_fault: 3,
             back_cpu_fault: 3,
             back_kb: 12,
             back_4k_kb: 12,

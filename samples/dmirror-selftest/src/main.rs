@@ -17,6 +17,7 @@ mod memory;
 mod reload;
 mod report;
 mod runner;
+mod settings;
 mod summary;
 mod swapping;
 mod tracing;

@@ -40,6 +40,7 @@ use crate::inject;
 use crate::report::Finding;
 use crate::report::Outcome;
 use crate::report::Report;
+use crate::settings;
 
 /// What a case's process exits with when it failed, cannot run, or shows what is
 /// known.
@@ -98,7 +99,7 @@ fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<End
         if let Err(error) = context.ensure_loaded() {
             return Ok((Outcome::Failed, format!("{error:#}")));
         }
-        inject::restore_window();
+        settings::restore();
         last = run_once(case, context, limits.time)?;
         let (outcome, text) = &mut last;
         if *outcome == Outcome::Failed {

@@ -46,6 +46,8 @@ mod numa;
 mod observers;
 mod opens;
 mod parameters;
+mod policy;
+mod policy_live;
 mod proc;
 mod queue;
 mod queue_arguments;
@@ -214,6 +216,8 @@ themes! {
         [sizes, unknown_queue, fifo, timeouts]
     engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
         [packets_on_the_device, malformed_packets]
+    policy(policy, policy_live) "what a device does about pages that engines miss"
+        [presets, whole_granule, dense_rest, small_buffer]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []

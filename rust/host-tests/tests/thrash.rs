@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of what a device and CPUs take from each other, `rust/dmirror/thrash.rs`.
+
+#[path = "../../dmirror/thrash.rs"]
+mod thrash;
+
+use thrash::{
+    Limits, Thrashing,
+    Verdict::{self, Move, Nap, Pin},
+};
+
+const LIMITS: Limits = Limits {
+    events: 3,
+    window_ns: 100,
+    naps: 2,
+    pin_ns: 1000,
+};
+
+/// Misses one granule at some times.
+fn verdicts(limits: Limits, times: &[u64]) -> Vec<Verdict> {
+    let mut thrashing = Thrashing::default();
+    let missed = |&now: &u64| thrashing.missed(512, now, &limits);
+    times.iter().map(missed).collect()
+}
+
+#[test]
+fn many_events_in_a_short_time_are_too_many() {
+    #[rustfmt::skip]
+    let table: [(&[u64], &[Verdict]); 8] = [
+        (&[5], &[Move]),
+        (&[5, 5, 5], &[Move, Move, Nap]),
+        // The end of the window is in it.
+        (&[5, 50, 105], &[Move, Move, Nap]),
+        (&[5, 50, 106], &[Move, Move, Move]),
+        // That was the first of another run.
+        (&[5, 50, 106, 107, 108], &[Move, Move, Move, Move, Nap]),
+        // Rarely is never too often.
+        (&[0, 101, 202, 303, 404, 505, 606], &[Move; 7]),
+        // After all naps, for so long.
+        (&[0, 0, 0, 0, 0, 999, 1000], &[Move, Move, Nap, Nap, Pin, Pin, Move]),
+        (&[0, 0, 0, 0, 0, 1000, 1000, 1000], &[Move, Move, Nap, Nap, Pin, Move, Move, Nap]),
+    ];
+    for (times, expected) in table {
+        assert_eq!(verdicts(LIMITS, times), expected, "{times:?}");
+    }
+}
+
+#[test]
+fn naps_are_counted_over_runs_until_one_was_not_too_long() {
+    // Each nap lasts longer than a run: the next miss begins another.
+    let times = [0, 1, 2, 200, 201, 202, 400, 401, 402];
+    let expected = [Move, Move, Nap, Move, Move, Nap, Move, Move, Pin];
+    assert_eq!(verdicts(LIMITS, &times), expected);
+    // A run of two in between.
+    let times = [
+        0, 1, 2, 200, 201, 400, 401, 402, 600, 601, 602, 800, 801, 802,
+    ];
+    let expected = [
+        Move, Move, Nap, Move, Move, Move, Move, Nap, Move, Move, Nap, Move, Move, Pin,
+    ];
+    assert_eq!(verdicts(LIMITS, &times), expected);
+}
+
+#[test]
+fn limits_at_their_ends() {
+    let never = Limits {
+        events: 0,
+        ..LIMITS
+    };
+    assert_eq!(verdicts(never, &[0; 20]), [Move; 20]);
+    let each = Limits {
+        events: 1,
+        ..LIMITS
+    };
+    assert_eq!(verdicts(each, &[0, 0, 0]), [Nap, Nap, Pin]);
+    assert_eq!(verdicts(each, &[0, 101, 202, 203]), [Nap, Nap, Pin, Pin]);
+    let second = Limits {
+        events: 2,
+        ..LIMITS
+    };
+    assert_eq!(verdicts(second, &[0, 0, 0, 0]), [Move, Nap, Nap, Pin]);
+    let no_naps = Limits { naps: 0, ..LIMITS };
+    assert_eq!(verdicts(no_naps, &[0; 4]), [Move, Move, Pin, Pin]);
+    let no_pin = Limits {
+        naps: 0,
+        pin_ns: 0,
+        ..LIMITS
+    };
+    assert_eq!(verdicts(no_pin, &[0, 0, 0, 0]), [Move, Move, Pin, Move]);
+    let for_ever = Limits {
+        naps: 0,
+        pin_ns: u64::MAX,
+        ..LIMITS
+    };
+    assert_eq!(
+        verdicts(for_ever, &[9, 9, 9, u64::MAX - 1]),
+        [Move, Move, Pin, Pin]
+    );
+    let no_time = Limits {
+        window_ns: 0,
+        ..LIMITS
+    };
+    assert_eq!(
+        verdicts(no_time, &[0, 0, 1, 1, 1]),
+        [Move, Move, Move, Move, Nap]
+    );
+}
+
+#[test]
+fn the_last_16_granules_are_watched() {
+    for (others, expected) in [(0, Nap), (15, Nap), (16, Move), (17, Move)] {
+        let mut thrashing = Thrashing::default();
+        let mut miss = |first| thrashing.missed(first, 1, &LIMITS);
+        assert_eq!([miss(0), miss(0)], [Move; 2]);
+        for other in 1..=others {
+            assert_eq!(miss(other), Move);
+        }
+        assert_eq!(miss(0), expected, "{others} others");
+    }
+}
+
+#[test]
+fn what_is_pinned_does_not_touch_others() {
+    let mut thrashing = Thrashing::default();
+    let seen: Vec<_> = (0..5).map(|_| thrashing.missed(0, 1, &LIMITS)).collect();
+    assert_eq!(seen, [Move, Move, Nap, Nap, Pin]);
+    assert_eq!(thrashing.missed(512, 1, &LIMITS), Move);
+    assert_eq!(thrashing.missed(0, 2, &LIMITS), Pin);
+}
+
+/// However often it is missed, the device moves, naps and pins by turns: none goes on for ever.
+#[test]
+fn each_verdict_comes_again() {
+    for step in [0, 1, 30, 50, 99, 100] {
+        let times: Vec<u64> = (0..4000).map(|nth| nth * step).collect();
+        let seen = verdicts(LIMITS, &times);
+        let limit = if step == 0 { &seen[..5] } else { &seen[..] };
+        for verdict in [Move, Nap, Pin] {
+            let is_there = limit.contains(&verdict);
+            assert!(is_there || step > 50, "{verdict:?} with a step of {step}");
+        }
+    }
+}

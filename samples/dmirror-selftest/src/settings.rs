@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The policy of a device, by its files in debugfs. Each case begins with that of test_hmm, and
+//! with the window that the runner says.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::Stats;
+
+use crate::check::equal;
+use crate::check::needs_ours;
+use crate::check::skip;
+use crate::inject;
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+
+/// The device that the cases are about.
+const DEVICE: &str = "hmm_dmirror0";
+
+/// The preset of a device that was just made.
+const FIRST: &str = "test_hmm";
+
+/// All presets.
+pub const PRESETS: [&str; 4] = [FIRST, "xe", "kfd", "uvm"];
+
+/// Gives all devices the settings that cases begin with.
+pub fn restore() {
+    for folder in fs::read_dir(DEBUGFS).into_iter().flatten().flatten() {
+        let file = folder.path().join("policy");
+        let is_device = folder
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(b"hmm_dmirror");
+        if is_device && file.exists() {
+            if let Err(error) = fs::write(&file, FIRST) {
+                println!("cannot restore {}: {error}", file.display());
+            }
+        }
+    }
+    inject::restore_window();
+}
+
+/// The settings of the first device, which are restored when this is dropped.
+#[derive(Debug)]
+pub struct Policy(PathBuf);
+
+impl Policy {
+    /// Gives it those of a preset, or skips.
+    pub fn of(preset: &str) -> Result<Self> {
+        needs_ours("policies")?;
+        let policy = Self(Path::new(DEBUGFS).join(DEVICE));
+        if fs::metadata(policy.0.join("policy")).is_err() {
+            return skip("needs root and debugfs");
+        }
+        policy.store("policy", preset)?;
+        Ok(policy)
+    }
+
+    /// As [`of`](Self::of), with other values in some of the files.
+    pub fn with(preset: &str, settings: &[(&str, u32)]) -> Result<Self> {
+        let policy = Self::of(preset)?;
+        for &(file, value) in settings {
+            policy.set(file, value)?;
+        }
+        Ok(policy)
+    }
+
+    /// Writes a text to a file.
+    pub fn store(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.0.join(file);
+        fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
+    }
+
+    /// Writes a number to a file, which then has that number.
+    pub fn set(&self, file: &str, value: u32) -> Result<()> {
+        self.store(file, &value.to_string())?;
+        equal(file, self.get(file)?, value)
+    }
+
+    /// What a file says.
+    pub fn show(&self, file: &str) -> Result<String> {
+        let path = self.0.join(file);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// The number in a file.
+    pub fn get(&self, file: &str) -> Result<u32> {
+        Ok(self.show(file)?.parse()?)
+    }
+
+    /// Checks that a text is refused with EINVAL.
+    pub fn refuses(&self, file: &str, text: &str) -> Result<()> {
+        match fs::write(self.0.join(file), text) {
+            Ok(()) => bail!("{file} accepted {text:?}"),
+            Err(error) => equal(text, error.kind(), ErrorKind::InvalidInput),
+        }
+    }
+
+    /// What the device has done.
+    pub fn stats(&self) -> Result<Stats> {
+        match Stats::of(DEVICE)? {
+            Some(stats) => Ok(stats),
+            None => bail!("{DEVICE} has no statistics"),
+        }
+    }
+
+    /// What `body` has added, and that the sums agree before and afterwards.
+    pub fn added(&self, body: impl FnOnce() -> Result<()>) -> Result<Stats> {
+        let before = self.stats()?;
+        body()?;
+        let after = self.stats()?;
+        for stats in [before, after] {
+            equal("sums", stats.disagreements(), Vec::new())?;
+        }
+        Ok(after - before)
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        restore();
+    }
+}
