@@ -17,7 +17,12 @@ use emu::{
     view::{Access, ViewGuard, Word},
 };
 use hmm::{exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size};
-use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*};
+use kernel::{
+    mm::MmWithUser,
+    page::PAGE_SIZE,
+    prelude::*,
+    time::{delay::fsleep, Delta, Instant, Monotonic},
+};
 
 use super::{
     memory::{note_use, put},
@@ -25,7 +30,7 @@ use super::{
     Execution, Stop,
 };
 use crate::{
-    config::BOUNCE_PAGES,
+    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, MIGRATE_PAUSE_US},
     device::DeviceMemory,
     packet::AtomicOp,
     policy::{Setting, MAX_TIMESLICE_US},
@@ -112,13 +117,28 @@ impl Execution<'_> {
             left: times,
             found: 0,
         };
+        // Since when the page has not held still.
+        let mut since = None;
         while operations.left > 0 {
             self.check()?;
+            let left = operations.left;
             let made = operations.make(&self.client.view().lock(), Atomics::OnPage);
             if !made.map_err(stop)? {
                 self.service(&operations.range(), at, Reason::Atomic)?;
-                let made = self.make_after_fault(&mut operations);
-                made.map_err(stop)?;
+                match self.make_after_fault(&mut operations) {
+                    // mm does not wait for a page that others have locked.
+                    Err(EBUSY) => {
+                        let since = *since.get_or_insert_with(Instant::<Monotonic>::now);
+                        if since.elapsed().as_millis() > ACCESS_TIMEOUT_MS {
+                            return Err(stop(EBUSY));
+                        }
+                        fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+                    }
+                    made => made.map_err(stop)?,
+                }
+            }
+            if operations.left < left {
+                since = None;
             }
             cond_resched();
         }

@@ -289,7 +289,8 @@ fn see_to_granule(
             start..start + (1 << order)
         }
     };
-    if is_on_device(client, page..page + 1) && !matches!(reason, Reason::Hot(_)) {
+    let is_hot = matches!(reason, Reason::Hot(_));
+    if !is_hot && is_on_device(client, page..page + 1) {
         // It came with another one.
         return page + 1;
     }
