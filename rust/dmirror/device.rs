@@ -3,7 +3,7 @@
 //! A device: its pages, and what it does when mm calls.
 
 use emu::{
-    debugfs::{DebugfsDir, DebugfsU32s, Text},
+    debugfs::{DebugfsDir, DebugfsU32s},
     device::{DeviceOps, Emulated, Pagemap},
     memory::Memory,
     sched,
@@ -21,8 +21,6 @@ use kernel::{
     new_mutex, new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
-    seq_file::SeqFile,
-    seq_print,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         Arc, Mutex, SpinLock,
@@ -238,42 +236,6 @@ pub(crate) struct DeviceMemory {
 
 /// The files of the settings, in a directory with the name of the device file.
 const FILES: [&CStr; SETTINGS] = Setting::FILES;
-
-/// The file that shows the presets, with the one in brackets whose values the settings have, and
-/// that gives the settings the values of another.
-pub(crate) struct PolicyFile(pub(crate) Arc<Device>);
-
-impl Text for PolicyFile {
-    type OwnerModule = crate::LocalModule;
-
-    const IS_WRITABLE: bool = true;
-
-    fn show(&self, m: &SeqFile) {
-        let current = self.0.pagemap.ops().preset();
-        for preset in &PRESETS {
-            if Some(preset.name) == current {
-                seq_print!(m, "[{}] ", preset.name);
-            } else {
-                seq_print!(m, "{} ", preset.name);
-            }
-        }
-        seq_print!(
-            m,
-            "{}\n",
-            if current.is_some() {
-                "custom"
-            } else {
-                "[custom]"
-            }
-        );
-    }
-
-    fn store(&self, text: &[u8]) -> Result {
-        let preset = Preset::find(text).ok_or(EINVAL)?;
-        self.0.pagemap.ops().apply(preset);
-        Ok(())
-    }
-}
 
 impl DeviceMemory {
     fn new(npages: usize, injection: Arc<Injection>, number: u32) -> impl PinInit<Self, Error> {

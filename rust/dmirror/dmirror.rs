@@ -46,6 +46,7 @@ mod pageset;
 mod params;
 mod plan;
 mod policy;
+mod policy_file;
 mod pool;
 mod queue;
 mod request;
@@ -60,10 +61,11 @@ mod uapi;
 mod window;
 
 use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
-use device::{Device, PolicyFile, RunningDevice};
+use device::{Device, RunningDevice};
 use file::DmirrorFile;
 use inject::Injection;
 use params::{BadParams, Params, Private, MAX_CAPACITY, MAX_ENGINES};
+use policy_file::PolicyFile;
 
 module! {
     type: DmirrorModule,

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!  engine                 buffer                       handler
-//!    post() ---------------> entries ------------------> takes a batch, sorts it, and merges what is
-//!    wait()  stalls                                      in one granule to a group
+//!    post() ---------------> entries -----------------> takes a batch, sorts it, and merges what
+//!    wait()  stalls                                     is in one granule to a group
 //!    <---------------------- group, for one of its engines
 //!    does what policy says, done() ---> the other engines of the group go on as well
 //! ```

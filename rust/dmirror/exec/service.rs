@@ -311,7 +311,7 @@ fn see_to_granule(
         }
     }
     // A hot block is all that there is to move.
-    let whole = if matches!(reason, Reason::Hot(_)) {
+    let whole = if is_hot {
         part.clone()
     } else {
         with_dense_rest(client, buffers, users, part.clone(), &bounds)
