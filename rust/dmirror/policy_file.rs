@@ -20,7 +20,7 @@ impl Text for PolicyFile {
     const IS_WRITABLE: bool = true;
 
     fn show(&self, m: &SeqFile) {
-        let current = self.0.pagemap.ops().preset();
+        let current = self.0.pagemap().ops().preset();
         for preset in &PRESETS {
             if Some(preset.name) == current {
                 seq_print!(m, "[{}] ", preset.name);
@@ -41,7 +41,7 @@ impl Text for PolicyFile {
 
     fn store(&self, text: &[u8]) -> Result {
         let preset = Preset::find(text).ok_or(EINVAL)?;
-        self.0.pagemap.ops().apply(preset);
+        self.0.pagemap().ops().apply(preset);
         Ok(())
     }
 }
