@@ -4,14 +4,18 @@
 //! else.
 //!
 //! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
-//! files and work from outside: `tests/alloc`, `tests/pageset.rs`, `tests/params.rs`,
-//! `tests/plan.rs`, `tests/request.rs`, `tests/table` and `tests/window.rs`.
+//! files and work from outside: `tests/alloc`, `tests/attributes.rs`, `tests/pageset.rs`,
+//! `tests/params.rs`, `tests/plan.rs`, `tests/request.rs`, `tests/table` and `tests/window.rs`.
 
 #![no_std]
 
 #[path = "../../dmirror/alloc.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod alloc;
+
+#[path = "../../dmirror/attributes.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod attributes;
 
 #[path = "../../dmirror/pageset.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
