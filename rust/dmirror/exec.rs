@@ -24,6 +24,7 @@ use kernel::{
 
 use crate::{
     alloc::BLOCK_PAGES,
+    attributes::Reach,
     call::{window_at, Buffers, Call, Counts},
     client::Client,
     config::BOUNCE_PAGES,
@@ -262,7 +263,13 @@ impl Execution<'_> {
         let mut at = range.start;
         while at < end {
             self.check()?;
-            let window = window_at(at as usize, end as usize);
+            let (attributes, same) = self.client.attributes_at(at as usize);
+            let same_end = same.end.min(end as usize);
+            if attributes.reach == Reach::Denied {
+                at = same_end as u64;
+                continue;
+            }
+            let window = window_at(at as usize, same_end);
             at = window.end as u64;
             self.prefetch_window(&users, window, to);
             // Interrupted or not, `check()` knows.
@@ -334,6 +341,7 @@ impl Execution<'_> {
         while at < range.end {
             self.check()?;
             let done = access_mapped(
+                self.client,
                 &self.client.view().lock(),
                 &range,
                 at,
@@ -370,8 +378,13 @@ impl Execution<'_> {
         }
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
-        // What it gets to later on; and if something there cannot be had, this page alone.
-        let ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        // What it gets to later on, as far as the same was advised for it; and if something there
+        // cannot be had, this page alone.
+        let (_, same) = self.client.attributes_at(page);
+        let ahead = window_at(
+            page,
+            (end as usize).next_multiple_of(PAGE_SIZE).min(same.end),
+        );
         let alone = page..page + PAGE_SIZE;
         let (mut done, mut faulted) = self.fault_window(&users, ahead, range, at, kind, access);
         let is_over = matches!(faulted, Ok(()) | Err(EINTR | EBUSY));
@@ -406,7 +419,7 @@ impl Execution<'_> {
         let mut done = Ok(0);
         let view = self.client.view();
         let faulted = view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
-            done = access_mapped(guard, range, at, kind, bounce, access);
+            done = access_mapped(self.client, guard, range, at, kind, bounce, access);
         });
         (done, faulted)
     }
@@ -419,7 +432,9 @@ impl Execution<'_> {
             self.check()?;
             // So that a CPU that wants the page does not wait for long.
             let batch = (times - done).min(BOUNCE_PAGES as u64);
-            let mut operate = |guard: &ViewGuard<'_, DeviceMemory>| operate(guard, at, op, batch);
+            let client = self.client;
+            let mut operate =
+                |guard: &ViewGuard<'_, DeviceMemory>| operate(client, guard, at, op, batch);
             let view = self.client.view();
             let operated = operate(&view.lock());
             let (count, last) = match operated {
@@ -507,6 +522,7 @@ fn put(users: ARef<MmWithUser>) {
 /// Makes an access to what is mapped from `at` on, one page after the other, up to
 /// [`BOUNCE_PAGES`]. Returns how many bytes.
 fn access_mapped(
+    client: &Client,
     guard: &ViewGuard<'_, DeviceMemory>,
     range: &Range<u64>,
     at: u64,
@@ -514,11 +530,18 @@ fn access_mapped(
     bounce: &mut [u8],
     access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
 ) -> Result<u64, Stop> {
+    let end = client
+        .check_access(at..range.end)
+        .map_err(|error| Stop::Access {
+            error,
+            access: kind,
+            address: at,
+        })?;
     let mut done = 0;
     let mut used = None;
     for _ in 0..BOUNCE_PAGES {
         let address = at + done;
-        if address >= range.end {
+        if address >= end {
             break;
         }
         let Some(page) = usize::try_from(address).ok().and_then(|at| guard.page(at)) else {
@@ -534,7 +557,7 @@ fn access_mapped(
         }
         // CAST: Below the size of a page.
         let offset = (address % PAGE_SIZE as u64) as usize;
-        let len = (range.end - address).min((PAGE_SIZE - offset) as u64);
+        let len = (end - address).min((PAGE_SIZE - offset) as u64);
         let part = Part {
             offset,
             before: address - range.start,
@@ -570,11 +593,15 @@ fn note_use(page: &Pages<'_>, used: &mut Option<usize>) {
 /// device has exclusive access to the page, or has it in memory of its own that no CPU reaches.
 /// Returns how many, and what the last has found.
 fn operate(
+    client: &Client,
     guard: &ViewGuard<'_, DeviceMemory>,
     at: u64,
     op: AtomicOp,
     times: u64,
 ) -> Option<Result<(u64, u64)>> {
+    if let Err(error) = client.check_access(at..at + 1) {
+        return Some(Err(error));
+    }
     let page = guard.page(usize::try_from(at).ok()?)?;
     let is_own = page.device_index().is_some() && page.pagemap().kind() == Kind::Private;
     match page.access() {
