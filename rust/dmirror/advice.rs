@@ -3,7 +3,8 @@
 //! Advice: what a program has said about ranges of its addresses, as long as they are mapped.
 //!
 //! It is set with the `mmap_lock` held, where the range is mapped, and forgotten in the notifier,
-//! before anything else can be mapped there: so no memory has advice that was given to other memory.
+//! before anything else can be mapped there: so no memory has advice that was given for other
+//! memory.
 //!
 //! Locks: the `mmap_lock`, the update lock of a view, then that of the ranges, which is held for
 //! book-keeping only.

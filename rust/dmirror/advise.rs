@@ -21,8 +21,8 @@ const MASK: u32 = uapi::DMIRROR_ADVISE_LOCATION
     | uapi::DMIRROR_ADVISE_ATOMICS
     | uapi::DMIRROR_ADVISE_GRANULE;
 
-/// Returns the number of the device that a descriptor of the current task is for; `EBADF` when it is
-/// no open file, `EINVAL` when it is for something else.
+/// Returns the number of the device that a descriptor of the current task is for; `EBADF` when it
+/// is no open file, `EINVAL` when it is for something else.
 pub(crate) type DeviceOf<'a> = &'a dyn Fn(i32) -> Result<u32>;
 
 /// Sets attributes of a range.

@@ -4,9 +4,9 @@
 //!
 //! The ranges are in a sorted array whose size does not change, so that forgetting a part of one
 //! allocates nothing. That may make two ranges of one, and again two of each of those: no number of
-//! places is enough for all of that. So what can never fail is to forget; what can is to keep: where
-//! no place is left, the shorter of the two parts is forgotten as well. Setting leaves half of the
-//! places free.
+//! places is enough for all of that. So what can never fail is to forget; what can is to keep:
+//! where no place is left, the shorter of the two parts is forgotten as well. Setting leaves half
+//! of the places free.
 
 use core::{
     cmp::{max, min},

@@ -216,12 +216,12 @@ impl<T: DeviceFileOps> Opened<'_, T> {
         if !ptr::eq(ops, own_ops) {
             return Err(EINVAL);
         }
-        // SAFETY: The file is open, and has a descriptor, so the kernel crate's `open` for `Adapter`
-        // has returned, which alone has these operations, by the type invariant; nobody changes
-        // the member after that.
+        // SAFETY: The file is open, and has a descriptor, so the kernel crate's `open` for
+        // `Adapter` has returned, which alone has these operations, by the type invariant; nobody
+        // changes the member after that.
         let data = unsafe { (*other.as_ptr()).private_data };
-        // SAFETY: That `open` has put a `T::File` there, which is taken back when the last reference
-        // to the file goes; there is one until this returns.
+        // SAFETY: That `open` has put a `T::File` there, which is taken back when the last
+        // reference to the file goes; there is one until this returns.
         Ok(with(unsafe { <T::File as ForeignOwnable>::borrow(data) }))
     }
 }

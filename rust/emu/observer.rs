@@ -10,8 +10,9 @@ use hmm::interval::{Event, Invalidation};
 
 /// Who learns what is unmapped from the address space of a [`View`](crate::view::View).
 pub trait UnmapObserver: Send + Sync + 'static {
-    /// Learns that a range (bytes, page aligned, the end exclusive) is about to be unmapped or moved
-    /// away, or that the address space goes away. Nothing is mapped there again before it returns.
+    /// Learns that a range (bytes, page aligned, the end exclusive) is about to be unmapped or
+    /// moved away, or that the address space goes away. Nothing is mapped there again before it
+    /// returns.
     ///
     /// Called under the update lock. Must not sleep, nor allocate memory.
     fn unmapped(&self, range: Range<usize>);

@@ -15,6 +15,7 @@ mod huge;
 mod memory;
 mod migrate;
 mod notifier;
+mod observer;
 mod other;
 mod pagemap;
 mod pending;
