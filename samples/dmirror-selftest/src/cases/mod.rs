@@ -3,6 +3,9 @@
 //! The cases, one file a theme. Those that unload the module come last.
 
 mod access;
+mod advise;
+mod advise_arguments;
+mod advise_mappings;
 mod coherent;
 mod counts;
 mod death;
@@ -213,6 +216,8 @@ themes! {
     queue(queue_arguments, queue) "queues of jobs, on which engines work"
         [sizes, unknown_queue, fifo, timeouts]
     engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory" [fill, packets_on_the_device]
+    advise(advise_arguments, advise, advise_mappings) "advice for ranges, and what engines must not access"
+        [set_arguments, set_and_got, unmapped]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []
