@@ -288,15 +288,14 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
         fd => Some(Eventfd::from_fd(fd)?),
     };
     let queue = Queue::new(client.clone(), place, argument.depth as usize, eventfd)?;
+    let number = device.pagemap().ops().number();
+    device.faults().start(fmt!("dmirror{number}/f"))?;
     let mut table = queues.lock();
     if table.len() >= MAX_QUEUES {
         return Err(EMFILE);
     }
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
-    engine.add(
-        queue.clone(),
-        fmt!("dmirror{}/{place}", device.pagemap().ops().number()),
-    )?;
+    engine.add(queue.clone(), fmt!("dmirror{number}/{place}"))?;
     argument.queue = table.next;
     table.next += 1;
     table

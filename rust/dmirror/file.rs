@@ -7,7 +7,10 @@
 
 use core::mem::size_of;
 
-use emu::device_file::{DeviceFileOps, Opened};
+use emu::{
+    device_file::{DeviceFileOps, Opened},
+    trace::Cause,
+};
 use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
 use kernel::{
     alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
@@ -24,7 +27,7 @@ use kernel::{
 
 use crate::{
     access, advise,
-    call::{resched_or_eintr, Buffers, Call, Counts},
+    call::{resched_or_eintr, Buffers, Call, Counts, IdleBuffers},
     client::Client,
     commands::{self, QueueCommand, Queues},
     device::Device,
@@ -137,10 +140,8 @@ pub(crate) struct DmirrorFile {
     #[pin]
     queues: Mutex<Queues>,
     client: Arc<Client>,
-    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand
-    /// to hand and are large.
     #[pin]
-    buffers: Mutex<Option<KBox<Buffers>>>,
+    buffers: Mutex<IdleBuffers>,
 }
 
 impl DeviceFileOps for DmirrorFile {
@@ -156,7 +157,7 @@ impl DeviceFileOps for DmirrorFile {
             try_pin_init!(Self {
                 queues <- new_mutex!(Queues::new(), "DmirrorFile::queues"),
                 client: Arc::pin_init(Client::new(device, opener), GFP_KERNEL)?,
-                buffers <- new_mutex!(None),
+                buffers <- new_mutex!(IdleBuffers::default()),
             }),
             GFP_KERNEL,
         )
@@ -296,6 +297,7 @@ impl DmirrorFile {
             user_range,
             buffers: &mut buffers,
             counts,
+            cause: Cause::Request,
         };
         let ptr = usize::try_from(ptr)
             .map(UserPtr::from_addr)
@@ -310,7 +312,9 @@ impl DmirrorFile {
             RangeCommand::Exclusive => access::exclusive(&mut call, ptr),
             RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
-        *self.buffers.lock() = Some(buffers);
+        let surplus = self.buffers.lock().keep(buffers);
+        // Freed without the lock.
+        drop(surplus);
         result
     }
 }

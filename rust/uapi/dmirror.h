@@ -417,7 +417,6 @@ struct dmirror_wait {
  *   EACCES  engines must not access an address, by DMIRROR_ADVICE_ACCESS_NONE
  *   EINVAL  the packet is malformed, see struct dmirror_packet
  *   EBUSY, EIO, ENOMEM  as for READ and WRITE
- *   EOPNOTSUPP  an atomic operation on a page of a file or of hugetlb
  *   EIO     the engines were reset; then @access says none
  * and then what lies before the address that failed was done, and nothing behind it.
  *

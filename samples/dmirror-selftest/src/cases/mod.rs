@@ -215,7 +215,8 @@ themes! {
     nth(nth) "each allocation fails once" []
     queue(queue_arguments, queue) "queues of jobs, on which engines work"
         [sizes, unknown_queue, fifo, timeouts]
-    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory" [fill, packets_on_the_device]
+    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
+        [packets_on_the_device, malformed_packets]
     advise(advise_arguments, advise, advise_mappings) "advice for ranges, and what engines must not access"
         [set_arguments, set_and_got, unmapped]
     coherent(coherent, parameters) "devices with coherent memory"
