@@ -326,10 +326,14 @@ fn see_to_granule(
         client,
         buffers,
         users,
-        bytes,
+        bytes.clone(),
         Side::Device,
         Cause::DeviceFault,
     );
+    // To move some pages of a range takes the others from the device, wherever they are. What is not
+    // mapped now is faulted in when it is accessed.
+    let view = client.view();
+    let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
     part.end
 }
