@@ -94,8 +94,11 @@ impl Execution<'_> {
         }
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
-        // What it gets to later on; and if something there cannot be had, this page alone.
-        let mut ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        // What it gets to later on, as far as the same was advised for it; and if something there
+        // cannot be had, this page alone.
+        let (_, same) = self.client.attributes_at(page);
+        let ahead_end = (end as usize).next_multiple_of(PAGE_SIZE).min(same.end);
+        let mut ahead = window_at(page, ahead_end);
         // Where pages are to move, no more than policy was asked for: what this maps is missed no
         // more.
         if self.moves_on_fault() {
@@ -166,6 +169,12 @@ fn access_mapped(
     bounce: &mut [u8],
     access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
 ) -> Result<u64, Stop> {
+    let denied = |error| Stop::Access {
+        error,
+        access: kind,
+        address: at,
+    };
+    let end = client.check_access(at..range.end).map_err(denied)?;
     let mut done = 0;
     let mut used = None;
     let hot = client
@@ -175,7 +184,7 @@ fn access_mapped(
         .setting(Setting::AccessCounter);
     for _ in 0..BOUNCE_PAGES {
         let address = at + done;
-        if address >= range.end {
+        if address >= end {
             break;
         }
         let Some(page) = usize::try_from(address).ok().and_then(|at| guard.page(at)) else {
@@ -191,7 +200,7 @@ fn access_mapped(
         }
         // CAST: Below the size of a page.
         let offset = (address % PAGE_SIZE as u64) as usize;
-        let len = (range.end - address).min((PAGE_SIZE - offset) as u64);
+        let len = (end - address).min((PAGE_SIZE - offset) as u64);
         let part = Part {
             offset,
             before: address - range.start,

@@ -28,6 +28,7 @@ use kernel::{
 use super::{memory::put, Execution, Stop};
 use crate::{
     alloc::BLOCK_PAGES,
+    attributes::Reach,
     call::{window_at, Buffers, Call, Counts},
     client::Client,
     device::DeviceMemory,
@@ -196,8 +197,13 @@ impl Execution<'_> {
         let mut at = range.start;
         let mut result = self.check();
         while at < end && result.is_ok() {
-            let window = window_at(at as usize, end as usize);
+            let (attributes, same) = self.client.attributes_at(at as usize);
+            let window = window_at(at as usize, same.end.min(end as usize));
             at = window.end as u64;
+            if attributes.reach == Reach::Denied {
+                result = self.check();
+                continue;
+            }
             move_pages(
                 self.client,
                 self.buffers,
@@ -277,7 +283,7 @@ fn see_to_granule(
     reason: &Reason,
 ) -> usize {
     let memory = client.device().pagemap().ops();
-    let Some(bounds) = movable_bounds(users, page) else {
+    let Some(bounds) = movable_bounds(client, users, page) else {
         return page + 1;
     };
     let part = match reason {
@@ -347,11 +353,17 @@ fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
     })
 }
 
-/// Returns the pages, by number, of the VMA that a page is in, if they may be ones that can move.
-fn movable_bounds(users: &MmWithUser, page: usize) -> Option<Range<usize>> {
+/// Returns the pages, by number, of the VMA that a page is in, as far as the same was advised for
+/// them, if they may be ones that can move.
+fn movable_bounds(client: &Client, users: &MmWithUser, page: usize) -> Option<Range<usize>> {
+    let (attributes, same) = client.attributes_at(page << PAGE_SHIFT);
+    if attributes.reach == Reach::Denied {
+        return None;
+    }
     let mmap = users.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, page << PAGE_SHIFT)?;
-    let bounds = vma.start() >> PAGE_SHIFT..vma.end() >> PAGE_SHIFT;
+    let (start, end) = (vma.start().max(same.start), vma.end().min(same.end));
+    let bounds = start >> PAGE_SHIFT..end >> PAGE_SHIFT;
     vma.may_have_anonymous_pages().then_some(bounds)
 }
 

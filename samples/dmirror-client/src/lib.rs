@@ -9,6 +9,7 @@
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
+//! | [`advice`] | where memory should be, and how engines get at it |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
 //! | [`packet`] | what the engines execute |
 //! | [`program`] | packets for tests: random ones, malformed ones |
@@ -46,6 +47,7 @@
 //! ```
 
 mod abi;
+pub mod advice;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;
