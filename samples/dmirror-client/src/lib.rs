@@ -11,7 +11,7 @@
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
 //! | [`packet`] | what the engines execute |
-//! | [`program`] | random packets |
+//! | [`program`] | packets for tests: random ones, malformed ones |
 //! | [`interpreter`] | what packets do to memory: the oracle of tests |
 //! | [`range`] | page-aligned ranges of an address space |
 //! | [`region`] | anonymous and file memory owned by a value |

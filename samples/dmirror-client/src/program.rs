@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random packets, of which a seed gives the same on each machine.
+//! Packets for tests: random ones, of which a seed gives the same on each machine, and those
+//! that no engine accepts.
 //!
-//! They write to memory that they are given, and to no other, so that a device can execute
+//! Random packets write to memory that they are given, and to no other, so that a device can execute
 //! them in a process that goes on. Some of them fail: they are malformed, or run out of that
 //! memory by less than a page.
+
+mod malformed;
 
 use std::ops::Range;
 
@@ -13,6 +16,9 @@ use crate::packet::Packet;
 use crate::packet::Width;
 use crate::range::PageRange;
 use crate::range::page_size;
+
+pub use malformed::malformed;
+pub use malformed::well_formed;
 
 /// Random numbers: SplitMix64.
 #[derive(Clone, Debug)]

@@ -178,6 +178,16 @@ impl Region {
         self.mapping.store(index, word);
     }
 
+    /// Adds to a word, atomically, and returns what it was; `index` counts words from the
+    /// start.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside.
+    pub fn fetch_add(&self, index: usize, number: u64) -> u64 {
+        self.mapping.fetch_add(index, number)
+    }
+
     /// Reads the first word of a page.
     pub fn touch(&self, page: usize) -> u64 {
         self.load(page * Self::words_per_page())

@@ -173,6 +173,14 @@ impl Mapping {
         word.store(value, Ordering::Relaxed);
     }
 
+    pub(crate) fn fetch_add(&self, index: usize, number: u64) -> u64 {
+        let word = self.word(index).as_ptr();
+        // SAFETY: as in `load`.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        // ORDERING: nothing is published through a word.
+        word.fetch_add(number, Ordering::Relaxed)
+    }
+
     pub(crate) fn protect(
         &self,
         offset: usize,

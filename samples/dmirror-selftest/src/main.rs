@@ -20,6 +20,7 @@ mod runner;
 mod summary;
 mod swapping;
 mod tracing;
+mod worker;
 
 use std::fs::File;
 use std::io;

@@ -67,6 +67,11 @@ impl Image {
         }
     }
 
+    /// Adds the pages of another image, which replace those that are in both.
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// What is in `len` bytes from `addr` on, whatever their protection; `None` if not all of
     /// them are mapped.
     pub fn bytes(&self, addr: u64, len: usize) -> Option<Vec<u8>> {

@@ -2,11 +2,12 @@
 
 //! Every operation, every form that is malformed, and every way to fail.
 
-mod malformed;
 mod random;
 
 use super::*;
 use crate::packet;
+use crate::program::malformed;
+use crate::program::well_formed;
 use crate::region::Protection;
 
 /// Four pages to read and write, a read-only one, one without access, a hole, and a page
@@ -442,4 +443,15 @@ fn packets_before_a_failing_one_count() {
     let packets = [Packet::spin(0), Packet::default()];
     let expected = Outcome::failed(1, Errno::EINVAL, Access::None, CODE + 64);
     assert_eq!(execute(image, &packets).0, expected);
+}
+
+#[test]
+fn malformed_packets_fail_before_they_do_anything() {
+    for (packet, opcode) in well_formed(DATA).into_iter().zip(Opcode::ALL) {
+        assert_eq!(packet.opcode, opcode as u32);
+        assert!(is_well_formed(&packet), "{packet:?}");
+    }
+    for packet in malformed(DATA) {
+        fails(packet, Errno::EINVAL, Access::None, CODE);
+    }
 }

@@ -10,6 +10,10 @@ mod debugger;
 mod device_races;
 mod devices;
 mod dirty;
+mod engine;
+mod engine_faults;
+mod engine_live;
+mod engine_uffd;
 mod errors;
 mod evict;
 mod evict_huge;
@@ -43,6 +47,8 @@ mod observers;
 mod opens;
 mod parameters;
 mod proc;
+mod queue;
+mod queue_arguments;
 mod races;
 mod read;
 mod release;
@@ -204,6 +210,9 @@ themes! {
     held(held, held_vma) "a step is held while others go on" [out_moved]
     failing(failing) "failures on demand, and what is left then" [device_alloc, copy_out_fault]
     nth(nth) "each allocation fails once" []
+    queue(queue_arguments, queue) "queues of jobs, on which engines work"
+        [sizes, unknown_queue, fifo, timeouts]
+    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory" [fill, packets_on_the_device]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []

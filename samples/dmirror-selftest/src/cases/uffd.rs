@@ -46,7 +46,7 @@ const PAGES: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A userfaultfd, or skips.
-fn uffd() -> Result<Uffd> {
+pub(super) fn uffd() -> Result<Uffd> {
     match Uffd::new() {
         Ok(uffd) => Ok(uffd),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
@@ -197,7 +197,7 @@ fn missing_after_dontneed(context: &Context) -> Result<()> {
 
 /// Runs `body` in another thread, and answers faults until it has ended: missing
 /// pages get their content, protected ones lose the protection.
-fn answering<T: Send>(
+pub(super) fn answering<T: Send>(
     uffd: &Uffd,
     memory: &Memory,
     body: impl FnOnce() -> Result<T> + Send,

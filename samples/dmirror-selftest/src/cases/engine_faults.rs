@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets that fail, and packets that nearly do: the interpreter says where, and what was done
+//! by then.
+
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Packet;
+use dmirror_client::Region;
+use dmirror_client::interpreter::Image;
+use dmirror_client::packet::Width;
+use dmirror_client::program::malformed;
+use dmirror_client::program::well_formed;
+use dmirror_client::region::Protection;
+
+use super::cases;
+use crate::check::equal;
+use crate::context::Context;
+use crate::memory::Memory;
+use crate::worker::Kind;
+use crate::worker::Worker;
+
+cases! { "engine":
+    nothing_to_do = "Packets of length 0 need no memory.",
+    malformed_packets = "A malformed packet fails, and does nothing.",
+    faults = "A packet that meets a hole, or memory that it must not use, does what lies before that.",
+    faults_on_the_device = "The same with what may be used on the device.",
+}
+
+const PAGE: u64 = 4096;
+
+fn nothing_to_do(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let data = Region::anonymous(1)?;
+    let nowhere = 1 << 62;
+    worker.does(&[
+        Packet::fill(nowhere, 0, 1),
+        Packet::fill(u64::MAX, 0, 1),
+        Packet::copy(nowhere, nowhere, 0),
+        Packet::sum(data.addr(), nowhere, 0),
+        Packet::chase(data.addr() + 8, nowhere, 0, 0),
+        Packet::chase(data.addr() + 24, 0, 0, 7),
+        Packet::random(data.addr() + 40, nowhere, 8, 0, 1),
+        Packet::prefetch(1 << 46, PAGE),
+        Packet::spin(0),
+    ])?;
+    let seen: Vec<u64> = (0..6).map(|index| data.load(index)).collect();
+    equal("results", seen, vec![0, nowhere, 0, 0, 0, 0])
+}
+
+fn malformed_packets(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let (memory, mut image) = Kind::Small.make(context, &worker.device)?;
+    let data = memory.region.addr();
+    let start = image.clone();
+    for packet in malformed(data) {
+        worker.compare(&format!("{packet:x?}"), &mut image, &[], &[packet])?;
+    }
+    crate::worker::same("after all of them", &start, &[&memory.region])?;
+    for packet in well_formed(data) {
+        worker.does(&[packet])?;
+    }
+    Ok(())
+}
+
+/// Memory with borders: each part has two pages, and what may be done with them.
+struct Borders {
+    image: Image,
+    data: u64,
+    /// What a CPU can read, to be compared.
+    kept: Vec<Region>,
+    /// What it cannot.
+    _hidden: Vec<Region>,
+}
+
+impl Borders {
+    /// Free, read-only, free, hidden, free, a hole, free.
+    const PARTS: [Option<Protection>; 7] = [
+        Some(Protection::ReadWrite),
+        Some(Protection::Read),
+        Some(Protection::ReadWrite),
+        Some(Protection::None),
+        Some(Protection::ReadWrite),
+        None,
+        Some(Protection::ReadWrite),
+    ];
+
+    fn new(device: &Device, resident: bool) -> Result<Self> {
+        let memory = Memory::new(2 * Self::PARTS.len())?;
+        let mut image = Image::default();
+        image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
+        if resident {
+            memory.move_out(device, memory.all())?;
+        }
+        let data = memory.region.addr();
+        let (mut rest, mut kept, mut hidden) = (Some(memory.region), Vec::new(), Vec::new());
+        for part in Self::PARTS {
+            let Some(mut region) = rest.take() else { break };
+            if region.pages() > 2 {
+                rest = Some(region.split_off(2));
+            }
+            let (addr, len) = (region.addr(), region.len() as u64);
+            let Some(protection) = part else {
+                image.unmap(addr, len);
+                continue;
+            };
+            region.protect(0..2, protection)?;
+            image.protect(addr, len, protection);
+            match protection {
+                Protection::None => hidden.push(region),
+                _ => kept.push(region),
+            }
+        }
+        Ok(Self {
+            image,
+            data,
+            kept,
+            _hidden: hidden,
+        })
+    }
+}
+
+/// Packets that meet each border, from both sides, at the border and from before it.
+fn over_borders(data: u64) -> Vec<Packet> {
+    let mut packets = vec![];
+    let free = data; // two pages that all may use
+    for border in (1..7).map(|part| data + part * 2 * PAGE) {
+        for before in [0, 8, 100, PAGE, PAGE + 100] {
+            let at = border - before;
+            packets.extend([
+                Packet::fill(at, PAGE, 3),
+                Packet::sum(free, at, PAGE + 9),
+                Packet::random(free, at & !7, 2 * PAGE, 20, before),
+                Packet::random_write(free, at & !7, 2 * PAGE, 20, before),
+                Packet::chase(at & !7, 0, 0, 0),
+                Packet::chase(free, at & !7, 0, 1),
+                Packet::chase(free, at | 1, 0, 1),
+                Packet::add(Width::Four, at & !3, 1, 2, free),
+                Packet::compare_and_swap(Width::Eight, at & !7, 0, 1, free),
+                Packet::add(Width::Eight, free, 1, 1, at & !7),
+                Packet::fence(at & !7, 4),
+            ]);
+            if border > data + 2 * PAGE {
+                packets.push(Packet::copy(at, free + 10, PAGE));
+                packets.push(Packet::copy(free + 10, at, PAGE));
+            }
+        }
+        packets.push(Packet::jump(border));
+        packets.push(Packet::prefetch(border - 2 * PAGE, 4 * PAGE));
+    }
+    packets
+}
+
+fn meet_borders(context: &Context, resident: bool) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let mut memory = Borders::new(&worker.device, resident)?;
+    let kept: Vec<&Region> = memory.kept.iter().collect();
+    let mut failed = 0;
+    for packet in over_borders(memory.data) {
+        let packets = [packet, Packet::spin(0)]; // for JUMP to be followed
+        let what = format!("{packet:x?}, data at {:#x}", memory.data);
+        let outcome = worker.compare(&what, &mut memory.image, &[], &packets)?;
+        failed += u32::from(outcome.error.is_some());
+        crate::worker::same(&what, &memory.image, &kept)?;
+        if resident && packet.opcode == 1 {
+            // What came back by looking at it goes out again.
+            for region in kept.iter().step_by(2) {
+                let _ = worker
+                    .device
+                    .migrate_to_device(region.range(), &mut vec![0; region.len()]);
+            }
+        }
+    }
+    ensure!(failed > 100, "only {failed} packets failed");
+    Ok(())
+}
+
+fn faults(context: &Context) -> Result<()> {
+    meet_borders(context, false)
+}
+
+fn faults_on_the_device(context: &Context) -> Result<()> {
+    meet_borders(context, true)
+}

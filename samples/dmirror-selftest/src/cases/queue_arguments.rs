@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Arguments of the commands about queues: the errno of the header for each that is wrong.
+
+use std::os::fd::AsRawFd;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Packet;
+use dmirror_client::Queue;
+use dmirror_client::Region;
+use dmirror_client::packet::Opcode;
+use dmirror_client::page_size;
+use dmirror_client::queue::Access;
+use dmirror_client::queue::Options;
+use dmirror_client::queue::Outcome;
+use dmirror_client::queue::Request;
+use dmirror_client::region::Protection;
+
+use super::cases;
+use crate::check::equal;
+use crate::context::Context;
+use crate::memory::Memory;
+use crate::worker::PATIENCE;
+use crate::worker::Worker;
+use crate::worker::open;
+use crate::worker::refused;
+
+cases! { "queue":
+    query = "QUERY says what the device has, and how much of its memory is free.",
+    sizes = "A struct may be larger than the module knows, if what is too much is 0; not smaller.",
+    request_size = "The size in the number of a request does not count.",
+    unused_members = "Flags, and members that are not used, must be 0.",
+    bad_struct = "A struct that cannot be accessed is EFAULT.",
+    unknown_queue = "A number that is no queue of the open file is ENOENT.",
+    create_arguments = "Engines, depths and eventfds that are none are refused.",
+    submit_arguments = "No packets, too many, and crooked addresses are refused; nonsense that is none is the job's failure.",
+    wait_arguments = "A job that was not submitted is EINVAL, one that is forgotten ENOENT.",
+    sixty_four = "An open file has 64 queues, with a number each; then QUEUE_CREATE is EMFILE.",
+}
+
+/// Two members of 4 bytes, as they lie in a word.
+fn pair(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The members of 4 bytes that a word holds.
+fn unpair(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+    )
+}
+
+/// What a struct is called with that is right, and what is to be wrong with it.
+struct Call<'a> {
+    worker: &'a Worker,
+    request: Request,
+    argument: Region,
+}
+
+impl<'a> Call<'a> {
+    /// A call that succeeds. QUEUE_DESTROY has a queue of its own, WAIT a job that has ended.
+    fn good(worker: &'a Worker, request: Request) -> Result<Self> {
+        let argument = Region::anonymous(2)?;
+        let queue = worker.queue.number();
+        let head = |flags| pair(request.size() as u32, flags);
+        let words = match request {
+            Request::Query => vec![head(0)],
+            Request::QueueCreate => vec![head(0), pair(0, 1), pair(u32::MAX, 0)],
+            Request::QueueDestroy => {
+                let queue = worker.device.queue(Options::new(1))?;
+                let number = queue.number();
+                queue.abandon();
+                vec![head(0), pair(number, 0)]
+            }
+            Request::Submit => vec![head(0), pair(queue, 1), worker.store(&[Packet::spin(0)])],
+            Request::Wait => {
+                let job = worker.submit(&[Packet::spin(0)])?;
+                worker.outcome(job)?;
+                vec![head(0), pair(queue, 0), job]
+            }
+        };
+        for (index, word) in words.into_iter().enumerate() {
+            argument.store(index, word);
+        }
+        Ok(Self {
+            worker,
+            request,
+            argument,
+        })
+    }
+
+    fn store(&self, index: usize, word: u64) {
+        self.argument.store(index, word);
+    }
+
+    /// Says another size in the struct.
+    fn size(&self, size: usize) {
+        self.store(0, pair(size as u32, 0));
+    }
+
+    /// Sends it, with the struct's size in the number of the request; ends what it has made.
+    fn send(&self) -> Result<(), Errno> {
+        self.send_as(self.request.size())
+    }
+
+    fn send_as(&self, size: usize) -> Result<(), Errno> {
+        let device = &self.worker.device;
+        device.call_at(self.request.number(), size, &self.argument)?;
+        match self.request {
+            Request::QueueCreate => {
+                let (_, number) = unpair(self.argument.load(2));
+                device.queue_of_number(number).destroy()
+            }
+            Request::Submit => {
+                let job = self.argument.load(3);
+                self.worker.queue.wait(job, Some(PATIENCE)).map(drop)
+            }
+            _ => Ok(()),
+        }
+        .map_err(|error| error.errno)
+    }
+}
+
+/// For each command: changes a call that is right, and checks the answer.
+fn each(
+    context: &Context,
+    expected: Result<(), Errno>,
+    what: &str,
+    change: impl Fn(&Call<'_>) -> Result<()>,
+) -> Result<()> {
+    let worker = Worker::new(context)?;
+    for request in Request::ALL {
+        let call = Call::good(&worker, request)?;
+        change(&call)?;
+        equal(&format!("{request} with {what}"), call.send(), expected)?;
+    }
+    worker.does(&[Packet::spin(0)])
+}
+
+fn query(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let query = device.query()?;
+    let known: u32 = Opcode::ALL
+        .into_iter()
+        .map(|opcode| 1 << opcode as u32)
+        .sum();
+    equal("opcodes", query.opcodes & known, known)?;
+    for (what, number) in [
+        ("engines", query.engines),
+        ("max_depth", query.max_depth),
+        ("max_packets", query.max_packets),
+    ] {
+        equal(&format!("whether there are {what}"), number > 0, true)?;
+    }
+    let bytes = |pages| pages * page_size() as u64;
+    let room = device.room()?.context("fdinfo says nothing")?;
+    equal("memory", query.memory, bytes(room.pages))?;
+    equal("free memory", query.free_memory, bytes(room.free_pages))?;
+    let memory = Memory::new(64)?;
+    memory.move_out(&device, memory.all())?;
+    let room = device.room()?.context("fdinfo says nothing")?;
+    let free = device.query()?.free_memory;
+    equal("free memory then", free, bytes(room.free_pages))?;
+    equal("whether that is less", free < query.free_memory, true)
+}
+
+fn sizes(context: &Context) -> Result<()> {
+    let small = Err(Errno::EINVAL);
+    each(context, small, "size 0", |call| {
+        call.size(0);
+        Ok(())
+    })?;
+    each(context, small, "a size too small", |call| {
+        call.size(call.request.size() - 1);
+        Ok(())
+    })?;
+    for size in [8, 16, 1000] {
+        each(context, Ok(()), "a larger size", |call| {
+            call.size(call.request.size() + size);
+            Ok(())
+        })?;
+        each(context, Err(Errno::E2BIG), "something more", |call| {
+            call.size(call.request.size() + size);
+            call.store((call.request.size() + size) / 8 - 1, 1 << 63);
+            Ok(())
+        })?;
+    }
+    each(context, Ok(()), "the largest size", |call| {
+        call.size(4096);
+        Ok(())
+    })?;
+    each(context, Err(Errno::E2BIG), "a size too large", |call| {
+        call.size(4104);
+        Ok(())
+    })
+}
+
+fn request_size(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    for request in Request::ALL {
+        for size in [request.size() + 8, 1000] {
+            let call = Call::good(&worker, request)?;
+            let what = format!("{request} as one of {size} bytes");
+            equal(&what, call.send_as(size), Ok(()))?;
+        }
+    }
+    Ok(())
+}
+
+fn unused_members(context: &Context) -> Result<()> {
+    for flags in [1, 1 << 31, u32::MAX] {
+        each(context, Err(Errno::EINVAL), "flags", |call| {
+            call.store(0, pair(call.request.size() as u32, flags));
+            Ok(())
+        })?;
+    }
+    let worker = Worker::new(context)?;
+    for (request, index) in [(Request::QueueDestroy, 1), (Request::Wait, 6)] {
+        let call = Call::good(&worker, request)?;
+        let (first, _) = unpair(call.argument.load(index));
+        call.store(index, pair(first, 1));
+        equal(&format!("{request}"), call.send(), Err(Errno::EINVAL))?;
+    }
+    // What only goes out may be anything.
+    let call = Call::good(&worker, Request::Wait)?;
+    for index in [4, 5] {
+        call.store(index, u64::MAX);
+    }
+    equal("WAIT", call.send(), Ok(()))
+}
+
+fn bad_struct(context: &Context) -> Result<()> {
+    each(context, Err(Errno::EFAULT), "a hidden struct", |call| {
+        Ok(call.argument.protect(0..1, Protection::None)?)
+    })?;
+    let worker = Worker::new(context)?;
+    let call = Call::good(&worker, Request::Query)?;
+    call.argument.protect(0..1, Protection::Read)?;
+    equal("QUERY, read-only", call.send(), Err(Errno::EFAULT))
+}
+
+/// All that can be asked of a queue that there is not.
+fn is_unknown(what: &str, queue: Queue, at: u64) -> Result<()> {
+    let none = Errno::ENOENT;
+    refused(&format!("SUBMIT to {what}"), queue.submit(at, 1), none)?;
+    refused(
+        &format!("WAIT for {what}"),
+        queue.wait(1, Some(PATIENCE)),
+        none,
+    )?;
+    refused(&format!("QUEUE_DESTROY of {what}"), queue.destroy(), none)
+}
+
+fn unknown_queue(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let at = worker.store(&[Packet::spin(0)]);
+    let of_number = |device: &Device, number| device.queue_of_number(number);
+    is_unknown("the last number", of_number(&worker.device, u32::MAX), at)?;
+    let gone = worker.device.queue(Options::new(1))?;
+    let number = gone.number();
+    gone.destroy()?;
+    is_unknown("one that is gone", of_number(&worker.device, number), at)?;
+    let other = context.open()?;
+    let number = worker.queue.number();
+    is_unknown("one of another file", of_number(&other, number), at)?;
+    worker.does(&[Packet::spin(0)])
+}
+
+fn create_arguments(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let query = device.query()?;
+    let create = |options| device.queue(options).map(drop);
+    let wrong = |what, options| refused(what, create(options), Errno::EINVAL);
+    wrong("an engine too many", Options::new(1).engine(query.engines))?;
+    wrong("no such engine", Options::new(1).engine(u32::MAX - 1))?;
+    wrong("no depth", Options::new(0))?;
+    wrong("a depth too large", Options::new(query.max_depth + 1))?;
+    wrong("the largest depth there is", Options::new(u32::MAX))?;
+    for engine in 0..query.engines {
+        create(Options::new(1).engine(engine))?;
+    }
+    create(Options::new(query.max_depth))?;
+
+    let worker = Worker::new(context)?;
+    let file = worker.device.file()?;
+    for (what, fd, errno) in [
+        ("a negative descriptor", -2, Errno::EBADF),
+        ("a descriptor that is none", 1 << 20, Errno::EBADF),
+        ("a descriptor of a device", file.as_raw_fd(), Errno::EINVAL),
+    ] {
+        let call = Call::good(&worker, Request::QueueCreate)?;
+        call.store(2, pair(fd as u32, 0));
+        equal(what, call.send(), Err(errno))?;
+    }
+    Ok(())
+}
+
+fn submit_arguments(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let most = worker.device.query()?.max_packets;
+    let at = worker.store(&[Packet::spin(0), Packet::default()]);
+    for (what, at, npackets) in [
+        ("no packets", at, 0),
+        ("a packet too many", at, most + 1),
+        ("as many packets as there are numbers", at, u32::MAX),
+        ("an address by 1 off", at + 1, 1),
+        ("an address by 8 off", at + 8, 1),
+        ("an address by 32 off", at + 32, 1),
+    ] {
+        refused(what, worker.queue.submit(at, npackets), Errno::EINVAL)?;
+    }
+    let fault = |at| Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
+    for (at, npackets, expected) in [
+        (0, 1, fault(0)),
+        (1 << 63, most, fault(1 << 63)),
+        (u64::MAX - 63, most, fault(u64::MAX - 63)),
+        (
+            at,
+            most,
+            Outcome::failed(1, Errno::EINVAL, Access::None, at + 64),
+        ),
+    ] {
+        let job = worker.queue.submit(at, npackets)?;
+        equal(&format!("job at {at:#x}"), worker.outcome(job)?, expected)?;
+    }
+    worker.does(&[Packet::spin(0)])
+}
+
+fn wait_arguments(context: &Context) -> Result<()> {
+    const DEPTH: u64 = 3;
+    let worker = Worker::of(open(context)?, Options::new(DEPTH as u32))?;
+    let wait = |job| worker.queue.wait(job, Some(PATIENCE));
+    for job in [0, 1, u64::MAX] {
+        refused("a job before there is any", wait(job), Errno::EINVAL)?;
+    }
+    for number in 1..=3 * DEPTH {
+        let job = worker.submit(&[Packet::spin(0)])?;
+        equal("number of the job", job, number)?;
+        equal("outcome", wait(job)?, Outcome::done(1))?;
+        for old in 1..=job {
+            let answer = wait(old);
+            match job - old < DEPTH {
+                true => equal("outcome again", answer?, Outcome::done(1))?,
+                false => refused("a job long ago", answer, Errno::ENOENT)?,
+            }
+        }
+        refused("the next job", wait(job + 1), Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+fn sixty_four(context: &Context) -> Result<()> {
+    const MOST: usize = 64;
+    let device = open(context)?;
+    let create = |device: &Device| device.queue(Options::new(1));
+    let mut queues = Vec::new();
+    for _ in 0..MOST {
+        queues.push(create(&device)?);
+    }
+    let mut numbers: Vec<u32> = queues.iter().map(Queue::number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    equal("different numbers", numbers.len(), MOST)?;
+    for _ in 0..2 {
+        refused("one more", create(&device), Errno::EMFILE)?;
+        // Another open file has as many of its own.
+        create(&context.open()?)?;
+        drop(queues.pop());
+        queues.push(create(&device)?);
+    }
+    let code = Region::anonymous(1)?;
+    let at = dmirror_client::packet::store(&code, 0, &[Packet::spin(0)]);
+    for queue in &queues {
+        let job = queue.submit(at, 1)?;
+        match queue.wait(job, Some(PATIENCE))? {
+            outcome if outcome == Outcome::done(1) => {}
+            outcome => bail!("queue {}: {outcome:?}", queue.number()),
+        }
+    }
+    Ok(())
+}

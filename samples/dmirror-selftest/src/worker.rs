@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Engines at work: a queue and room for packets, memory in each way in which an engine can
+//! meet it, and the comparison with the interpreter, byte for byte.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Packet;
+use dmirror_client::Queue;
+use dmirror_client::QueueError;
+use dmirror_client::Region;
+use dmirror_client::interpreter;
+use dmirror_client::interpreter::Image;
+use dmirror_client::packet;
+use dmirror_client::page_size;
+use dmirror_client::queue::Options;
+use dmirror_client::queue::Outcome;
+use dmirror_client::region::Protection;
+
+use crate::check::equal;
+use crate::check::needs_ours;
+use crate::check::skip;
+use crate::context::Context;
+use crate::memory::HUGE;
+use crate::memory::Memory;
+
+/// How long a job may take that does little.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long something may take that shall not wait for a job of [`LONG`].
+pub const SOON: Duration = Duration::from_secs(6);
+
+/// Does nothing until it is cancelled, or has taken too long.
+pub const LONG: u64 = Packet::LONGEST_SPIN;
+
+/// Pages of packets.
+const CODE: usize = 16;
+
+/// An open device with engines, or skips.
+pub fn open(context: &Context) -> Result<Device> {
+    needs_ours("engines")?;
+    context.open()
+}
+
+/// An open device with two engines, or skips.
+pub fn open_with_two(context: &Context) -> Result<Device> {
+    let device = open(context)?;
+    match device.query()?.engines {
+        0 | 1 => skip("needs two engines: modprobe with a larger number of them"),
+        _ => Ok(device),
+    }
+}
+
+/// Checks that a command about queues failed with `errno`.
+pub fn refused<T>(what: &str, answer: Result<T, QueueError>, errno: Errno) -> Result<()> {
+    match answer {
+        Ok(_) => bail!("{what}: expected {errno:?}, seen success"),
+        Err(error) => equal(what, error.errno, errno),
+    }
+}
+
+/// Checks that something takes less than [`SOON`].
+pub fn soon<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = body()?;
+    let took = start.elapsed();
+    ensure!(took < SOON, "{what} took {took:.1?}");
+    Ok(result)
+}
+
+/// A queue, and memory for the packets of its jobs.
+#[derive(Debug)]
+pub struct Worker {
+    /// The open device.
+    pub device: Device,
+    /// The queue.
+    pub queue: Queue,
+    /// The packets.
+    pub code: Region,
+    /// Where the next packets go, counted in packets.
+    next: AtomicUsize,
+}
+
+impl Worker {
+    /// A queue on some engine.
+    pub fn new(context: &Context) -> Result<Self> {
+        Self::of(open(context)?, Options::new(4))
+    }
+
+    /// A queue on engine `engine` of a device of its own opening.
+    pub fn on(context: &Context, engine: u32) -> Result<Self> {
+        Self::of(open(context)?, Options::new(4).engine(engine))
+    }
+
+    /// A queue as it is asked for.
+    pub fn of(device: Device, options: Options<'_>) -> Result<Self> {
+        Ok(Self {
+            queue: device.queue(options)?,
+            device,
+            code: Region::options(CODE).huge(false).map()?,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// Puts packets where no job has had any for a while, and returns the address of the first.
+    pub fn store(&self, packets: &[Packet]) -> u64 {
+        let room = (CODE - 1) * page_size() / Packet::SIZE;
+        let count = packets.len();
+        let start = |next: usize| match next % room + count <= room {
+            true => next,
+            false => next.next_multiple_of(room),
+        };
+        // ORDERING: only the number counts.
+        let order = Ordering::Relaxed;
+        let taken = self
+            .next
+            .fetch_update(order, order, |next| Some(start(next) + count));
+        let next = start(taken.unwrap_or_else(|next| next)) % room;
+        packet::store(&self.code, next * Packet::SIZE, packets)
+    }
+
+    /// Has packets executed, each once; returns the number of the job.
+    pub fn submit(&self, packets: &[Packet]) -> Result<u64> {
+        let at = self.store(packets);
+        Ok(self.queue.submit(at, packets.len() as u32)?)
+    }
+
+    /// What becomes of a job, which takes not too long.
+    pub fn outcome(&self, job: u64) -> Result<Outcome> {
+        Ok(self.queue.wait(job, Some(PATIENCE))?)
+    }
+
+    /// Has packets executed, and waits.
+    pub fn run(&self, packets: &[Packet]) -> Result<Outcome> {
+        self.outcome(self.submit(packets)?)
+    }
+
+    /// Has packets executed, which all succeed.
+    pub fn does(&self, packets: &[Packet]) -> Result<()> {
+        let expected = Outcome::done(packets.len() as u64);
+        equal("what became of a job", self.run(packets)?, expected)
+    }
+
+    /// Has packets executed again and again, in jobs that go round by a JUMP, until one fails or
+    /// `enough` says so; returns the last outcome. The packets lie in a page of their own.
+    pub fn repeat(&self, packets: &[Packet], enough: impl Fn() -> bool) -> Result<Outcome> {
+        let room = CODE * page_size();
+        let offset = room - (packets.len() + 1) * Packet::SIZE;
+        let start = self.code.addr() + offset as u64;
+        let loop_ = [packets, &[Packet::jump(start)]].concat();
+        packet::store(&self.code, offset, &loop_);
+        // Not so many that `enough` is not asked for long.
+        let most = self.device.query()?.max_packets.min(500);
+        loop {
+            let outcome = self.outcome(self.queue.submit(start, most)?)?;
+            if outcome.error.is_some() || enough() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Has packets executed by the engine and by the interpreter, and checks that both say and
+    /// leave the same in `regions`, of which `image` is a copy. Returns what they say.
+    pub fn compare(
+        &self,
+        what: &str,
+        image: &mut Image,
+        regions: &[&Region],
+        packets: &[Packet],
+    ) -> Result<Outcome> {
+        let at = self.store(packets);
+        self.compare_at(what, image, regions, (at, packets))
+    }
+
+    /// As [`compare`](Self::compare), for packets that lie at an address already.
+    pub fn compare_at(
+        &self,
+        what: &str,
+        image: &mut Image,
+        regions: &[&Region],
+        (at, packets): (u64, &[Packet]),
+    ) -> Result<Outcome> {
+        image.map(at, &packet::bytes(packets), Protection::Read);
+        let expected = interpreter::run(image, at, packets.len() as u64);
+        let job = self.queue.submit(at, packets.len() as u32)?;
+        let seen = self.outcome(job)?;
+        equal(&format!("{what}: outcome"), seen, expected)?;
+        same(what, image, regions)?;
+        Ok(seen)
+    }
+}
+
+/// Checks that memory holds, byte for byte, what the interpreter has left.
+pub fn same(what: &str, image: &Image, regions: &[&Region]) -> Result<()> {
+    for region in regions {
+        let seen = region.to_bytes(0..region.pages());
+        let Some(expected) = image.bytes(region.addr(), region.len()) else {
+            bail!("{what}: there is no copy of {region:?}");
+        };
+        if let Some(at) = (0..seen.len()).find(|&at| seen[at] != expected[at]) {
+            let (seen, expected) = (seen[at], expected[at]);
+            bail!("{what}: byte {at:#x} of {region:?} is {seen:#04x}, not {expected:#04x}");
+        }
+    }
+    Ok(())
+}
+
+/// How memory is when an engine meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In small pages.
+    Small,
+    /// In a huge page.
+    Huge,
+    /// A file in memory, shared.
+    Shared,
+    /// Never touched.
+    Untouched,
+    /// On the device, in small pages.
+    Resident,
+    /// Every other run of pages is on the device.
+    HalfResident,
+    /// On the device, in a huge page.
+    ResidentHuge,
+    /// Exclusive to the device.
+    Exclusive,
+    /// On the other device.
+    Elsewhere,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Small,
+        Self::Huge,
+        Self::Shared,
+        Self::Untouched,
+        Self::Resident,
+        Self::HalfResident,
+        Self::ResidentHuge,
+        Self::Exclusive,
+        Self::Elsewhere,
+    ];
+
+    /// Pages that such memory has.
+    const PAGES: usize = 16;
+
+    /// Memory of this kind and a copy of it.
+    pub fn make(self, context: &Context, device: &Device) -> Result<(Memory, Image)> {
+        let huge = matches!(self, Self::Huge | Self::ResidentHuge);
+        let pages = if huge {
+            HUGE / page_size()
+        } else {
+            Self::PAGES
+        };
+        let options = Region::options(pages).align(HUGE);
+        let memory = Memory::of(match self {
+            Self::Shared => options.shared().map()?,
+            _ => options.huge(huge).map()?,
+        });
+        let mut image = Image::default();
+        if self == Self::Untouched {
+            let zeroes = vec![0; memory.region.len()];
+            image.map(memory.region.addr(), &zeroes, Protection::ReadWrite);
+            return Ok((memory, image));
+        }
+        memory.fill(memory.all());
+        image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
+        match self {
+            Self::Resident | Self::ResidentHuge => memory.move_out(device, memory.all())?,
+            Self::HalfResident => {
+                for page in (0..pages).step_by(4) {
+                    memory.move_out(device, page..page + 2)?;
+                }
+            }
+            Self::Exclusive => {
+                let mut view = vec![0; memory.region.len()];
+                device.exclusive(memory.region.range(), &mut view)?;
+            }
+            Self::Elsewhere => memory.move_out(&context.open_second()?, memory.all())?,
+            Self::Small | Self::Huge | Self::Shared | Self::Untouched => {}
+        }
+        Ok((memory, image))
+    }
+}
+
+/// Has the engine execute, over memory of each kind, the packets that `packets` makes for an
+/// address, and compares with the interpreter.
+pub fn over_each_kind(context: &Context, packets: impl Fn(u64) -> Vec<Packet>) -> Result<()> {
+    let worker = Worker::new(context)?;
+    for kind in Kind::ALL {
+        let (memory, mut image) = kind.make(context, &worker.device)?;
+        let packets = packets(memory.region.addr());
+        let regions = [&memory.region];
+        worker.compare(&format!("{kind:?}"), &mut image, &regions, &packets)?;
+    }
+    Ok(())
+}
