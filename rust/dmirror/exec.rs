@@ -168,11 +168,13 @@ impl Execution<'_> {
                 for _ in 0..times {
                     let draw = draws.next();
                     let at = src + draw.word(nwords) * WORD;
-                    let word = self.read_word(at)?;
                     if writes && draw.is_write() {
-                        self.write_word(at, draw.change(word))?;
+                        self.on_pages(at..at + WORD, AccessKind::Write, |page, part, _| {
+                            let word = page.read_word(part.offset)?;
+                            page.write_word(part.offset, draw.change(word))
+                        })?;
                     } else {
-                        sum = sum.rotate_left(1) ^ word;
+                        sum = sum.rotate_left(1) ^ self.read_word(at)?;
                     }
                 }
                 self.write_word(dst, sum)?;
@@ -419,9 +421,11 @@ impl Execution<'_> {
             self.check()?;
             // So that a CPU that wants the page does not wait for long.
             let batch = (times - done).min(BOUNCE_PAGES as u64);
-            let mut operate = |guard: &ViewGuard<'_, DeviceMemory>| operate(guard, at, op, batch);
+            let mut operate = |guard: &ViewGuard<'_, DeviceMemory>, atomics| {
+                operate(guard, at, op, batch, atomics)
+            };
             let view = self.client.view();
-            let operated = operate(&view.lock());
+            let operated = operate(&view.lock(), Atomics::OnPage);
             let (count, last) = match operated {
                 Some(operated) => operated.map_err(|error| atomic_stop(error, at))?,
                 None => self.atomic_after_fault(at, &mut operate)?,
@@ -439,7 +443,7 @@ impl Execution<'_> {
     fn atomic_after_fault(
         &mut self,
         at: u64,
-        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>) -> Option<Result<(u64, u64)>>,
+        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>, Atomics) -> Option<Result<(u64, u64)>>,
     ) -> Result<(u64, u64), Stop> {
         let users = self.client.users().ok_or(atomic_stop(EFAULT, at))?;
         let result = if at < task_size(&users) as u64 {
@@ -462,7 +466,7 @@ impl Execution<'_> {
         &mut self,
         users: &MmWithUser,
         at: u64,
-        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>) -> Option<Result<(u64, u64)>>,
+        operate: &mut impl FnMut(&ViewGuard<'_, DeviceMemory>, Atomics) -> Option<Result<(u64, u64)>>,
     ) -> Result<(u64, u64)> {
         let page = at as usize & !(PAGE_SIZE - 1);
         let window = page..page + PAGE_SIZE;
@@ -477,7 +481,7 @@ impl Execution<'_> {
             Timeout::Bounded,
             fault,
             |guard| {
-                operated = operate(guard);
+                operated = operate(guard, Atomics::OnPage);
             },
         )?;
         if let Some(operated) = operated {
@@ -485,8 +489,12 @@ impl Execution<'_> {
         }
         let mut pending = view.pending_map(window)?;
         let mmap = users.mmap_read_lock();
-        let operated = pending.make_exclusive(users, &mmap, page, |guard| operate(guard))?;
-        operated.flatten().unwrap_or(Err(EAGAIN))
+        match pending.make_exclusive(users, &mmap, page, |guard| operate(guard, Atomics::OnPage)) {
+            // A page of a file cannot be made exclusive.
+            Err(EOPNOTSUPP) => operate(&view.lock(), Atomics::OnBus),
+            operated => operated?.flatten(),
+        }
+        .unwrap_or(Err(EAGAIN))
     }
 }
 
@@ -566,28 +574,46 @@ fn note_use(page: &Pages<'_>, used: &mut Option<usize>) {
     }
 }
 
-/// Makes up to `times` atomic operations on the word at `at`, if no CPU can come in between: the
-/// device has exclusive access to the page, or has it in memory of its own that no CPU reaches.
-/// Returns how many, and what the last has found.
+/// How a device makes atomic operations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Atomics {
+    /// On a page that no CPU reaches meanwhile.
+    OnPage,
+    /// By a bus that CPUs respect.
+    OnBus,
+}
+
+/// Makes `times` atomic operations on the word at `at`, if no CPU can come in between: the device
+/// has exclusive access to the page, or has it in memory of its own that no CPU reaches, or the bus
+/// sees to it. Returns how many, and what the last has found.
 fn operate(
     guard: &ViewGuard<'_, DeviceMemory>,
     at: u64,
     op: AtomicOp,
     times: u64,
+    atomics: Atomics,
 ) -> Option<Result<(u64, u64)>> {
     let page = guard.page(usize::try_from(at).ok()?)?;
     let is_own = page.device_index().is_some() && page.pagemap().kind() == Kind::Private;
-    match page.access() {
-        Access::Exclusive => {}
-        Access::Write if is_own => {}
-        _ => return None,
+    let is_alone = match page.access() {
+        Access::Read => return None,
+        Access::Write => is_own,
+        Access::Exclusive => true,
+    };
+    if !is_alone && atomics == Atomics::OnPage {
+        return None;
     }
     // CAST: Below the size of a page.
     let offset = (at % PAGE_SIZE as u64) as usize;
     let width = if op.is_64 { Word::Eight } else { Word::Four };
     let mut found = 0;
     for _ in 0..times {
-        match page.read_modify_write(offset, width, |word| op.apply(word)) {
+        let operated = if is_alone {
+            page.read_modify_write(offset, width, |word| op.apply(word))
+        } else {
+            page.bus_atomic(offset, width, |word| op.apply(word))
+        };
+        match operated {
             Ok(word) => found = word,
             Err(error) => return Some(Err(error)),
         }

@@ -166,7 +166,9 @@ impl Packet {
                 if expected.is_none() {
                     unused(&[value2])?;
                 }
-                check(len != 0 && src % if is_64 { WORD } else { WORD / 2 } == 0)?;
+                let size = if is_64 { WORD } else { WORD / 2 };
+                check(len != 0 && src % size == 0)?;
+                range(src, size)?;
                 words(dst, 1)?;
                 Ok(Self::Atomic {
                     at: src,

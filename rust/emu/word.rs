@@ -5,11 +5,7 @@
 
 use kernel::{ffi::c_void, page::PAGE_SIZE, prelude::*};
 
-use crate::{
-    bindings,
-    device::DeviceOps,
-    view::{Access, ViewPages},
-};
+use crate::{bindings, device::DeviceOps, view::ViewPages};
 
 /// The size of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,17 +83,49 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         change: impl FnOnce(u64) -> Option<u64>,
     ) -> Result<u64> {
         check(offset, size)?;
-        if self.access() == Access::Read {
-            return Err(EPERM);
-        }
-        let ops = self.pagemap().ops();
-        let unit = ops.atomic_unit().lock();
+        self.check_write()?;
+        let unit = self.pagemap().ops().atomic_unit().lock();
         let found = self.at(offset, |word| {
             // SAFETY: The address is that of an aligned word, as was checked.
             let found = unsafe { bindings::read_sized(word, size.bytes()) };
             if let Some(value) = change(found) {
                 // SAFETY: The address is that of an aligned word, as was checked.
                 unsafe { bindings::write_sized(word, value, size.bytes()) };
+            }
+            found
+        })?;
+        drop(unit);
+        self.mark_dirty(1);
+        Ok(found)
+    }
+
+    /// Makes an operation on a word, as [`read_modify_write`](Self::read_modify_write) does, that is
+    /// atomic to CPUs as well: as a device on a bus that can lock, which needs no exclusive access.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write_word`](Self::write_word).
+    pub fn bus_atomic(
+        &self,
+        offset: usize,
+        size: Word,
+        mut change: impl FnMut(u64) -> Option<u64>,
+    ) -> Result<u64> {
+        check(offset, size)?;
+        self.check_write()?;
+        let unit = self.pagemap().ops().atomic_unit().lock();
+        let found = self.at(offset, |word| {
+            // SAFETY: The address is that of an aligned word, as was checked.
+            let mut found = unsafe { bindings::read_sized(word, size.bytes()) };
+            while let Some(value) = change(found) {
+                // SAFETY: The address is that of an aligned word, as was checked.
+                let seen = unsafe { bindings::cmpxchg_sized(word, found, value, size.bytes()) };
+                if seen == found {
+                    break;
+                }
+                found = seen;
             }
             found
         })?;

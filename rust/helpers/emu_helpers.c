@@ -223,3 +223,8 @@ void emu_helper_write_sized(void *to, u64 value, size_t size)
 	else
 		WRITE_ONCE(*(u32 *)to, value);
 }
+
+u64 emu_helper_cmpxchg_sized(void *at, u64 old, u64 new, size_t size)
+{
+	return size == sizeof(u64) ? cmpxchg((u64 *)at, old, new) : cmpxchg((u32 *)at, old, new);
+}

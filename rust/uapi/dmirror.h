@@ -416,7 +416,6 @@ struct dmirror_wait {
  *   EPERM   an address may be read, but not written as the packet does
  *   EINVAL  the packet is malformed, see struct dmirror_packet
  *   EBUSY, EIO, ENOMEM  as for READ and WRITE
- *   EOPNOTSUPP  an atomic operation on a page of a file or of hugetlb
  *   EIO     the engines were reset; then @access says none
  * and then what lies before the address that failed was done, and nothing behind it.
  *

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """The description of the ABI for syzkaller: it has each command of dmirror.h by
-its number, its structs have the layout of struct dmirror_cmd, and each line is
+its number, its structs have the members of those of the header, and each line is
 one of the forms that syzkaller reads. syzkaller itself is in no Debian."""
 
 import re
@@ -21,13 +21,19 @@ LINES = [re.compile(form) for form in (
     rf"resource {NAME}\[{NAME}\]",
     rf"{NAME}(?:\${NAME})?\({FIELD}(?:, {FIELD})*\)(?: {NAME})?",
     rf"{NAME} = 0x[0-9a-f]+(?:, 0x[0-9a-f]+)*",
-    rf"{NAME} {{", rf"\t{NAME}\t{TYPE}(?:\t\((?:in|out|inout)\))?", r"}",
+    rf"{NAME} {{", rf"\t{NAME}\t{TYPE}(?:\t\((?:in|out|inout)\))?", r"}(?: \[align\[[0-9]+\]\])?",
 )]
 
 
-def number(nr):
-    """_IOWR('H', nr, struct dmirror_cmd), whose five words are 40 bytes."""
-    return 3 << 30 | 40 << 16 | ord("H") << 8 | nr
+# What each struct of the header has: types and names of its members.
+STRUCTS = {name: re.findall(r"\t__([us]\d+) (\w+)(?:\[(\d+)\])?;", body)
+           for name, body in re.findall(r"^struct (\w+) {\n(.*?)^};", HEADER, re.MULTILINE | re.DOTALL)}
+
+
+def number(nr, struct):
+    """_IOWR('H', nr, struct)."""
+    size = sum(int(kind[1:]) // 8 * int(count or 1) for kind, _, count in STRUCTS[struct])
+    return 3 << 30 | size << 16 | ord("H") << 8 | nr
 
 
 class Syzkaller(unittest.TestCase):
@@ -38,19 +44,20 @@ class Syzkaller(unittest.TestCase):
             self.assertEqual(line.count("("), line.count(")"), line)
 
     def test_commands_are_those_of_the_header(self):
-        header = {name: int(nr, 16) for name, nr in
-                  re.findall(r"#define DMIRROR_NR_(\w+)\s+(0x[0-9a-f]+)", HEADER)}
+        numbers = {name: int(nr, 16) for name, nr in
+                   re.findall(r"#define DMIRROR_NR_(\w+)\s+(0x[0-9a-f]+)", HEADER)}
+        structs = dict(re.findall(r"_IOWR\(DMIRROR_IOC_MAGIC, DMIRROR_NR_(\w+), struct (\w+)\)", HEADER))
         described = {name: int(value, 16) for name, value in
                      re.findall(r"ioctl\$DMIRROR_(\w+)\(.*const\[(0x[0-9a-f]+)\]", DESCRIPTION)}
-        self.assertEqual(len(header), 10)
-        self.assertEqual(described, {name: number(nr) for name, nr in header.items()})
+        self.assertEqual(len(numbers), 15)
+        self.assertEqual(described, {name: number(nr, structs[name]) for name, nr in numbers.items()})
 
     def test_structs_have_the_fields_of_the_header(self):
-        fields = re.findall(r"\t__u64 (\w+);", HEADER)
-        self.assertEqual(len(fields), 5)
         structs = re.findall(rf"^({NAME}) {{\n(.*?)^}}", DESCRIPTION, re.MULTILINE | re.DOTALL)
-        self.assertGreater(len(structs), 0)
+        self.assertEqual(set(STRUCTS) - {name for name, _ in structs}, {"dmirror_cmd"})
         for name, body in structs:
+            # Some describe struct dmirror_cmd as one command uses it.
+            fields = [field for _, field, _ in STRUCTS.get(name, STRUCTS["dmirror_cmd"])]
             self.assertEqual(re.findall(r"^\t(\w+)\t", body, re.MULTILINE), fields, name)
 
     def test_what_is_named_is_there(self):

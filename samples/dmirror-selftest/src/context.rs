@@ -230,7 +230,8 @@ pub fn orphaned<T>(
 ) -> Result<()> {
     helper(|| {
         let inherited = parent()?;
-        std::mem::forget(helper(|| orphan(&inherited))?); // it outlives this process
+        // The orphan outlives this process, and a queue is not destroyed by its end.
+        std::mem::forget((helper(|| orphan(&inherited))?, inherited));
         Ok(())
     })?
     .join()

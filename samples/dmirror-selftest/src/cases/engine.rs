@@ -352,7 +352,7 @@ fn last_pages(region: &Region) -> PageRange {
 }
 
 fn random_programs(context: &Context) -> Result<()> {
-    for seed in rounds(20) {
+    for seed in rounds(10) {
         let nth = seed % (Kind::ALL.len() - 1);
         let kinds = [Kind::ALL[nth], Kind::ALL[nth + 1], Kind::Resident];
         random_program(context, open(context)?, &kinds, seed as u64)?;

@@ -212,7 +212,8 @@ themes! {
     nth(nth) "each allocation fails once" []
     queue(queue_arguments, queue) "queues of jobs, on which engines work"
         [sizes, unknown_queue, fifo, timeouts]
-    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory" [fill, packets_on_the_device]
+    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
+        [packets_on_the_device, malformed_packets]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []
