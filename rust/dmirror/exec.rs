@@ -260,17 +260,27 @@ impl Execution<'_> {
         let Some(users) = self.client.users() else {
             return Ok(());
         };
-        let end = range.end.min(task_size(&users) as u64);
+        let moved = self.prefetch_windows(&users, range, to);
+        put(users);
+        moved
+    }
+
+    fn prefetch_windows(
+        &mut self,
+        users: &MmWithUser,
+        range: Range<u64>,
+        to: Side,
+    ) -> Result<(), Stop> {
+        let end = range.end.min(task_size(users) as u64);
         let mut at = range.start;
         while at < end {
             self.check()?;
             let window = window_at(at as usize, end as usize);
             at = window.end as u64;
-            self.prefetch_window(&users, window, to);
+            self.prefetch_window(users, window, to);
             // Interrupted or not, `check()` knows.
             clear_interrupt();
         }
-        put(users);
         Ok(())
     }
 
@@ -368,6 +378,7 @@ impl Execution<'_> {
         };
         let users = self.client.users().ok_or(stop(EFAULT))?;
         if at >= task_size(&users) as u64 {
+            put(users);
             return Err(stop(EFAULT));
         }
         let end = range.end.min(task_size(&users) as u64);
