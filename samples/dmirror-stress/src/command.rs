@@ -68,6 +68,9 @@ impl<W: World> Runner<W> {
         slot: usize,
         range: &Range<usize>,
     ) -> Result<Outcome, Failure> {
+        if what == Command::Write {
+            self.settle(slot, range, u8::MAX)?;
+        }
         let stamps = match what {
             Command::Write => self.model.new_stamps(slot, range),
             _ => Vec::new(),
@@ -103,7 +106,7 @@ impl<W: World> Runner<W> {
         if let Some(mapped) = &mut self.model.slots[slot] {
             mapped.part_mut(range).copy_from_slice(&pages);
         }
-        if self.model.alone && answer.error.is_none() {
+        if self.model.is_quiet() && answer.error.is_none() {
             self.check_effect(what, handle, slot, range)
                 .map_err(|failure| format!("{}: {failure}", about()))?;
         }
@@ -157,7 +160,7 @@ impl<W: World> Runner<W> {
         if answer.error == expected.error && done == expected.pages {
             return Ok(done);
         }
-        let of_others = !self.model.alone && answer.error.is_some_and(is_of_others);
+        let of_others = !self.model.is_quiet() && answer.error.is_some_and(is_of_others);
         if of_others && done <= expected.pages {
             return Ok(done);
         }
@@ -197,7 +200,7 @@ impl<W: World> Runner<W> {
             None => !unreadable && done == pages.len(),
             Some(Errno::EINVAL) => unreadable && done < pages.len(),
             Some(Errno::ENOENT) => !unreadable && stays && done < pages.len(),
-            Some(Errno::ENOMEM) => !self.model.alone,
+            Some(Errno::ENOMEM) => !self.model.is_quiet(),
             Some(_) => false,
         };
         if !right {
@@ -246,7 +249,7 @@ impl<W: World> Runner<W> {
                 Ok(())
             }
             Some(Errno::EINVAL) if unreadable => Ok(()),
-            Some(errno) if !self.model.alone && is_of_others(errno) => Ok(()),
+            Some(errno) if !self.model.is_quiet() && is_of_others(errno) => Ok(()),
             _ if unreadable => Err("expected EINVAL".into()),
             _ => Err("expected success".into()),
         }
