@@ -9,12 +9,14 @@
 //! may change a canary, and nothing may hand out one that nobody may read.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -51,7 +53,7 @@ pub const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
 const CANARY: u64 = 0x6361_6e61_7279_2121;
 
 /// How long a thread may take for a request.
-pub const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(50);
 
 /// How long a process goes on whose opener has ended.
 const ORPHAN_TIME: Duration = Duration::from_secs(3);
@@ -255,6 +257,7 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
                 } else if last.1.elapsed() > LIMIT {
                     // The thread cannot be stopped: all of the process ends.
                     println!("thread {nth} is stuck in its request {now}");
+                    print_stacks();
                     std::process::exit(1);
                 }
             }
@@ -270,6 +273,22 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
         }
         Ok(all)
     })
+}
+
+/// Prints where the threads of this process and the engines are in the kernel.
+fn print_stacks() {
+    let threads = |folder: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let comm = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let mut tasks = threads("/proc");
+    tasks.retain(|task| comm(task).starts_with("dmirror"));
+    tasks.extend(threads("/proc/self/task"));
+    for task in tasks {
+        let stack = fs::read_to_string(task.join("stack")).unwrap_or_default();
+        println!("{} {}{stack}", task.display(), comm(&task));
+    }
 }
 
 /// A part of the run, in a process: what it prints says which.
