@@ -50,7 +50,7 @@ BUGS = [
         "read.neighbours_stay_mapped exclusive.read_by_a_cpu"),
     Bug("no-lock-no-clear", "an invalidation gives up when the lock is taken",
         "rust/hmm/interval.rs",
-        "            this.state.lock()\n        } else {", "            match this.state.try_lock() {\n"
+        "            this.state.write()\n        } else {", "            match this.state.try_write() {\n"
         "                Some(state) => state,\n                None => return true,\n            }\n        } else {",
         "races.device"),
     Bug("pending-never-invalidated", "a pending map does not see what others change",

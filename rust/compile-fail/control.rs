@@ -108,9 +108,16 @@ pub fn fixed(parameter: &'static ModuleParamAccess<u64>) -> Result<Memory> {
 /// The state is used where nothing has changed.
 pub fn unchanged<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn(&T)) {
     let seq = notifier.read_begin();
-    if let Some(state) = notifier.lock_if_unchanged(seq) {
+    if let Some(state) = notifier.lock_shared_if_unchanged(seq) {
         look(&state);
     }
+}
+
+/// The state is changed, and looked at together with others.
+pub fn changed<T: Invalidate>(notifier: &Notifier<T>, change: impl Fn(&mut T), look: impl Fn(&T)) {
+    let mut state = notifier.lock();
+    change(&mut state);
+    look(&state.downgrade());
 }
 
 /// The memory of a device is that of its pagemap.

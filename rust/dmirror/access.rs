@@ -25,7 +25,7 @@ use kernel::{
 use crate::{
     alloc::BLOCK_PAGES,
     call::{resched_or_eintr, window_at, Buffers, Call},
-    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES},
+    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES, HOLD_PAGES},
     device::DeviceMemory,
 };
 
@@ -87,11 +87,11 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
     while at < range.end {
         progress.check(at)?;
         let from = data.wrapping_byte_add(at - range.start);
-        let chunk = window_at(at, range.end);
+        let chunk = at..range.end.min(at + HOLD_PAGES * PAGE_SIZE);
         // What can be read now is in all likelihood there when it is copied.
         let written = if fault_in_readable(from, chunk.len()) {
             let request = AccessRequest {
-                range: chunk.clone(),
+                range: chunk,
                 ahead: range.end,
                 copy: Copy::Write { from },
                 timeout: Timeout::Bounded,
@@ -103,7 +103,7 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
         call.counts.cpages += written as u64;
         at += written * PAGE_SIZE;
         if written == 0 {
-            at = write_bounced(call, chunk, from, range.end)?;
+            at = write_bounced(call, window_at(at, range.end), from, range.end)?;
         }
         resched_or_eintr()?;
     }
@@ -191,7 +191,11 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
                 page.read(0, bytes)
             })?;
             match copied {
-                Some(copied) => copied?,
+                // Whatever CPU wants the page may have it.
+                Some((copied, page)) => {
+                    drop(page);
+                    copied?;
+                }
                 // Another task has changed the page tables: claim again.
                 None => break,
             }
@@ -400,7 +404,7 @@ fn copy_bounced(
     })
 }
 
-/// Calls `copy` for what is mapped at the start of a range, up to [`BOUNCE_PAGES`] of it, with the
+/// Calls `copy` for what is mapped at the start of a range, up to [`HOLD_PAGES`] of it, with the
 /// number of bytes before that; it returns how many of the pages it has copied, and is called again
 /// unless that was none. Returns how many were copied.
 fn copy_runs(
@@ -408,23 +412,29 @@ fn copy_runs(
     range: &Range<usize>,
     mut copy: impl FnMut(&ViewPages<'_, DeviceMemory>, usize) -> Result<usize>,
 ) -> usize {
-    let npages = (range.len() / PAGE_SIZE).min(BOUNCE_PAGES);
+    let npages = (range.len() / PAGE_SIZE).min(HOLD_PAGES);
     let mut used = None;
     let mut done = 0;
     while done < npages {
-        let at = done * PAGE_SIZE;
-        let Some(run) = guard.pages(range.start + at, npages - done) else {
-            break;
-        };
-        match copy(&run, at) {
-            Ok(copied) if copied > 0 => done += copied,
-            _ => break,
+        let before = done;
+        for run in guard.runs(range.start + done * PAGE_SIZE, npages - done) {
+            let copied = copy(&run, done * PAGE_SIZE).unwrap_or(0);
+            if copied == 0 {
+                return done;
+            }
+            done += copied;
+            // What the device uses is not the first to be evicted.
+            let block = run.device_index().map(|index| index / BLOCK_PAGES);
+            if let Some(block) = block.filter(|_| block != used) {
+                run.pagemap().ops().pool().touch(block);
+                used = Some(block);
+            }
+            if copied < run.npages() {
+                break;
+            }
         }
-        // What the device uses is not the first to be evicted.
-        let block = run.device_index().map(|index| index / BLOCK_PAGES);
-        if let Some(block) = block.filter(|_| block != used) {
-            run.pagemap().ops().pool().touch(block);
-            used = Some(block);
+        if done == before {
+            break;
         }
     }
     done
@@ -434,7 +444,8 @@ fn copy_runs(
 struct Progress {
     timeout: Timeout,
     at: usize,
-    since: Instant<Monotonic>,
+    /// When it was tried for the second time: most are not.
+    since: Option<Instant<Monotonic>>,
 }
 
 impl Progress {
@@ -442,7 +453,7 @@ impl Progress {
         Self {
             timeout,
             at,
-            since: Instant::now(),
+            since: None,
         }
     }
 
@@ -450,8 +461,10 @@ impl Progress {
     fn check(&mut self, at: usize) -> Result {
         if at != self.at {
             *self = Self::new(at, self.timeout);
+            return Ok(());
         }
-        let over = self.since.elapsed().as_millis() > ACCESS_TIMEOUT_MS;
+        let since = self.since.get_or_insert_with(Instant::now);
+        let over = since.elapsed().as_millis() > ACCESS_TIMEOUT_MS;
         if self.timeout == Timeout::Bounded && over {
             return Err(EBUSY);
         }

@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use emu::{fault::FaultBuffer, sched, view::View};
+use emu::{fault::FaultBuffer, sched, trace::Cause, view::View};
 use hmm::migrate::MigrateBuffer;
 use kernel::{
     alloc::{flags::GFP_KERNEL_ACCOUNT, KVVec},
@@ -40,6 +40,28 @@ impl Buffers {
     }
 }
 
+/// How many of those an open file keeps: for as many commands at a time.
+const MOST_IDLE: usize = 4;
+
+/// Buffers that wait for the next commands, so that these need not allocate. In boxes, because they
+/// go from hand to hand and are large.
+#[derive(Default)]
+pub(crate) struct IdleBuffers([Option<KBox<Buffers>>; MOST_IDLE]);
+
+impl IdleBuffers {
+    pub(crate) fn take(&mut self) -> Option<KBox<Buffers>> {
+        self.0.iter_mut().find_map(Option::take)
+    }
+
+    /// Keeps buffers, or returns them for the caller to free.
+    pub(crate) fn keep(&mut self, buffers: KBox<Buffers>) -> Option<KBox<Buffers>> {
+        match self.0.iter_mut().find(|kept| kept.is_none()) {
+            Some(room) => room.replace(buffers),
+            None => Some(buffers),
+        }
+    }
+}
+
 /// What a command has done so far, for the caller to see.
 #[derive(Default)]
 pub(crate) struct Counts {
@@ -60,6 +82,8 @@ pub(crate) struct Call<'c> {
     pub(crate) user_range: UserRange,
     pub(crate) buffers: &'c mut Buffers,
     pub(crate) counts: &'c mut Counts,
+    /// Why pages move.
+    pub(crate) cause: Cause,
 }
 
 impl Call<'_> {

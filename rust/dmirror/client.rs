@@ -6,14 +6,18 @@ use emu::view::View;
 use hmm::counter::Counter;
 use kernel::{
     mm::{Mm, MmWithUser},
+    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc},
+    sync::{aref::ARef, Arc, SpinLock},
 };
 
 use crate::{
     device::{Device, DeviceMemory},
+    hits::Hits,
     params::MAX_ENGINES,
+    slice::Slices,
     stats::{new_client, FileStats},
+    thrash::Thrashing,
 };
 
 /// An address space, as a device sees it. It lives as long as its open file, and as long as an engine
@@ -29,6 +33,14 @@ pub(crate) struct Client {
     number: u64,
     /// What has moved for it.
     pub(crate) stats: FileStats,
+    /// How often engines use what they have mapped where it is.
+    pub(crate) hits: Hits,
+    /// What engines and CPUs take from each other.
+    #[pin]
+    pub(crate) thrashing: SpinLock<Thrashing>,
+    /// How long what engines have fetched stays.
+    #[pin]
+    pub(crate) slices: SpinLock<Slices>,
     /// Nanoseconds that each engine has worked for it.
     pub(crate) busy_ns: [Counter; MAX_ENGINES],
 }
@@ -48,6 +60,9 @@ impl Client {
             device,
             number: new_client(),
             stats: FileStats::default(),
+            hits: Hits::default(),
+            thrashing <- new_spinlock!(Thrashing::default(), "Client::thrashing"),
+            slices <- new_spinlock!(Slices::default(), "Client::slices"),
             busy_ns: core::array::from_fn(|_| Counter::default()),
         })
     }

@@ -270,19 +270,18 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
         fd => Some(Eventfd::from_fd(fd)?),
     };
     let queue = Queue::new(client.clone(), place, argument.depth as usize, eventfd)?;
+    let number = device.pagemap().ops().number();
+    device.faults().start(fmt!("dmirror{number}/f"))?;
     let mut table = queues.lock();
     if table.len() >= MAX_QUEUES {
         return Err(EMFILE);
     }
     // No number comes twice.
-    let number = table.next;
-    let next = number.checked_add(1).ok_or(EMFILE)?;
+    let own = table.next;
+    let next = own.checked_add(1).ok_or(EMFILE)?;
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
-    engine.add(
-        queue.clone(),
-        fmt!("dmirror{}/{place}", device.pagemap().ops().number()),
-    )?;
-    argument.queue = number;
+    engine.add(queue.clone(), fmt!("dmirror{number}/{place}"))?;
+    argument.queue = own;
     table.next = next;
     table
         .queues

@@ -2,7 +2,7 @@
 
 //! Sizes, windows and bounds: the one place where they stand.
 
-use kernel::{page::PAGE_SIZE, str::CStr};
+use kernel::str::CStr;
 
 /// The device files of devices with private memory.
 pub(crate) const PRIVATE_NODES: [&CStr; PRIVATE_DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
@@ -27,7 +27,10 @@ pub(crate) const REGION_NAME: &CStr = c"dmirror";
 pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
 
 /// Pages that are copied under one hold of the update lock, for which each change to the page
-/// tables waits; and that are copied to or from user space in one piece.
+/// tables waits.
+pub(crate) const HOLD_PAGES: usize = 32;
+
+/// Pages that are copied to or from user space in one piece, where that is not present.
 pub(crate) const BOUNCE_PAGES: usize = 64;
 
 /// Pages that a round of device faults maps.
@@ -58,6 +61,3 @@ pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
 pub(crate) const MAX_QUEUES: usize = 64;
 pub(crate) const MAX_DEPTH: u32 = 1024;
 pub(crate) const MAX_PACKETS: u32 = 65536;
-
-/// The most bytes that a CPU's fault brings back, until root sets another limit for a device.
-pub(crate) const FAULT_WINDOW_BYTES: u32 = (WINDOW_PAGES * PAGE_SIZE) as u32;

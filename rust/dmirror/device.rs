@@ -3,7 +3,7 @@
 //! A device: its pages, and what it does when mm calls.
 
 use emu::{
-    debugfs::{DebugfsDir, DebugfsU32s},
+    debugfs::{DebugfsDir, DebugfsU32s, Text},
     device::{DeviceOps, Emulated, Pagemap},
     memory::Memory,
     sched,
@@ -22,21 +22,24 @@ use kernel::{
     new_mutex, new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         Arc, Mutex, SpinLock,
     },
-    time::{delay::fsleep, Delta, Instant},
+    time::{delay::fsleep, Delta, Instant, Monotonic},
 };
 
 use crate::{
-    config::{
-        self, FAULT_WINDOW_BYTES, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES,
-    },
+    config::{self, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES},
     engine::Engine,
+    faults::FaultBuffer,
     inject::{Injection, Site},
+    policy::{Preset, Setting, MAX_TIMESLICE_US, PRESETS, SETTINGS},
     pool::Pool,
-    stats::Attempts,
+    slice::MAX_DOUBLED,
+    stats::{Attempts, ServiceStats},
     window::Windows,
 };
 
@@ -44,6 +47,7 @@ use crate::{
 pub(crate) struct Device {
     pagemap: Arc<Pagemap<DeviceMemory>>,
     engines: KVec<Arc<Engine>>,
+    faults: Arc<FaultBuffer>,
     /// How often the engines were reset.
     generation: Counter,
 }
@@ -67,10 +71,11 @@ impl Device {
         let driver = DeviceMemory::new(memory.npages(), injection, number);
         let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
         let pagemap = Arc::pin_init(pagemap, GFP_KERNEL)?;
-        pagemap.ops().settings.put(0, FAULT_WINDOW_BYTES);
+        pagemap.ops().apply(&PRESETS[0]);
         let mut device = Self {
             pagemap,
             engines: KVec::with_capacity(engines, GFP_KERNEL)?,
+            faults: FaultBuffer::new(engines)?,
             generation: Counter::default(),
         };
         for _ in 0..engines {
@@ -110,6 +115,11 @@ impl Device {
             .ok_or(EINVAL)
     }
 
+    /// Returns the fault buffer.
+    pub(crate) fn faults(&self) -> &Arc<FaultBuffer> {
+        &self.faults
+    }
+
     /// Returns how often the engines were reset.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.get()
@@ -132,6 +142,7 @@ impl Device {
         for engine in &self.engines {
             engine.stop();
         }
+        self.faults.stop();
     }
 
     /// Brings every page back to system memory, whoever owns it; `count` says how many came.
@@ -214,7 +225,12 @@ pub(crate) struct DeviceMemory {
     folder: Arc<DebugfsDir>,
     /// The files that root sets policy with.
     #[pin]
-    settings: DebugfsU32s<1>,
+    settings: DebugfsU32s<SETTINGS>,
+    /// Until when a CPU does not get what is in a block, in nanoseconds.
+    kept_until: KVVec<Atomic<u64>>,
+    /// When time begins for this device.
+    began: Instant<Monotonic>,
+    service: ServiceStats,
     #[pin]
     windows: SpinLock<Windows>,
     /// Arrays for a CPU's fault, kept for the next one.
@@ -223,8 +239,44 @@ pub(crate) struct DeviceMemory {
     attempts: Attempts,
 }
 
-/// The files that root sets policy with, in a directory with the name of the device file.
-const SETTINGS: [&CStr; 1] = [c"window"];
+/// The files of the settings, in a directory with the name of the device file.
+const FILES: [&CStr; SETTINGS] = Setting::FILES;
+
+/// The file that shows the presets, with the one in brackets whose values the settings have, and
+/// that gives the settings the values of another.
+pub(crate) struct PolicyFile(pub(crate) Arc<Device>);
+
+impl Text for PolicyFile {
+    type OwnerModule = crate::LocalModule;
+
+    const IS_WRITABLE: bool = true;
+
+    fn show(&self, m: &SeqFile) {
+        let current = self.0.pagemap.ops().preset();
+        for preset in &PRESETS {
+            if Some(preset.name) == current {
+                seq_print!(m, "[{}] ", preset.name);
+            } else {
+                seq_print!(m, "{} ", preset.name);
+            }
+        }
+        seq_print!(
+            m,
+            "{}\n",
+            if current.is_some() {
+                "custom"
+            } else {
+                "[custom]"
+            }
+        );
+    }
+
+    fn store(&self, text: &[u8]) -> Result {
+        let preset = Preset::find(text).ok_or(EINVAL)?;
+        self.0.pagemap.ops().apply(preset);
+        Ok(())
+    }
+}
 
 impl DeviceMemory {
     fn new(npages: usize, injection: Arc<Injection>, number: u32) -> impl PinInit<Self, Error> {
@@ -232,7 +284,10 @@ impl DeviceMemory {
         try_pin_init!(Self {
             number,
             folder: DebugfsDir::new(node.ok_or(EINVAL)?)?,
-            settings <- DebugfsU32s::new(folder.clone(), &SETTINGS),
+            settings <- DebugfsU32s::new(folder.clone(), &FILES),
+            kept_until: kept_until(npages / HPAGE_PMD_NR)?,
+            began: Instant::now(),
+            service: ServiceStats::default(),
             windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
             fault <- new_spinlock!(None, "DeviceMemory::fault"),
             pool <- Pool::new(npages),
@@ -245,6 +300,64 @@ impl DeviceMemory {
     /// Returns the directory of the device in debugfs.
     pub(crate) fn folder(&self) -> &Arc<DebugfsDir> {
         &self.folder
+    }
+
+    /// Returns the value of a setting.
+    pub(crate) fn setting(&self, setting: Setting) -> u32 {
+        self.settings.get(setting as usize)
+    }
+
+    /// Gives all settings the values of a preset.
+    pub(crate) fn apply(&self, preset: &Preset) {
+        for (index, &value) in preset.values().iter().enumerate() {
+            self.settings.put(index, value);
+        }
+    }
+
+    /// Returns the name of the preset whose values the settings have, if there is one.
+    pub(crate) fn preset(&self) -> Option<&'static str> {
+        let has = |(index, &value): (usize, &u32)| self.settings.get(index) == value;
+        let found = PRESETS
+            .iter()
+            .find(|preset| preset.values().iter().enumerate().all(has));
+        found.map(|preset| preset.name)
+    }
+
+    /// Returns what policy has led to.
+    pub(crate) fn service(&self) -> &ServiceStats {
+        &self.service
+    }
+
+    /// Returns the time, in nanoseconds since the device was made.
+    pub(crate) fn now_ns(&self) -> u64 {
+        // CAST: No moment that has been lies before the one that was taken first.
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    /// Keeps what is in a block from CPUs until a moment, in nanoseconds, for a bounded time.
+    pub(crate) fn keep_until(&self, block: usize, until: u64) {
+        if let Some(kept) = self.kept_until.get(block) {
+            // ORDERING: Relaxed: the number stands for itself.
+            kept.store(until, Relaxed);
+        }
+    }
+
+    /// Waits until the time of a page is over. The folio is locked, and mm holds the `mmap_lock`.
+    fn wait_for_slice(&self, page: usize) {
+        let Some(kept) = self.kept_until.get(page / HPAGE_PMD_NR) else {
+            return;
+        };
+        // ORDERING: Relaxed: the number stands for itself.
+        let until = kept.load(Relaxed);
+        if until == 0 {
+            return;
+        }
+        let left = until.saturating_sub(self.now_ns()).min(MAX_SLICE_NS);
+        if left > 0 {
+            self.service.slices.add(1);
+            // CAST: It is at most MAX_SLICE_NS.
+            fsleep(Delta::from_nanos(left as i64));
+        }
     }
 
     /// Returns how often migrations were tried again and given up.
@@ -312,7 +425,7 @@ impl DeviceMemory {
 
     /// Returns the order of the window that a CPU's fault brings back.
     fn window_order(&self, fault: &CpuFault<'_, Emulated<Self>>) -> u32 {
-        let bytes = self.settings.get(0) as usize;
+        let bytes = self.setting(Setting::Window) as usize;
         let most = (bytes / PAGE_SIZE).clamp(1, WINDOW_PAGES).ilog2();
         if fault.npages() > 1 {
             return 0;
@@ -325,6 +438,7 @@ impl DeviceMemory {
 
     /// Brings back what a CPU has touched, and what it will touch next.
     fn bring_back(&self, fault: &CpuFault<'_, Emulated<Self>>) -> Result {
+        self.wait_for_slice(fault.index());
         let order = self.window_order(fault);
         if order == 0 {
             return fault.migrate_to_system();
@@ -372,6 +486,17 @@ impl DeviceOps for DeviceMemory {
             Err(_) => fault.bus_error(),
         }
     }
+}
+
+/// The most nanoseconds that a CPU waits for a time slice.
+const MAX_SLICE_NS: u64 = (MAX_TIMESLICE_US as u64 * 1000) << MAX_DOUBLED;
+
+fn kept_until(blocks: usize) -> Result<KVVec<Atomic<u64>>> {
+    let mut all = KVVec::with_capacity(blocks, GFP_KERNEL)?;
+    for _ in 0..blocks {
+        all.push(Atomic::new(0), GFP_KERNEL)?;
+    }
+    Ok(all)
 }
 
 /// What tests ask for in the operations of `hmm`.

@@ -35,26 +35,31 @@ mod config;
 mod device;
 mod engine;
 mod exec;
+mod faults;
 mod file;
+mod hits;
 mod inject;
 mod migrate;
 mod packet;
 mod pageset;
 mod params;
 mod plan;
+mod policy;
 mod pool;
 mod queue;
 mod request;
 mod reserve;
+mod slice;
 mod snapshot;
 mod stats;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
+mod thrash;
 mod uapi;
 mod window;
 
 use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
-use device::{Device, RunningDevice};
+use device::{Device, PolicyFile, RunningDevice};
 use file::DmirrorFile;
 use inject::Injection;
 use params::{BadParams, Params, Private, MAX_CAPACITY, MAX_ENGINES};
@@ -107,6 +112,7 @@ struct DmirrorModule {
     // Before the engines stop, so that nobody makes queues any more.
     _files: DeviceFiles<DmirrorFile>,
     _stats: KVec<DebugfsText<Device>>,
+    _policies: KVec<DebugfsText<PolicyFile>>,
     // Last, since it lets go of the devices.
     _running: KVec<RunningDevice>,
 }
@@ -129,6 +135,7 @@ impl kernel::Module for DmirrorModule {
         let injection = Arc::pin_init(injection, GFP_KERNEL)?;
         let mut devices = KVec::new();
         let mut stats = KVec::new();
+        let mut policies = KVec::new();
         let mut running = KVec::new();
         let mut add = |memory, name| -> Result {
             // As in the names of the files, which are in this order.
@@ -137,6 +144,11 @@ impl kernel::Module for DmirrorModule {
             let device = Arc::new(device, GFP_KERNEL)?;
             running.push(RunningDevice::new(device.clone()), GFP_KERNEL)?;
             let folder = device.pagemap().ops().folder().clone();
+            let policy = Arc::new(PolicyFile(device.clone()), GFP_KERNEL)?;
+            policies.push(
+                DebugfsText::new(folder.clone(), c"policy", policy),
+                GFP_KERNEL,
+            )?;
             stats.push(
                 DebugfsText::new(folder, c"stats", device.clone()),
                 GFP_KERNEL,
@@ -162,6 +174,7 @@ impl kernel::Module for DmirrorModule {
         Ok(Self {
             _files: DeviceFiles::new(devices)?,
             _stats: stats,
+            _policies: policies,
             _running: running,
         })
     }

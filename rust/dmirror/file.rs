@@ -7,7 +7,7 @@
 
 use core::mem::size_of;
 
-use emu::device_file::DeviceFileOps;
+use emu::{device_file::DeviceFileOps, trace::Cause};
 use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
 use kernel::{
     alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
@@ -24,7 +24,7 @@ use kernel::{
 
 use crate::{
     access,
-    call::{resched_or_eintr, Buffers, Call, Counts},
+    call::{resched_or_eintr, Buffers, Call, Counts, IdleBuffers},
     client::Client,
     commands::{self, QueueCommand, Queues},
     device::Device,
@@ -137,10 +137,8 @@ pub(crate) struct DmirrorFile {
     #[pin]
     queues: Mutex<Queues>,
     client: Arc<Client>,
-    /// Kept for the next command, so that it need not allocate. In a box, because they go from hand
-    /// to hand and are large.
     #[pin]
-    buffers: Mutex<Option<KBox<Buffers>>>,
+    buffers: Mutex<IdleBuffers>,
 }
 
 impl DeviceFileOps for DmirrorFile {
@@ -156,7 +154,7 @@ impl DeviceFileOps for DmirrorFile {
             try_pin_init!(Self {
                 queues <- new_mutex!(Queues::new(), "DmirrorFile::queues"),
                 client: Arc::pin_init(Client::new(device, opener), GFP_KERNEL)?,
-                buffers <- new_mutex!(None),
+                buffers <- new_mutex!(IdleBuffers::default()),
             }),
             GFP_KERNEL,
         )
@@ -291,6 +289,7 @@ impl DmirrorFile {
             user_range,
             buffers: &mut buffers,
             counts,
+            cause: Cause::Request,
         };
         let ptr = usize::try_from(ptr)
             .map(UserPtr::from_addr)
@@ -305,7 +304,9 @@ impl DmirrorFile {
             RangeCommand::Exclusive => access::exclusive(&mut call, ptr),
             RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
-        *self.buffers.lock() = Some(buffers);
+        let surplus = self.buffers.lock().keep(buffers);
+        // Freed without the lock.
+        drop(surplus);
         result
     }
 }

@@ -12,7 +12,9 @@ use core::ops::Range;
 
 use emu::{
     device::{DeviceOps, Emulated, Pagemap},
+    fault::FaultBuffer,
     trace,
+    view::View,
 };
 use hmm::{
     lru::drain_lru_batches,
@@ -22,7 +24,7 @@ use hmm::{
     vma::LockedVma,
 };
 use kernel::{
-    mm::{virt::flags, MmapReadGuard},
+    mm::{virt::flags, MmWithUser, MmapReadGuard},
     page::PAGE_SIZE,
     prelude::*,
     time::{delay::fsleep, Delta, Instant, Monotonic},
@@ -36,9 +38,13 @@ use crate::{
     device::DeviceMemory,
     inject::Site,
     pageset::{self, PageSet},
-    plan::{self, Next, Outcome, Plan, ReserveRequest, WhenFull, DRAIN_EVERY, IDLE_PASSES},
+    plan::{self, Next, Outcome, Plan, ReserveRequest, WhenFull},
     reserve::Reservation,
 };
+
+mod to_system;
+
+pub(crate) use to_system::{prefetch_back, to_system};
 
 // A set has a place for each page of a window.
 const _: () = assert!(pageset::PAGES == WINDOW_PAGES && plan::WINDOW == WINDOW_PAGES);
@@ -84,7 +90,12 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
         let read = access::read_part(call, part, to, Timeout::Bounded);
         from = run.start + (call.counts.cpages - before) as usize;
         if read == Err(EFAULT) {
-            step.there = on_device(call, step.range.clone())?;
+            step.there = on_device(
+                call.view,
+                call.mm,
+                step.range.clone(),
+                &mut call.buffers.fault,
+            )?;
             if run.clone().all(|nth| step.there.contains(nth)) {
                 // It is the memory of the caller that is not there.
                 return read;
@@ -95,6 +106,25 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
         }
     }
     Ok(())
+}
+
+/// Moves those pages of a window that can be moved to the device.
+///
+/// May sleep.
+pub(crate) fn prefetch(call: &mut Call<'_>) {
+    let range = call.range();
+    let mut at = range.start;
+    while at < range.end {
+        let mut step = step_to_device(call, window_at(at, range.end));
+        // Where nothing is mapped that the device may read, something may be behind that page.
+        at = match step.error.take() {
+            Some(EINVAL) => at + PAGE_SIZE,
+            _ => step.range.end,
+        };
+        if resched_or_eintr().is_err() {
+            return;
+        }
+    }
 }
 
 /// What a step to the device has come to.
@@ -126,28 +156,34 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     let pagemap = call.view.pagemap();
     // mm does not support huge pages of coherent memory: see Documentation/known-mm-issues.md.
     let takes_large = pagemap.kind() == Kind::Private;
+    let cause = call.cause;
     let mut plan = Plan::first(step.range.len() / PAGE_SIZE, takes_large);
+    if cause == trace::Cause::DeviceFault {
+        plan = plan.for_fault();
+    }
     loop {
         let mut reservation = traced_reserve(pagemap, &plan.request)?;
         let order = if plan.keeps_large { HPAGE_PMD_ORDER } else { 0 };
         let range = step.range.clone();
         let outcome = trace::Migrate::trace(
-            || traced(pagemap, &range, order, trace::Place::Device),
+            || traced(pagemap, &range, order, trace::Place::Device, cause),
             || pass_to_device(call, step, &plan, &mut reservation),
             |outcome| outcome.map_or_else(|error| (0, Some(error)), |it| (it.moved, None)),
         )?;
         drop(reservation);
         call.counts.moved_out += outcome.moved as u64;
-        pagemap
-            .ops()
-            .stats()
-            .went_out(trace::Cause::Request, outcome.moved);
+        pagemap.ops().stats().went_out(cause, outcome.moved);
         let npages = step.range.len() / PAGE_SIZE;
         step.there = if outcome.moved == npages {
             // That is all of them: no need to look.
             PageSet::first(npages)
         } else {
-            on_device(call, step.range.clone())?
+            on_device(
+                call.view,
+                call.mm,
+                step.range.clone(),
+                &mut call.buffers.fault,
+            )?
         };
         let missing = npages - step.there.len();
         let attempts = pagemap.ops().attempts();
@@ -181,13 +217,14 @@ fn traced(
     range: &Range<usize>,
     order: u32,
     to: trace::Place,
+    cause: trace::Cause,
 ) -> trace::Migrate {
     trace::Migrate {
         device: pagemap.ops().number(),
         range: range.clone(),
         order,
         to,
-        cause: trace::Cause::Request,
+        cause,
     }
 }
 
@@ -355,138 +392,25 @@ fn set_dst(
 }
 
 /// Which pages of a window are on the device now.
-fn on_device(call: &mut Call<'_>, range: Range<usize>) -> Result<PageSet> {
+pub(crate) fn on_device(
+    view: &View<DeviceMemory>,
+    mm: &MmWithUser,
+    range: Range<usize>,
+    buffer: &mut FaultBuffer,
+) -> Result<PageSet> {
     let mut there = PageSet::default();
     let mut nth = 0;
-    call.view
-        .snapshot(call.mm, range, &mut call.buffers.fault, |view| {
-            if is_local(view) {
-                there.insert(nth);
-            }
-            nth += 1;
-        })?;
+    view.snapshot(mm, range, buffer, |view| {
+        if is_local(view) {
+            there.insert(nth);
+        }
+        nth += 1;
+    })?;
     Ok(there)
 }
 
 fn is_local(view: PageView) -> bool {
     matches!(view, PageView::Mapped(page) if page.place.is_local())
-}
-
-/// Moves those pages of the range that are on the device to system memory.
-///
-/// May sleep.
-///
-/// # Errors
-///
-/// As `rust/uapi/dmirror.h` lists them for `MIGRATE_TO_SYS`.
-pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
-    let range = call.range();
-    let mut left = 0;
-    let mut at = range.start;
-    while at < range.end {
-        let mut window = window_at(at, range.end);
-        left += step_to_system(call, &mut window)?;
-        at = window.end;
-        resched_or_eintr()?;
-    }
-    if left == 0 {
-        Ok(())
-    } else {
-        Err(EBUSY)
-    }
-}
-
-/// Moves those pages of a window that are on the device, with bounded retries for those that are
-/// locked or referenced by somebody else. Returns how many stayed.
-fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
-    let mut left = 0;
-    for attempt in 0..IDLE_PASSES {
-        if attempt > 0 {
-            call.view.pagemap().ops().attempts().busy.add(1);
-            backoff(call.view.pagemap());
-            if attempt % DRAIN_EVERY == 1 {
-                drain_lru_batches();
-            }
-            resched_or_eintr()?;
-        }
-        let moved = pass_to_system(call, range)?;
-        left = if moved == range.len() / PAGE_SIZE {
-            // That is all of them: no need to look.
-            0
-        } else {
-            on_device(call, range.clone())?.len()
-        };
-        if left == 0 {
-            break;
-        }
-    }
-    if left > 0 {
-        let attempts = call.view.pagemap().ops().attempts();
-        attempts.stayed.add(left as u64);
-    }
-    Ok(left)
-}
-
-/// Moves those pages of a window that can be moved to the device.
-///
-/// May sleep.
-pub(crate) fn prefetch(call: &mut Call<'_>) {
-    let range = call.range();
-    let mut at = range.start;
-    while at < range.end {
-        let mut step = step_to_device(call, window_at(at, range.end));
-        // Where nothing is mapped that the device may read, something may be behind that page.
-        at = match step.error.take() {
-            Some(EINVAL) => at + PAGE_SIZE,
-            _ => step.range.end,
-        };
-        if resched_or_eintr().is_err() {
-            return;
-        }
-    }
-}
-
-/// Moves those pages of a window that can be moved back to system memory.
-///
-/// May sleep.
-pub(crate) fn prefetch_back(call: &mut Call<'_>) {
-    let range = call.range();
-    let mut at = range.start;
-    while at < range.end {
-        let mut window = window_at(at, range.end);
-        at = match step_to_system(call, &mut window) {
-            Err(EINVAL) => at + PAGE_SIZE,
-            _ => window.end,
-        };
-        if resched_or_eintr().is_err() {
-            return;
-        }
-    }
-}
-
-/// Makes one pass back; returns how many pages came.
-fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
-    let mmap = call.mm.mmap_read_lock();
-    let vma = readable_vma(&mmap, range.start)?;
-    range.end = range.end.min(vma.end());
-    let pagemap = call.view.pagemap();
-    let (moved, outcome) = trace::Migrate::trace(
-        || traced(pagemap, range, HPAGE_PMD_ORDER, trace::Place::System),
-        || pagemap.bring_back(vma, range.clone(), &mut call.buffers.migrate),
-        |&(moved, outcome)| (moved, outcome.err()),
-    );
-    call.counts.cpages += moved as u64;
-    call.counts.moved_back += moved as u64;
-    let stats = pagemap.ops().stats();
-    stats.came_back(trace::Cause::Request, moved);
-    match outcome {
-        // Told to fail once: the next pass tries again.
-        Ok(()) | Err(EAGAIN) => Ok(moved),
-        Err(error) => {
-            pagemap.ops().attempts().failures.note(error);
-            Err(error)
-        }
-    }
 }
 
 /// The VMA at an address that the device may read.

@@ -163,9 +163,6 @@ impl Packet {
                 let flags = flags(uapi::DMIRROR_ATOMIC_64 | uapi::DMIRROR_ATOMIC_CAS)?;
                 let is_64 = flags & uapi::DMIRROR_ATOMIC_64 != 0;
                 let expected = (flags & uapi::DMIRROR_ATOMIC_CAS != 0).then_some(value2);
-                if expected.is_none() {
-                    unused(&[value2])?;
-                }
                 let size = if is_64 { WORD } else { WORD / 2 };
                 check(len != 0 && src % size == 0)?;
                 range(src, size)?;
@@ -261,7 +258,7 @@ impl Draws {
 impl Draw {
     /// Returns which of so many words is meant.
     pub(crate) fn word(self, nwords: u64) -> u64 {
-        (self.0 >> 33) % nwords
+        (self.0 >> 33).checked_rem(nwords).unwrap_or(0)
     }
 
     /// Returns whether the word is to be written to, if there are to be writes.

@@ -12,6 +12,9 @@ pub(crate) const WINDOW: usize = 512;
 /// How many passes in a row may move nothing: pages are locked or referenced by somebody else.
 pub(crate) const IDLE_PASSES: usize = 16;
 
+/// The same for a fault of the device, which can use pages where they are.
+pub(crate) const FAULT_IDLE_PASSES: usize = 2;
+
 /// How many passes there may be in all, if others take pages away as fast as they come.
 pub(crate) const MAX_PASSES: usize = 256;
 
@@ -70,6 +73,8 @@ pub(crate) struct Plan {
     passes: usize,
     /// Those of them, since the last one that moved something, that moved nothing.
     idle: usize,
+    /// With how many of those it ends.
+    most_idle: usize,
 }
 
 /// What comes after a pass.
@@ -95,6 +100,15 @@ impl Plan {
             takes_block: block,
             passes: 0,
             idle: 0,
+            most_idle: IDLE_PASSES,
+        }
+    }
+
+    /// As this plan, but for pages that are wanted, not asked for: they are soon given up.
+    pub(crate) fn for_fault(self) -> Self {
+        Self {
+            most_idle: FAULT_IDLE_PASSES,
+            ..self
         }
     }
 
@@ -102,7 +116,7 @@ impl Plan {
     pub(crate) fn next(self, outcome: &Outcome, missing: usize) -> Next {
         let passes = self.passes + 1;
         let idle = if outcome.moved > 0 { 0 } else { self.idle + 1 };
-        if missing == 0 || idle == IDLE_PASSES || passes == MAX_PASSES {
+        if missing == 0 || idle >= self.most_idle || passes == MAX_PASSES {
             return Next::Done;
         }
         let drain = outcome.may_be_in_batches && self.passes % DRAIN_EVERY == 0;

@@ -2,15 +2,12 @@
 
 //! How a process has memory mapped, and where it is, for user space to see.
 
+use emu::uaccess::write_slice;
 use hmm::{
     memremap::{HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     range::{MappedPage, PagePlace, PageView},
 };
-use kernel::{
-    page::PAGE_SIZE,
-    prelude::*,
-    uaccess::{UserPtr, UserSlice},
-};
+use kernel::{page::PAGE_SIZE, prelude::*, uaccess::UserPtr};
 
 use crate::{
     call::{resched_or_eintr, window_at, Call},
@@ -37,9 +34,7 @@ pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
                 npages += 1;
             })?;
         let to = out.wrapping_byte_add((at - range.start) / PAGE_SIZE);
-        UserSlice::new(to, npages)
-            .writer()
-            .write_slice(&call.buffers.bounce[..npages])?;
+        write_slice(to, &call.buffers.bounce[..npages])?;
         call.counts.cpages += npages as u64;
         at = window.end;
         resched_or_eintr()?;

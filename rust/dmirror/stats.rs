@@ -72,6 +72,23 @@ impl Attempts {
     }
 }
 
+/// What the policy of a device has led to.
+#[derive(Default)]
+pub(crate) struct ServiceStats {
+    /// Granules that were moved for a device fault.
+    pub(crate) granules: Counter,
+    /// Pages that were asked for with them, because what is around is on the device.
+    pub(crate) prefetched: Counter,
+    /// Blocks that the device has used often enough where they were.
+    pub(crate) hot_blocks: Counter,
+    /// Times that the device left a granule alone.
+    pub(crate) naps: Counter,
+    /// Times that it used a granule where it was.
+    pub(crate) pins: Counter,
+    /// Times that a CPU waited for a time slice.
+    pub(crate) slices: Counter,
+}
+
 /// What an open file has done. Its view counts the faults.
 #[derive(Default)]
 pub(crate) struct FileStats {
@@ -180,9 +197,11 @@ impl Text for Device {
         show_way(m, "device", &totals.to_device);
         show_way(m, "cpu", &totals.to_system);
 
-        let out = stats.out(Cause::Request);
-        line("out_request_pages", out);
-        line("out_request_kb", kib(out));
+        for cause in [Cause::Request, Cause::DeviceFault] {
+            let (cause, out) = (name(cause), stats.out(cause));
+            seq_print!(m, "out_{cause}_pages: {out}\n");
+            seq_print!(m, "out_{cause}_kb: {}\n", kib(out));
+        }
         for (cause, pages) in back {
             seq_print!(m, "back_{cause}_pages: {pages}\n");
             seq_print!(m, "back_{cause}_kb: {}\n", kib(pages));
@@ -206,6 +225,23 @@ impl Text for Device {
         line("svm_tlb_inval_count", stats.invalidations.get());
         line("svm_tlb_inval_pages", stats.cleared.get());
         line("evict_count", attempts.evictions.get());
+
+        let (faults, service) = (self.faults().stats(), pagemap.ops().service());
+        for (key, counter) in [
+            ("fault_posted", &faults.posted),
+            ("fault_merged", &faults.merged),
+            ("fault_batches", &faults.batches),
+            ("fault_overflows", &faults.overflows),
+            ("fault_cancelled", &faults.cancelled),
+            ("service_granules", &service.granules),
+            ("service_prefetched_pages", &service.prefetched),
+            ("service_hot_blocks", &service.hot_blocks),
+            ("service_naps", &service.naps),
+            ("service_pins", &service.pins),
+            ("service_timeslices", &service.slices),
+        ] {
+            line(key, counter.get());
+        }
 
         line("retry_busy", attempts.busy.get());
         line("retry_no_room", attempts.no_room.get());

@@ -15,13 +15,14 @@ use core::ptr::{null, null_mut, NonNull};
 
 use kernel::{
     error::from_err_ptr,
-    ffi::{c_int, c_void},
+    ffi::{c_char, c_int, c_void},
     prelude::*,
     seq_file::SeqFile,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         Arc,
     },
+    uaccess::{UserPtr, UserSlice},
     ModuleMetadata,
 };
 
@@ -183,9 +184,28 @@ pub trait Text: Send + Sync + 'static {
     /// May sleep. Called by any number of tasks at a time, and again with more room if there was
     /// too little.
     fn show(&self, m: &SeqFile);
+
+    /// Whether root may write to the file.
+    const IS_WRITABLE: bool = false;
+
+    /// Takes what root has written, without white space around it.
+    ///
+    /// May sleep. Called by any number of tasks at a time.
+    ///
+    /// # Errors
+    ///
+    /// What `write(2)` is to return.
+    fn store(&self, text: &[u8]) -> Result {
+        let _ = text;
+        Err(EPERM)
+    }
 }
 
-/// A file of mode 0444 that shows a text, which is made when somebody reads it.
+/// The most bytes that can be written to a [`DebugfsText`].
+const MAX_WRITTEN: usize = 64;
+
+/// A file that shows a text, which is made when somebody reads it. All may read it; root may write to
+/// it if the text says so.
 ///
 /// As the module is kept only by those who have the file open, and one that fails to load is not
 /// kept by anybody: the drop waits, in a module that is being loaded, until they have closed it.
@@ -204,6 +224,11 @@ impl<T: Text> DebugfsText<T> {
         owner: T::OwnerModule::THIS_MODULE.as_ptr(),
         open: Some(Self::open),
         read: Some(bindings::seq_read),
+        write: if T::IS_WRITABLE {
+            Some(Self::write)
+        } else {
+            None
+        },
         llseek: Some(bindings::seq_lseek),
         release: Some(bindings::single_release),
         ..pin_init::zeroed()
@@ -221,7 +246,7 @@ impl<T: Text> DebugfsText<T> {
             unsafe {
                 bindings::debugfs_create_file_full(
                     name.as_char_ptr(),
-                    0o444,
+                    if T::IS_WRITABLE { 0o644 } else { 0o444 },
                     dentry.as_ptr(),
                     data.cast_mut().cast(),
                     null(),
@@ -245,6 +270,35 @@ impl<T: Text> DebugfsText<T> {
         let text = unsafe { (*inode).i_private };
         // SAFETY: The file is valid and being opened, by the safety requirement.
         unsafe { bindings::single_open(file, Some(Self::show), text) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by debugfs for an open file of this type, which is not removed meanwhile, with memory
+    /// of user space.
+    unsafe extern "C" fn write(
+        file: *mut bindings::file,
+        from: *const c_char,
+        len: usize,
+        _: *mut bindings::loff_t,
+    ) -> isize {
+        // SAFETY: The file is valid, by the safety requirement; it has what `single_open()` has made.
+        let m: *mut bindings::seq_file = unsafe { (*file).private_data }.cast();
+        // SAFETY: The file is valid, by the safety requirement; it has what `open` has given.
+        let text = unsafe { (*m).private };
+        // SAFETY: By the type invariant, and because debugfs lets nobody write to a file that drop
+        // has removed, and waits there for those who do.
+        let text = unsafe { &*text.cast::<T>() };
+        let mut bytes = [0; MAX_WRITTEN];
+        let stored = match bytes.get_mut(..len) {
+            Some(bytes) => UserSlice::new(UserPtr::from_ptr(from.cast_mut().cast()), len)
+                .reader()
+                .read_slice(bytes)
+                .and_then(|()| text.store(bytes.trim_ascii())),
+            None => Err(EINVAL),
+        };
+        // CAST: It is at most MAX_WRITTEN; an error number is small.
+        stored.map_or_else(|error| error.to_errno() as isize, |()| len as isize)
     }
 
     /// # Safety

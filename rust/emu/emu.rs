@@ -25,6 +25,7 @@ pub mod fault;
 pub mod iomem;
 pub mod kthread;
 pub mod memory;
+mod node;
 pub mod pending;
 mod record;
 pub mod sched;

@@ -10,6 +10,7 @@
 use core::ops::Range;
 
 use hmm::{
+    interval::{Guard, SharedGuard, UpdateGuard},
     memremap::{Frame, HPAGE_PMD_ORDER},
     migrate::MigrateBuffer,
     range::{self, MappedPage, PagePlace, PageView, RangeBuffer, Request, Timeout, Walked},
@@ -25,16 +26,20 @@ use kernel::{
 use crate::{
     bindings,
     device::{DeviceOps, Emulated, Pagemap},
+    node::NodeBox,
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares, FANOUT},
     trace,
-    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+    view::{pages_of_run, State, View, ViewGuard},
 };
 
 /// How long to wait before a page that others have locked is tried again.
 const PAUSE: Delta = Delta::from_micros(200);
 
-type WalkedView<'w, T> = Walked<'w, State, Emulated<T>>;
+/// What a walk found, to be looked at.
+type SeenView<'w, T> = Walked<'w, SharedGuard<'w, State>, Emulated<T>>;
+/// What a walk found, to be mapped.
+type WalkedView<'w, T> = Walked<'w, Guard<'w, State>, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
     /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of 512 pages)
@@ -110,7 +115,7 @@ impl<T: DeviceOps> View<T> {
     /// Shows how the process has the pages of `range` mapped, changing nothing; calls `visit` for
     /// each, in order. The range is as for [`fault`](Self::fault).
     ///
-    /// May sleep. `visit` is called under the update lock.
+    /// May sleep. `visit` is called under the update lock, which other readers may share.
     ///
     /// # Errors
     ///
@@ -124,9 +129,8 @@ impl<T: DeviceOps> View<T> {
     ) -> Result {
         pages_of_run(&range)?;
         let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
-        self.walk(mm, range, look, never_mind, &mut buffer.range)?
-            .views()
-            .for_each(visit);
+        let seen: SeenView<'_, T> = self.walk(mm, range, look, never_mind, &mut buffer.range)?;
+        seen.views().for_each(visit);
         Ok(())
     }
 
@@ -148,18 +152,19 @@ impl<T: DeviceOps> View<T> {
         pages_of_run(&range)?;
         buffer.spares.refill()?;
         let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
-        let mut walked = self.walk(mm, range, look, never_mind, &mut buffer.range)?;
+        let mut walked: WalkedView<'_, T> =
+            self.walk(mm, range, look, never_mind, &mut buffer.range)?;
         map(&mut walked, self.pagemap(), None, &mut buffer.spares).map(drop)
     }
 
-    fn walk<'w>(
+    fn walk<'w, G: UpdateGuard<'w, State = State>>(
         &'w self,
         mm: &MmWithUser,
         range: Range<usize>,
         request: Request,
         timeout: Timeout,
         buffer: &'w mut RangeBuffer,
-    ) -> Result<WalkedView<'w, T>> {
+    ) -> Result<Walked<'w, G, Emulated<T>>> {
         let pagemap = self.pagemap();
         range::walk(
             self.notifier(),
@@ -248,7 +253,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
         };
         self.buffer.spares.refill()?;
         let (view, buffer) = (self.view, &mut *self.buffer);
-        let mut walked = view.walk(
+        let mut walked: WalkedView<'_, T> = view.walk(
             self.mm,
             range.clone(),
             request,
@@ -266,7 +271,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
             .is_none_or(|shared| shared.start > range.start);
         if let Some(then) = self.then.take_if(|_| start_is_mapped) {
             then(&ViewGuard {
-                state: walked.into_guard(),
+                state: walked.into_guard().downgrade(),
                 pagemap: view.pagemap(),
             });
         }

@@ -44,10 +44,11 @@ use kernel::{
 
 use crate::{
     device::{DeviceOps, Emulated, Pagemap},
+    node::NodeBox,
     record::Record,
     sched::fatal_signal_pending,
     table::{Access, Entry, Spares},
-    view::{pages_of_run, NodeBox, State, View, ViewGuard},
+    view::{pages_of_run, State, View, ViewGuard},
 };
 
 /// The right to map what the current task is about to migrate, or to make exclusive: see the
@@ -83,7 +84,7 @@ impl<T: DeviceOps> View<T> {
             is_invalidated: false,
             next: None,
         };
-        let idle = self.notifier().lock().pending.take_idle();
+        let idle = self.pending.lock().take_idle();
         let (record, mut spares) = match idle {
             Some((mut record, spares)) => {
                 *record = new;
@@ -95,7 +96,7 @@ impl<T: DeviceOps> View<T> {
         let pending = PendingMap {
             view: self,
             pages,
-            id: self.notifier().lock().pending.push(record),
+            id: self.pending.lock().push(record),
             spares,
         };
         pending.begin()?;
@@ -112,22 +113,21 @@ impl<T: DeviceOps> PendingMap<'_, T> {
         loop {
             let notifier = self.view.notifier();
             let seq = notifier.read_begin();
-            let (mut state, is_quiet) = match notifier.lock_if_unchanged(seq) {
-                Some(state) => (state, true),
-                None => (notifier.lock(), false),
-            };
-            let record = state.pending.get(self.id).ok_or(EINVAL)?;
+            // Held while a moment is one for all: no change begins meanwhile.
+            let quiet = notifier.lock_shared_if_unchanged(seq);
+            let mut pending = self.view.pending.lock();
+            let record = pending.get(self.id).ok_or(EINVAL)?;
             if record.is_begun && !record.is_invalidated {
                 return Ok(());
             }
             // Another task has begun it, and its pages have changed since: from this moment on,
             // then, or from another.
             record.is_begun = false;
-            if is_quiet {
-                state.pending.begin_all();
+            if quiet.is_some() {
+                pending.begin_all();
                 return Ok(());
             }
-            drop(state);
+            drop(pending);
             if fatal_signal_pending() {
                 return Err(EINTR);
             }
@@ -172,8 +172,9 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
     /// Gives the device exclusive access to the page at `address` (bytes, page aligned), which must
     /// be one of the range, maps it, and calls `with` on the page table, in which the page is.
     ///
-    /// May sleep. Faults the page in for writing, and locks its folio until `with` returns. A CPU
-    /// that touches the page afterwards ends the exclusive access.
+    /// May sleep. Faults the page in for writing, and returns it with what `with` has returned. A CPU
+    /// that touches the page waits until it is dropped, and ends the exclusive access: so keep it for
+    /// a bounded time, and take no lock meanwhile but the update lock.
     ///
     /// Returns `None` when others have changed the page tables meanwhile: begin again.
     ///
@@ -188,7 +189,7 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         mmap: &MmapReadGuard<'_>,
         address: usize,
         with: impl FnOnce(&ViewGuard<'_, T>) -> R,
-    ) -> Result<Option<R>> {
+    ) -> Result<Option<(R, ExclusivePage)>> {
         let number = address >> PAGE_SHIFT;
         if !self.pages.contains(&number) || !self.view.notifier().is_of(mm) {
             return Err(EINVAL);
@@ -209,10 +210,9 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         if state.table.set(number, entry, &mut self.spares).is_err() {
             return Ok(None);
         }
+        let state = state.downgrade();
         let result = with(&ViewGuard { state, pagemap });
-        // The folio is unlocked after the update lock was released.
-        drop(page);
-        Ok(Some(result))
+        Ok(Some((result, page)))
     }
 
     /// Returns the pages of the device.
@@ -261,25 +261,27 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
     /// From now on, what this task changes is part of the operation only as a migration, or an
     /// exclusive access, for this device.
     fn arm(&self) {
-        if let Some(record) = self.view.notifier().lock().pending.get(self.id) {
+        if let Some(record) = self.view.pending.lock().get(self.id) {
             record.is_armed = true;
         }
     }
 
     /// From now on, what this task changes is part of the operation.
     fn disarm(&self) {
-        if let Some(record) = self.view.notifier().lock().pending.get(self.id) {
+        if let Some(record) = self.view.pending.lock().get(self.id) {
             record.is_armed = false;
         }
     }
 
     /// Takes the update lock if the pages were changed by this operation alone.
     fn lock_if_valid(&self) -> Option<Guard<'v, State>> {
-        let mut state = self.view.notifier().lock();
-        let is_valid = state
-            .pending
+        // Nothing changes from here on.
+        let state = self.view.notifier().lock();
+        let mut pending = self.view.pending.lock();
+        let is_valid = pending
             .get(self.id)
             .is_some_and(|record| record.is_armed && !record.is_invalidated);
+        drop(pending);
         is_valid.then_some(state)
     }
 }
@@ -287,10 +289,10 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
 impl<T: DeviceOps> Drop for PendingMap<'_, T> {
     fn drop(&mut self) {
         let spares = core::mem::replace(&mut self.spares, Spares::none());
-        let mut state = self.view.notifier().lock();
-        let removed = state.pending.remove(self.id);
-        let surplus = removed.and_then(|record| state.pending.keep_idle(record, spares));
-        drop(state);
+        let mut pending = self.view.pending.lock();
+        let removed = pending.remove(self.id);
+        let surplus = removed.and_then(|record| pending.keep_idle(record, spares));
+        drop(pending);
         // Freed without the lock.
         drop(surplus);
     }

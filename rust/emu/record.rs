@@ -5,9 +5,14 @@
 
 use core::ops::Range;
 
-use kernel::{prelude::*, task::Task};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{Arc, SpinLock},
+    task::Task,
+};
 
-use crate::{bindings, table::Spares, view::NodeBox};
+use crate::{bindings, node::NodeBox, table::Spares};
 
 /// What a [`PendingMap`](crate::pending::PendingMap) stands for, in the list of its view.
 pub(crate) struct Record {
@@ -30,23 +35,37 @@ unsafe impl Send for Record {}
 /// A record that stands for nothing, and nodes, so that the next pending map need not allocate.
 pub(crate) type Idle = (KBox<Record>, Spares<NodeBox>);
 
-/// The pending maps of a view, under its update lock.
+/// How many of those are kept: for as many tasks that migrate by one view at a time.
+const MOST_IDLE: usize = 4;
+
+/// The pending maps of a view, under a lock of their own: they are noted without waiting for those
+/// who copy under the update lock.
 pub(crate) struct PendingList {
     first: Option<KBox<Record>>,
-    idle: Option<Idle>,
+    idle: [Option<Idle>; MOST_IDLE],
 }
 
 impl PendingList {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// Makes a list of none.
+    ///
+    /// Not part of a generic function: code that is generated in several crates would give one lock
+    /// class several names, which lockdep rejects.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    #[inline(never)]
+    pub(crate) fn new() -> Result<Arc<SpinLock<Self>>> {
+        let none = Self {
             first: None,
-            idle: None,
-        }
+            idle: [const { None }; MOST_IDLE],
+        };
+        Arc::pin_init(new_spinlock!(none, "View::pending"), GFP_KERNEL)
     }
 
-    /// Takes what the last pending map has left.
+    /// Takes what a pending map has left.
     pub(crate) fn take_idle(&mut self) -> Option<Idle> {
-        self.idle.take()
+        self.idle.iter_mut().find_map(Option::take)
     }
 
     /// Keeps what a pending map has left, or returns it for the caller to free.
@@ -55,7 +74,11 @@ impl PendingList {
         record: KBox<Record>,
         spares: Spares<NodeBox>,
     ) -> Option<Idle> {
-        self.idle.replace((record, spares))
+        let new = Some((record, spares));
+        match self.idle.iter_mut().find(|kept| kept.is_none()) {
+            Some(room) => core::mem::replace(room, new),
+            None => new,
+        }
     }
 
     #[cfg(CONFIG_KUNIT = "y")]

@@ -186,7 +186,7 @@ impl<T: DeviceOps> View<T> {
                 let Some((address, _)) = guard.next(at..END << PAGE_SHIFT) else {
                     return stats;
                 };
-                let Some(run) = guard.pages(address, FANOUT) else {
+                let Some(run) = guard.runs(address, FANOUT).next() else {
                     return stats;
                 };
                 let npages = run.npages() as u64;

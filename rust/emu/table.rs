@@ -118,39 +118,40 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// this one on, at least 1 and at most `most`, have page frames that follow one another and the
     /// same access; none behind the end of the node.
     pub(crate) fn row(&self, page: usize, most: usize) -> Option<(Entry, usize)> {
+        self.rows(page, most).next()
+    }
+
+    /// The rows of pages, as [`row`](Self::row) returns them, from page number `page` on, one after
+    /// the other, `most` pages of them: up to where nothing is mapped, or to the end of the node.
+    pub(crate) fn rows(&self, page: usize, most: usize) -> Rows<'_, B> {
+        let none = Rows {
+            run: None,
+            places: &[],
+        };
         if page >= END || most == 0 {
-            return None;
+            return none;
         }
         let mut node: &Node<B> = &self.root;
-        for level in (0..LEVELS).rev() {
-            let at = index(page, level);
-            match &node.places[at] {
-                Place::Empty => return None,
+        for level in (1..LEVELS).rev() {
+            match &node.places[index(page, level)] {
+                Place::Empty => return none,
                 Place::Node(child) => node = child,
-                Place::Leaf(entry) if level > 0 => {
+                Place::Leaf(entry) => {
                     let offset = page & mask(level);
                     let pfn = entry.pfn + offset;
                     let npages = (mask(level) + 1 - offset).min(most);
-                    return Some((Entry { pfn, ..*entry }, npages));
-                }
-                Place::Leaf(entry) => {
-                    let mut npages = 1;
-                    for place in node.places[at + 1..].iter().take(most.saturating_sub(1)) {
-                        match place {
-                            Place::Leaf(next)
-                                if next.pfn == entry.pfn + npages
-                                    && next.access == entry.access =>
-                            {
-                                npages += 1;
-                            }
-                            _ => break,
-                        }
-                    }
-                    return Some((*entry, npages));
+                    return Rows {
+                        run: Some((Entry { pfn, ..*entry }, npages)),
+                        ..none
+                    };
                 }
             }
         }
-        None
+        let at = index(page, 0);
+        Rows {
+            places: &node.places[at..(at + most.min(FANOUT - at))],
+            ..none
+        }
     }
 
     /// Maps page number `page`. A run that covers it is dropped whole.
@@ -248,6 +249,36 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
             node = child;
         }
         Ok(node)
+    }
+}
+
+/// Rows of pages, see [`Table::rows`].
+pub(crate) struct Rows<'t, B> {
+    /// The part of a run that is mapped as one.
+    run: Option<(Entry, usize)>,
+    /// Places for pages.
+    places: &'t [Place<B>],
+}
+
+impl<B> Iterator for Rows<'_, B> {
+    type Item = (Entry, usize);
+
+    fn next(&mut self) -> Option<(Entry, usize)> {
+        if let Some(run) = self.run.take() {
+            return Some(run);
+        }
+        let Some(Place::Leaf(entry)) = self.places.first() else {
+            return None;
+        };
+        let mut npages = 1;
+        while let Some(Place::Leaf(next)) = self.places.get(npages) {
+            if next.pfn != entry.pfn + npages || next.access != entry.access {
+                break;
+            }
+            npages += 1;
+        }
+        self.places = &self.places[npages..];
+        Some((*entry, npages))
     }
 }
 

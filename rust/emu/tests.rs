@@ -19,6 +19,7 @@ mod other;
 mod pagemap;
 mod pending;
 mod process;
+mod rwsem;
 mod shared;
 mod snapshot;
 mod totals;

@@ -8,89 +8,37 @@
 //! Locks: the `mmap_lock` and folio locks are taken before the update lock of a [`View`], see
 //! [`hmm::interval`].
 
-use core::{
-    marker::PhantomData,
-    ops::{Deref, DerefMut, Range},
-    ptr::NonNull,
-};
+use core::{iter::from_fn, marker::PhantomData, ops::Range, ptr::NonNull};
 
 use hmm::{
     counter::Counter,
-    interval::{Guard, Invalidate, Invalidation, Notifier},
+    interval::{Invalidate, Invalidation, Notifier, SharedGuard},
     memremap::{Frame, Owner, HPAGE_PMD_NR},
 };
 use kernel::{
-    alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_NOWARN},
     mm::MmWithUser,
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
-    sync::Arc,
+    sync::{Arc, SpinLock},
     uaccess::UserPtr,
 };
 
 use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
+    node::NodeBox,
     record::PendingList,
     sched::cond_resched,
     stats::Stats,
-    table::{Entry, Node, Place, Spares, Table, END, FANOUT, MAX_SPARES},
+    table::{Entry, Table, END, FANOUT},
     trace,
 };
 pub use crate::{table::Access, word::Word};
 
-/// A node of the page table.
-pub(crate) struct NodeBox(KBox<Node<NodeBox>>);
-
-impl NodeBox {
-    fn new() -> Result<Self> {
-        let places = pin_init::init_array_from_fn(|_| Place::Empty);
-        let node = init!(Node { used: 0, places <- places });
-        Ok(Self(KBox::init(node, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?))
-    }
-}
-
-impl Deref for NodeBox {
-    type Target = Node<NodeBox>;
-
-    fn deref(&self) -> &Node<NodeBox> {
-        &self.0
-    }
-}
-
-impl DerefMut for NodeBox {
-    fn deref_mut(&mut self) -> &mut Node<NodeBox> {
-        &mut self.0
-    }
-}
-
-impl Spares<NodeBox> {
-    /// Makes as many nodes as mapping pages of one aligned run can need.
-    pub(crate) fn new() -> Result<Self> {
-        let mut this = Self::none();
-        this.refill()?;
-        Ok(this)
-    }
-
-    /// Returns none of them, for [`refill`](Self::refill).
-    pub(crate) fn none() -> Self {
-        Self([const { None }; MAX_SPARES])
-    }
-
-    /// Makes nodes for those that were used. May sleep.
-    pub(crate) fn refill(&mut self) -> Result {
-        for spare in self.0.iter_mut().filter(|spare| spare.is_none()) {
-            *spare = Some(NodeBox::new()?);
-        }
-        Ok(())
-    }
-}
-
 /// What the update lock of a [`View`] protects.
 pub(crate) struct State {
     pub(crate) table: Table<NodeBox>,
-    /// What is about to be mapped by those who change the page tables themselves.
-    pub(crate) pending: PendingList,
+    pending: Arc<SpinLock<PendingList>>,
     owner: Owner,
     /// The number of the device, for trace events.
     device: u32,
@@ -105,7 +53,7 @@ impl Invalidate for State {
         let range = event.range();
         let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
         let is_own = event.is_by(&self.owner);
-        self.pending.invalidate(&pages, is_own);
+        self.pending.lock().invalidate(&pages, is_own);
         // The end of an address space clears all that there is, which takes long.
         let maybe_resched = || {
             if event.is_blockable() {
@@ -156,6 +104,8 @@ pub struct View<T: DeviceOps> {
     #[pin]
     notifier: Notifier<State>,
     pagemap: Arc<Pagemap<T>>,
+    /// What is about to be mapped by those who change the page tables themselves.
+    pub(crate) pending: Arc<SpinLock<PendingList>>,
     /// Windows that were faulted in.
     pub(crate) faults: Counter,
     /// Pages that went back to system memory for that.
@@ -173,6 +123,7 @@ impl<T: DeviceOps> View<T> {
     pub fn new(mm: &MmWithUser, pagemap: Arc<Pagemap<T>>) -> impl PinInit<Self, Error> + '_ {
         let all = 0..usize::MAX & !(PAGE_SIZE - 1);
         try_pin_init!(Self {
+            pending: PendingList::new()?,
             notifier <- {
                 let root = NodeBox::new()?;
                 let (owner, stats) = (pagemap.owner().clone(), pagemap.ops().stats().clone());
@@ -180,7 +131,7 @@ impl<T: DeviceOps> View<T> {
                 // Made in its place: it is large.
                 Notifier::new(mm, all, init!(State {
                     table: Table::new(root),
-                    pending: PendingList::new(),
+                    pending: pending.clone(),
                     owner,
                     device,
                     stats,
@@ -199,13 +150,14 @@ impl<T: DeviceOps> View<T> {
         &self.pagemap
     }
 
-    /// Takes the update lock, to look at the page table or to access pages through it.
+    /// Takes the update lock, together with other readers, to look at the page table or to access
+    /// pages through it.
     ///
     /// May sleep. While the guard lives, the caller must not access user memory, nor allocate
     /// memory in a way that may sleep: mm waits for the lock.
     pub fn lock(&self) -> ViewGuard<'_, T> {
         ViewGuard {
-            state: self.notifier.lock(),
+            state: self.notifier.lock_shared(),
             pagemap: &self.pagemap,
         }
     }
@@ -232,9 +184,11 @@ pub(crate) fn pages_of_run(range: &Range<usize>) -> Result<Range<usize>> {
     Ok(pages)
 }
 
-/// The page table of a device, under the update lock.
+/// The page table of a device, under the update lock, which other readers may share: all of them
+/// look, and copy from and to the pages as several CPUs do. What has to be atomic for others needs
+/// more than this.
 pub struct ViewGuard<'v, T: DeviceOps> {
-    pub(crate) state: Guard<'v, State>,
+    pub(crate) state: SharedGuard<'v, State>,
     pub(crate) pagemap: &'v Pagemap<T>,
 }
 
@@ -248,12 +202,21 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 
     /// Returns the pages that the device has mapped from an address (bytes) on, one after the
-    /// other: at least 1, at most `most`, which is not 0.
+    /// other, at most `most` of them, as many at a time as have page frames that follow one another.
     ///
     /// Does not sleep; takes as long as there are pages. There may be more behind them.
-    pub fn pages(&self, address: usize, most: usize) -> Option<ViewPages<'_, T>> {
-        let (entry, npages) = self.state.table.row(address >> PAGE_SHIFT, most)?;
-        Some(self.pages_of(entry, npages))
+    pub fn runs(&self, address: usize, most: usize) -> impl Iterator<Item = ViewPages<'_, T>> {
+        let mut rows = self.state.table.rows(address >> PAGE_SHIFT, most);
+        let mut rest = None;
+        from_fn(move || {
+            let (entry, npages) = rest.take().or_else(|| rows.next())?;
+            let pages = self.pages_of(entry, npages);
+            if pages.npages < npages {
+                let pfn = entry.pfn + pages.npages;
+                rest = Some((Entry { pfn, ..entry }, npages - pages.npages));
+            }
+            Some(pages)
+        })
     }
 
     /// Returns the first page of `range` (bytes, the end exclusive) that the device has mapped, and

@@ -10,6 +10,7 @@
 //! | [`interval`] | changes to the page tables of a process | `linux/mmu_notifier.h` |
 //! | [`range`] | device faults, and how a process has memory mapped | `linux/hmm.h` |
 //! | [`counter`] | numbers for statistics | `linux/atomic.h` |
+//! | [`rwsem`] | a lock that readers share | `linux/rwsem.h` |
 //! | [`exclusive`] | exclusive access for device atomics | `linux/rmap.h` |
 //! | [`vma`], [`folio`], [`lru`] | VMAs under the `mmap_lock`, system folios, LRU batches | `linux/mm.h` |
 //!
@@ -45,4 +46,5 @@ pub mod lru;
 pub mod memremap;
 pub mod migrate;
 pub mod range;
+pub mod rwsem;
 pub mod vma;

@@ -7,9 +7,10 @@
 //!
 //! # Locks
 //!
-//! The update lock of a [`Notifier`] (a mutex) is the one that C calls the user lock. mm takes it
-//! in the callback, under whatever locks it holds, reclaim included: so under it there is no
-//! allocation that may sleep, no access to user memory, and no wait for a folio.
+//! The update lock of a [`Notifier`] is the one that C calls the user lock. Readers share it
+//! ([`SharedGuard`]); who changes what it protects has it alone ([`Guard`]). mm takes it alone in
+//! the callback, under whatever locks it holds, reclaim included: so under it, shared or not, there
+//! is no allocation that may sleep, no access to user memory, and no wait for a folio.
 //!
 //! # Deadlocks
 //!
@@ -21,27 +22,24 @@
 //! - while a folio is locked or a [`Migration`](crate::migrate::Migration) lives: whoever makes the
 //!   change may wait for the folio (`UFFDIO_MOVE` does).
 
-use core::{
-    marker::PhantomData,
-    ops::{Deref, DerefMut, Range},
-};
+use core::{marker::PhantomData, ops::Range};
 
 use kernel::{
-    error::to_result,
-    mm::MmWithUser,
-    page::PAGE_SIZE,
-    prelude::*,
-    sync::{lock::mutex::MutexGuard, LockClassKey, Mutex},
+    error::to_result, mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::LockClassKey,
     types::Opaque,
 };
 
-use crate::{bindings, memremap::Owner};
+use crate::{bindings, memremap::Owner, rwsem::RwSemaphore};
+
+mod guard;
+
+pub use self::guard::{Guard, SharedGuard, UpdateGuard};
 
 /// What is kept true by a [`Notifier`].
-pub trait Invalidate: Send + Unpin + 'static {
+pub trait Invalidate: Send + Sync + Unpin + 'static {
     /// Forgets what it knows of a range.
     ///
-    /// Called with the update lock held. Must not sleep, allocate memory in a way that could, or
+    /// Called with the update lock held, alone. Must not sleep, allocate memory in a way that could, or
     /// drop a [`Notifier`].
     fn invalidate(&mut self, event: &Invalidation<'_>);
 }
@@ -141,7 +139,8 @@ struct Guarded<T> {
 /// Data that depends on the page tables of an address space, under the update lock.
 ///
 /// Each change to the page tables in the interval, whoever causes it and for whatever reason, sets
-/// the sequence and calls [`Invalidate::invalidate`] with the lock held; neither can be forgotten.
+/// the sequence and calls [`Invalidate::invalidate`] with the lock held alone; neither can be
+/// forgotten.
 ///
 /// # Invariants
 ///
@@ -171,30 +170,14 @@ pub struct Notifier<T: Invalidate> {
     #[pin]
     finish: Opaque<bindings::mmu_interval_notifier_finish>,
     #[pin]
-    state: Mutex<Guarded<T>>,
+    state: RwSemaphore<Guarded<T>>,
 }
 
 // SAFETY: It may be removed by any thread; C synchronises the notifier by itself.
 unsafe impl<T: Invalidate> Send for Notifier<T> {}
-// SAFETY: C synchronises the notifier by itself; the state is under a lock.
+// SAFETY: C synchronises the notifier by itself; the state, which is `Send` and `Sync`, is under a
+// lock.
 unsafe impl<T: Invalidate> Sync for Notifier<T> {}
-
-/// The update lock, held.
-pub struct Guard<'n, T: Invalidate>(MutexGuard<'n, Guarded<T>>);
-
-impl<T: Invalidate> Deref for Guard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0.value
-    }
-}
-
-impl<T: Invalidate> DerefMut for Guard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.0.value
-    }
-}
 
 impl<T: Invalidate> Notifier<T> {
     /// Listens to changes in `interval` (bytes, page aligned, the end exclusive) of an address
@@ -228,7 +211,7 @@ impl<T: Invalidate> Notifier<T> {
             is_finishing: false,
         });
         try_pin_init!(Self {
-            state <- Mutex::new(state, name, key),
+            state <- RwSemaphore::new(state, name, key),
             finish: Opaque::zeroed(),
             // Last: the callback can run as soon as this is done.
             raw <- Opaque::try_ffi_init(move |slot: *mut bindings::mmu_interval_notifier| {
@@ -258,11 +241,18 @@ impl<T: Invalidate> Notifier<T> {
         Sequence(unsafe { bindings::mmu_interval_read_begin(self.raw.get()) })
     }
 
-    /// Takes the update lock.
+    /// Takes the update lock, to change what it protects.
     ///
     /// May sleep.
     pub fn lock(&self) -> Guard<'_, T> {
-        Guard(self.state.lock())
+        Guard(self.state.write())
+    }
+
+    /// Takes the update lock together with other readers.
+    ///
+    /// May sleep. A task that holds the lock in any way must not take it again.
+    pub fn lock_shared(&self) -> SharedGuard<'_, T> {
+        SharedGuard(self.state.read())
     }
 
     /// Takes the update lock if nothing has changed since `seq`, and nothing is about to.
@@ -272,10 +262,25 @@ impl<T: Invalidate> Notifier<T> {
     /// C function: `mmu_interval_read_retry()`.
     pub fn lock_if_unchanged(&self, seq: Sequence) -> Option<Guard<'_, T>> {
         let guard = self.lock();
-        // SAFETY: The notifier is inserted, by the type invariant, and the lock is held that the
-        // callback takes to set the sequence.
-        let changed = unsafe { bindings::mmu_interval_read_retry(self.raw.get(), seq.0) };
-        (!changed).then_some(guard)
+        (!self.has_changed(&guard, seq)).then_some(guard)
+    }
+
+    /// Takes the update lock, as [`lock_if_unchanged`](Self::lock_if_unchanged) does, together with
+    /// other readers.
+    ///
+    /// May sleep.
+    ///
+    /// C function: `mmu_interval_read_retry()`.
+    pub fn lock_shared_if_unchanged(&self, seq: Sequence) -> Option<SharedGuard<'_, T>> {
+        let guard = self.lock_shared();
+        (!self.has_changed(&guard, seq)).then_some(guard)
+    }
+
+    /// Returns whether something has changed since `seq`, or is about to.
+    fn has_changed<'n>(&'n self, _: &impl UpdateGuard<'n, State = T>, seq: Sequence) -> bool {
+        // SAFETY: The notifier is inserted, by the type invariant. The update lock is held, shared
+        // or not; both keep the callback out, which sets the sequence with the lock held alone.
+        unsafe { bindings::mmu_interval_read_retry(self.raw.get(), seq.0) }
     }
 
     /// Returns whether the notifier listens to this address space. Does not sleep.
@@ -362,14 +367,15 @@ impl<T: Invalidate> Callbacks<T> {
         // SAFETY: mm passes a valid range.
         let event = Invalidation(unsafe { &*range });
         let mut state = if event.is_blockable() {
-            this.state.lock()
+            this.state.write()
         } else {
-            match this.state.try_lock() {
+            match this.state.try_write() {
                 Some(state) => state,
                 None => return false,
             }
         };
-        // SAFETY: This is the callback, and the lock is held that readers check the sequence under.
+        // SAFETY: This is the callback, and the lock is held, alone, that readers check the
+        // sequence under.
         unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
         with(this, &mut state, &event);
         true
@@ -432,7 +438,7 @@ impl<T: InvalidateTwoPass> Callbacks<T> {
         // SAFETY: The notifier is the first field of a `repr(C)` struct, which drop keeps in place
         // until the notifier is removed; that waits for this.
         let this = unsafe { &*this };
-        let mut state = this.state.lock();
+        let mut state = this.state.write();
         state.value.invalidate_finish();
         state.is_finishing = false;
     }

@@ -6,7 +6,8 @@
 //! source: [`mm/hmm.c`](srctree/mm/hmm.c).
 //!
 //! Locks: [`walk`] takes the `mmap_lock` for reading and folio locks, and returns with the update
-//! lock of the notifier held and nothing else.
+//! lock of the notifier held and nothing else: alone, or with other readers, as the caller says by
+//! the type of the guard.
 
 use core::{iter::zip, ops::Range};
 
@@ -21,7 +22,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    interval::{Guard, Invalidate, Notifier, Sequence},
+    interval::{Guard, Invalidate, Notifier, Sequence, UpdateGuard},
     memremap::{DevPagemap, DevPagemapOps, Frame, Hooks, SyncPoint, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
 };
 
@@ -150,28 +151,29 @@ impl PagePlace {
 /// # Examples
 ///
 /// ```
-/// # use hmm::interval::{Invalidate, Notifier};
+/// # use hmm::interval::{Invalidate, Notifier, SharedGuard};
 /// # use hmm::memremap::{DevPagemap, DevPagemapOps};
-/// # use hmm::range::{walk, RangeBuffer, Request, Timeout, PageView};
+/// # use hmm::range::{walk, RangeBuffer, Request, Timeout, PageView, Walked};
 /// # use kernel::{mm::MmWithUser, prelude::*};
 /// fn count<S: Invalidate, T: DevPagemapOps>(
 ///     notifier: &Notifier<S>, mm: &MmWithUser, pagemap: &DevPagemap<T>,
 ///     range: core::ops::Range<usize>, buffer: &mut RangeBuffer,
 /// ) -> Result<usize> {
-///     let walked =
-///         walk(notifier, mm, pagemap, range, Request::Read, Timeout::Bounded, buffer)?;
+///     let (request, timeout) = (Request::Read, Timeout::Bounded);
+///     let walked: Walked<'_, SharedGuard<'_, S>, T> =
+///         walk(notifier, mm, pagemap, range, request, timeout, buffer)?;
 ///     Ok(walked.views().filter(|view| matches!(view, PageView::Mapped(_))).count())
 /// }
 /// ```
-pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
-    notifier: &'w Notifier<S>,
+pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
+    notifier: &'w Notifier<G::State>,
     mm: &MmWithUser,
     pagemap: &'w DevPagemap<T>,
     range: Range<usize>,
     request: Request,
     timeout: Timeout,
     buffer: &'w mut RangeBuffer,
-) -> Result<Walked<'w, S, T>> {
+) -> Result<Walked<'w, G, T>> {
     let is_aligned = (range.start | range.end) % PAGE_SIZE == 0;
     if !is_aligned || !notifier.is_of(mm) || !notifier.covers(&range) {
         return Err(EINVAL);
@@ -210,7 +212,7 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
             walked => walked?,
         }
         pagemap.hooks().sync_point(SyncPoint::RangeWalked);
-        if let Some(guard) = notifier.lock_if_unchanged(Sequence(args.notifier_seq)) {
+        if let Some(guard) = G::lock_if_unchanged(notifier, Sequence(args.notifier_seq)) {
             return Ok(Walked {
                 guard,
                 pages,
@@ -229,8 +231,8 @@ pub fn walk<'w, S: Invalidate, T: DevPagemapOps>(
 }
 
 /// What a walk found, under the update lock: nothing has changed since.
-pub struct Walked<'w, S: Invalidate, T: DevPagemapOps> {
-    guard: Guard<'w, S>,
+pub struct Walked<'w, G, T: DevPagemapOps> {
+    guard: G,
     /// The page numbers of the range.
     pages: Range<usize>,
     /// What C says of each page.
@@ -238,13 +240,7 @@ pub struct Walked<'w, S: Invalidate, T: DevPagemapOps> {
     pagemap: &'w DevPagemap<T>,
 }
 
-impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, S, T> {
-    /// Returns how each page of the range is mapped, in order. Does not sleep.
-    pub fn views(&self) -> impl Iterator<Item = PageView> + '_ {
-        let view = |(page, &pfn)| view_of(self.pagemap, page, pfn);
-        zip(self.pages.clone(), self.pfns).map(view)
-    }
-
+impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, Guard<'w, S>, T> {
     /// Calls `with` on what the update lock protects, and each page of the range with its number
     /// in the address space, in order, as long as it returns `Ok`.
     ///
@@ -260,6 +256,14 @@ impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, S, T> {
         }
         Ok(())
     }
+}
+
+impl<'w, G: UpdateGuard<'w>, T: DevPagemapOps> Walked<'w, G, T> {
+    /// Returns how each page of the range is mapped, in order. Does not sleep.
+    pub fn views(&self) -> impl Iterator<Item = PageView> + use<'_, 'w, G, T> {
+        let view = |(page, &pfn)| view_of(self.pagemap, page, pfn);
+        zip(self.pages.clone(), self.pfns).map(view)
+    }
 
     /// Returns the first page, if one entry of the process's page table maps all of the range.
     pub fn as_huge(&self) -> Option<MappedPage> {
@@ -274,7 +278,7 @@ impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, S, T> {
     }
 
     /// Returns what the update lock protects, still locked.
-    pub fn into_guard(self) -> Guard<'w, S> {
+    pub fn into_guard(self) -> G {
         self.guard
     }
 }

@@ -39,6 +39,7 @@ mod suite {
         let (notifier, changes) = watch(memory.range(0..2))?;
         let seq = notifier.read_begin();
         assert!(notifier.lock_if_unchanged(seq).is_some());
+        assert!(notifier.lock_shared_if_unchanged(seq).is_some());
         assert!(notifier.lock_if_unchanged(seq).is_some());
         assert_eq!(changes.get(), 0);
         Ok(())
@@ -51,6 +52,7 @@ mod suite {
         let seq = notifier.read_begin();
         unmap(memory.at(1), 1)?;
         assert!(notifier.lock_if_unchanged(seq).is_none());
+        assert!(notifier.lock_shared_if_unchanged(seq).is_none());
         assert!(changes.get() > 0);
         let seq = notifier.read_begin();
         assert!(notifier.lock_if_unchanged(seq).is_some());
@@ -96,7 +98,7 @@ mod suite {
             let range = memory.range(pages);
             let (request, timeout) = (Request::Read, Timeout::Bounded);
             let walked = with_mm(|mm| {
-                walk(
+                walk::<Guard<'_, Watch>, _>(
                     &notifier,
                     mm,
                     &pagemap,

@@ -2,6 +2,8 @@
 
 //! Entries after a migration, and exclusive access.
 
+use hmm::exclusive::ExclusivePage;
+
 use super::prelude::*;
 
 /// Moves the pages of a pending map to pages 0, 1, … of the device; calls `meanwhile` when they have
@@ -34,12 +36,17 @@ fn access(view: &View<Device>, address: usize) -> Option<Access> {
     Some(page.access())
 }
 
+/// Lets go of the page, and returns the rest.
+pub(super) fn result_of<R>(made: Result<Option<(R, ExclusivePage)>>) -> Result<Option<R>> {
+    Ok(made?.map(|(result, _page)| result))
+}
+
 /// Makes a page exclusive through a new pending of the range.
 fn exclusive(view: &View<Device>, range: Range<usize>, address: usize) -> Result<Option<()>> {
     let mut pending = view.pending_map(range)?;
     with_mm(|mm| {
         let mmap = mm.mmap_read_lock();
-        pending.make_exclusive(mm, &mmap, address, |_| ())
+        result_of(pending.make_exclusive(mm, &mmap, address, |_| ()))
     })
 }
 
@@ -197,7 +204,7 @@ mod suite {
         let first = view.pending_map(memory.range(0..1))?;
         let second = view.pending_map(memory.range(1..2))?;
         let third = view.pending_map(memory.range(2..3))?;
-        let is_none = || view.lock().state.pending.is_empty();
+        let is_none = || view.pending.lock().is_empty();
         assert!(!is_none());
         drop(second);
         assert_eq!(move_and_map(third, memory.range(2..3), |_| Ok(())), Ok(1));
@@ -272,7 +279,7 @@ mod suite {
         let mut called = false;
         let made = with_mm(|mm| {
             let mmap = mm.mmap_read_lock();
-            pending.make_exclusive(mm, &mmap, memory.at(0), |_| called = true)
+            result_of(pending.make_exclusive(mm, &mmap, memory.at(0), |_| called = true))
         });
         assert_eq!(made, Ok(None));
         assert!(!called);
@@ -322,9 +329,10 @@ mod suite {
         let mut pending = view.pending_map(range)?;
         let made = with_mm(|mm| {
             let mmap = mm.mmap_read_lock();
-            let made = pending.make_exclusive(mm, &mmap, memory.at(0), |_| ());
+            let made = result_of(pending.make_exclusive(mm, &mmap, memory.at(0), |_| ()));
             // The lock is that of another address space than the one that is named.
             let named = pending.make_exclusive(&other, &mmap, memory.at(0), |_| ());
+            let named = result_of(named);
             Ok((made, named))
         });
         assert_eq!(made, Ok((Err(EINVAL), Err(EINVAL))));

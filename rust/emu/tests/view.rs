@@ -2,7 +2,7 @@
 
 //! The page table of a device: faults, what clears entries, and access through them.
 
-use super::prelude::*;
+use super::{pending::result_of, prelude::*};
 use kernel::mm::virt::flags::WRITE;
 
 /// A device, what it sees of the test's address space, and memory there.
@@ -251,9 +251,11 @@ mod suite {
             let mut pending = bench.view.pending_map(bench.memory.range(0..3))?;
             let made = with_mm(|mm| {
                 let mmap = mm.mmap_read_lock();
-                pending.make_exclusive(mm, &mmap, bench.memory.at(1), |guard| {
-                    guard.page(bench.memory.at(1)).is_some()
-                })
+                result_of(
+                    pending.make_exclusive(mm, &mmap, bench.memory.at(1), |guard| {
+                        guard.page(bench.memory.at(1)).is_some()
+                    }),
+                )
             });
             assert_eq!(made, Ok(Some(true)));
         }

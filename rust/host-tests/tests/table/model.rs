@@ -230,7 +230,24 @@ impl Checked {
                 (entry, 1 + (1..end).take_while(follows).count())
             });
             assert_eq!(self.real.row(page, most), row, "from page {page:#x} on");
+            self.check_rows(page, most);
         }
+    }
+
+    /// Compares what follows a page without a gap: rows, each as long as it can be.
+    fn check_rows(&self, page: usize, most: usize) {
+        let (mut at, end) = (page, page.saturating_add(most));
+        for (entry, npages) in self.real.rows(page, most) {
+            assert_eq!(
+                self.real.row(at, end - at),
+                Some((entry, npages)),
+                "at page {at:#x}, from {page:#x} on"
+            );
+            at += npages;
+        }
+        assert!(at <= end);
+        let is_over = at == end || at % FANOUT == 0;
+        assert!(is_over || self.real.get(at).is_none(), "page {at:#x}");
     }
 
     /// Compares all that is mapped.

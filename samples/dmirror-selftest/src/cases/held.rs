@@ -339,7 +339,9 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     let coming_back = huge_pages && mover != Mover::Out && !looks_for_known();
     // A huge page that is in small ones by the time that it is touched, because munmap was first,
     // would have as many faults, each of them held.
-    let _window = huge_pages.then(|| Window::of(Window::LARGEST)).transpose()?;
+    let _window = huge_pages
+        .then(|| Window::of(Window::LARGEST))
+        .transpose()?;
     for deed in DEEDS {
         if coming_back && drops_entries(deed) {
             continue;

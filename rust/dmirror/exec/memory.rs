@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How an engine reaches memory: through the page table of its device, and by faulting in what that
+//! lacks.
+
+use core::ops::Range;
+
+use emu::{
+    kthread::clear_interrupt,
+    sched::cond_resched,
+    view::{Access, ViewGuard},
+};
+use hmm::{range::Timeout, vma::task_size};
+use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::aref::ARef};
+
+use super::{Execution, Pages, Part, Stop};
+use crate::{
+    alloc::BLOCK_PAGES,
+    call::{window_at, Buffers},
+    client::Client,
+    config::BOUNCE_PAGES,
+    device::DeviceMemory,
+    packet::WORD,
+    policy::Setting,
+    queue::AccessKind,
+};
+
+impl Execution<'_> {
+    pub(super) fn read_word(&mut self, at: u64) -> Result<u64, Stop> {
+        let mut word = 0;
+        self.on_pages(at..at + WORD, AccessKind::Read, |page, part, _| {
+            word = page.read_word(part.offset)?;
+            Ok(())
+        })?;
+        Ok(word)
+    }
+
+    pub(super) fn write_word(&mut self, at: u64, value: u64) -> Result<(), Stop> {
+        self.on_pages(at..at + WORD, AccessKind::Write, |page, part, _| {
+            page.write_word(part.offset, value)
+        })
+    }
+
+    /// Accesses a range through the page table of the device, page after page: `access` gets each
+    /// page with the part of it that is meant, and the bounce buffer.
+    pub(super) fn on_pages(
+        &mut self,
+        range: Range<u64>,
+        kind: AccessKind,
+        mut access: impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
+    ) -> Result<(), Stop> {
+        let mut at = range.start;
+        while at < range.end {
+            self.check()?;
+            let done = access_mapped(
+                self.client,
+                &self.client.view().lock(),
+                &range,
+                at,
+                kind,
+                &mut self.buffers.bounce,
+                &mut access,
+            )?;
+            at += done;
+            self.notice_hot_block()?;
+            if done == 0 {
+                self.service(&range, at, kind.into())?;
+                at += self.fault(&range, at, kind, &mut access)?;
+            }
+            cond_resched();
+        }
+        Ok(())
+    }
+
+    /// Faults in what an access needs, and makes as much of it as is mapped then. Returns how many
+    /// bytes; 0 if others were faster, or the thread was interrupted.
+    fn fault(
+        &mut self,
+        range: &Range<u64>,
+        at: u64,
+        kind: AccessKind,
+        access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
+    ) -> Result<u64, Stop> {
+        let stop = |error| Stop::Access {
+            error,
+            access: kind,
+            address: at,
+        };
+        let users = self.client.users().ok_or(stop(EFAULT))?;
+        if at >= task_size(&users) as u64 {
+            return Err(stop(EFAULT));
+        }
+        let end = range.end.min(task_size(&users) as u64);
+        let page = at as usize & !(PAGE_SIZE - 1);
+        // What it gets to later on; and if something there cannot be had, this page alone.
+        let ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        let alone = page..page + PAGE_SIZE;
+        let (mut done, mut faulted) = self.fault_window(&users, ahead, range, at, kind, access);
+        let is_over = matches!(faulted, Ok(()) | Err(EINTR | EBUSY));
+        if !is_over && matches!(done, Ok(0)) {
+            (done, faulted) = self.fault_window(&users, alone, range, at, kind, access);
+        }
+        put(users);
+        match (done?, faulted) {
+            (0, Err(EINTR)) => {
+                clear_interrupt();
+                Ok(0)
+            }
+            (0, Err(error)) => Err(stop(error)),
+            (done, _) => Ok(done),
+        }
+    }
+
+    fn fault_window(
+        &mut self,
+        users: &MmWithUser,
+        window: Range<usize>,
+        range: &Range<u64>,
+        at: u64,
+        kind: AccessKind,
+        access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
+    ) -> (Result<u64, Stop>, Result) {
+        let rights = match kind {
+            AccessKind::Write | AccessKind::Atomic => Access::Write,
+            AccessKind::None | AccessKind::Fetch | AccessKind::Read => Access::Read,
+        };
+        let Buffers { fault, bounce, .. } = &mut *self.buffers;
+        let mut done = Ok(0);
+        let client = self.client;
+        let view = client.view();
+        let faulted = view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
+            done = access_mapped(client, guard, range, at, kind, bounce, access);
+        });
+        (done, faulted)
+    }
+}
+
+/// Lets go of the users of an address space. If these are the last, it goes away, which takes locks
+/// that others wait under: so in another thread.
+pub(super) fn put(users: ARef<MmWithUser>) {
+    drop(MmWithUser::into_mmput_async(users));
+}
+
+/// Makes an access to what is mapped from `at` on, one page after the other, up to
+/// [`BOUNCE_PAGES`]. Returns how many bytes.
+fn access_mapped(
+    client: &Client,
+    guard: &ViewGuard<'_, DeviceMemory>,
+    range: &Range<u64>,
+    at: u64,
+    kind: AccessKind,
+    bounce: &mut [u8],
+    access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
+) -> Result<u64, Stop> {
+    let mut done = 0;
+    let mut used = None;
+    let hot = client
+        .device()
+        .pagemap()
+        .ops()
+        .setting(Setting::AccessCounter);
+    for _ in 0..BOUNCE_PAGES {
+        let address = at + done;
+        if address >= range.end {
+            break;
+        }
+        let Some(page) = usize::try_from(address).ok().and_then(|at| guard.page(at)) else {
+            break;
+        };
+        let is_allowed = match kind {
+            AccessKind::Write => page.access() != Access::Read,
+            AccessKind::Atomic => false,
+            AccessKind::None | AccessKind::Fetch | AccessKind::Read => true,
+        };
+        if !is_allowed {
+            break;
+        }
+        // CAST: Below the size of a page.
+        let offset = (address % PAGE_SIZE as u64) as usize;
+        let len = (range.end - address).min((PAGE_SIZE - offset) as u64);
+        let part = Part {
+            offset,
+            before: address - range.start,
+            len: len as usize,
+        };
+        match access(&page, part, bounce) {
+            Ok(()) => done += len,
+            // What was accessed counts, and is not accessed again.
+            Err(_) if done > 0 => break,
+            Err(error) => {
+                return Err(Stop::Access {
+                    error,
+                    access: kind,
+                    address,
+                })
+            }
+        }
+        note_use(&page, &mut used);
+        if hot > 0 && page.device_index().is_none() {
+            client.hits.count(address as usize / PAGE_SIZE, hot);
+        }
+    }
+    Ok(done)
+}
+
+/// What the device uses is not the first to be evicted.
+pub(super) fn note_use(page: &Pages<'_>, used: &mut Option<usize>) {
+    let block = page.device_index().map(|index| index / BLOCK_PAGES);
+    if let Some(block) = block.filter(|_| block != *used) {
+        page.pagemap().ops().pool().touch(block);
+        *used = Some(block);
+    }
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an engine does about pages that it misses, as the policy of its device says; and the packets
+//! that move pages.
+//!
+//! Nothing here faults a page in: what is not there is left to the access itself. So this takes no
+//! longer than moving pages does.
+
+use core::ops::Range;
+
+use emu::{
+    kthread::clear_interrupt,
+    trace::Cause,
+    view::{Access, ViewGuard},
+};
+use hmm::{
+    memremap::HPAGE_PMD_NR,
+    vma::{task_size, LockedVma},
+};
+use kernel::{
+    mm::MmWithUser,
+    page::{PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    time::{delay::fsleep, Delta},
+};
+
+use super::{memory::put, Execution, Stop};
+use crate::{
+    alloc::BLOCK_PAGES,
+    call::{window_at, Buffers, Call, Counts},
+    client::Client,
+    device::DeviceMemory,
+    faults::{FaultLimits, Group, Miss, LANES},
+    migrate,
+    packet::{Side, WORD},
+    policy::{self, Setting, MAX_NAP_US, MAX_PIN_MS, MAX_TIMESLICE_US},
+    queue::AccessKind,
+    request::UserRange,
+    thrash::{Limits, Verdict},
+};
+
+/// Why an engine posts a page.
+pub(super) enum Reason {
+    /// It cannot read it, or fetch a packet from it.
+    Read,
+    /// It cannot write to it.
+    Write,
+    /// It cannot make atomic operations on it.
+    Atomic,
+    /// It has used the block, in numbers of pages, often enough where that is.
+    Hot(Range<usize>),
+}
+
+impl From<AccessKind> for Reason {
+    fn from(kind: AccessKind) -> Self {
+        match kind {
+            AccessKind::None | AccessKind::Fetch | AccessKind::Read => Self::Read,
+            AccessKind::Write => Self::Write,
+            AccessKind::Atomic => Self::Atomic,
+        }
+    }
+}
+
+/// The pages that an engine misses.
+struct Misses {
+    misses: [Miss; LANES],
+    count: usize,
+}
+
+impl Misses {
+    fn new(client: &Client) -> Self {
+        let none = Miss {
+            client: client.number(),
+            page: 0,
+        };
+        Self {
+            misses: [none; LANES],
+            count: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == LANES
+    }
+
+    fn as_slice(&self) -> &[Miss] {
+        self.misses.get(..self.count).unwrap_or(&[])
+    }
+
+    /// Adds the page at an address, if the device cannot access it yet and it was not added before.
+    fn add(&mut self, guard: &ViewGuard<'_, DeviceMemory>, address: u64, is_write: bool) {
+        let Ok(address) = usize::try_from(address) else {
+            return;
+        };
+        let can = |access| !is_write || access != Access::Read;
+        let page = address >> PAGE_SHIFT;
+        let is_known = self.as_slice().iter().any(|miss| miss.page == page);
+        let is_mapped = guard.page(address).is_some_and(|page| can(page.access()));
+        if is_known || is_mapped {
+            return;
+        }
+        self.push(page);
+    }
+
+    /// Adds a page, by number, if there is room.
+    fn push(&mut self, page: usize) {
+        if let Some(miss) = self.misses.get_mut(self.count) {
+            miss.page = page;
+            self.count += 1;
+        }
+    }
+}
+
+impl Execution<'_> {
+    /// Posts the page that an access misses at `at`, and others that come next in `range`, to the
+    /// fault buffer; stalls until policy was followed for them.
+    pub(super) fn service(
+        &mut self,
+        range: &Range<u64>,
+        at: u64,
+        reason: Reason,
+    ) -> Result<(), Stop> {
+        let mut misses = Misses::new(self.client);
+        let is_write = matches!(reason, Reason::Write);
+        let guard = self.client.view().lock();
+        if let (Reason::Atomic, Ok(at)) = (&reason, usize::try_from(at)) {
+            // However it is mapped.
+            misses.push(at >> PAGE_SHIFT);
+        }
+        misses.add(&guard, at, is_write);
+        if range.end - range.start > WORD {
+            let page = PAGE_SIZE as u64;
+            let mut next = (at & !(page - 1)).saturating_add(page);
+            while next < range.end && !misses.is_full() {
+                misses.add(&guard, next, is_write);
+                next = next.saturating_add(page);
+            }
+        } else if let Some(mut next) = self.draws {
+            for _ in 0..next.left.min(LANES as u64) {
+                let draw = next.draws.next();
+                let at = next.src + draw.word(next.nwords) * WORD;
+                misses.add(&guard, at, next.writes && draw.is_write());
+            }
+        }
+        drop(guard);
+        self.serve(&misses, &reason)
+    }
+
+    /// Moves a block whose pages the device has accessed often enough where they were.
+    pub(super) fn notice_hot_block(&mut self) -> Result<(), Stop> {
+        let Some(page) = self.client.hits.take_hot() else {
+            return Ok(());
+        };
+        let block = page & !(HPAGE_PMD_NR - 1);
+        let mut misses = Misses::new(self.client);
+        misses.push(page);
+        self.client
+            .device()
+            .pagemap()
+            .ops()
+            .service()
+            .hot_blocks
+            .add(1);
+        self.serve(&misses, &Reason::Hot(block..block + HPAGE_PMD_NR))
+    }
+
+    fn serve(&mut self, misses: &Misses, reason: &Reason) -> Result<(), Stop> {
+        let (queue, job, client) = (self.queue, self.job, self.client);
+        let memory = client.device().pagemap().ops();
+        let granule = memory.setting(Setting::Granule).min(1 << 30) as usize / PAGE_SIZE;
+        let limits = FaultLimits {
+            granule: 1 << granule.clamp(1, HPAGE_PMD_NR).ilog2(),
+            batch: memory.setting(Setting::FaultBatch).max(1) as usize,
+            room: memory.setting(Setting::FaultBuffer).max(1) as usize,
+        };
+        let buffers = &mut *self.buffers;
+        client.device().faults().serve(
+            queue.engine(),
+            misses.as_slice(),
+            limits,
+            || queue.check(job).map_err(Stop::Packet),
+            |group| see_to(client, buffers, group, reason),
+        )?;
+        // Interrupted or not, who goes on checks that.
+        clear_interrupt();
+        Ok(())
+    }
+
+    pub(super) fn prefetch(&mut self, range: Range<u64>, to: Side) -> Result<(), Stop> {
+        // What is not there cannot be moved, and is no error.
+        let Some(users) = self.client.users() else {
+            return Ok(());
+        };
+        let end = range.end.min(task_size(&users) as u64);
+        let mut at = range.start;
+        let mut result = self.check();
+        while at < end && result.is_ok() {
+            let window = window_at(at as usize, end as usize);
+            at = window.end as u64;
+            move_pages(
+                self.client,
+                self.buffers,
+                &users,
+                window,
+                to,
+                Cause::Request,
+            );
+            // Interrupted or not, the check says whether to go on.
+            clear_interrupt();
+            result = self.check();
+        }
+        put(users);
+        result
+    }
+}
+
+/// Moves the pages of a window, of which what cannot be moved stays.
+fn move_pages(
+    client: &Client,
+    buffers: &mut Buffers,
+    users: &MmWithUser,
+    window: Range<usize>,
+    to: Side,
+    cause: Cause,
+) {
+    let npages = (window.len() / PAGE_SIZE) as u64;
+    let mut counts = Counts::default();
+    if let Ok(user_range) = UserRange::new(window.start as u64, npages, PAGE_SHIFT as u32) {
+        let mut call = Call {
+            view: client.view(),
+            mm: users,
+            user_range,
+            buffers,
+            counts: &mut counts,
+            cause,
+        };
+        match to {
+            Side::Device => migrate::prefetch(&mut call),
+            Side::System => migrate::prefetch_back(&mut call),
+        }
+    }
+    client.stats.add(&counts);
+}
+
+/// Does for a group of faults what policy says.
+fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason) {
+    let memory = client.device().pagemap().ops();
+    if group.client() != client.number() {
+        return;
+    }
+    let moves = match reason {
+        Reason::Read | Reason::Write => memory.setting(Setting::Migrate) != 0,
+        Reason::Atomic => memory.setting(Setting::AtomicsMigrate) != 0,
+        Reason::Hot(_) => true,
+    };
+    if !moves {
+        // What is missed is mapped where it is, by the access itself.
+        return;
+    }
+    let Some(users) = client.users() else {
+        return;
+    };
+    let mut page = group.pages.start;
+    while page < group.pages.end {
+        page = see_to_granule(client, buffers, &users, page, reason).max(page + 1);
+    }
+    put(users);
+}
+
+/// Does what policy says for the granule of a page, by number, and returns the end of that granule.
+fn see_to_granule(
+    client: &Client,
+    buffers: &mut Buffers,
+    users: &MmWithUser,
+    page: usize,
+    reason: &Reason,
+) -> usize {
+    let memory = client.device().pagemap().ops();
+    let Some(bounds) = movable_bounds(users, page) else {
+        return page + 1;
+    };
+    let part = match reason {
+        Reason::Hot(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
+        _ => {
+            let most = memory.setting(Setting::Granule);
+            let order = policy::granule_order(page, &bounds, most, PAGE_SIZE);
+            let start = page & !((1 << order) - 1);
+            start..start + (1 << order)
+        }
+    };
+    let now = memory.now_ns();
+    let limits = thrash_limits(memory);
+    // Not in the match, for all of which the lock would be held.
+    let verdict = client.thrashing.lock().missed(part.start, now, &limits);
+    match verdict {
+        Verdict::Move => {}
+        Verdict::Nap => {
+            memory.service().naps.add(1);
+            let nap = memory.setting(Setting::ThrashNap).min(MAX_NAP_US);
+            fsleep(Delta::from_micros(nap.into()));
+        }
+        Verdict::Pin => {
+            memory.service().pins.add(1);
+            return part.end;
+        }
+    }
+    let whole = with_dense_rest(client, buffers, users, part.clone(), &bounds);
+    memory.service().granules.add(1);
+    memory
+        .service()
+        .prefetched
+        .add((whole.len() - part.len()) as u64);
+    let bytes = whole.start << PAGE_SHIFT..whole.end << PAGE_SHIFT;
+    move_pages(
+        client,
+        buffers,
+        users,
+        bytes,
+        Side::Device,
+        Cause::DeviceFault,
+    );
+    grant_timeslice(client, &part);
+    part.end
+}
+
+/// Returns the pages, by number, of the VMA that a page is in, if they may be ones that can move.
+fn movable_bounds(users: &MmWithUser, page: usize) -> Option<Range<usize>> {
+    let mmap = users.mmap_read_lock();
+    let vma = LockedVma::lookup(&mmap, page << PAGE_SHIFT)?;
+    let bounds = vma.start() >> PAGE_SHIFT..vma.end() >> PAGE_SHIFT;
+    vma.may_have_anonymous_pages().then_some(bounds)
+}
+
+/// Returns a granule with what is to be moved together with it.
+fn with_dense_rest(
+    client: &Client,
+    buffers: &mut Buffers,
+    users: &MmWithUser,
+    part: Range<usize>,
+    bounds: &Range<usize>,
+) -> Range<usize> {
+    let memory = client.device().pagemap().ops();
+    let percent = memory.setting(Setting::Prefetch);
+    if percent == 0 || part.len() >= HPAGE_PMD_NR {
+        return part;
+    }
+    let block = part.start & !(HPAGE_PMD_NR - 1);
+    let inside = bounds.start.max(block)..bounds.end.min(block + HPAGE_PMD_NR);
+    let bytes = inside.start << PAGE_SHIFT..inside.end << PAGE_SHIFT;
+    let Ok(there) = migrate::on_device(client.view(), users, bytes, &mut buffers.fault) else {
+        return part;
+    };
+    let relative = |range: &Range<usize>| range.start - block..range.end - block;
+    let is_there = |nth: usize| there.contains(nth + block - inside.start);
+    let (missed, inside_block) = (relative(&part), relative(&inside));
+    let dense = policy::dense_part(missed, &inside_block, HPAGE_PMD_NR, percent, is_there);
+    dense.start + block..dense.end + block
+}
+
+/// Lets what has moved stay for a while, before a CPU gets it.
+fn grant_timeslice(client: &Client, part: &Range<usize>) {
+    let pagemap = client.device().pagemap();
+    let memory = pagemap.ops();
+    let slice = memory.setting(Setting::Timeslice).min(MAX_TIMESLICE_US);
+    if slice == 0 {
+        return;
+    }
+    let now = memory.now_ns();
+    let until = client
+        .slices
+        .lock()
+        .grant(part.start, now, u64::from(slice) * 1000);
+    let guard = client.view().lock();
+    let mut last = None;
+    for page in part.clone() {
+        let mapped = guard.page(page << PAGE_SHIFT);
+        let block = mapped
+            .and_then(|page| page.device_index())
+            .map(|index| index / BLOCK_PAGES);
+        if let Some(block) = block.filter(|_| block != last) {
+            memory.keep_until(block, until);
+            last = Some(block);
+        }
+    }
+}
+
+fn thrash_limits(memory: &DeviceMemory) -> Limits {
+    Limits {
+        events: memory.setting(Setting::ThrashEvents),
+        window_ns: u64::from(memory.setting(Setting::ThrashWindow)) * 1000,
+        naps: memory.setting(Setting::ThrashNaps),
+        pin_ns: u64::from(memory.setting(Setting::ThrashPin).min(MAX_PIN_MS)) * 1_000_000,
+    }
+}

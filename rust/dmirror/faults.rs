@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The fault buffer of a device.
+//!
+//! ```text
+//!  engine                 buffer                       handler
+//!    post() ---------------> entries ------------------> takes a batch, sorts it, and merges what is
+//!    wait()  stalls                                      in one granule to a group
+//!    <---------------------- group, for one of its engines
+//!    does what policy says, done() ---> the other engines of the group go on as well
+//! ```
+//!
+//! The handler decides and never waits for memory: what a group takes is done by an engine that is
+//! stalled for it, which can be interrupted. So a fault that nobody answers stops no other engine,
+//! unless that wants the same granule of the same process, and that for no longer than moving it
+//! takes: what nobody but user space can provide each engine faults in by itself, after it goes on.
+//!
+//! Locks: that of the buffer, for book-keeping only.
+
+use core::ops::Range;
+
+use emu::kthread::{clear_interrupt, Kthread, KthreadBody};
+use hmm::counter::Counter;
+use kernel::{
+    fmt, new_condvar, new_mutex,
+    prelude::*,
+    str::CString,
+    sync::{Arc, CondVar, Mutex},
+};
+
+use crate::{params::MAX_ENGINES, policy::MAX_FAULTS};
+
+/// The most faults that one engine posts at a time: accesses that it has under way.
+pub(crate) const LANES: usize = 16;
+
+/// A page that an engine misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Miss {
+    /// Whose address space it is in, by number.
+    pub(crate) client: u64,
+    /// The number of the page.
+    pub(crate) page: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    miss: Miss,
+    engine: usize,
+}
+
+/// Faults in one granule, for one engine to see to.
+#[derive(Clone)]
+pub(crate) struct Group {
+    /// The first page that is missed, and the end of the last, in one granule.
+    pub(crate) pages: Range<usize>,
+    client: u64,
+    /// The engines that wait for it, a bit for each.
+    engines: u32,
+}
+
+/// What an engine waits for.
+#[derive(Default)]
+struct Stalled {
+    /// Entries that the handler has not come to.
+    posted: usize,
+    /// Groups that are not done.
+    groups: usize,
+    /// Those that it has to see to; room for one for each lane.
+    to_do: KVec<Group>,
+}
+
+struct Buffer {
+    entries: KVec<Entry>,
+    stalled: KVec<Stalled>,
+    /// Those that came with the last entry.
+    limits: FaultLimits,
+    is_stopped: bool,
+}
+
+/// What limits the handler, as settings say.
+#[derive(Clone, Copy)]
+pub(crate) struct FaultLimits {
+    /// Pages of a granule, a power of two.
+    pub(crate) granule: usize,
+    /// The most entries at a time, at least 1.
+    pub(crate) batch: usize,
+    /// The most entries that wait, at least 1.
+    pub(crate) room: usize,
+}
+
+/// What a buffer has seen.
+#[derive(Default)]
+pub(crate) struct FaultStats {
+    /// Entries.
+    pub(crate) posted: Counter,
+    /// Entries for which there was no room at first.
+    pub(crate) overflows: Counter,
+    /// Batches.
+    pub(crate) batches: Counter,
+    /// Entries that were merged with another one.
+    pub(crate) merged: Counter,
+    /// Entries that were taken back, because their job was cancelled.
+    pub(crate) cancelled: Counter,
+}
+
+/// The fault buffer of a device.
+#[pin_data]
+pub(crate) struct FaultBuffer {
+    #[pin]
+    buffer: Mutex<Buffer>,
+    /// Something was posted, decided or done, or there is room.
+    #[pin]
+    changed: CondVar,
+    /// Started for the first queue of the device.
+    #[pin]
+    handler: Mutex<Option<Kthread<Handler>>>,
+    stats: FaultStats,
+}
+
+impl FaultBuffer {
+    /// Makes a buffer for so many engines.
+    pub(crate) fn new(engines: usize) -> Result<Arc<Self>> {
+        let mut stalled = KVec::with_capacity(engines, GFP_KERNEL)?;
+        for _ in 0..engines.min(MAX_ENGINES) {
+            let to_do = KVec::with_capacity(LANES, GFP_KERNEL)?;
+            stalled.push(
+                Stalled {
+                    to_do,
+                    ..Stalled::default()
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        let buffer = Buffer {
+            entries: KVec::with_capacity(MAX_FAULTS as usize, GFP_KERNEL)?,
+            stalled,
+            limits: FaultLimits {
+                granule: 1,
+                batch: 1,
+                room: 1,
+            },
+            is_stopped: false,
+        };
+        let this = pin_init!(Self {
+            buffer <- new_mutex!(buffer, "FaultBuffer::buffer"),
+            changed <- new_condvar!("FaultBuffer::changed"),
+            handler <- new_mutex!(None, "FaultBuffer::handler"),
+            stats: FaultStats::default(),
+        });
+        Arc::pin_init(this, GFP_KERNEL)
+    }
+
+    pub(crate) fn stats(&self) -> &FaultStats {
+        &self.stats
+    }
+
+    /// Starts the handler if it does not run yet. Its thread has this name.
+    ///
+    /// May sleep.
+    pub(crate) fn start(self: &Arc<Self>, name: fmt::Arguments<'_>) -> Result {
+        let mut handler = self.handler.lock();
+        // Whoever stops it notes that before it takes the thread.
+        if handler.is_none() && !self.buffer.lock().is_stopped {
+            let body = Handler {
+                faults: self.clone(),
+                batch: KVec::with_capacity(MAX_FAULTS as usize, GFP_KERNEL)?,
+            };
+            *handler = Some(Kthread::new(&CString::try_from_fmt(name)?, body)?);
+        }
+        Ok(())
+    }
+
+    /// Ends the handler. No engine runs any more.
+    pub(crate) fn stop(&self) {
+        self.buffer.lock().is_stopped = true;
+        self.changed.notify_all();
+        let handler = self.handler.lock().take();
+        if let Some(handler) = &handler {
+            handler.interrupt();
+        }
+        drop(handler);
+    }
+
+    /// Posts what an engine misses, at most [`LANES`] pages; waits for room, and until the handler
+    /// has come to all of them. Calls `see_to` for each group that this engine has to see to, and
+    /// waits for the others.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// What `check` returns, when the thread is interrupted: then what was posted is taken back.
+    pub(crate) fn serve<E>(
+        &self,
+        engine: usize,
+        misses: &[Miss],
+        limits: FaultLimits,
+        mut check: impl FnMut() -> Result<(), E>,
+        mut see_to: impl FnMut(&Group),
+    ) -> Result<(), E> {
+        let mut result = self.post(engine, misses, limits, &mut check);
+        loop {
+            let mut buffer = self.buffer.lock();
+            let Some(stalled) = buffer.stalled.get_mut(engine) else {
+                return result;
+            };
+            if let Some(group) = stalled.to_do.pop() {
+                drop(buffer);
+                if result.is_ok() {
+                    see_to(&group);
+                }
+                self.done(&group);
+                continue;
+            }
+            if result.is_err() && stalled.posted > 0 {
+                self.stats.cancelled.add(stalled.posted as u64);
+                stalled.posted = 0;
+                buffer.entries.retain(|entry| entry.engine != engine);
+                continue;
+            }
+            if stalled.posted == 0 && stalled.groups == 0 {
+                return result;
+            }
+            if result.is_err() {
+                // Another engine sees to it, which takes no longer than moving pages does.
+                self.changed.wait(&mut buffer);
+            } else if self.changed.wait_interruptible(&mut buffer) {
+                drop(buffer);
+                clear_interrupt();
+                result = check();
+            }
+        }
+    }
+
+    fn post<E>(
+        &self,
+        engine: usize,
+        misses: &[Miss],
+        limits: FaultLimits,
+        check: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let room = limits.room.clamp(1, MAX_FAULTS as usize);
+        for &miss in misses.iter().take(LANES) {
+            let mut buffer = self.buffer.lock();
+            let mut is_first = true;
+            while buffer.entries.len() >= room {
+                if core::mem::take(&mut is_first) {
+                    self.stats.overflows.add(1);
+                }
+                if self.changed.wait_interruptible(&mut buffer) {
+                    drop(buffer);
+                    clear_interrupt();
+                    check()?;
+                    buffer = self.buffer.lock();
+                }
+            }
+            let Some(stalled) = buffer.stalled.get_mut(engine) else {
+                return Ok(());
+            };
+            stalled.posted += 1;
+            buffer.limits = limits;
+            self.stats.posted.add(1);
+            // There is room: the limit is below the capacity.
+            let _ = buffer.entries.push_within_capacity(Entry { miss, engine });
+            drop(buffer);
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Lets the engines of a group go on.
+    fn done(&self, group: &Group) {
+        let mut buffer = self.buffer.lock();
+        for (engine, stalled) in buffer.stalled.iter_mut().enumerate() {
+            if group.engines & (1 << engine) != 0 {
+                stalled.groups -= 1;
+            }
+        }
+        drop(buffer);
+        self.changed.notify_all();
+    }
+}
+
+impl Buffer {
+    /// Takes a batch out, in the order of processes and pages.
+    fn take_batch(&mut self, most: usize, batch: &mut KVec<Entry>) {
+        batch.clear();
+        let count = self.entries.len().min(most.max(1));
+        for entry in self.entries.iter().take(count) {
+            // There is room for all that there can be.
+            let _ = batch.push_within_capacity(*entry);
+        }
+        let mut at = 0;
+        self.entries.retain(|_| {
+            at += 1;
+            at > count
+        });
+        sort(batch);
+    }
+
+    /// Merges a sorted batch, and gives each group to the engine of its first entry that has room.
+    /// Returns how many entries were merged with another one.
+    fn decide(&mut self, batch: &[Entry], granule: usize) -> usize {
+        let mut merged = 0;
+        let same = |one: &Entry, other: &Entry| {
+            one.miss.client == other.miss.client
+                && one.miss.page / granule == other.miss.page / granule
+        };
+        for run in batch.chunk_by(same) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                continue;
+            };
+            merged += run.len() - 1;
+            let mut group = Group {
+                pages: first.miss.page..last.miss.page + 1,
+                client: first.miss.client,
+                engines: 0,
+            };
+            for entry in run {
+                if let Some(stalled) = self.stalled.get_mut(entry.engine) {
+                    stalled.posted = stalled.posted.saturating_sub(1);
+                    if group.engines & (1 << entry.engine) == 0 {
+                        group.engines |= 1 << entry.engine;
+                        stalled.groups += 1;
+                    }
+                }
+            }
+            if let Some(leader) = self.stalled.get_mut(first.engine) {
+                // There is room: an engine has no more groups than lanes.
+                let _ = leader.to_do.push_within_capacity(group);
+            }
+        }
+        merged
+    }
+}
+
+/// Sorts a batch by process and page: a few entries, of which those of an engine are in order.
+fn sort(batch: &mut [Entry]) {
+    let key = |entry: &Entry| (entry.miss.client, entry.miss.page);
+    for end in 1..batch.len() {
+        let mut at = end;
+        while at > 0 && key(&batch[at - 1]) > key(&batch[at]) {
+            batch.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+}
+
+impl Group {
+    /// Whose address space it is in, by number.
+    pub(crate) fn client(&self) -> u64 {
+        self.client
+    }
+}
+
+/// The thread of the handler.
+struct Handler {
+    faults: Arc<FaultBuffer>,
+    /// Room for a batch.
+    batch: KVec<Entry>,
+}
+
+impl KthreadBody for Handler {
+    fn run(mut self) {
+        let faults = &self.faults;
+        loop {
+            let mut buffer = faults.buffer.lock();
+            while buffer.entries.is_empty() {
+                if buffer.is_stopped {
+                    return;
+                }
+                if faults.changed.wait_interruptible(&mut buffer) {
+                    clear_interrupt();
+                }
+            }
+            let limits = buffer.limits;
+            buffer.take_batch(limits.batch, &mut self.batch);
+            let merged = buffer.decide(&self.batch, limits.granule.max(1));
+            drop(buffer);
+            faults.stats.batches.add(1);
+            faults.stats.merged.add(merged as u64);
+            faults.changed.notify_all();
+        }
+    }
+}
