@@ -38,8 +38,6 @@ pub(crate) enum Work {
     /// Packets on an area.
     Packets {
         area: Area,
-        /// It can move pages to the device.
-        moves: bool,
         /// It can have exclusive access to pages.
         is_atomic: bool,
     },
@@ -114,16 +112,12 @@ impl<W: World> Runner<W> {
         self.model.flying &= !bit;
         for Flight { what, .. } in flights {
             match what {
-                Work::Packets {
-                    area,
-                    moves,
-                    is_atomic,
-                } => {
+                Work::Packets { area, is_atomic } => {
                     for (slot, range) in area {
                         for page in self.model.part_mut(*slot, range) {
                             page.busy &= !bit;
                             page.changing &= !bit;
-                            page.devices |= u8::from(*moves) << node_of(handle);
+                            page.devices |= 1 << node_of(handle);
                             page.held |= is_atomic;
                             page.exclusive |= u8::from(*is_atomic) << handle;
                         }

@@ -75,7 +75,7 @@ impl Jobs {
     /// One that was submitted not long ago.
     fn pick(&self, dice: &mut Dice) -> Option<(Name, u64)> {
         let recent = locked(&self.recent);
-        let back = 1 + dice.below(64);
+        let back = 1 + dice.below(12);
         recent.len().checked_sub(back).map(|nth| recent[nth])
     }
 
@@ -357,7 +357,7 @@ impl Scene {
 
     /// How often: seldom for longer than anybody waits.
     fn times(dice: &mut Dice) -> u64 {
-        match dice.below(100) {
+        match dice.below(1000) {
             0 => 1 << 40,
             _ => 1 + dice.below(60) as u64,
         }
@@ -415,9 +415,9 @@ impl Scene {
                     false => Packet::prefetch_to_system(from & !(page - 1), len),
                 }
             }
-            Opcode::Spin => Packet::spin(match dice.below(100) {
+            Opcode::Spin => Packet::spin(match dice.below(1000) {
                 0 => 10_000_000_000 + dice.below(2) as u64,
-                1..4 => dice.below(20_000_000) as u64,
+                1..10 => dice.below(20_000_000) as u64,
                 _ => dice.below(50_000) as u64,
             }),
             // A word of another packet, which becomes one that it could have had.

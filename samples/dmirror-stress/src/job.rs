@@ -219,7 +219,6 @@ impl<W: World> Runner<W> {
             expected: forecast.outcome,
             what: Work::Packets {
                 area: area.clone(),
-                moves: has(Opcode::Prefetch),
                 is_atomic: has(Opcode::Atomic),
             },
         });

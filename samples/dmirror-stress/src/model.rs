@@ -135,13 +135,21 @@ impl Page {
 pub struct Slot {
     pub kind: Kind,
     pub pages: Vec<Page>,
+    /// It is not where it was mapped. Linux 7.3 with CONFIG_DEBUG_VM warns in `vma_add_pgoff()` when
+    /// a child cuts such a mapping that is to be wiped in children, whoever has moved it: the
+    /// child's has no anon_vma, and the offset of one that has.
+    pub moved: bool,
 }
 
 impl Slot {
     /// One that was just mapped.
     pub fn new(kind: Kind, pages: usize) -> Self {
         let pages = vec![Page::FRESH; pages];
-        Self { kind, pages }
+        Self {
+            kind,
+            pages,
+            moved: false,
+        }
     }
 
     /// The pages `range`.
@@ -227,6 +235,12 @@ impl Model {
             || page.held
             || self.may_be_swapped(page)
             || (0..NODES).any(|other| other != node && self.may_be_on(page, other))
+    }
+
+    /// Whether a part of a slot is to be wiped in children.
+    pub fn is_wiped(&self, slot: u8) -> bool {
+        let slot = self.slots[usize::from(slot)].as_ref();
+        slot.is_some_and(|slot| slot.pages.iter().any(|page| page.wiped))
     }
 
     /// A page of a slot.

@@ -5,7 +5,6 @@
 use std::ops::Range;
 
 use dmirror_client::Errno;
-use dmirror_client::device::prot;
 
 use crate::flight::Flight;
 use crate::job::Order;
@@ -13,7 +12,6 @@ use crate::model::Access;
 use crate::model::Model;
 use crate::model::Page;
 use crate::model::Slot;
-use crate::op::HANDLES;
 use crate::op::Kind;
 use crate::op::MAX_PAGES;
 use crate::op::Memory;
@@ -145,13 +143,14 @@ impl<W: World> Runner<W> {
                     let tail = self.model.slots[slot].as_mut().map(|slot| Slot {
                         kind: slot.kind,
                         pages: slot.pages.split_off(at),
+                        moved: slot.moved,
                     });
                     self.model.slots[into] = tail;
                     Ok("ok".into())
                 }
                 _ => skipped,
             },
-            Op::Move { slot, pages } if size(slot).is_some() => {
+            Op::Move { slot, pages } if size(slot).is_some() && !self.model.is_wiped(slot) => {
                 let all = 0..size(slot).unwrap_or_default();
                 self.settle(slot.into(), &all, u8::MAX)?;
                 Ok(self.relocate(slot.into(), pages.into()))
@@ -160,7 +159,8 @@ impl<W: World> Runner<W> {
                 Some(Slot {
                     kind: Kind::Small | Kind::Huge,
                     pages,
-                }) if size(into).is_none() => {
+                    ..
+                }) if size(into).is_none() && !self.model.is_wiped(slot) => {
                     let all = 0..pages.len();
                     self.settle(slot.into(), &all, u8::MAX)?;
                     Ok(self.take(slot.into(), into.into()))
@@ -239,6 +239,7 @@ impl<W: World> Runner<W> {
                 let mut fresh = mapped.pages.last().copied().unwrap_or(Page::FRESH);
                 fresh.emptied();
                 mapped.pages.resize(pages, fresh);
+                mapped.moved = true;
             }
             mapped => *mapped = None,
         }
@@ -249,6 +250,9 @@ impl<W: World> Runner<W> {
         let answer = self.world.take(slot, into);
         if answer.is_ok() {
             self.model.slots[into] = self.model.slots[slot].clone();
+            if let Some(taken) = &mut self.model.slots[into] {
+                taken.moved = true;
+            }
             for page in self.model.slots[slot].iter_mut().flat_map(|s| &mut s.pages) {
                 page.emptied();
             }
@@ -269,6 +273,9 @@ impl<W: World> Runner<W> {
         match what {
             // It would be private from then on, and the rest of it not.
             Memory::Replace if kind == Some(Kind::Shared) => return Ok(SKIPPED.into()),
+            Memory::WipeOnFork if self.model.slots[slot].as_ref().is_some_and(|s| s.moved) => {
+                return Ok(SKIPPED.into());
+            }
             Memory::Read => return self.read(slot, range),
             Memory::Write => {
                 let stamps = self.model.new_stamps(slot, range);
@@ -454,45 +461,5 @@ impl<W: World> Runner<W> {
             }
         }
         Ok(places)
-    }
-
-    /// Compares a byte of SNAPSHOT with what a page can be.
-    pub(crate) fn check_byte(&self, page: &Page, byte: u8, handle: usize) -> Result<(), String> {
-        let wrong = |what: &str| Err(format!("SNAPSHOT says {byte:#x}, {what}"));
-        if page.access == Access::None {
-            return match byte {
-                prot::ERROR => Ok(()),
-                _ => wrong("and nobody may read it"),
-            };
-        }
-        match byte {
-            // A huge page on another device: hmm_vma_handle_absent_pmd() of the kernel
-            // calls an entry of 2 MiB an error that it calls absent if it is of 4 KiB.
-            prot::ERROR
-                if (0..NODES)
-                    .any(|other| other != node_of(handle) && self.model.may_be_on(page, other)) =>
-            {
-                return Ok(());
-            }
-            prot::ERROR => return wrong("and it is there to read"),
-            prot::NONE => return Ok(()),
-            _ => {}
-        }
-        if byte & prot::WRITE != 0 && page.access != Access::Write {
-            return wrong("and it is not there to be written");
-        }
-        if byte & (prot::READ | prot::WRITE) == 0 {
-            return wrong("neither READ nor WRITE");
-        }
-        let zero = byte & prot::ZERO != 0 && byte & prot::PRIVATE_LOCAL == 0;
-        let may_be = page.maybe_zero || page.changing != 0;
-        if zero && page.content.is_some() && !may_be {
-            return wrong("and it was written");
-        }
-        let node = node_of(handle % HANDLES);
-        if byte & prot::PRIVATE_LOCAL != 0 && !self.model.may_be_on(page, node) {
-            return wrong("and it cannot be there");
-        }
-        Ok(())
     }
 }
