@@ -53,7 +53,7 @@ pub const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
 const CANARY: u64 = 0x6361_6e61_7279_2121;
 
 /// How long a thread may take for a request.
-pub const LIMIT: Duration = Duration::from_secs(50);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// How long a process goes on whose opener has ended.
 const ORPHAN_TIME: Duration = Duration::from_secs(3);
