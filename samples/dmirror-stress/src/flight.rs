@@ -167,7 +167,12 @@ impl<W: World> Runner<W> {
         }
         match what {
             Queue::Wait => self.collect(queue),
-            Queue::Destroy => self.destroy(queue),
+            Queue::Destroy => {
+                // Rather one with work in flight.
+                let mut busy = (queue..QUEUES).filter(|queue| !self.flights[*queue].is_empty());
+                let queue = busy.next().unwrap_or(queue);
+                self.destroy(queue)
+            }
             Queue::Reset => {
                 let reset = self.world.reset(handle_of(queue));
                 reset.map_err(|errno| format!("RESET: {errno}"))?;

@@ -25,7 +25,7 @@ fn shortest(bug: Bug) -> Vec<String> {
     let programs = (0..100).map(|seed| crate::generate::program(seed, 300));
     let found = programs
         .filter(|program| run(program, bug).is_err())
-        .take(6)
+        .take(4)
         .map(|program| crate::shrink::shrink(&program, |part| run(part, bug).is_err()))
         .min_by_key(Vec::len)
         .unwrap_or_else(|| panic!("{bug:?} is found"));
@@ -34,7 +34,7 @@ fn shortest(bug: Bug) -> Vec<String> {
 
 #[test]
 fn a_world_without_bugs_passes() {
-    for seed in 0..30 {
+    for seed in 0..20 {
         let program = crate::generate::program(seed, 400);
         assert_eq!(run(&program, Bug::None), Ok(()), "seed {seed}");
     }
