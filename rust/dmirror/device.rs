@@ -13,8 +13,7 @@ use hmm::{
     counter::Counter,
     lru::drain_lru_batches,
     memremap::{
-        CpuFault, DevicePages, Evicted, FaultAnswer, Hooks, Options, Owner, SyncPoint,
-        HPAGE_PMD_NR, HPAGE_PMD_ORDER,
+        CpuFault, DevicePages, Evicted, FaultAnswer, Options, Owner, HPAGE_PMD_NR, HPAGE_PMD_ORDER,
     },
     migrate::MigrateBuffer,
 };
@@ -35,7 +34,8 @@ use crate::{
     config::{self, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES},
     engine::Engine,
     faults::FaultBuffer,
-    inject::{Injection, Site},
+    hooks::TestHooks,
+    inject::Injection,
     policy::{Preset, Setting, MAX_TIMESLICE_US, PRESETS, SETTINGS},
     pool::Pool,
     slice::MAX_DOUBLED,
@@ -63,10 +63,7 @@ impl Device {
         let options = Options {
             owner: Owner::new()?,
             node: None,
-            hooks: TestHooks {
-                injection: injection.clone(),
-                fail_next: Atomic::new(false),
-            },
+            hooks: TestHooks::new(injection.clone()),
         };
         let driver = DeviceMemory::new(memory.npages(), injection, number);
         let pagemap = Emulated::new(memory, REGION_NAME, options, driver)?;
@@ -497,61 +494,4 @@ fn kept_until(blocks: usize) -> Result<KVVec<Atomic<u64>>> {
         all.push(Atomic::new(0), GFP_KERNEL)?;
     }
     Ok(all)
-}
-
-/// What tests ask for in the operations of `hmm`.
-pub(crate) struct TestHooks {
-    injection: Arc<Injection>,
-    /// Whether the next allocation is to fail.
-    fail_next: Atomic<bool>,
-}
-
-impl TestHooks {
-    /// Sets whether the next allocation is to fail.
-    pub(crate) fn set_fail_next(&self, fail: bool) {
-        // ORDERING: Relaxed: the flag stands for itself.
-        self.fail_next.store(fail, Relaxed);
-    }
-
-    /// Returns whether this allocation is to fail, which only one is told.
-    pub(crate) fn fails_now(&self) -> bool {
-        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
-        // cache is not written to by every allocation.
-        self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
-    }
-}
-
-impl Hooks for TestHooks {
-    fn sync_point(&self, point: SyncPoint) {
-        self.injection.delay(point);
-    }
-
-    fn should_fail_alloc(&self, _order: u32) -> Result {
-        if self.fails_now() {
-            return Err(EAGAIN);
-        }
-        if self.injection.fails(Site::SystemAlloc) {
-            return Err(ENOMEM);
-        }
-        Ok(())
-    }
-
-    fn may_fail_copies(&self, to_device: bool) -> bool {
-        self.injection.is_on(copy_site(to_device))
-    }
-
-    fn should_fail_copy(&self, to_device: bool) -> Result {
-        if self.injection.fails(copy_site(to_device)) {
-            return Err(EIO);
-        }
-        Ok(())
-    }
-}
-
-fn copy_site(to_device: bool) -> Site {
-    if to_device {
-        Site::CopyIn
-    } else {
-        Site::CopyOut
-    }
 }

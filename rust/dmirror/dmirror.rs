@@ -38,6 +38,7 @@ mod exec;
 mod faults;
 mod file;
 mod hits;
+mod hooks;
 mod inject;
 mod migrate;
 mod packet;

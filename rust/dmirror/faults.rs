@@ -240,30 +240,32 @@ impl FaultBuffer {
         check: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
         let room = limits.room.clamp(1, MAX_FAULTS as usize);
-        for &miss in misses.iter().take(LANES) {
-            let mut buffer = self.buffer.lock();
-            let mut is_first = true;
-            while buffer.entries.len() >= room {
-                if core::mem::take(&mut is_first) {
-                    self.stats.overflows.add(1);
-                }
-                if self.changed.wait_interruptible(&mut buffer) {
-                    drop(buffer);
-                    clear_interrupt();
-                    check()?;
-                    buffer = self.buffer.lock();
+        let mut misses = misses.iter().take(LANES).peekable();
+        let mut buffer = self.buffer.lock();
+        buffer.limits = limits;
+        while misses.peek().is_some() {
+            while buffer.entries.len() < room {
+                let Some(&miss) = misses.next() else {
+                    break;
+                };
+                if let Some(stalled) = buffer.stalled.get_mut(engine) {
+                    stalled.posted += 1;
+                    self.stats.posted.add(1);
+                    // There is room: the limit is not above the capacity.
+                    let _ = buffer.entries.push_within_capacity(Entry { miss, engine });
                 }
             }
-            let Some(stalled) = buffer.stalled.get_mut(engine) else {
-                return Ok(());
-            };
-            stalled.posted += 1;
-            buffer.limits = limits;
-            self.stats.posted.add(1);
-            // There is room: the limit is below the capacity.
-            let _ = buffer.entries.push_within_capacity(Entry { miss, engine });
-            drop(buffer);
             self.changed.notify_all();
+            if misses.peek().is_none() {
+                break;
+            }
+            self.stats.overflows.add(1);
+            if self.changed.wait_interruptible(&mut buffer) {
+                drop(buffer);
+                clear_interrupt();
+                check()?;
+                buffer = self.buffer.lock();
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
 //! | [`trace`] | events for perf, trace-cmd and bpftrace |
 //! | [`stats`] | counters of what the device has done |
-//! | [`device_file`], [`debugfs`], [`eventfd`], [`kthread`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
+//! | [`device_file`], [`debugfs`], [`eventfd`], [`kthread`], [`memcg`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
 //!
 //! # Locks
 //!
@@ -24,6 +24,7 @@ pub mod eventfd;
 pub mod fault;
 pub mod iomem;
 pub mod kthread;
+pub mod memcg;
 pub mod memory;
 mod node;
 pub mod pending;

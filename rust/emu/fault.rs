@@ -142,8 +142,7 @@ impl<T: DeviceOps> View<T> {
     /// # Errors
     ///
     /// As for [`snapshot`](Self::snapshot).
-    #[cfg(CONFIG_KUNIT = "y")]
-    pub(crate) fn map_present(
+    pub fn map_present(
         &self,
         mm: &MmWithUser,
         range: Range<usize>,

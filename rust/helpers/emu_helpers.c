@@ -2,14 +2,16 @@
 /*
  * C wrappers for `emu`, on top of those that helpers.c has: include/linux/eventfd.h,
  * include/linux/highmem.h, include/linux/io.h, include/linux/kthread.h,
- * include/linux/page-flags.h, include/linux/sched/signal.h, include/linux/uaccess.h, and
+ * include/linux/memcontrol.h, include/linux/page-flags.h, include/linux/sched/signal.h, include/linux/uaccess.h, and
  * copying. The prefix is emu_helper_.
  */
 #include <linux/eventfd.h>
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kthread.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
@@ -227,4 +229,19 @@ void emu_helper_write_sized(void *to, u64 value, size_t size)
 u64 emu_helper_cmpxchg_sized(void *at, u64 old, u64 new, size_t size)
 {
 	return size == sizeof(u64) ? cmpxchg((u64 *)at, old, new) : cmpxchg((u32 *)at, old, new);
+}
+
+struct mem_cgroup *emu_helper_get_mem_cgroup_from_mm(struct mm_struct *mm)
+{
+	return get_mem_cgroup_from_mm(mm);
+}
+
+void emu_helper_mem_cgroup_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
+struct mem_cgroup *emu_helper_set_active_memcg(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
 }

@@ -12,6 +12,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     sched::cond_resched,
     view::{Access, ViewGuard, Word},
 };
@@ -129,7 +130,7 @@ impl Execution<'_> {
     fn make_after_fault(&mut self, operations: &mut Operations) -> Result {
         let users = self.client.users().ok_or(EFAULT)?;
         let result = if operations.at < task_size(&users) as u64 {
-            self.fault_and_make(&users, operations)
+            charge_to(&users, || self.fault_and_make(&users, operations))
         } else {
             Err(EFAULT)
         };
@@ -166,18 +167,18 @@ impl Execution<'_> {
         let exclusive = pending.make_exclusive(users, &mmap, page, |guard| {
             operations.make(guard, Atomics::OnPage)
         });
-        drop(mmap);
         drop(pending);
-        match exclusive {
+        let result = match exclusive {
             // A page of a file cannot be made exclusive.
             Err(EOPNOTSUPP) => operations.make(&view.lock(), Atomics::OnBus).map(drop),
             Err(error) => Err(error),
             Ok(None) => Err(EAGAIN),
-            Ok(Some((made, page))) => {
-                made?;
-                self.use_timeslice(operations, page)
-            }
-        }
+            Ok(Some((made, page))) => made.and_then(|_| self.use_timeslice(operations, page)),
+        };
+        // Not before the folio is unlocked: a fork that finds it locked fails. See
+        // Documentation/known-mm-issues.md.
+        drop(mmap);
+        result
     }
 
     /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches it

@@ -7,6 +7,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     sched::cond_resched,
     view::{Access, ViewGuard},
 };
@@ -129,8 +130,10 @@ impl Execution<'_> {
         let mut done = Ok(0);
         let client = self.client;
         let view = client.view();
-        let faulted = view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
-            done = access_mapped(client, guard, range, at, kind, bounce, access);
+        let faulted = charge_to(users, || {
+            view.fault(users, window, rights, Timeout::Bounded, fault, |guard| {
+                done = access_mapped(client, guard, range, at, kind, bounce, access);
+            })
         });
         (done, faulted)
     }

@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use emu::{
     kthread::clear_interrupt,
+    memcg::charge_to,
     trace::Cause,
     view::{Access, ViewGuard},
 };
@@ -234,10 +235,10 @@ fn move_pages(
             counts: &mut counts,
             cause,
         };
-        match to {
+        charge_to(users, || match to {
             Side::Device => migrate::prefetch(&mut call),
             Side::System => migrate::prefetch_back(&mut call),
-        }
+        });
     }
     client.stats.add(&counts);
 }
@@ -288,6 +289,10 @@ fn see_to_granule(
             start..start + (1 << order)
         }
     };
+    if is_on_device(client, page..page + 1) && !matches!(reason, Reason::Hot(_)) {
+        // It came with another one.
+        return page + 1;
+    }
     let now = memory.now_ns();
     let limits = thrash_limits(memory);
     // Not in the match, for all of which the lock would be held.
@@ -315,12 +320,25 @@ fn see_to_granule(
         client,
         buffers,
         users,
-        bytes,
+        bytes.clone(),
         Side::Device,
         Cause::DeviceFault,
     );
+    // To move some pages of a range takes the others from the device, wherever they are. What is not
+    // mapped now is faulted in when it is accessed.
+    let view = client.view();
+    let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
     part.end
+}
+
+/// Returns whether the device has all of the pages, by number, mapped in its own memory.
+fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
+    let guard = client.view().lock();
+    pages.all(|page| {
+        let page = guard.page(page << PAGE_SHIFT);
+        page.is_some_and(|page| page.device_index().is_some())
+    })
 }
 
 /// Returns the pages, by number, of the VMA that a page is in, if they may be ones that can move.

@@ -127,6 +127,15 @@ impl Worker {
         packet::store(&self.code, next * Packet::SIZE, packets)
     }
 
+    /// Stores packets for another process that has the queue, and whose memory is its own.
+    pub fn prepare(self, packets: &[Packet]) -> Work {
+        Work {
+            packets: self.store(packets),
+            count: packets.len() as u32,
+            worker: self,
+        }
+    }
+
     /// Has packets executed, each once; returns the number of the job.
     pub fn submit(&self, packets: &[Packet]) -> Result<u64> {
         let at = self.store(packets);
@@ -195,6 +204,23 @@ impl Worker {
         equal(&format!("{what}: outcome"), seen, expected)?;
         same(what, image, regions)?;
         Ok(seen)
+    }
+}
+
+/// Packets that are there to be executed.
+#[derive(Debug)]
+pub struct Work {
+    /// Who has them.
+    pub worker: Worker,
+    packets: u64,
+    count: u32,
+}
+
+impl Work {
+    /// Has them executed, and waits; in a child process as well.
+    pub fn run(&self) -> Result<Outcome> {
+        let job = self.worker.queue.submit(self.packets, self.count)?;
+        self.worker.outcome(job)
     }
 }
 

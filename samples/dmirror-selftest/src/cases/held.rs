@@ -23,7 +23,9 @@ use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
+use dmirror_client::Packet;
 use dmirror_client::Survey;
+use dmirror_client::packet::Width;
 use dmirror_client::page_size;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
@@ -46,6 +48,8 @@ use crate::context::helper;
 use crate::inject::Delay;
 use crate::inject::Window;
 use crate::memory::Memory;
+use crate::worker::Work;
+use crate::worker::Worker;
 
 cases! { "held":
     out_collected = "Whatever happens to pages that are collected for the device, data and other sides are right.",
@@ -67,6 +71,8 @@ cases! { "held":
     release_huge = "Whatever happens to a huge page that RELEASE has copied, data are right.",
     walked = "Whatever happens to pages that a device fault has found, the device maps nothing that is gone.",
     exclusive = "Whatever happens to a page that was made exclusive, the device maps nothing that is gone.",
+    engine_walked = "Whatever happens to pages that a fault of an engine has found, the device maps nothing that is gone.",
+    engine_exclusive = "Whatever happens to a page that an engine has made exclusive, the device maps nothing that is gone.",
 }
 
 /// How long an operation is held.
@@ -93,6 +99,10 @@ enum Mover {
     Read,
     /// EXCLUSIVE.
     Exclusive,
+    /// An engine, which adds up the memory.
+    Sum,
+    /// An engine, which adds 0 to a word of each page.
+    Add,
 }
 
 /// What is done meanwhile.
@@ -135,8 +145,30 @@ impl Mover {
         matches!(self, Self::Back | Self::Fault | Self::Release)
     }
 
-    /// Does it to the memory of the process `opener`.
-    fn act(self, device: &Device, memory: &Memory, opener: u32) -> Result<()> {
+    /// What an engine does, if one does it.
+    fn work(self, context: &Context, memory: &Memory) -> Result<Option<Work>> {
+        let (start, len) = (memory.region.addr(), memory.region.len() as u64);
+        if !matches!(self, Self::Sum | Self::Add) {
+            return Ok(None);
+        }
+        let worker = Worker::new(context)?;
+        let packets = if self == Self::Sum {
+            let result = worker.code.addr() + (worker.code.len() - page_size()) as u64;
+            vec![Packet::sum(result, start, len)]
+        } else {
+            let words = (start..start + len).step_by(page_size());
+            let add = |word| Packet::add(Width::Eight, word, 0, 1, 0);
+            words.map(add).collect()
+        };
+        Ok(Some(worker.prepare(&packets)))
+    }
+
+    /// Does it to the memory of the process `opener`, an engine by the packets that `worker` has.
+    fn act(self, device: &Device, memory: &Memory, opener: u32, work: Option<&Work>) -> Result<()> {
+        if let Some(work) = work {
+            // It may fail: parts of the memory may be gone, or not for writing.
+            return work.run().map(drop);
+        }
         let range = memory.region.range();
         let mut view = vec![0xa5; memory.region.len()];
         let answer = match self {
@@ -158,6 +190,7 @@ impl Mover {
                 }
                 return Ok(());
             }
+            Self::Sum | Self::Add => return Ok(()),
         };
         match answer {
             Ok(_) => Ok(()),
@@ -176,6 +209,7 @@ fn start(
     memory: &Memory,
     step: &str,
     mover: Mover,
+    work: Option<&Work>,
     done: &Gate,
 ) -> Result<Helper> {
     let opener = std::process::id();
@@ -186,7 +220,7 @@ fn start(
     let process = helper(|| {
         begun.open()?;
         let start = Instant::now();
-        mover.act(device, memory, opener)?;
+        mover.act(device, memory, opener, work)?;
         ensure!(
             start.elapsed() < BOUND,
             "{mover:?} took {:?}",
@@ -294,31 +328,34 @@ fn new_memory(huge_pages: bool) -> Result<Memory> {
 
 /// One deed while one operation is held.
 fn meet(context: &Context, step: &str, mover: Mover, deed: Deed, huge_pages: bool) -> Result<()> {
-    let (device, other) = (context.open()?, context.open()?);
+    let (opened, other) = (context.open()?, context.open()?);
     let mut memory = new_memory(huge_pages)?;
+    let work = mover.work(context, &memory)?;
+    // An engine works for the file that its queue is of.
+    let device = work.as_ref().map_or(&opened, |work| &work.worker.device);
     if mover.begins_there() {
-        memory.move_out(&device, memory.all())?;
+        memory.move_out(device, memory.all())?;
     }
     memory.device_reads(&other, memory.all())?;
-    if mover != Mover::Read {
-        memory.device_reads(&device, memory.all())?;
+    if !matches!(mover, Mover::Read | Mover::Sum | Mover::Add) {
+        memory.device_reads(device, memory.all())?;
     }
     let done = Gate::new()?;
     let delay = Delay::new(step, HELD.as_micros() as u32)?;
-    let process = start(&device, &memory, step, mover, &done)?;
+    let process = start(device, &memory, step, mover, work.as_ref(), &done)?;
     if deed == Deed::Exit {
-        mem::forget((delay, process)); // they outlive this process
+        mem::forget((delay, process, work)); // they outlive this process
         return Ok(());
     }
     let started = Instant::now();
-    deed.act(&device, &other, &mut memory)?;
+    deed.act(device, &other, &mut memory)?;
     ensure!(started.elapsed() < BOUND, "it took {:?}", started.elapsed());
     process.join().context("what was held")?;
     drop(delay);
-    all_see(deed, &device, &other, &memory)?;
+    all_see(deed, device, &other, &memory)?;
     // And it goes on as usual.
     memory.refill(5);
-    memory.move_out(&device, memory.all())?;
+    memory.move_out(device, memory.all())?;
     memory.device_refills(&other, 6)?;
     memory.verify(memory.all())
 }
@@ -447,4 +484,12 @@ fn walked(context: &Context) -> Result<()> {
 
 fn exclusive(context: &Context) -> Result<()> {
     all_deeds(context, "exclusive", Mover::Exclusive, false)
+}
+
+fn engine_walked(context: &Context) -> Result<()> {
+    all_deeds(context, "walked", Mover::Sum, false)
+}
+
+fn engine_exclusive(context: &Context) -> Result<()> {
+    all_deeds(context, "exclusive", Mover::Add, false)
 }

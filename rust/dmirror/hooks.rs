@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What tests hook into the operations of `hmm`.
+
+use hmm::memremap::{Hooks, SyncPoint};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc,
+    },
+};
+
+use crate::inject::{Injection, Site};
+
+/// What tests ask for in the operations of `hmm`.
+pub(crate) struct TestHooks {
+    injection: Arc<Injection>,
+    /// Whether the next allocation is to fail.
+    fail_next: Atomic<bool>,
+}
+
+impl TestHooks {
+    /// Makes hooks that do what the files of `injection` say.
+    pub(crate) fn new(injection: Arc<Injection>) -> Self {
+        Self {
+            injection,
+            fail_next: Atomic::new(false),
+        }
+    }
+
+    /// Sets whether the next allocation is to fail.
+    pub(crate) fn set_fail_next(&self, fail: bool) {
+        // ORDERING: Relaxed: the flag stands for itself.
+        self.fail_next.store(fail, Relaxed);
+    }
+
+    /// Returns whether this allocation is to fail, which only one is told.
+    pub(crate) fn fails_now(&self) -> bool {
+        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
+        // cache is not written to by every allocation.
+        self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
+    }
+}
+
+impl Hooks for TestHooks {
+    fn sync_point(&self, point: SyncPoint) {
+        self.injection.delay(point);
+    }
+
+    fn should_fail_alloc(&self, _order: u32) -> Result {
+        if self.fails_now() {
+            return Err(EAGAIN);
+        }
+        if self.injection.fails(Site::SystemAlloc) {
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    fn may_fail_copies(&self, to_device: bool) -> bool {
+        self.injection.is_on(copy_site(to_device))
+    }
+
+    fn should_fail_copy(&self, to_device: bool) -> Result {
+        if self.injection.fails(copy_site(to_device)) {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+}
+
+fn copy_site(to_device: bool) -> Site {
+    if to_device {
+        Site::CopyIn
+    } else {
+        Site::CopyOut
+    }
+}
