@@ -294,10 +294,13 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     if table.len() >= MAX_QUEUES {
         return Err(EMFILE);
     }
+    // No number comes twice.
+    let own = table.next;
+    let next = own.checked_add(1).ok_or(EMFILE)?;
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
     engine.add(queue.clone(), fmt!("dmirror{number}/{place}"))?;
-    argument.queue = table.next;
-    table.next += 1;
+    argument.queue = own;
+    table.next = next;
     table
         .queues
         .push((argument.queue, queue), GFP_KERNEL_ACCOUNT)?;

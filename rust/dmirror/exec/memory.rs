@@ -90,6 +90,7 @@ impl Execution<'_> {
         };
         let users = self.client.users().ok_or(stop(EFAULT))?;
         if at >= task_size(&users) as u64 {
+            put(users);
             return Err(stop(EFAULT));
         }
         let end = range.end.min(task_size(&users) as u64);

@@ -38,6 +38,7 @@ impl Argument for dmirror_queue_create {}
 impl Argument for dmirror_queue_destroy {}
 impl Argument for dmirror_submit {}
 impl Argument for dmirror_wait {}
+impl Argument for dmirror_reset {}
 impl Argument for dmirror_advise_set {}
 impl Argument for dmirror_advise_get {}
 
@@ -87,6 +88,7 @@ mod tests {
         );
         assert_eq!(request::<dmirror_submit>(DMIRROR_NR_SUBMIT), 0xc020_4883);
         assert_eq!(request::<dmirror_wait>(DMIRROR_NR_WAIT), 0xc038_4884);
+        assert_eq!(request::<dmirror_reset>(DMIRROR_NR_RESET), 0xc010_4885);
     }
 
     #[test]
@@ -109,6 +111,7 @@ mod tests {
         assert_eq!(size_of::<dmirror_queue_destroy>(), 16);
         assert_eq!(size_of::<dmirror_submit>(), 32);
         assert_eq!(size_of::<dmirror_wait>(), 56);
+        assert_eq!(size_of::<dmirror_reset>(), 16);
         assert_eq!(size_of::<dmirror_advise_set>(), 48);
         assert_eq!(size_of::<dmirror_advise_get>(), 56);
         assert_eq!(size_of::<dmirror_packet>(), 64);
