@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
+//! | [`policy`] | what a device does about pages that its engines miss |
 //! | [`packet`] | what the engines execute |
 //! | [`program`] | packets for tests: random ones, malformed ones |
 //! | [`interpreter`] | what packets do to memory: the oracle of tests |
@@ -52,9 +53,11 @@ pub mod device;
 pub mod interpreter;
 mod mman;
 pub mod module;
+mod outcome;
 pub mod packet;
 pub mod pattern;
 pub mod place;
+pub mod policy;
 pub mod process;
 pub mod program;
 pub mod queue;
@@ -79,6 +82,7 @@ pub use packet::Packet;
 pub use pattern::Pattern;
 pub use place::Place;
 pub use place::Survey;
+pub use policy::Policy;
 pub use process::Child;
 pub use process::Exit;
 pub use process::fork_child;
