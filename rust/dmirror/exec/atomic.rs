@@ -30,6 +30,7 @@ use super::{
     Execution, Stop,
 };
 use crate::{
+    attributes,
     client::Client,
     config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, MIGRATE_PAUSE_US},
     device::DeviceMemory,
@@ -125,6 +126,10 @@ impl Execution<'_> {
         let mut since = None;
         while operations.left > 0 {
             self.check()?;
+            let (advice, _) = self.client.attributes_at(at as usize);
+            if advice.atomics == attributes::Atomics::Denied {
+                return Err(stop(EACCES));
+            }
             let left = operations.left;
             let made = operations.make(&self.client.view().lock(), Atomics::OnPage);
             if !made.map_err(stop)? {

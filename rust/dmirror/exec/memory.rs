@@ -14,7 +14,7 @@ use emu::{
 use hmm::{range::Timeout, vma::task_size};
 use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
-use super::{Execution, Pages, Part, Stop};
+use super::{service::moves, Execution, Pages, Part, Stop};
 use crate::{
     alloc::BLOCK_PAGES,
     call::{window_at, Buffers},
@@ -97,12 +97,12 @@ impl Execution<'_> {
         let page = at as usize & !(PAGE_SIZE - 1);
         // What it gets to later on, as far as the same was advised for it; and if something there
         // cannot be had, this page alone.
-        let (_, same) = self.client.attributes_at(page);
+        let (advice, same) = self.client.attributes_at(page);
         let ahead_end = (end as usize).next_multiple_of(PAGE_SIZE).min(same.end);
         let mut ahead = window_at(page, ahead_end);
         // Where pages are to move, no more than policy was asked for: what this maps is missed no
         // more.
-        if self.moves_on_fault() {
+        if moves(self.client.device().pagemap().ops(), &advice, &kind.into()) {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
         let alone = page..page + PAGE_SIZE;
@@ -120,11 +120,6 @@ impl Execution<'_> {
             (0, Err(error)) => Err(stop(error)),
             (done, _) => Ok(done),
         }
-    }
-
-    fn moves_on_fault(&self) -> bool {
-        let memory = self.client.device().pagemap().ops();
-        memory.setting(Setting::Migrate) != 0
     }
 
     fn fault_window(
