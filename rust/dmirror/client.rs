@@ -2,9 +2,12 @@
 
 //! What an open file and the queues made with it share: an address space, as a device sees it.
 
-use emu::view::View;
+use core::ops::Range;
+
+use emu::{observer::UnmapObserver, view::View};
 use hmm::counter::Counter;
 use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::{Mm, MmWithUser},
     new_spinlock,
     prelude::*,
@@ -12,6 +15,8 @@ use kernel::{
 };
 
 use crate::{
+    advice::Advice,
+    attributes::{Attributes, Change, Reach},
     device::{Device, DeviceMemory},
     hits::Hits,
     params::MAX_ENGINES,
@@ -29,6 +34,8 @@ pub(crate) struct Client {
     mm: ARef<Mm>,
     #[pin]
     view: View<DeviceMemory>,
+    /// What the view tells of unmapped ranges.
+    advice: Arc<Advice>,
     /// A number that no other open file has.
     number: u64,
     /// What has moved for it.
@@ -56,7 +63,11 @@ impl Client {
         let device = device.clone();
         try_pin_init!(Self {
             mm: ARef::<Mm>::from(&**opener),
-            view <- View::new(opener, device.pagemap().clone()),
+            advice: Arc::pin_init(Advice::new(), GFP_KERNEL_ACCOUNT)?,
+            view <- {
+                let observer: Arc<dyn UnmapObserver> = advice.clone();
+                View::new(opener, device.pagemap().clone(), Some(observer))
+            },
             device,
             number: new_client(),
             stats: FileStats::default(),
@@ -73,6 +84,54 @@ impl Client {
 
     pub(crate) fn view(&self) -> &View<DeviceMemory> {
         &self.view
+    }
+
+    pub(crate) fn advice(&self) -> &Advice {
+        &self.advice
+    }
+
+    /// Changes what is advised for a range (bytes, page aligned, the end exclusive). The device
+    /// forgets what it has mapped there. When this returns no engine accesses what it must not.
+    ///
+    /// May sleep. Takes the `mmap_lock` for reading.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Advice::set`]; [`EFAULT`] when the address space is gone.
+    pub(crate) fn advise(&self, range: Range<usize>, change: &Change) -> Result {
+        let users = self.users().ok_or(EFAULT)?;
+        self.advice.set(&users, range.clone(), change)?;
+        self.view.clear(range);
+        Ok(())
+    }
+
+    /// Returns what was advised for an address (bytes), and the whole range around it for which
+    /// that is so.
+    ///
+    /// Does not sleep. It may change at any time, but not to that of another mapping of the address
+    /// while the update lock is held.
+    pub(crate) fn attributes_at(&self, address: usize) -> (Attributes, Range<usize>) {
+        self.advice.at(address)
+    }
+
+    /// Returns up to where an engine may access a range (bytes, the end exclusive) at once. The
+    /// update lock is held.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EACCES`] when it must not access the first byte.
+    pub(crate) fn check_access(&self, range: Range<u64>) -> Result<u64> {
+        if !self.advice.denies() {
+            return Ok(range.end);
+        }
+        let start = usize::try_from(range.start).map_err(|_| EFAULT)?;
+        let (attributes, same) = self.attributes_at(start);
+        if attributes.reach == Reach::Denied {
+            return Err(EACCES);
+        }
+        Ok(range.end.min(same.end as u64))
     }
 
     pub(crate) fn number(&self) -> u64 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The commands for queues: what user space gives, and gets back.
+//! The commands with structs of their own, for queues and advice: what user space gives, and gets
+//! back.
 //!
 //! Locks: that of the table of queues is held for book-keeping only.
 
@@ -17,17 +18,18 @@ use kernel::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
+    advise::{self, DeviceOf},
     client::Client,
     config::{MAX_DEPTH, MAX_PACKETS, MAX_QUEUES},
     packet::{self, PACKET_BYTES},
     queue::{AccessKind, Queue},
     uapi::{
-        self, dmirror_query, dmirror_queue_create, dmirror_queue_destroy, dmirror_reset,
-        dmirror_submit, dmirror_wait,
+        self, dmirror_advise_get, dmirror_advise_set, dmirror_query, dmirror_queue_create,
+        dmirror_queue_destroy, dmirror_reset, dmirror_submit, dmirror_wait,
     },
 };
 
-/// A command for queues.
+/// A command for queues, or for advice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueCommand {
     Query,
@@ -36,6 +38,8 @@ pub(crate) enum QueueCommand {
     Submit,
     Wait,
     Reset,
+    AdviseSet,
+    AdviseGet,
 }
 
 impl QueueCommand {
@@ -50,6 +54,8 @@ impl QueueCommand {
             (Self::Submit, uapi::DMIRROR_NR_SUBMIT),
             (Self::Wait, uapi::DMIRROR_NR_WAIT),
             (Self::Reset, uapi::DMIRROR_NR_RESET),
+            (Self::AdviseSet, uapi::DMIRROR_NR_ADVISE_SET),
+            (Self::AdviseGet, uapi::DMIRROR_NR_ADVISE_GET),
         ]
         .into_iter()
         .find(|&(_, nr)| crate::file::number(nr) & !SIZE == cmd & !SIZE)
@@ -84,6 +90,8 @@ arguments! {
     dmirror_submit: 32,
     dmirror_wait: 56,
     dmirror_reset: 16,
+    dmirror_advise_set: 48,
+    dmirror_advise_get: 56,
 }
 
 /// Where the struct of a command is in user memory.
@@ -191,6 +199,7 @@ pub(crate) fn run(
     command: QueueCommand,
     client: &Arc<Client>,
     queues: &Mutex<Queues>,
+    device_of: DeviceOf<'_>,
     at: UserPtr,
 ) -> Result {
     match command {
@@ -224,6 +233,15 @@ pub(crate) fn run(
             check_unused(argument.pad2)?;
             client.device().reset();
             Ok(())
+        }
+        QueueCommand::AdviseSet => {
+            let (_, argument) = User::read::<dmirror_advise_set>(at)?;
+            advise::set(client, device_of, &argument)
+        }
+        QueueCommand::AdviseGet => {
+            let (user, mut argument) = User::read::<dmirror_advise_get>(at)?;
+            advise::get(client, &mut argument)?;
+            user.write(&argument)
         }
     }
 }
@@ -276,10 +294,13 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     if table.len() >= MAX_QUEUES {
         return Err(EMFILE);
     }
+    // No number comes twice.
+    let own = table.next;
+    let next = own.checked_add(1).ok_or(EMFILE)?;
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
     engine.add(queue.clone(), fmt!("dmirror{number}/{place}"))?;
-    argument.queue = table.next;
-    table.next += 1;
+    argument.queue = own;
+    table.next = next;
     table
         .queues
         .push((argument.queue, queue), GFP_KERNEL_ACCOUNT)?;

@@ -5,6 +5,7 @@
 //! ```text
 //! ioctl -> file -> access, migrate -> call -> device -> pool
 //!                  commands -> queue <- engine -> exec -> access, migrate
+//!                  commands -> advise -> client -> advice -> attributes
 //! CPU fault, last put, split: C -> hmm -> emu -> device
 //! ```
 //!
@@ -27,7 +28,10 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 mod access;
+mod advice;
+mod advise;
 mod alloc;
+mod attributes;
 mod call;
 mod client;
 mod commands;

@@ -7,7 +7,10 @@
 
 use core::mem::size_of;
 
-use emu::{device_file::DeviceFileOps, trace::Cause};
+use emu::{
+    device_file::{DeviceFileOps, Opened},
+    trace::Cause,
+};
 use hmm::{memremap::HPAGE_PMD_NR, range::Timeout, vma::task_size};
 use kernel::{
     alloc::flags::{GFP_KERNEL, GFP_KERNEL_ACCOUNT, __GFP_ZERO},
@@ -23,7 +26,7 @@ use kernel::{
 };
 
 use crate::{
-    access,
+    access, advise,
     call::{resched_or_eintr, Buffers, Call, Counts, IdleBuffers},
     client::Client,
     commands::{self, QueueCommand, Queues},
@@ -160,10 +163,12 @@ impl DeviceFileOps for DmirrorFile {
         )
     }
 
-    fn ioctl(file: Pin<&Self>, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(file: Pin<&Self>, opened: Opened<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         if let Some(command) = QueueCommand::from_number(cmd) {
             let at = UserPtr::from_addr(arg);
-            return commands::run(command, &file.client, &file.queues, at).map(|()| 0);
+            let device_of =
+                |fd| opened.with_fd(fd, |other: Pin<&Self>| advise::number(&other.client));
+            return commands::run(command, &file.client, &file.queues, &device_of, at).map(|()| 0);
         }
         let user = || UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
         // As numbers, whose size is known when this is compiled: so C does not look what memory
@@ -240,6 +245,9 @@ impl DeviceFileOps for DmirrorFile {
             seq_print!(m, "drm-engine-engine{number}:\t{} ns\n", busy.get());
         }
         seq_print!(m, "dmirror-queues:\t{}\n", file.queues.lock().len());
+        let (advised, lost) = client.advice().counts();
+        seq_print!(m, "dmirror-advised-ranges:\t{advised}\n");
+        seq_print!(m, "dmirror-advice-lost-pages:\t{lost}\n");
         client.stats.show(m);
         for (key, value) in [
             ("device-fault-pages", view.brought_back),

@@ -91,7 +91,7 @@ struct Jobs {
 
 impl Jobs {
     fn slot(&mut self, seqno: u64) -> Result<&mut Slot> {
-        let place = seqno % self.slots.len() as u64;
+        let place = seqno.checked_rem(self.slots.len() as u64).ok_or(EINVAL)?;
         // CAST: It is below a length.
         self.slots.get_mut(place as usize).ok_or(EINVAL)
     }
@@ -160,11 +160,11 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`EAGAIN`] when as many as the depth have not ended; [`ENODEV`] when the queue was destroyed.
+    /// [`EAGAIN`] when as many as the depth have not ended; [`ENOENT`] when the queue was destroyed.
     pub(crate) fn submit(&self, packets: u64, npackets: u64) -> Result<u64> {
         let mut jobs = self.jobs.lock();
         if jobs.is_destroyed {
-            return Err(ENODEV);
+            return Err(ENOENT);
         }
         if jobs.submitted - jobs.ended >= jobs.slots.len() as u64 {
             return Err(EAGAIN);

@@ -7,10 +7,10 @@
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h).
 
-use core::marker::PhantomData;
+use core::{marker::PhantomData, ptr};
 
 use kernel::{
-    fs::File,
+    fs::{File, LocalFile},
     miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
     mm::virt::VmaNew,
     prelude::*,
@@ -51,7 +51,8 @@ pub trait DeviceFileOps: Sized + 'static {
     fn open(device: &Arc<Self::Device>) -> Result<Self::File>;
 
     /// Handles `ioctl(2)`, from 32-bit programs as well: `arg` must mean the same for both, such as
-    /// an address, or a pointer to a structure whose layout is the same.
+    /// an address, or a pointer to a structure whose layout is the same. `opened` finds other open
+    /// files of the driver.
     ///
     /// May sleep.
     ///
@@ -60,6 +61,7 @@ pub trait DeviceFileOps: Sized + 'static {
     /// What `ioctl(2)` is to return.
     fn ioctl(
         file: <Self::File as ForeignOwnable>::Borrowed<'_>,
+        opened: Opened<'_, Self>,
         cmd: u32,
         arg: usize,
     ) -> Result<isize>;
@@ -182,6 +184,48 @@ impl<T: DeviceFileOps> DeviceFile<T> {
     }
 }
 
+/// An open file of a driver, as its operations see it.
+///
+/// # Invariants
+///
+/// The operations of the file are those of an [`Adapter`] for this driver.
+pub struct Opened<'f, T> {
+    file: &'f File,
+    _driver: PhantomData<fn() -> T>,
+}
+
+impl<T: DeviceFileOps> Opened<'_, T> {
+    /// Calls `with` on what the open file has that a descriptor of the current task is for: any of
+    /// this driver.
+    ///
+    /// May sleep. The file stays open meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`EBADF`] when it is no open file; [`EINVAL`] when that is one of others.
+    pub fn with_fd<R>(
+        &self,
+        fd: i32,
+        with: impl FnOnce(<T::File as ForeignOwnable>::Borrowed<'_>) -> R,
+    ) -> Result<R> {
+        let other = LocalFile::fget(u32::try_from(fd).map_err(|_| EBADF)?)?;
+        // SAFETY: The file is open; the member does not change after that.
+        let own_ops = unsafe { (*self.file.as_ptr()).f_op };
+        // SAFETY: The file is open; the member does not change after that.
+        let ops = unsafe { (*other.as_ptr()).f_op };
+        if !ptr::eq(ops, own_ops) {
+            return Err(EINVAL);
+        }
+        // SAFETY: The file is open, and has a descriptor, so the kernel crate's `open` for
+        // `Adapter` has returned, which alone has these operations, by the type invariant; nobody
+        // changes the member after that.
+        let data = unsafe { (*other.as_ptr()).private_data };
+        // SAFETY: That `open` has put a `T::File` there, which is taken back when the last
+        // reference to the file goes; there is one until this returns.
+        Ok(with(unsafe { <T::File as ForeignOwnable>::borrow(data) }))
+    }
+}
+
 /// Stands between the kernel crate's trait and ours.
 ///
 /// Private, so that each registration of it is a field of a [`DeviceFile`].
@@ -213,11 +257,16 @@ impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
 
     fn ioctl(
         data: <T::File as ForeignOwnable>::Borrowed<'_>,
-        _file: &File,
+        file: &File,
         cmd: u32,
         arg: usize,
     ) -> Result<isize> {
-        T::ioctl(data, cmd, arg)
+        // INVARIANT: C calls this for a file that was opened by this adapter.
+        let opened = Opened {
+            file,
+            _driver: PhantomData,
+        };
+        T::ioctl(data, opened, cmd, arg)
     }
 
     fn mmap(data: <T::File as ForeignOwnable>::Borrowed<'_>, _file: &File, vma: &VmaNew) -> Result {

@@ -27,6 +27,7 @@ pub mod kthread;
 pub mod memcg;
 pub mod memory;
 mod node;
+pub mod observer;
 pub mod pending;
 mod record;
 pub mod sched;

@@ -27,7 +27,7 @@ use crate::{
     bindings,
     device::{DeviceOps, Emulated, Pagemap},
     node::NodeBox,
-    sched::fatal_signal_pending,
+    sched::{cond_resched, fatal_signal_pending},
     table::{Access, Entry, Spares, FANOUT},
     trace,
     view::{pages_of_run, State, View, ViewGuard},
@@ -95,6 +95,16 @@ impl<T: DeviceOps> View<T> {
             error: result.err(),
         });
         result
+    }
+
+    /// Takes the pages of a range (bytes, page aligned, the end exclusive) from the device, which
+    /// faults for them anew. When it returns, nobody accesses pages there any more whom a
+    /// [`ViewGuard`] from before allows to; but who faults meanwhile may map some again.
+    ///
+    /// May sleep.
+    pub fn clear(&self, range: Range<usize>) {
+        let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
+        self.notifier().lock().table.clear(pages, cond_resched);
     }
 
     /// Returns the first page of a range that the device has exclusive access to, or its end. A

@@ -15,6 +15,7 @@ mod huge;
 mod memory;
 mod migrate;
 mod notifier;
+mod observer;
 mod other;
 mod pagemap;
 mod pending;
@@ -250,7 +251,7 @@ fn new_device(blocks: usize, owner: Owner) -> Result<impl PinInit<Pagemap, Error
 
 /// What a device sees of the test's own address space.
 fn view(pagemap: &Arc<Pagemap>) -> Result<Pin<KBox<View<Device>>>> {
-    with_mm(|mm| KBox::pin_init(View::new(mm, pagemap.clone()), GFP_KERNEL))
+    with_mm(|mm| KBox::pin_init(View::new(mm, pagemap.clone(), None), GFP_KERNEL))
 }
 
 /// Evicts a block: the number of pages that came, and of those that are left, or the error if none

@@ -27,6 +27,7 @@ use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
     node::NodeBox,
+    observer::{tell_unmapped, UnmapObserver},
     record::PendingList,
     sched::cond_resched,
     stats::Stats,
@@ -44,6 +45,7 @@ pub(crate) struct State {
     device: u32,
     /// What the device has done.
     stats: Arc<Stats>,
+    observer: Option<Arc<dyn UnmapObserver>>,
     pub(crate) invalidations: u64,
     pub(crate) cleared: u64,
 }
@@ -53,6 +55,7 @@ impl Invalidate for State {
         let range = event.range();
         let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
         let is_own = event.is_by(&self.owner);
+        tell_unmapped(self.observer.as_deref(), event);
         self.pending.lock().invalidate(&pages, is_own);
         // The end of an address space clears all that there is, which takes long.
         let maybe_resched = || {
@@ -113,14 +116,18 @@ pub struct View<T: DeviceOps> {
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Makes a view of `mm` that shows nothing yet.
+    /// Makes a view of `mm` that shows nothing yet. `observer` learns what is unmapped from now on.
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub fn new(mm: &MmWithUser, pagemap: Arc<Pagemap<T>>) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(
+        mm: &MmWithUser,
+        pagemap: Arc<Pagemap<T>>,
+        observer: Option<Arc<dyn UnmapObserver>>,
+    ) -> impl PinInit<Self, Error> + '_ {
         let all = 0..usize::MAX & !(PAGE_SIZE - 1);
         try_pin_init!(Self {
             pending: PendingList::new()?,
@@ -135,6 +142,7 @@ impl<T: DeviceOps> View<T> {
                     owner,
                     device,
                     stats,
+                    observer,
                     invalidations: 0,
                     cleared: 0,
                 }))

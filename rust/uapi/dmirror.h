@@ -414,6 +414,7 @@ struct dmirror_wait {
  *   EFAULT  an address is not mapped, or as for READ, also where the packet writes: so PROT_NONE is
  *           EFAULT. And the address space of the opener is gone (DMIRROR_ACCESS_FETCH)
  *   EPERM   an address may be read, but not written as the packet does
+ *   EACCES  engines must not access an address, by DMIRROR_ADVICE_ACCESS_NONE
  *   EINVAL  the packet is malformed, see struct dmirror_packet
  *   EBUSY, EIO, ENOMEM  as for READ and WRITE
  *   EIO     the engines were reset; then @access says none
@@ -453,6 +454,147 @@ struct dmirror_reset {
 #define DMIRROR_NR_RESET		0x85
 #define DMIRROR_RESET \
 	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_RESET, struct dmirror_reset)
+
+/*
+ * ADVICE. A program may say for ranges of its addresses where memory should be, and how the device
+ * gets at it. The open file keeps that as long as the memory is mapped; what is unmapped, or moved
+ * away by mremap(), has none any more, and what is mapped there later has none yet. It changes no
+ * content, and nothing of what the commands of test_hmm do: it is for engines.
+ */
+
+/* What ADVISE_SET sets: bits of @mask. */
+#define DMIRROR_ADVISE_LOCATION		0x01
+#define DMIRROR_ADVISE_ACCESS		0x02
+#define DMIRROR_ADVISE_ATOMICS		0x04
+#define DMIRROR_ADVISE_GRANULE		0x08
+
+/**
+ * enum dmirror_location - where memory should be
+ * @DMIRROR_LOCATION_DEFAULT: as the policy of the device says
+ * @DMIRROR_LOCATION_SYSTEM: in the memory of the system
+ * @DMIRROR_LOCATION_DEVICE: on this device
+ * @DMIRROR_LOCATION_PEER: on another device. A device that this one cannot reach counts as
+ *	the system
+ */
+enum dmirror_location {
+	DMIRROR_LOCATION_DEFAULT	= 0,
+	DMIRROR_LOCATION_SYSTEM		= 1,
+	DMIRROR_LOCATION_DEVICE		= 2,
+	DMIRROR_LOCATION_PEER		= 3,
+};
+
+/**
+ * enum dmirror_advice_access - what the device does to access memory that it has not mapped
+ * @DMIRROR_ADVICE_ACCESS_DEFAULT: as the policy of the device says
+ * @DMIRROR_ADVICE_ACCESS_MIGRATE: it moves it to where it should be first
+ * @DMIRROR_ADVICE_ACCESS_IN_PLACE: it maps it where it is
+ * @DMIRROR_ADVICE_ACCESS_NONE: nothing: a job that accesses it fails with EACCES, and PREFETCH
+ *	passes it over
+ */
+enum dmirror_advice_access {
+	DMIRROR_ADVICE_ACCESS_DEFAULT	= 0,
+	DMIRROR_ADVICE_ACCESS_MIGRATE	= 1,
+	DMIRROR_ADVICE_ACCESS_IN_PLACE	= 2,
+	DMIRROR_ADVICE_ACCESS_NONE	= 3,
+};
+
+/**
+ * enum dmirror_advice_atomics - where the device makes atomic operations
+ * @DMIRROR_ADVICE_ATOMICS_DEFAULT: as the policy of the device says
+ * @DMIRROR_ADVICE_ATOMICS_DEVICE: in its own memory
+ * @DMIRROR_ADVICE_ATOMICS_SYSTEM: in that of the system, with exclusive access
+ * @DMIRROR_ADVICE_ATOMICS_NONE: nowhere
+ */
+enum dmirror_advice_atomics {
+	DMIRROR_ADVICE_ATOMICS_DEFAULT	= 0,
+	DMIRROR_ADVICE_ATOMICS_DEVICE	= 1,
+	DMIRROR_ADVICE_ATOMICS_SYSTEM	= 2,
+	DMIRROR_ADVICE_ATOMICS_NONE	= 3,
+};
+
+/* The most ranges of an open file that advice can be set for. */
+#define DMIRROR_MAX_ADVICE		1024
+
+/**
+ * struct dmirror_advise_set - argument of ADVISE_SET
+ * @size: see above
+ * @flags: 0
+ * @addr: in: first address of the range, page aligned
+ * @len: in: its length in bytes, a multiple of PAGE_SIZE, not 0
+ * @mask: in: which attributes are set, DMIRROR_ADVISE_*; the others stay. Members for those are 0
+ * @location: in: one of enum dmirror_location
+ * @location_fd: in: for DMIRROR_LOCATION_PEER a descriptor of an open file of that device, which
+ *	need not stay open; of this device, it is DMIRROR_LOCATION_DEVICE. Else 0
+ * @access: in: one of enum dmirror_advice_access
+ * @atomics: in: one of enum dmirror_advice_atomics
+ * @granule: in: how much moves at once, in bytes, a power of two from 4096 to 2097152; 0: as the
+ *	policy of the device says
+ */
+struct dmirror_advise_set {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 len;
+	__u32 mask;
+	__u32 location;
+	__s32 location_fd;
+	__u32 access;
+	__u32 atomics;
+	__u32 granule;
+};
+
+/*
+ * ADVISE_SET: set attributes of a range. The device forgets what it has mapped there, so that its
+ * next access is according to that; an engine accesses nothing any more that it must not when this
+ * returns. The defaults take back what was set. Where it fails nothing has changed.
+ *   EINVAL  the range is empty, not page aligned, or wraps around; mask is 0 or has unknown bits; a
+ *           value that is not listed; location_fd is an open file of others
+ *   EBADF   location_fd is no open file
+ *   EFAULT  a part of the range is not mapped; the address space of the opener is gone
+ *   ENOSPC  there would be advice for more than DMIRROR_MAX_ADVICE ranges. Neighbours with the same
+ *           attributes are one
+ *   EINTR   a fatal signal arrived
+ */
+#define DMIRROR_NR_ADVISE_SET		0x86
+#define DMIRROR_ADVISE_SET \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_ADVISE_SET, struct dmirror_advise_set)
+
+/**
+ * struct dmirror_advise_get - argument of ADVISE_GET
+ * @size: see above
+ * @flags: 0
+ * @addr: in: an address, page aligned
+ * @limit: in: up to where to look, exclusive, page aligned, above @addr
+ * @end: out: up to where the attributes are the same, exclusive, at most @limit
+ * @location: out: one of enum dmirror_location
+ * @device: out: N of the device /dev/hmm_dmirrorN that @location names; 0 where it names none
+ * @access: out: one of enum dmirror_advice_access
+ * @atomics: out: one of enum dmirror_advice_atomics
+ * @granule: out: in bytes, or 0
+ * @pad: 0
+ */
+struct dmirror_advise_get {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 limit;
+	__u64 end;
+	__u32 location;
+	__u32 device;
+	__u32 access;
+	__u32 atomics;
+	__u32 granule;
+	__u32 pad;
+};
+
+/*
+ * ADVISE_GET: say what was advised for an address. Where nothing is mapped that is nothing.
+ *   EINVAL  addr or limit is not page aligned, or limit not above addr
+ *   EFAULT  the address space of the opener is gone
+ */
+#define DMIRROR_NR_ADVISE_GET		0x87
+#define DMIRROR_ADVISE_GET \
+	_IOWR(DMIRROR_IOC_MAGIC, DMIRROR_NR_ADVISE_GET, struct dmirror_advise_get)
 
 /**
  * struct dmirror_packet - what an engine does

@@ -13,7 +13,7 @@
 
 use emu::{
     device::{DeviceOps, Emulated, Pagemap},
-    device_file::{DeviceFileOps, DeviceFiles},
+    device_file::{DeviceFileOps, DeviceFiles, Opened},
     memory::Memory,
 };
 use hmm::{
@@ -121,7 +121,12 @@ impl DeviceFileOps for MinimalFile {
         Ok(device.clone())
     }
 
-    fn ioctl(device: ArcBorrow<'_, Self::Device>, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(
+        device: ArcBorrow<'_, Self::Device>,
+        _: Opened<'_, Self>,
+        cmd: u32,
+        arg: usize,
+    ) -> Result<isize> {
         match cmd {
             TO_DEVICE => to_device(&device, arg).map(|moved| moved as isize),
             _ => Err(ENOTTY),

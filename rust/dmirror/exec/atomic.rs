@@ -30,6 +30,8 @@ use super::{
     Execution, Stop,
 };
 use crate::{
+    attributes,
+    client::Client,
     config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, MIGRATE_PAUSE_US},
     device::DeviceMemory,
     packet::AtomicOp,
@@ -38,7 +40,8 @@ use crate::{
 };
 
 /// Atomic operations on one word.
-struct Operations {
+struct Operations<'c> {
+    client: &'c Client,
     at: u64,
     op: AtomicOp,
     /// How many are left to be made.
@@ -56,7 +59,7 @@ enum Atomics {
     OnBus,
 }
 
-impl Operations {
+impl Operations<'_> {
     /// The bytes of the word.
     fn range(&self) -> Range<u64> {
         let size = if self.op.is_64 {
@@ -70,6 +73,7 @@ impl Operations {
     /// Makes some of the operations, if the device can make them here: so few that a CPU that wants
     /// the page does not wait for long. Returns whether it could.
     fn make(&mut self, guard: &ViewGuard<'_, DeviceMemory>, atomics: Atomics) -> Result<bool> {
+        self.client.check_access(self.range())?;
         let Some(page) = usize::try_from(self.at).ok().and_then(|at| guard.page(at)) else {
             return Ok(false);
         };
@@ -112,6 +116,7 @@ impl Execution<'_> {
             address: at,
         };
         let mut operations = Operations {
+            client: self.client,
             at,
             op,
             left: times,
@@ -121,6 +126,10 @@ impl Execution<'_> {
         let mut since = None;
         while operations.left > 0 {
             self.check()?;
+            let (advice, _) = self.client.attributes_at(at as usize);
+            if advice.atomics == attributes::Atomics::Denied {
+                return Err(stop(EACCES));
+            }
             let left = operations.left;
             let made = operations.make(&self.client.view().lock(), Atomics::OnPage);
             if !made.map_err(stop)? {
@@ -147,7 +156,7 @@ impl Execution<'_> {
 
     /// Makes operations on a word that the device cannot make them on yet. It may be that none is
     /// made.
-    fn make_after_fault(&mut self, operations: &mut Operations) -> Result {
+    fn make_after_fault(&mut self, operations: &mut Operations<'_>) -> Result {
         let users = self.client.users().ok_or(EFAULT)?;
         let result = if operations.at < task_size(&users) as u64 {
             charge_to(&users, || self.fault_and_make(&users, operations))
@@ -165,7 +174,7 @@ impl Execution<'_> {
         }
     }
 
-    fn fault_and_make(&mut self, users: &MmWithUser, operations: &mut Operations) -> Result {
+    fn fault_and_make(&mut self, users: &MmWithUser, operations: &mut Operations<'_>) -> Result {
         let page = operations.at as usize & !(PAGE_SIZE - 1);
         let window = page..page + PAGE_SIZE;
         let view = self.client.view();
@@ -203,7 +212,7 @@ impl Execution<'_> {
 
     /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches it
     /// waits for the lock of its folio.
-    fn use_timeslice(&self, operations: &mut Operations, page: ExclusivePage) -> Result {
+    fn use_timeslice(&self, operations: &mut Operations<'_>, page: ExclusivePage) -> Result {
         let memory = self.client.device().pagemap().ops();
         let slice = memory
             .setting(Setting::AtomicTimeslice)

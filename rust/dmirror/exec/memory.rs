@@ -14,7 +14,7 @@ use emu::{
 use hmm::{range::Timeout, vma::task_size};
 use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
-use super::{Execution, Pages, Part, Stop};
+use super::{service::moves, Execution, Pages, Part, Stop};
 use crate::{
     alloc::BLOCK_PAGES,
     call::{window_at, Buffers},
@@ -90,15 +90,19 @@ impl Execution<'_> {
         };
         let users = self.client.users().ok_or(stop(EFAULT))?;
         if at >= task_size(&users) as u64 {
+            put(users);
             return Err(stop(EFAULT));
         }
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
-        // What it gets to later on; and if something there cannot be had, this page alone.
-        let mut ahead = window_at(page, (end as usize).next_multiple_of(PAGE_SIZE));
+        // What it gets to later on, as far as the same was advised for it; and if something there
+        // cannot be had, this page alone.
+        let (advice, same) = self.client.attributes_at(page);
+        let ahead_end = (end as usize).next_multiple_of(PAGE_SIZE).min(same.end);
+        let mut ahead = window_at(page, ahead_end);
         // Where pages are to move, no more than policy was asked for: what this maps is missed no
         // more.
-        if self.moves_on_fault() {
+        if moves(self.client.device().pagemap().ops(), &advice, &kind.into()) {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
         let alone = page..page + PAGE_SIZE;
@@ -116,11 +120,6 @@ impl Execution<'_> {
             (0, Err(error)) => Err(stop(error)),
             (done, _) => Ok(done),
         }
-    }
-
-    fn moves_on_fault(&self) -> bool {
-        let memory = self.client.device().pagemap().ops();
-        memory.setting(Setting::Migrate) != 0
     }
 
     fn fault_window(
@@ -166,6 +165,12 @@ fn access_mapped(
     bounce: &mut [u8],
     access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
 ) -> Result<u64, Stop> {
+    let denied = |error| Stop::Access {
+        error,
+        access: kind,
+        address: at,
+    };
+    let end = client.check_access(at..range.end).map_err(denied)?;
     let mut done = 0;
     let mut used = None;
     let hot = client
@@ -175,7 +180,7 @@ fn access_mapped(
         .setting(Setting::AccessCounter);
     for _ in 0..BOUNCE_PAGES {
         let address = at + done;
-        if address >= range.end {
+        if address >= end {
             break;
         }
         let Some(page) = usize::try_from(address).ok().and_then(|at| guard.page(at)) else {
@@ -191,7 +196,7 @@ fn access_mapped(
         }
         // CAST: Below the size of a page.
         let offset = (address % PAGE_SIZE as u64) as usize;
-        let len = (range.end - address).min((PAGE_SIZE - offset) as u64);
+        let len = (end - address).min((PAGE_SIZE - offset) as u64);
         let part = Part {
             offset,
             before: address - range.start,

@@ -28,6 +28,7 @@ use kernel::{
 use super::{memory::put, Execution, Stop};
 use crate::{
     alloc::BLOCK_PAGES,
+    attributes::{Atomics, Attributes, Location, Reach},
     call::{window_at, Buffers, Call, Counts},
     client::Client,
     device::DeviceMemory,
@@ -196,8 +197,13 @@ impl Execution<'_> {
         let mut at = range.start;
         let mut result = self.check();
         while at < end && result.is_ok() {
-            let window = window_at(at as usize, end as usize);
+            let (attributes, same) = self.client.attributes_at(at as usize);
+            let window = window_at(at as usize, same.end.min(end as usize));
             at = window.end as u64;
+            if attributes.reach == Reach::Denied {
+                result = self.check();
+                continue;
+            }
             move_pages(
                 self.client,
                 self.buffers,
@@ -245,17 +251,7 @@ fn move_pages(
 
 /// Does for a group of faults what policy says.
 fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason) {
-    let memory = client.device().pagemap().ops();
     if group.client() != client.number() {
-        return;
-    }
-    let moves = match reason {
-        Reason::Read | Reason::Write => memory.setting(Setting::Migrate) != 0,
-        Reason::Atomic => memory.setting(Setting::AtomicsMigrate) != 0,
-        Reason::Hot(_) => true,
-    };
-    if !moves {
-        // What is missed is mapped where it is, by the access itself.
         return;
     }
     let Some(users) = client.users() else {
@@ -277,13 +273,21 @@ fn see_to_granule(
     reason: &Reason,
 ) -> usize {
     let memory = client.device().pagemap().ops();
-    let Some(bounds) = movable_bounds(users, page) else {
+    let (advice, same) = client.attributes_at(page << PAGE_SHIFT);
+    if !moves(memory, &advice, reason) {
+        // What is missed is mapped where it is, by the access itself.
+        return page + 1;
+    }
+    let Some(bounds) = movable_bounds(users, page, &same) else {
         return page + 1;
     };
     let part = match reason {
         Reason::Hot(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
         _ => {
-            let most = memory.setting(Setting::Granule);
+            let most = match advice.granule {
+                0 => memory.setting(Setting::Granule),
+                advised => advised,
+            };
             let order = policy::granule_order(page, &bounds, most, PAGE_SIZE);
             let start = page & !((1 << order) - 1);
             start..start + (1 << order)
@@ -347,11 +351,33 @@ fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
     })
 }
 
-/// Returns the pages, by number, of the VMA that a page is in, if they may be ones that can move.
-fn movable_bounds(users: &MmWithUser, page: usize) -> Option<Range<usize>> {
+/// Returns whether pages are to be moved to the device: what was advised for them goes before policy.
+pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: &Reason) -> bool {
+    let is_elsewhere = matches!(advice.location, Location::System | Location::Peer(_));
+    match (reason, advice.reach) {
+        (_, Reach::Denied) => false,
+        (Reason::Atomic, _) => match advice.atomics {
+            Atomics::Device => true,
+            Atomics::System | Atomics::Denied => false,
+            Atomics::Any => memory.setting(Setting::AtomicsMigrate) != 0 && !is_elsewhere,
+        },
+        (_, Reach::InPlace) => false,
+        // None of the other devices can be reached: they count as the system.
+        _ if is_elsewhere => false,
+        (_, Reach::Migrate) | (Reason::Hot(_), Reach::Any) => true,
+        (Reason::Read | Reason::Write, Reach::Any) => {
+            advice.location == Location::Device || memory.setting(Setting::Migrate) != 0
+        }
+    }
+}
+
+/// Returns the pages, by number, of the VMA that a page is in, as far as the same was advised for
+/// them (bytes), if they may be ones that can move.
+fn movable_bounds(users: &MmWithUser, page: usize, same: &Range<usize>) -> Option<Range<usize>> {
     let mmap = users.mmap_read_lock();
     let vma = LockedVma::lookup(&mmap, page << PAGE_SHIFT)?;
-    let bounds = vma.start() >> PAGE_SHIFT..vma.end() >> PAGE_SHIFT;
+    let (start, end) = (vma.start().max(same.start), vma.end().min(same.end));
+    let bounds = start >> PAGE_SHIFT..end >> PAGE_SHIFT;
     vma.may_have_anonymous_pages().then_some(bounds)
 }
 

@@ -55,9 +55,15 @@ impl DeviceFileOps for Handle {
         Ok(KBox::new(Handle { device, before }, GFP_KERNEL)?)
     }
 
-    fn ioctl(file: &Handle, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(file: &Handle, _: Opened<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        file.answer(cmd, arg)
+    }
+}
+
+impl Handle {
+    fn answer(&self, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
-            1 => Ok((file.device.opened.get() * 100 + file.before * 10 + arg) as isize),
+            1 => Ok((self.device.opened.get() * 100 + self.before * 10 + arg) as isize),
             _ => Err(ENOTTY),
         }
     }
@@ -75,8 +81,8 @@ impl DeviceFileOps for Talkative {
         Handle::open(device)
     }
 
-    fn ioctl(file: &Handle, cmd: u32, arg: usize) -> Result<isize> {
-        Handle::ioctl(file, cmd, arg)
+    fn ioctl(file: &Handle, _: Opened<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        file.answer(cmd, arg)
     }
 
     fn mmap(file: &Handle, vma: &VmaNew) -> Result {

@@ -318,7 +318,7 @@ mod suite {
     fn a_pending_map_is_one_of_its_own_address_space() -> Result {
         let pagemap = shared_device(1)?;
         let other = other_mm()?;
-        let view = KBox::pin_init(View::new(&other, pagemap.clone()), GFP_KERNEL)?;
+        let view = KBox::pin_init(View::new(&other, pagemap.clone(), None), GFP_KERNEL)?;
         let memory = UserMemory::in_block(0, 2)?;
         let range = memory.range(0..1);
         let pending = view.pending_map(range.clone())?;

@@ -417,7 +417,7 @@ mod suite {
     fn a_view_outlives_its_address_space() -> Result {
         let pagemap = shared_device(1)?;
         let other = other_mm()?;
-        let view = KBox::pin_init(View::new(&other, pagemap), GFP_KERNEL)?;
+        let view = KBox::pin_init(View::new(&other, pagemap, None), GFP_KERNEL)?;
         drop(other);
         assert!(view.lock().next(0..usize::MAX).is_none());
         Ok(())

@@ -12,6 +12,10 @@
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod alloc;
 
+#[path = "../../dmirror/attributes.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod attributes;
+
 #[path = "../../dmirror/pageset.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod pageset;

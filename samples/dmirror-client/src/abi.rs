@@ -15,7 +15,7 @@ pub(crate) const fn request<T>(nr: u32) -> nix::libc::c_ulong {
 
 /// Whether the struct of command `nr` holds no address that the command itself uses.
 pub(crate) const fn takes_no_pointer(nr: u32) -> bool {
-    matches!(nr, DMIRROR_NR_QUERY..=DMIRROR_NR_WAIT)
+    matches!(nr, DMIRROR_NR_QUERY..=DMIRROR_NR_ADVISE_GET)
 }
 
 /// A struct that a command takes.
@@ -38,6 +38,9 @@ impl Argument for dmirror_queue_create {}
 impl Argument for dmirror_queue_destroy {}
 impl Argument for dmirror_submit {}
 impl Argument for dmirror_wait {}
+impl Argument for dmirror_reset {}
+impl Argument for dmirror_advise_set {}
+impl Argument for dmirror_advise_get {}
 
 #[cfg(test)]
 mod tests {
@@ -85,6 +88,19 @@ mod tests {
         );
         assert_eq!(request::<dmirror_submit>(DMIRROR_NR_SUBMIT), 0xc020_4883);
         assert_eq!(request::<dmirror_wait>(DMIRROR_NR_WAIT), 0xc038_4884);
+        assert_eq!(request::<dmirror_reset>(DMIRROR_NR_RESET), 0xc010_4885);
+    }
+
+    #[test]
+    fn requests_about_advice_stay_what_they_are() {
+        assert_eq!(
+            request::<dmirror_advise_set>(DMIRROR_NR_ADVISE_SET),
+            0xc030_4886
+        );
+        assert_eq!(
+            request::<dmirror_advise_get>(DMIRROR_NR_ADVISE_GET),
+            0xc038_4887
+        );
     }
 
     #[test]
@@ -95,6 +111,9 @@ mod tests {
         assert_eq!(size_of::<dmirror_queue_destroy>(), 16);
         assert_eq!(size_of::<dmirror_submit>(), 32);
         assert_eq!(size_of::<dmirror_wait>(), 56);
+        assert_eq!(size_of::<dmirror_reset>(), 16);
+        assert_eq!(size_of::<dmirror_advise_set>(), 48);
+        assert_eq!(size_of::<dmirror_advise_get>(), 56);
         assert_eq!(size_of::<dmirror_packet>(), 64);
     }
 
@@ -105,6 +124,8 @@ mod tests {
         assert_eq!(offset_of!(dmirror_submit, packets), 16);
         assert_eq!(offset_of!(dmirror_wait, seqno), 16);
         assert_eq!(offset_of!(dmirror_wait, access), 48);
+        assert_eq!(offset_of!(dmirror_advise_set, mask), 24);
+        assert_eq!(offset_of!(dmirror_advise_get, location), 32);
         assert_eq!(offset_of!(dmirror_packet, dst), 8);
         assert_eq!(offset_of!(dmirror_packet, reserved), 48);
     }

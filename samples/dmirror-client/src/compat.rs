@@ -7,9 +7,13 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use crate::abi::dmirror_cmd;
+use crate::advice::AdviceError;
+use crate::advice::Advised;
+use crate::advice::Change;
 use crate::device::Command;
 use crate::device::Counts;
 use crate::device::Device;
+use crate::range::PageRange;
 use crate::sys::compat;
 
 impl Device {
@@ -32,5 +36,27 @@ impl Device {
             pages: cmd.cpages,
             faults: cmd.faults,
         })
+    }
+
+    /// As [`advise`](Self::advise), likewise.
+    ///
+    /// # Errors
+    ///
+    /// As for [`advise`](Self::advise).
+    pub fn advise_as_32_bit(
+        &self,
+        range: PageRange,
+        change: Change<'_>,
+    ) -> Result<(), AdviceError> {
+        self.advise_by(compat::ioctl, range, change)
+    }
+
+    /// As [`advice_at`](Self::advice_at), likewise.
+    ///
+    /// # Errors
+    ///
+    /// As for [`advice_at`](Self::advice_at).
+    pub fn advice_at_as_32_bit(&self, addr: u64, limit: u64) -> Result<Advised, AdviceError> {
+        self.advice_by(compat::ioctl, addr, limit)
     }
 }

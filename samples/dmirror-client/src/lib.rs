@@ -9,7 +9,9 @@
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
+//! | [`advice`] | where memory should be, and how engines get at it |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
+//! | [`policy`] | what a device does about pages that its engines miss |
 //! | [`packet`] | what the engines execute |
 //! | [`program`] | packets for tests: random ones, malformed ones |
 //! | [`interpreter`] | what packets do to memory: the oracle of tests |
@@ -46,15 +48,18 @@
 //! ```
 
 mod abi;
+pub mod advice;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;
 pub mod interpreter;
 mod mman;
 pub mod module;
+mod outcome;
 pub mod packet;
 pub mod pattern;
 pub mod place;
+pub mod policy;
 pub mod process;
 pub mod program;
 pub mod queue;
@@ -79,6 +84,7 @@ pub use packet::Packet;
 pub use pattern::Pattern;
 pub use place::Place;
 pub use place::Survey;
+pub use policy::Policy;
 pub use process::Child;
 pub use process::Exit;
 pub use process::fork_child;

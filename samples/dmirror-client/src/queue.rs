@@ -48,16 +48,19 @@ pub enum Request {
     Submit,
     /// Wait until they were.
     Wait,
+    /// Reset the engines of the device.
+    Reset,
 }
 
 impl Request {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Query,
         Self::QueueCreate,
         Self::QueueDestroy,
         Self::Submit,
         Self::Wait,
+        Self::Reset,
     ];
 
     /// The number of the command, as the header has it.
@@ -68,6 +71,7 @@ impl Request {
             Self::QueueDestroy => abi::DMIRROR_NR_QUEUE_DESTROY,
             Self::Submit => abi::DMIRROR_NR_SUBMIT,
             Self::Wait => abi::DMIRROR_NR_WAIT,
+            Self::Reset => abi::DMIRROR_NR_RESET,
         }
     }
 
@@ -79,6 +83,7 @@ impl Request {
             Self::QueueDestroy => size_of::<abi::dmirror_queue_destroy>(),
             Self::Submit => size_of::<abi::dmirror_submit>(),
             Self::Wait => size_of::<abi::dmirror_wait>(),
+            Self::Reset => size_of::<abi::dmirror_reset>(),
         }
     }
 }
@@ -91,6 +96,7 @@ impl fmt::Display for Request {
             Self::QueueDestroy => "QUEUE_DESTROY",
             Self::Submit => "SUBMIT",
             Self::Wait => "WAIT",
+            Self::Reset => "RESET",
         })
     }
 }
@@ -336,6 +342,26 @@ impl Device {
         })
     }
 
+    /// Resets the engines of the device: all jobs that were submitted before, whoever has done
+    /// that, fail with `EIO` where they are.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] with `EINVAL` or `ENOTTY` on a module that has no engines.
+    pub fn reset(&self) -> Result<(), QueueError> {
+        let mut argument = abi::dmirror_reset {
+            size: size_of::<abi::dmirror_reset>() as u32,
+            ..Default::default()
+        };
+        let request = Request::Reset;
+        let sent = Entry::Native.send(self.as_fd(), request, &mut argument);
+        sent.map_err(|errno| QueueError {
+            request,
+            queue: None,
+            errno,
+        })
+    }
+
     /// The queue with a number that somebody knows from elsewhere, such as from a process
     /// that has the same open file. Dropping this value leaves the queue as it is.
     pub fn queue_of_number(&self, number: u32) -> Queue {
@@ -459,31 +485,4 @@ impl Drop for Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_say_which_queue() {
-        let error = |request, queue| QueueError {
-            request,
-            queue,
-            errno: Errno::ENOENT,
-        };
-        let text = error(Request::Wait, Some(3)).to_string();
-        assert_eq!(text, "WAIT of queue 3: ENOENT: No such file or directory");
-        let text = error(Request::Query, None).to_string();
-        assert!(text.starts_with("QUERY: ENOENT"), "{text}");
-    }
-
-    /// A file that takes no such commands answers ENOTTY, and dropping asks no more than once.
-    #[test]
-    fn what_is_no_device_refuses() {
-        let device = Device::open("/dev/null").unwrap();
-        assert_eq!(device.query().unwrap_err().errno, Errno::ENOTTY);
-        let made = device.queue(Options::new(1)).unwrap_err();
-        assert_eq!(made.errno, Errno::ENOTTY);
-        let queue = device.queue_of_number(5);
-        let error = queue.submit(0, 1).unwrap_err();
-        assert_eq!((error.queue, error.errno), (Some(5), Errno::ENOTTY));
-    }
-}
+mod tests;

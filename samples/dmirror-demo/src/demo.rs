@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The steps of the demo.
+//! The steps of the demo. Those of its first part are here: pages that a program moves.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -22,26 +22,20 @@ use dmirror_client::place::Usage;
 use dmirror_client::place::device_memories;
 
 use crate::Arguments;
+use crate::engines;
 use crate::picture;
 use crate::transcript::Transcript;
 
 /// The memory of the program, and what it should hold.
-struct Memory {
-    region: Region,
-    data: Pattern,
+pub struct Memory {
+    pub region: Region,
+    pub data: Pattern,
 }
 
 /// Runs all steps.
 pub fn run(arguments: &Arguments, out: &mut Transcript) -> Result<()> {
-    let pages = usize::from(arguments.size) * (1 << 20) / page_size();
-    let region = Region::options(pages)
-        .huge(false)
-        .map()
-        .context("cannot map memory")?;
-    let mut memory = Memory {
-        data: Pattern::new(&region, 1),
-        region,
-    };
+    let pages = arguments.pages();
+    let mut memory = Memory::new(pages)?;
 
     let module = Module::loaded();
     let name = module.as_ref().map_or("unknown", |module| module.name());
@@ -76,6 +70,7 @@ pub fn run(arguments: &Arguments, out: &mut Transcript) -> Result<()> {
         folder.join("window")
     });
     across_fork(&device, &mut memory, window.as_deref(), out)?;
+    engines::run(arguments, out)?;
     match module {
         _ if arguments.no_unload => {}
         Some(module) => without_the_module(device, &module, &mut memory, out)?,
@@ -302,6 +297,19 @@ fn without_the_module(
 }
 
 impl Memory {
+    /// Maps memory, nothing of which is there yet, aligned so that any granule fits.
+    pub fn new(pages: usize) -> Result<Self> {
+        let region = Region::options(pages)
+            .align(2 << 20)
+            .huge(false)
+            .map()
+            .context("cannot map memory")?;
+        Ok(Self {
+            data: Pattern::new(&region, 1),
+            region,
+        })
+    }
+
     /// Moves all of it to the device and checks count, place and view.
     fn move_out(&self, device: &Device, out: &mut Transcript) -> Result<()> {
         let mut view = vec![0; self.region.len()];
@@ -318,7 +326,7 @@ impl Memory {
     }
 
     /// Draws where the pages are, and checks how many are on the device.
-    fn show(&self, out: &mut Transcript, label: &str, on_device: usize) -> Result<()> {
+    pub fn show(&self, out: &mut Transcript, label: &str, on_device: usize) -> Result<()> {
         let range = self.region.range();
         let survey = Survey::of(range)?;
         out.fact(label, picture::draw(&survey));
@@ -382,7 +390,12 @@ fn called(
     out.check(label, result);
 }
 
-fn expect<T: PartialEq + Display>(found: String, seen: T, expected: T) -> Result<String, String> {
+/// Compares a number with what it should be.
+pub fn expect<T: PartialEq + Display>(
+    found: String,
+    seen: T,
+    expected: T,
+) -> Result<String, String> {
     if seen == expected {
         Ok(found)
     } else {

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Shows a program's pages going to device memory and coming back: by ioctl, by
-//! a CPU fault, across fork, and when the module goes.
+//! a CPU fault, across fork, and when the module goes; and a device that works by
+//! itself, and faults in what it needs.
+//!
+//! To learn how pages are moved, read `demo`; to learn how a computation is offloaded,
+//! `engines`.
 //!
 //! Where pages are is what the kernel says in `/proc/self/pagemap`, `/proc/iomem`
 //! and `/proc/self/smaps`; the module is not asked. Every byte is compared after
 //! each step. Exits with 0 if all was as it should be.
 
 mod demo;
+mod engines;
 mod picture;
 mod transcript;
 
@@ -15,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dmirror_client::page_size;
 
 use crate::transcript::Transcript;
 
@@ -36,6 +42,13 @@ struct Arguments {
     /// Leave the module loaded, and leave out the step that unloads it
     #[arg(long)]
     no_unload: bool,
+}
+
+impl Arguments {
+    /// How many pages to show it on.
+    fn pages(&self) -> usize {
+        usize::from(self.size) * (1 << 20) / page_size()
+    }
 }
 
 fn main() -> ExitCode {

@@ -9,11 +9,24 @@ use dmirror_client::Survey;
 const WIDTH: usize = 64;
 
 /// What the characters stand for.
-pub const LEGEND: &str = "D on the device, s in system memory, + both, - nowhere, ? elsewhere";
+pub const LEGEND: &str =
+    "D on the device, s in system memory, x held there by the device, + both, - nowhere";
 
 /// Draws the places of pages, several a character if they are many.
 pub fn draw(survey: &Survey) -> String {
     row(survey.places(), WIDTH)
+}
+
+/// Draws numbers, one a character, in parts of the largest.
+pub fn bars(numbers: &[u64]) -> String {
+    const HEIGHTS: &[u8; 9] = b"_.:-=+*#@";
+    let most = numbers.iter().max().copied().unwrap_or(0).max(1);
+    let steps = HEIGHTS.len() as u64 - 1;
+    let height = |number: &u64| (number * steps).div_ceil(most) as usize;
+    numbers
+        .iter()
+        .map(|number| char::from(HEIGHTS[height(number)]))
+        .collect()
 }
 
 fn row(places: &[Place], width: usize) -> String {
@@ -26,7 +39,8 @@ fn character(places: &[Place]) -> char {
         Place::Device { .. } | Place::Hidden => 'D',
         Place::System { .. } => 's',
         Place::Absent => '-',
-        Place::Swapped | Place::Held => '?',
+        Place::Held => 'x',
+        Place::Swapped => '?',
     });
     let first = characters.next().unwrap_or('-');
     if characters.all(|character| character == first) {
@@ -50,7 +64,7 @@ mod tests {
     fn one_page_a_character() {
         assert_eq!(
             row(&[SYSTEM, DEVICE, Place::Absent, Place::Held], 64),
-            "sD-?"
+            "sD-x"
         );
     }
 
@@ -58,5 +72,11 @@ mod tests {
     fn several_pages_a_character() {
         assert_eq!(row(&[DEVICE, DEVICE, DEVICE, SYSTEM, SYSTEM], 3), "D+s");
         assert_eq!(row(&[], 3), "");
+    }
+
+    #[test]
+    fn bars_are_parts_of_the_largest() {
+        assert_eq!(bars(&[0, 1, 400, 800, 401]), "_.=@+");
+        assert_eq!(bars(&[0, 0]), "__");
     }
 }

@@ -5,12 +5,15 @@
 use std::ops::Range;
 
 use dmirror_client::Errno;
+use dmirror_client::device::prot;
 
 use crate::content::Seen;
 use crate::model::Access;
 use crate::model::Page;
 use crate::op::Command;
+use crate::op::HANDLES;
 use crate::op::Kind;
+use crate::op::NODES;
 use crate::op::node_of;
 use crate::runner::Runner;
 use crate::world::Answer;
@@ -68,6 +71,9 @@ impl<W: World> Runner<W> {
         slot: usize,
         range: &Range<usize>,
     ) -> Result<Outcome, Failure> {
+        if what == Command::Write {
+            self.settle(slot, range, u8::MAX)?;
+        }
         let stamps = match what {
             Command::Write => self.model.new_stamps(slot, range),
             _ => Vec::new(),
@@ -103,7 +109,7 @@ impl<W: World> Runner<W> {
         if let Some(mapped) = &mut self.model.slots[slot] {
             mapped.part_mut(range).copy_from_slice(&pages);
         }
-        if self.model.alone && answer.error.is_none() {
+        if self.model.is_quiet() && answer.error.is_none() {
             self.check_effect(what, handle, slot, range)
                 .map_err(|failure| format!("{}: {failure}", about()))?;
         }
@@ -157,7 +163,7 @@ impl<W: World> Runner<W> {
         if answer.error == expected.error && done == expected.pages {
             return Ok(done);
         }
-        let of_others = !self.model.alone && answer.error.is_some_and(is_of_others);
+        let of_others = !self.model.is_quiet() && answer.error.is_some_and(is_of_others);
         if of_others && done <= expected.pages {
             return Ok(done);
         }
@@ -197,7 +203,7 @@ impl<W: World> Runner<W> {
             None => !unreadable && done == pages.len(),
             Some(Errno::EINVAL) => unreadable && done < pages.len(),
             Some(Errno::ENOENT) => !unreadable && stays && done < pages.len(),
-            Some(Errno::ENOMEM) => !self.model.alone,
+            Some(Errno::ENOMEM) => !self.model.is_quiet(),
             Some(_) => false,
         };
         if !right {
@@ -246,7 +252,7 @@ impl<W: World> Runner<W> {
                 Ok(())
             }
             Some(Errno::EINVAL) if unreadable => Ok(()),
-            Some(errno) if !self.model.alone && is_of_others(errno) => Ok(()),
+            Some(errno) if !self.model.is_quiet() && is_of_others(errno) => Ok(()),
             _ if unreadable => Err("expected EINVAL".into()),
             _ => Err("expected success".into()),
         }
@@ -293,6 +299,46 @@ impl<W: World> Runner<W> {
                 page.devices = 0;
                 page.shared = false;
             }
+        }
+        Ok(())
+    }
+
+    /// Compares a byte of SNAPSHOT with what a page can be.
+    fn check_byte(&self, page: &Page, byte: u8, handle: usize) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("SNAPSHOT says {byte:#x}, {what}"));
+        if page.access == Access::None {
+            return match byte {
+                prot::ERROR => Ok(()),
+                _ => wrong("and nobody may read it"),
+            };
+        }
+        match byte {
+            // A huge page on another device: hmm_vma_handle_absent_pmd() of the kernel
+            // calls an entry of 2 MiB an error that it calls absent if it is of 4 KiB.
+            prot::ERROR
+                if (0..NODES)
+                    .any(|other| other != node_of(handle) && self.model.may_be_on(page, other)) =>
+            {
+                return Ok(());
+            }
+            prot::ERROR => return wrong("and it is there to read"),
+            prot::NONE => return Ok(()),
+            _ => {}
+        }
+        if byte & prot::WRITE != 0 && page.access != Access::Write {
+            return wrong("and it is not there to be written");
+        }
+        if byte & (prot::READ | prot::WRITE) == 0 {
+            return wrong("neither READ nor WRITE");
+        }
+        let zero = byte & prot::ZERO != 0 && byte & prot::PRIVATE_LOCAL == 0;
+        let may_be = page.maybe_zero || page.changing != 0;
+        if zero && page.content.is_some() && !may_be {
+            return wrong("and it was written");
+        }
+        let node = node_of(handle % HANDLES);
+        if byte & prot::PRIVATE_LOCAL != 0 && !self.model.may_be_on(page, node) {
+            return wrong("and it cannot be there");
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 //! What pages hold: a pattern that fills the page and says where and when it was
 //! written, so that any wrong page is told apart.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use dmirror_client::page_size;
 
@@ -72,6 +74,68 @@ impl fmt::Display for Stamp {
     }
 }
 
+/// What a page holds that does not hold zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A whole pattern.
+    Pattern(Stamp),
+    /// What engines have made of it: its digest.
+    Other(u64),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pattern(stamp) => write!(f, "{stamp}"),
+            Self::Other(digest) => write!(f, "what an engine wrote ({digest:#x})"),
+        }
+    }
+}
+
+/// The bytes of pages that hold no pattern.
+#[derive(Clone, Debug, Default)]
+pub struct Library(BTreeMap<u64, Rc<[u8]>>);
+
+impl Library {
+    /// Says what a page of these bytes holds, and keeps them if that does not say all.
+    pub fn keep(&mut self, bytes: Vec<u8>) -> Option<Content> {
+        let word = |nth: usize| {
+            let word = bytes[nth * 8..nth * 8 + 8].try_into();
+            u64::from_ne_bytes(word.unwrap_or_default())
+        };
+        match Seen::in_words(word) {
+            Seen::Zero => None,
+            Seen::Data(stamp) => Some(Content::Pattern(stamp)),
+            Seen::Untouched | Seen::Torn(..) => {
+                let digest = digest(word);
+                self.0.insert(digest, bytes.into());
+                Some(Content::Other(digest))
+            }
+        }
+    }
+
+    /// The bytes of a page that holds this.
+    pub fn bytes(&self, content: Option<Content>) -> Vec<u8> {
+        match content {
+            None => vec![0; page_size()],
+            Some(Content::Pattern(stamp)) => {
+                let mut bytes = Vec::with_capacity(page_size());
+                stamp.extend(&mut bytes);
+                bytes
+            }
+            // PANIC: who knows the digest has it from `keep`.
+            Some(Content::Other(digest)) => self.0[&digest].to_vec(),
+        }
+    }
+}
+
+/// A number that stands for the words of a page.
+fn digest(word: impl Fn(usize) -> u64) -> u64 {
+    (0..words_per_page()).fold(SCRAMBLE, |digest, nth| {
+        (digest ^ word(nth)).wrapping_mul(SCRAMBLE).rotate_left(23)
+    })
+}
+
 /// What was found in a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
@@ -81,9 +145,9 @@ pub enum Seen {
     Data(Stamp),
     /// A buffer that nothing wrote to.
     Untouched,
-    /// None of these: the word at which that shows, what it is, and what the first
-    /// word stands for.
-    Torn(usize, u64, Stamp),
+    /// None of these: the word at which that shows, what it is, what the first word
+    /// stands for, and the digest of all.
+    Torn(usize, u64, Stamp, u64),
 }
 
 impl Seen {
@@ -98,7 +162,9 @@ impl Seen {
             _ => (Self::Data(stamp), &|nth| stamp.word(nth)),
         };
         let odd = (0..words_per_page()).find(|&nth| word(nth) != expected(nth));
-        odd.map_or(whole, |nth| Self::Torn(nth, word(nth), stamp))
+        odd.map_or(whole, |nth| {
+            Self::Torn(nth, word(nth), stamp, digest(&word))
+        })
     }
 
     /// Looks at the pages of a buffer.
@@ -119,8 +185,8 @@ impl fmt::Display for Seen {
             Self::Zero => f.write_str("zeroes"),
             Self::Data(stamp) => write!(f, "{stamp}"),
             Self::Untouched => f.write_str("nothing"),
-            Self::Torn(0, value, _) => write!(f, "a first word {value:#x}"),
-            Self::Torn(nth, value, stamp) => {
+            Self::Torn(0, value, ..) => write!(f, "a first word {value:#x}"),
+            Self::Torn(nth, value, stamp, _) => {
                 write!(f, "{stamp} up to word {nth}, which is {value:#x}")
             }
         }
@@ -145,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn a_library_gives_back_what_it_is_given() {
+        let mut library = Library::default();
+        let stamp = Stamp {
+            page: 5,
+            version: 6,
+        };
+        let mut pattern = Vec::new();
+        stamp.extend(&mut pattern);
+        let mut other = pattern.clone();
+        other[77] ^= 1;
+        let zeroes = vec![0; page_size()];
+        assert_eq!(library.keep(zeroes.clone()), None);
+        assert_eq!(library.keep(pattern.clone()), Some(Content::Pattern(stamp)));
+        for page in [zeroes, pattern, other.clone()] {
+            let content = library.keep(page.clone());
+            assert_eq!(library.bytes(content), page);
+        }
+        let Seen::Torn(.., digest) = Seen::in_bytes(&other)[0] else {
+            panic!("not found");
+        };
+        assert_eq!(library.keep(other), Some(Content::Other(digest)));
+    }
+
+    #[test]
     fn torn_pages_are_found() {
         let stamp = Stamp {
             page: 1,
@@ -153,13 +243,13 @@ mod tests {
         let mut bytes = Vec::new();
         stamp.extend(&mut bytes);
         bytes[100 * 8] ^= 1;
-        let Seen::Torn(100, _, first) = Seen::in_bytes(&bytes)[0] else {
+        let Seen::Torn(100, _, first, _) = Seen::in_bytes(&bytes)[0] else {
             panic!("not found");
         };
         assert_eq!(first, stamp);
         assert!(matches!(
             Seen::in_words(|nth| u64::from(nth == 9)),
-            Seen::Torn(9, 1, _)
+            Seen::Torn(9, 1, ..)
         ));
     }
 }

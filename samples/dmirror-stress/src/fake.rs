@@ -4,33 +4,43 @@
 //! have a bug, which must be found and shrunk to the steps that show it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
 use dmirror_client::Errno;
 use dmirror_client::device::prot;
+use dmirror_client::interpreter;
+use dmirror_client::interpreter::Denied;
+use dmirror_client::page_size;
+use dmirror_client::queue;
 
+use crate::content::Content;
+use crate::content::Library;
 use crate::content::Seen;
 use crate::content::Stamp;
 use crate::model::Access;
 use crate::model::Model;
+use crate::op::COUNTERS;
 use crate::op::Command;
-use crate::op::HANDLES;
 use crate::op::Kind;
 use crate::op::MAX_PAGES;
 use crate::op::Memory;
 use crate::op::Op;
+use crate::op::QUEUES;
 use crate::op::SLOTS;
-use crate::op::Step;
 use crate::op::Whole;
 use crate::op::node_of;
 use crate::runner::Runner;
+use crate::world::Add;
 use crate::world::Answer;
 use crate::world::Child;
 use crate::world::Failure;
 use crate::world::Outcome;
 use crate::world::Where;
 use crate::world::World;
+
+mod tests;
 
 /// What is wrong with a fake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +54,18 @@ pub enum Bug {
     LeavesOne,
     /// A page of the second device is not freed.
     Leaks,
+    /// An engine writes where it may only read.
+    EngineWritesReadOnly,
+    /// An engine that fails executes the packet behind, too.
+    EngineGoesOn,
+    /// One of several additions is lost.
+    LosesAddition,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Page {
-    content: Option<Stamp>,
-    older: Option<Stamp>,
+    content: Option<Content>,
+    older: Option<Content>,
     access: Access,
     on: Option<usize>,
     exclusive: Option<usize>,
@@ -63,10 +79,17 @@ const FRESH: Page = Page {
     exclusive: None,
 };
 
+/// How far the slots of a fake are apart.
+const SLOT_SIZE: u64 = 1 << 40;
+
 /// A fake process.
 #[derive(Clone, Debug)]
 pub struct Fake {
     slots: [Option<(Kind, Vec<Page>)>; SLOTS],
+    library: Library,
+    /// What became of the jobs of each queue.
+    jobs: [Vec<queue::Outcome>; QUEUES],
+    counters: [u64; COUNTERS],
     bug: Bug,
     /// Pages that are never freed.
     lost: Rc<RefCell<u64>>,
@@ -76,6 +99,9 @@ impl Fake {
     pub fn new(bug: Bug) -> Self {
         Self {
             slots: [const { None }; SLOTS],
+            library: Library::default(),
+            jobs: [const { Vec::new() }; QUEUES],
+            counters: [0; COUNTERS],
             bug,
             lost: Rc::default(),
         }
@@ -83,6 +109,27 @@ impl Fake {
 
     fn pages(&mut self, slot: usize) -> &mut Vec<Page> {
         &mut self.slots[slot].as_mut().unwrap().1
+    }
+
+    fn seen(&self, content: Option<Content>) -> Seen {
+        match content {
+            None => Seen::Zero,
+            Some(Content::Pattern(stamp)) => Seen::Data(stamp),
+            Some(Content::Other(_)) => Seen::in_bytes(&self.library.bytes(content))[0],
+        }
+    }
+
+    /// The page at an address, and where in it that is.
+    fn page_at(&mut self, addr: u64) -> Result<(&mut Page, usize), Denied> {
+        let slot = (addr / SLOT_SIZE).checked_sub(1).ok_or(Denied::Unmapped)?;
+        let slot = self.slots.get_mut(slot as usize).and_then(Option::as_mut);
+        let offset = (addr % SLOT_SIZE) as usize;
+        let page = slot.and_then(|slot| slot.1.get_mut(offset / page_size()));
+        let page = page.ok_or(Denied::Unmapped)?;
+        match page.access {
+            Access::None => Err(Denied::Unreadable),
+            _ => Ok((page, offset % page_size())),
+        }
     }
 
     fn access(
@@ -112,6 +159,59 @@ impl Fake {
             }
             _ => {}
         }
+        Ok(())
+    }
+}
+
+/// The memory of a fake while an engine works on it.
+struct Engine<'f> {
+    fake: &'f mut Fake,
+    /// What it has read or written, by the address of the page.
+    pages: BTreeMap<u64, Vec<u8>>,
+}
+
+impl<'f> Engine<'f> {
+    fn run(fake: &'f mut Fake, packets: u64, npackets: u64) -> queue::Outcome {
+        let mut engine = Self {
+            fake,
+            pages: BTreeMap::new(),
+        };
+        let outcome = interpreter::run(&mut engine, packets, npackets);
+        for (addr, bytes) in engine.pages {
+            let content = engine.fake.library.keep(bytes);
+            if let Ok((page, _)) = engine.fake.page_at(addr) {
+                page.content = content;
+            }
+        }
+        outcome
+    }
+
+    fn bytes(&mut self, addr: u64) -> Result<(&mut [u8], Access), Denied> {
+        let (page, offset) = self.fake.page_at(addr)?;
+        let Page {
+            content, access, ..
+        } = *page;
+        let start = addr - offset as u64;
+        let library = &self.fake.library;
+        let bytes = self.pages.entry(start);
+        let bytes = bytes.or_insert_with(|| library.bytes(content));
+        Ok((&mut bytes[offset..], access))
+    }
+}
+
+impl interpreter::Memory for Engine<'_> {
+    fn read(&mut self, addr: u64, bytes: &mut [u8]) -> Result<(), Denied> {
+        bytes.copy_from_slice(&self.bytes(addr)?.0[..bytes.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Denied> {
+        let careless = self.fake.bug == Bug::EngineWritesReadOnly;
+        let (page, access) = self.bytes(addr)?;
+        if access == Access::Read && !careless {
+            return Err(Denied::ReadOnly);
+        }
+        page[..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 }
@@ -168,7 +268,8 @@ impl World for Fake {
         let page = &mut self.pages(slot)[page];
         assert!(page.access >= Access::Read);
         (page.on, page.exclusive) = (None, None);
-        page.content.map_or(Seen::Zero, Seen::Data)
+        let content = page.content;
+        self.seen(content)
     }
 
     fn store(&mut self, slot: usize, page: usize, stamp: Stamp) {
@@ -176,7 +277,7 @@ impl World for Fake {
         assert_eq!(page.access, Access::Write);
         (page.on, page.exclusive) = (None, None);
         page.older = page.content;
-        page.content = Some(stamp);
+        page.content = Some(Content::Pattern(stamp));
     }
 
     fn manage(&mut self, what: Memory, slot: usize, range: &Range<usize>) -> Result<(), Errno> {
@@ -214,7 +315,7 @@ impl World for Fake {
         let mut done = 0;
         for (nth, index) in range.clone().enumerate() {
             let mut page = self.pages(slot)[index];
-            let content = page.content.map_or(Seen::Zero, Seen::Data);
+            let content = self.seen(page.content);
             if let Err(errno) = self.access(what, handle, &mut page, kind) {
                 answer.error = Some(errno);
                 break;
@@ -223,7 +324,7 @@ impl World for Fake {
                 Command::Read | Command::ReadUnlocked | Command::Exclusive => {
                     answer.view[nth] = content;
                 }
-                Command::Write => page.content = Some(stamps[nth]),
+                Command::Write => page.content = Some(Content::Pattern(stamps[nth])),
                 Command::ToDevice | Command::ToSystem if page.access == Access::None => {
                     answer.error = Some(Errno::EINVAL);
                     break;
@@ -296,6 +397,59 @@ impl World for Fake {
         Vec::new()
     }
 
+    fn addr(&self, slot: usize) -> u64 {
+        (slot as u64 + 1) * SLOT_SIZE
+    }
+
+    fn fill(&mut self, slot: usize, page: usize, bytes: &[u8]) {
+        let content = self.library.keep(bytes.to_vec());
+        let page = &mut self.pages(slot)[page];
+        assert_eq!(page.access, Access::Write);
+        (page.on, page.exclusive) = (None, None);
+        page.content = content;
+    }
+
+    fn submit(&mut self, queue: usize, packets: u64, npackets: u32) -> Result<u64, Errno> {
+        let outcome = Engine::run(self, packets, npackets.into());
+        if outcome.error.is_some() && self.bug == Bug::EngineGoesOn {
+            Engine::run(self, packets + 64 * (outcome.executed + 1), 1);
+        }
+        self.jobs[queue].push(outcome);
+        Ok(self.jobs[queue].len() as u64)
+    }
+
+    fn wait(&mut self, queue: usize, job: u64) -> Result<queue::Outcome, Errno> {
+        let outcome = self.jobs[queue].get(job as usize - 1);
+        outcome.copied().ok_or(Errno::EINVAL)
+    }
+
+    fn destroy(&mut self, queue: usize) -> Result<(), Errno> {
+        self.jobs[queue].clear();
+        Ok(())
+    }
+
+    fn reset(&mut self, _handle: usize) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn count(&mut self, queue: usize, counter: usize, add: &Add) -> Result<u64, Errno> {
+        self.add(counter, add);
+        if self.bug == Bug::LosesAddition && add.times > 500 {
+            self.counters[counter] = self.counters[counter].wrapping_sub(add.value);
+        }
+        self.jobs[queue].push(queue::Outcome::done(1));
+        Ok(self.jobs[queue].len() as u64)
+    }
+
+    fn add(&mut self, counter: usize, add: &Add) {
+        let sum = add.value.wrapping_mul(add.times);
+        self.counters[counter] = self.counters[counter].wrapping_add(sum);
+    }
+
+    fn counter(&mut self, counter: usize) -> u64 {
+        self.counters[counter]
+    }
+
     fn fork(&mut self, model: Model) -> Result<FakeChild, Errno> {
         let mut fake = self.clone();
         for (slot, known) in fake.slots.iter_mut().zip(&model.slots) {
@@ -323,52 +477,5 @@ impl Child for FakeChild {
 
     fn end(mut self) -> Result<(), Failure> {
         self.0.verify()
-    }
-}
-
-/// Runs a program on a fake.
-fn run(program: &[Step], bug: Bug) -> Result<(), Failure> {
-    let mut runner = Runner::new(Model::new(true, false), Fake::new(bug));
-    assert!(program.iter().all(|step| {
-        match step.op {
-            Op::Device { handle, .. } => usize::from(handle) < HANDLES,
-            _ => true,
-        }
-    }));
-    for step in program {
-        runner.step(step)?;
-    }
-    runner.finish()
-}
-
-/// The shortest program found that shows a bug.
-fn shortest(bug: Bug) -> Vec<String> {
-    let programs = (0..12).map(|seed| crate::generate::program(seed, 300));
-    let found = programs
-        .filter(|program| run(program, bug).is_err())
-        .map(|program| crate::shrink::shrink(&program, |part| run(part, bug).is_err()))
-        .min_by_key(Vec::len)
-        .expect("a bug is found");
-    found.iter().map(ToString::to_string).collect()
-}
-
-#[test]
-fn a_world_without_bugs_passes() {
-    for seed in 0..30 {
-        let program = crate::generate::program(seed, 400);
-        assert_eq!(run(&program, Bug::None), Ok(()), "seed {seed}");
-    }
-}
-
-#[test]
-fn each_bug_is_found_and_shrunk() {
-    for (bug, most) in [
-        (Bug::StaleAfterMove, 4),
-        (Bug::WritesReadOnly, 3),
-        (Bug::LeavesOne, 3),
-        (Bug::Leaks, 3),
-    ] {
-        let program = shortest(bug);
-        assert!(program.len() <= most, "{bug:?}: {program:#?}");
     }
 }

@@ -9,12 +9,14 @@
 //! may change a canary, and nothing may hand out one that nobody may read.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -33,22 +35,25 @@ use dmirror_client::page_size;
 use dmirror_client::process::Exit;
 use dmirror_client::region::Protection;
 
+use crate::fuzz_engines::Jobs;
+use crate::fuzz_engines::Own;
 use crate::generate::Dice;
+use crate::leavers::leavers;
 use crate::op::NODES;
 use crate::real::open;
 
 /// Pages of each part of the playground.
-const FREE: usize = 1024;
+pub const FREE: usize = 1024;
 const READABLE: usize = 16;
 const HIDDEN: usize = 16;
 const CHANGING: usize = 64;
-const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
+pub const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
 
 /// What canaries hold.
 const CANARY: u64 = 0x6361_6e61_7279_2121;
 
 /// How long a thread may take for a request.
-const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// How long a process goes on whose opener has ended.
 const ORPHAN_TIME: Duration = Duration::from_secs(3);
@@ -59,19 +64,21 @@ const READ: u64 = FIRST;
 const READ_UNLOCKED: u64 = FIRST + 9;
 const COMMANDS: usize = 10;
 
-type Counts = BTreeMap<String, u64>;
+pub type Counts = BTreeMap<String, u64>;
 
 /// What requests are sent to, and from.
-struct Scene {
-    ground: Playground,
-    devices: Vec<Device>,
+pub struct Scene {
+    pub ground: Playground,
+    pub devices: Vec<Device>,
+    pub jobs: Jobs,
     others: Vec<OwnedFd>,
     /// The device belongs to another process, so what is mapped here does not count.
     foreign: bool,
 }
 
 impl Scene {
-    fn new() -> Result<Self> {
+    /// Opens the devices, and maps a playground.
+    pub fn new() -> Result<Self> {
         let ground = Playground::new(PAGES * page_size())?;
         let words = page_size() / 8;
         for word in FREE * words..(FREE + READABLE + HIDDEN) * words {
@@ -93,12 +100,13 @@ impl Scene {
             ground,
             devices: devices.context("cannot open a device: is the module loaded?")?,
             others,
+            jobs: Jobs::default(),
             foreign: false,
         })
     }
 
     /// An address, `part` times of a hundred one in the playground.
-    fn address(&self, dice: &mut Dice, part: usize) -> u64 {
+    pub fn address(&self, dice: &mut Dice, part: usize) -> u64 {
         let inside = self.ground.addr() + dice.below(PAGES * page_size()) as u64;
         if dice.chance(part) {
             return match dice.below(12) {
@@ -212,8 +220,12 @@ impl Scene {
     /// Sends requests until time is up.
     fn go(&self, seed: u64, end: Instant, beats: &AtomicU64) -> Result<Counts> {
         let (mut dice, mut counts) = (Dice::new(seed), Counts::new());
+        let mut own = Own::default();
         while Instant::now() < end {
-            self.send(&mut dice, &mut counts)?;
+            match dice.chance(60) {
+                true => self.engine(&mut own, &mut dice, &mut counts)?,
+                false => self.send(&mut dice, &mut counts)?,
+            }
             if dice.chance(5) && !self.foreign {
                 self.stir(&mut dice)?;
             }
@@ -245,6 +257,7 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
                 } else if last.1.elapsed() > LIMIT {
                     // The thread cannot be stopped: all of the process ends.
                     println!("thread {nth} is stuck in its request {now}");
+                    print_stacks();
                     std::process::exit(1);
                 }
             }
@@ -260,6 +273,22 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
         }
         Ok(all)
     })
+}
+
+/// Prints where the threads of this process and the engines are in the kernel.
+fn print_stacks() {
+    let threads = |folder: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let comm = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let mut tasks = threads("/proc");
+    tasks.retain(|task| comm(task).starts_with("dmirror"));
+    tasks.extend(threads("/proc/self/task"));
+    for task in tasks {
+        let stack = fs::read_to_string(task.join("stack")).unwrap_or_default();
+        println!("{} {}{stack}", task.display(), comm(&task));
+    }
 }
 
 /// A part of the run, in a process: what it prints says which.
@@ -286,6 +315,7 @@ pub fn run(seed: u64, time: Duration, count: u32) -> Result<bool> {
     let mut dice = Dice::new(seed);
     let end = Instant::now() + time;
     let seeds = [dice.any(), dice.any(), dice.any()];
+    let leaving = dice.any();
     // Held by all processes of this run: when it is closed, all of them have ended.
     let (mut rest, held) = UnixStream::pair()?;
     // The opener is a child too: another one outlives it.
@@ -293,7 +323,9 @@ pub fn run(seed: u64, time: Duration, count: u32) -> Result<bool> {
         let _held = held;
         process("the opener", || opener(seeds, end, count))
     })?;
+    let leaver = fork_child(|| process("processes that leave work", || leavers(leaving, end)))?;
     let passed = opener.wait()? == Exit::Status(0);
+    let passed = leaver.wait()? == Exit::Status(0) && passed;
     let mut failures = Vec::new();
     rest.read_to_end(&mut failures)?;
     let clean = check_devices()?;
@@ -330,8 +362,16 @@ fn check_devices() -> Result<bool> {
     crate::real::frames()?;
     for node in 0..NODES {
         let device = open(node)?;
-        let room = device.room()?;
-        if room.is_some_and(|room| room.free_pages != room.pages) {
+        let is_used = || {
+            let room = device.room()?;
+            Ok::<_, anyhow::Error>(room.filter(|room| room.free_pages != room.pages))
+        };
+        // An engine lets go of a process that has ended a moment later.
+        let start = Instant::now();
+        while is_used()?.is_some() && start.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(100));
+        }
+        if let Some(room) = is_used()? {
             println!("device {node} has pages in use: {room:?}");
             return Ok(false);
         }

@@ -7,11 +7,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore as _;
 use rand_chacha::rand_core::SeedableRng as _;
 
+use crate::op::COUNTERS;
 use crate::op::Command;
 use crate::op::HANDLES;
+use crate::op::Job;
 use crate::op::Kind;
 use crate::op::Memory;
 use crate::op::Op;
+use crate::op::QUEUES;
+use crate::op::Queue;
 use crate::op::SLOTS;
 use crate::op::Side;
 use crate::op::Span;
@@ -91,8 +95,11 @@ impl Dice {
         Op::Map { slot, kind, pages }
     }
 
-    fn op(&mut self) -> Op {
+    fn op(&mut self, beside: bool) -> Op {
         let slot = self.slot();
+        if self.chance(22) {
+            return self.engine(slot, beside);
+        }
         match self.below(100) {
             0..8 => self.map(slot),
             8..10 => Op::Unmap {
@@ -137,6 +144,40 @@ impl Dice {
         }
     }
 
+    /// What engines do; if not `beside` other steps, then before the next one.
+    fn engine(&mut self, slot: u8, beside: bool) -> Op {
+        let queue = self.below(QUEUES) as u8;
+        let what = match self.below(20) {
+            0 => {
+                let what = self.pick(Queue::ALL);
+                return Op::Queue { what, queue };
+            }
+            1..4 if beside => {
+                return Op::Count {
+                    queue,
+                    counter: self.below(COUNTERS) as u8,
+                    times: self.below(256) as u8,
+                };
+            }
+            4..12 if beside => Job::Submit,
+            _ => Job::Run,
+        };
+        Op::Job {
+            what,
+            queue,
+            slot,
+            span: match self.below(4) {
+                0 => self.span(),
+                _ => Span {
+                    at: self.page(),
+                    len: 2 + self.below(64) as u16,
+                },
+            },
+            other: self.slot(),
+            seed: self.any() as u32,
+        }
+    }
+
     fn memory(&mut self, what: Memory, slot: u8) -> Op {
         let span = self.span();
         Op::Memory { what, slot, span }
@@ -157,10 +198,12 @@ pub fn program(seed: u64, steps: usize) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     let first = (0..3).map(|slot| dice.map(slot)).collect::<Vec<_>>();
     let first = first.into_iter().map(|op| (Side::Parent, op));
+    // A program without jobs beside its steps is judged by where pages are, too.
+    let beside = dice.chance(50);
     let mut program: Vec<Step> = first.map(|(side, op)| Step { side, op }).collect();
     while program.len() < steps {
         let child = dice.chance(35);
-        let op = dice.op();
+        let op = dice.op(beside);
         // A child's child would be one more model, and find no more.
         let parents = matches!(op, Op::Fork | Op::Exit);
         let side = if child && !parents {
@@ -188,9 +231,9 @@ mod tests {
         "parent map 0 file 76",
         "parent map 1 huge 512",
         "parent map 2 huge 512",
-        "parent dontfork 0 512+512",
-        "parent cold 1 523+1",
-        "parent EXCLUSIVE 1 3 74+39",
+        "child MIGRATE_TO_DEV 0 0 0+512",
+        "child SNAPSHOT 2 3 0+1024",
+        "parent run 4 3 47+17 4 916950954",
     ];
 
     #[test]

@@ -8,10 +8,15 @@
 
 mod command;
 mod content;
+mod engines;
 #[cfg(test)]
 mod fake;
+mod flight;
 mod fuzz;
+mod fuzz_engines;
 mod generate;
+mod job;
+mod leavers;
 mod model;
 mod noise;
 mod op;

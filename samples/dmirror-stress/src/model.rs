@@ -8,8 +8,11 @@
 
 use std::ops::Range;
 
+use crate::content::Content;
+use crate::content::Library;
 use crate::content::Seen;
 use crate::content::Stamp;
+use crate::op::COUNTERS;
 use crate::op::Kind;
 use crate::op::NODES;
 use crate::op::SLOTS;
@@ -26,7 +29,7 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// What it holds; zeroes if there is none.
-    pub content: Option<Stamp>,
+    pub content: Option<Content>,
     /// It may hold zeroes instead.
     pub maybe_zero: bool,
     /// What the program may do with it.
@@ -47,6 +50,10 @@ pub struct Page {
     pub not_forked: bool,
     /// A child finds zeroes.
     pub wiped: bool,
+    /// The queues with jobs that work with it, a bit each: nobody else writes it.
+    pub busy: u8,
+    /// The queues with jobs that write it: nobody knows how far they are.
+    pub changing: u8,
 }
 
 impl Page {
@@ -63,6 +70,8 @@ impl Page {
         mergeable: false,
         not_forked: false,
         wiped: false,
+        busy: 0,
+        changing: 0,
     };
 
     /// Takes notice of what was read from it; fails if that cannot be.
@@ -72,15 +81,17 @@ impl Page {
     /// What should have been there.
     pub fn observe(&mut self, seen: Seen) -> Result<(), String> {
         let right = match seen {
+            Seen::Untouched => false,
+            _ if self.changing != 0 => return Ok(()),
             Seen::Zero => self.content.is_none() || self.maybe_zero,
-            Seen::Data(stamp) => self.content == Some(stamp),
-            Seen::Untouched | Seen::Torn(..) => false,
+            Seen::Data(stamp) => self.content == Some(Content::Pattern(stamp)),
+            Seen::Torn(.., digest) => self.content == Some(Content::Other(digest)),
         };
         if !right {
             let expected = match self.content {
                 None => "zeroes".into(),
-                Some(stamp) if self.maybe_zero => format!("{stamp} or zeroes"),
-                Some(stamp) => stamp.to_string(),
+                Some(content) if self.maybe_zero => format!("{content} or zeroes"),
+                Some(content) => content.to_string(),
             };
             return Err(format!("{seen} where there should be {expected}"));
         }
@@ -92,7 +103,12 @@ impl Page {
 
     /// All of it was written.
     pub fn written(&mut self, stamp: Stamp) {
-        self.content = Some(stamp);
+        self.holds(Some(Content::Pattern(stamp)));
+    }
+
+    /// All of it was written, and this came of it.
+    pub fn holds(&mut self, content: Option<Content>) {
+        self.content = content;
         self.maybe_zero = false;
         self.shared = false;
     }
@@ -119,13 +135,21 @@ impl Page {
 pub struct Slot {
     pub kind: Kind,
     pub pages: Vec<Page>,
+    /// It is not where it was mapped. Linux 7.3 with CONFIG_DEBUG_VM warns in `vma_add_pgoff()` when
+    /// a child cuts such a mapping that is to be wiped in children, whoever has moved it: the
+    /// child's has no anon_vma, and the offset of one that has.
+    pub moved: bool,
 }
 
 impl Slot {
     /// One that was just mapped.
     pub fn new(kind: Kind, pages: usize) -> Self {
         let pages = vec![Page::FRESH; pages];
-        Self { kind, pages }
+        Self {
+            kind,
+            pages,
+            moved: false,
+        }
     }
 
     /// The pages `range`.
@@ -147,6 +171,16 @@ pub struct Model {
     pub alone: bool,
     /// The kernel has swap space.
     pub swap: bool,
+    /// The queues with jobs that nobody has waited for, a bit each.
+    pub flying: u8,
+    /// The program has jobs beside its steps.
+    pub asynchronous: bool,
+    /// This is the model of a child, which has no jobs beside its steps.
+    pub is_child: bool,
+    /// The pages that hold no pattern.
+    pub library: Library,
+    /// What the counters hold when all jobs have ended; `None` if nobody knows.
+    pub counters: [Option<u64>; COUNTERS],
     version: u32,
 }
 
@@ -157,8 +191,18 @@ impl Model {
             slots: [const { None }; SLOTS],
             alone,
             swap,
+            flying: 0,
+            asynchronous: false,
+            is_child: false,
+            library: Library::default(),
+            counters: [Some(0); COUNTERS],
             version: 0,
         }
+    }
+
+    /// Nobody but the steps of the program moves pages.
+    pub fn is_quiet(&self) -> bool {
+        self.alone && self.flying == 0
     }
 
     /// A pattern for each page of a range of a slot, never used before.
@@ -175,22 +219,40 @@ impl Model {
 
     /// Whether a page can be on a device.
     pub fn may_be_on(&self, page: &Page, node: usize) -> bool {
-        !self.alone || page.shared || page.devices & (1 << node) != 0
+        !self.is_quiet() || page.shared || page.devices & (1 << node) != 0
     }
 
     /// Whether a page can be in swap space, or have a place there.
     pub fn may_be_swapped(&self, page: &Page) -> bool {
-        self.swap && (page.swapped || page.shared || !self.alone)
+        self.swap && (page.swapped || page.shared || !self.is_quiet())
     }
 
     /// Whether there can be a reason for which a page does not move to a device.
     pub fn may_stay(&self, kind: Kind, page: &Page, node: usize) -> bool {
         matches!(kind, Kind::Shared | Kind::File)
-            || !self.alone
+            || !self.is_quiet()
             || page.mergeable
             || page.held
             || self.may_be_swapped(page)
             || (0..NODES).any(|other| other != node && self.may_be_on(page, other))
+    }
+
+    /// Whether a part of a slot is to be wiped in children.
+    pub fn is_wiped(&self, slot: u8) -> bool {
+        let slot = self.slots[usize::from(slot)].as_ref();
+        slot.is_some_and(|slot| slot.pages.iter().any(|page| page.wiped))
+    }
+
+    /// A page of a slot.
+    pub fn page(&self, (slot, page): (usize, usize)) -> Page {
+        let slot = self.slots[slot].as_ref();
+        slot.map_or(Page::FRESH, |slot| slot.pages[page])
+    }
+
+    /// Pages of a slot, to be changed; none if it is empty.
+    pub fn part_mut(&mut self, slot: usize, range: &Range<usize>) -> &mut [Page] {
+        let slot = self.slots[slot].as_mut();
+        slot.map_or(&mut [], |slot| slot.part_mut(range))
     }
 
     /// Forks: this is the parent's afterwards, and what it returns the child's.
@@ -198,14 +260,18 @@ impl Model {
         let mut child = self.clone();
         // A stamp of the child's is none of the parent's.
         child.version += 1 << 24;
+        // The jobs are those of the parent, and can move what is shared.
+        child.alone &= !child.asynchronous;
+        (child.flying, child.is_child) = (0, true);
         for slot in &mut child.slots {
             // The child lets go of what it would have to keep in step with its parent,
-            // and of mappings with holes.
-            *slot = slot.take().filter(|slot| {
-                slot.kind != Kind::Shared && !slot.pages.iter().any(|page| page.not_forked)
-            });
+            // of mappings with holes, and of what was written while it was copied.
+            let is_lost = |page: &Page| page.not_forked || page.changing != 0;
+            *slot = slot
+                .take()
+                .filter(|slot| slot.kind != Kind::Shared && !slot.pages.iter().any(is_lost));
             for page in slot.iter_mut().flat_map(|slot| &mut slot.pages) {
-                page.exclusive = 0;
+                (page.exclusive, page.busy) = (0, 0);
                 if page.wiped {
                     page.emptied();
                 } else {

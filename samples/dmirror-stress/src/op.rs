@@ -20,12 +20,22 @@ pub const SLOTS: usize = 5;
 pub const MAX_PAGES: usize = 1024;
 /// How many open device files a program has.
 pub const HANDLES: usize = 3;
+/// How many queues a program has, by turns on its handles.
+pub const QUEUES: usize = 6;
+/// How many words engines and processors add to. The first half has 8 bytes, and is for both;
+/// the others have 4.
+pub const COUNTERS: usize = 8;
 /// How many private devices there are.
 pub const NODES: usize = 2;
 
 /// The device that a handle is open on: the last one is a second open of the first.
 pub fn node_of(handle: usize) -> usize {
     handle % NODES
+}
+
+/// The handle that a queue is made with.
+pub fn handle_of(queue: usize) -> usize {
+    queue % HANDLES
 }
 
 /// Defines an enum whose values are words.
@@ -96,6 +106,22 @@ words! {
     }
 }
 
+impl Memory {
+    /// Whether it changes what comes of jobs on the pages, or ignores what they have written.
+    pub fn changes_jobs(self) -> bool {
+        matches!(
+            self,
+            Self::Write
+                | Self::Replace
+                | Self::ProtectNone
+                | Self::ProtectRead
+                | Self::ProtectWrite
+                | Self::DontNeed
+                | Self::Free
+        )
+    }
+}
+
 words! {
     /// A command for a range.
     Command {
@@ -113,6 +139,16 @@ words! {
 words! {
     /// What concerns a device or its file as a whole.
     Whole { Release = "RELEASE", FailAlloc = "FAIL_ALLOC", Reopen = "reopen", }
+}
+
+words! {
+    /// How engines execute packets.
+    Job { Run = "run", Submit = "submit", }
+}
+
+words! {
+    /// What concerns a queue, or all queues of its device.
+    Queue { Wait = "wait", Destroy = "destroy", Reset = "reset", }
 }
 
 /// Pages of a slot, before they are made to fit.
@@ -155,6 +191,20 @@ pub enum Op {
     },
     /// By or to a whole device.
     Whole { what: Whole, handle: u8 },
+    /// Have an engine execute the packets of a seed on a part of a slot and of another, and
+    /// wait for it, or go on.
+    Job {
+        what: Job,
+        queue: u8,
+        slot: u8,
+        span: Span,
+        other: u8,
+        seed: u32,
+    },
+    /// Wait for the jobs of a queue, or have them end.
+    Queue { what: Queue, queue: u8 },
+    /// Have an engine add to a counter so many times, and add as often oneself.
+    Count { queue: u8, counter: u8, times: u8 },
     /// Have the kernel reclaim so many MiB.
     Reclaim { mib: u8 },
     /// Check everything.
@@ -166,6 +216,18 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether it leaves a job at work.
+    pub fn is_beside(&self) -> bool {
+        matches!(
+            self,
+            Self::Count { .. }
+                | Self::Job {
+                    what: Job::Submit,
+                    ..
+                }
+        )
+    }
+
     /// What its outcomes are counted under.
     pub fn name(&self) -> &'static str {
         match self {
@@ -177,6 +239,9 @@ impl Op {
             Self::Memory { what, .. } => what.word(),
             Self::Device { what, .. } => what.word(),
             Self::Whole { what, .. } => what.word(),
+            Self::Job { what, .. } => what.word(),
+            Self::Queue { what, .. } => what.word(),
+            Self::Count { .. } => "count",
             Self::Reclaim { .. } => "reclaim",
             Self::Verify => "verify",
             Self::Fork => "fork",
@@ -199,6 +264,20 @@ impl fmt::Display for Op {
                 handle, slot, span, ..
             } => write!(f, "{name} {handle} {slot} {}+{}", span.at, span.len),
             Self::Whole { handle, .. } => write!(f, "{name} {handle}"),
+            Self::Job {
+                queue,
+                slot,
+                span: Span { at, len },
+                other,
+                seed,
+                ..
+            } => write!(f, "{name} {queue} {slot} {at}+{len} {other} {seed}"),
+            Self::Queue { queue, .. } => write!(f, "{name} {queue}"),
+            Self::Count {
+                queue,
+                counter,
+                times,
+            } => write!(f, "{name} {queue} {counter} {times}"),
             Self::Reclaim { mib } => write!(f, "{name} {mib}"),
             Self::Verify | Self::Fork | Self::Exit => f.write_str(name),
         }
@@ -273,6 +352,11 @@ impl FromStr for Op {
                 slot: words.slot()?,
                 into: words.slot()?,
             },
+            "count" => Self::Count {
+                queue: words.index("queue", QUEUES)?,
+                counter: words.index("counter", COUNTERS)?,
+                times: words.next("number of times")?,
+            },
             "reclaim" => Self::Reclaim {
                 mib: words.next("number of MiB")?,
             },
@@ -297,6 +381,20 @@ impl FromStr for Op {
                     Self::Whole {
                         what,
                         handle: words.index("handle", HANDLES)?,
+                    }
+                } else if let Ok(what) = name.parse() {
+                    Self::Queue {
+                        what,
+                        queue: words.index("queue", QUEUES)?,
+                    }
+                } else if let Ok(what) = name.parse() {
+                    Self::Job {
+                        what,
+                        queue: words.index("queue", QUEUES)?,
+                        slot: words.slot()?,
+                        span: words.span()?,
+                        other: words.slot()?,
+                        seed: words.next("seed")?,
                     }
                 } else {
                     bail!("{name:?} is no operation")
@@ -381,6 +479,9 @@ mod tests {
             "parent map 0 small 5000",
             "parent read 0 3",
             "parent READ 3 0 1+1",
+            "parent run 6 0 1+1 0 1",
+            "parent submit 0 0 1+1 0",
+            "parent count 0 8 1",
             "parent verify 1",
         ] {
             assert!(line.parse::<Step>().is_err(), "{line}");

@@ -28,6 +28,7 @@ use dmirror_client::fork_child;
 use dmirror_client::page_size;
 use dmirror_client::place::device_memories;
 use dmirror_client::process;
+use dmirror_client::queue;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
@@ -35,6 +36,7 @@ use crate::content::Seen;
 use crate::content::Stamp;
 use crate::content::UNTOUCHED;
 use crate::content::words_per_page;
+use crate::engines::Engines;
 use crate::model::Model;
 use crate::noise::Targets;
 use crate::op::Command;
@@ -46,8 +48,10 @@ use crate::op::NODES;
 use crate::op::Op;
 use crate::op::SLOTS;
 use crate::op::Whole;
+use crate::op::handle_of;
 use crate::op::node_of;
 use crate::runner::Runner;
+use crate::world::Add;
 use crate::world::Answer;
 use crate::world::Child;
 use crate::world::Failure;
@@ -106,6 +110,7 @@ pub fn frames() -> Result<Vec<Range<u64>>> {
 pub struct Real {
     regions: [Option<Region>; SLOTS],
     devices: Vec<Device>,
+    engines: Engines,
     frames: Vec<Range<u64>>,
     /// Who else wants to know where the regions are.
     targets: Option<Arc<Targets>>,
@@ -124,6 +129,7 @@ impl Real {
         Ok(Self {
             regions: [const { None }; SLOTS],
             devices: devices.collect::<io::Result<_>>()?,
+            engines: Engines::new()?,
             frames,
             targets,
         })
@@ -364,6 +370,49 @@ impl World for Real {
 
     fn disagreements(&mut self, handle: usize) -> Vec<String> {
         disagreements(node_of(handle))
+    }
+
+    fn addr(&self, slot: usize) -> u64 {
+        self.region(slot).addr()
+    }
+
+    fn fill(&mut self, slot: usize, page: usize, bytes: &[u8]) {
+        let region = self.region(slot);
+        for (nth, word) in bytes.chunks_exact(8).enumerate() {
+            let word = u64::from_ne_bytes(word.try_into().unwrap_or_default());
+            region.store(page * words_per_page() + nth, word);
+        }
+    }
+
+    fn submit(&mut self, queue: usize, packets: u64, npackets: u32) -> Result<u64, Errno> {
+        let device = &self.devices[handle_of(queue)];
+        self.engines.submit(queue, device, packets, npackets)
+    }
+
+    fn wait(&mut self, queue: usize, job: u64) -> Result<queue::Outcome, Errno> {
+        self.engines.wait(queue, job)
+    }
+
+    fn destroy(&mut self, queue: usize) -> Result<(), Errno> {
+        self.engines.destroy(queue)
+    }
+
+    fn reset(&mut self, handle: usize) -> Result<(), Errno> {
+        self.devices[handle].reset().map_err(|error| error.errno)
+    }
+
+    fn count(&mut self, queue: usize, counter: usize, add: &Add) -> Result<u64, Errno> {
+        let device = &self.devices[handle_of(queue)];
+        self.engines.count(queue, device, counter, add)
+    }
+
+    fn add(&mut self, counter: usize, add: &Add) {
+        self.engines
+            .add(&self.devices[counter % HANDLES], counter, add);
+    }
+
+    fn counter(&mut self, counter: usize) -> u64 {
+        self.engines.counter(counter)
     }
 
     fn fork(&mut self, model: Model) -> Result<RealChild, Errno> {

@@ -5,18 +5,19 @@
 use std::ops::Range;
 
 use dmirror_client::Errno;
-use dmirror_client::device::prot;
 
+use crate::flight::Flight;
+use crate::job::Order;
 use crate::model::Access;
 use crate::model::Model;
 use crate::model::Page;
 use crate::model::Slot;
-use crate::op::HANDLES;
 use crate::op::Kind;
 use crate::op::MAX_PAGES;
 use crate::op::Memory;
 use crate::op::NODES;
 use crate::op::Op;
+use crate::op::QUEUES;
 use crate::op::SLOTS;
 use crate::op::Side;
 use crate::op::Step;
@@ -29,12 +30,14 @@ use crate::world::Where;
 use crate::world::World;
 
 /// What a step answers that has nothing to work on.
-const SKIPPED: &str = "skipped";
+pub(crate) const SKIPPED: &str = "skipped";
 
 /// A process, what it should be like, and its child.
 pub struct Runner<W: World> {
     pub(crate) model: Model,
     pub(crate) world: W,
+    /// The jobs that nobody has waited for, of each queue.
+    pub(crate) flights: [Vec<Flight>; QUEUES],
     child: Option<W::Child>,
 }
 
@@ -49,6 +52,7 @@ impl<W: World> Runner<W> {
         Self {
             model,
             world,
+            flights: [const { Vec::new() }; QUEUES],
             child: None,
         }
     }
@@ -120,6 +124,7 @@ impl<W: World> Runner<W> {
                     return skipped;
                 };
                 let (slot, at) = (usize::from(slot), usize::from(at) % pages);
+                self.settle(slot, &(0..pages), u8::MAX)?;
                 self.world.unmap(slot, at);
                 let mapped = &mut self.model.slots[slot];
                 if at == 0 {
@@ -133,24 +138,33 @@ impl<W: World> Runner<W> {
                 Some(pages) if usize::from(at) % pages > 0 && size(into).is_none() => {
                     let (slot, into) = (usize::from(slot), usize::from(into));
                     let at = usize::from(at) % pages;
+                    self.settle(slot, &(0..pages), u8::MAX)?;
                     self.world.split(slot, at, into);
                     let tail = self.model.slots[slot].as_mut().map(|slot| Slot {
                         kind: slot.kind,
                         pages: slot.pages.split_off(at),
+                        moved: slot.moved,
                     });
                     self.model.slots[into] = tail;
                     Ok("ok".into())
                 }
                 _ => skipped,
             },
-            Op::Move { slot, pages } if size(slot).is_some() => {
+            Op::Move { slot, pages } if size(slot).is_some() && !self.model.is_wiped(slot) => {
+                let all = 0..size(slot).unwrap_or_default();
+                self.settle(slot.into(), &all, u8::MAX)?;
                 Ok(self.relocate(slot.into(), pages.into()))
             }
             Op::Take { slot, into } => match &self.model.slots[usize::from(slot)] {
                 Some(Slot {
                     kind: Kind::Small | Kind::Huge,
+                    pages,
                     ..
-                }) if size(into).is_none() => Ok(self.take(slot.into(), into.into())),
+                }) if size(into).is_none() && !self.model.is_wiped(slot) => {
+                    let all = 0..pages.len();
+                    self.settle(slot.into(), &all, u8::MAX)?;
+                    Ok(self.take(slot.into(), into.into()))
+                }
                 _ => skipped,
             },
             Op::Memory { what, slot, span } => match size(slot) {
@@ -171,6 +185,28 @@ impl<W: World> Runner<W> {
                 }
                 None => skipped,
             },
+            Op::Job {
+                what,
+                queue,
+                slot,
+                span,
+                other,
+                seed,
+            } => match size(slot) {
+                Some(pages) => self.job(&Order {
+                    what,
+                    queue: queue.into(),
+                    area: self.area(slot.into(), &span.within(pages), other.into()),
+                    seed,
+                }),
+                None => skipped,
+            },
+            Op::Queue { what, queue } => self.queue(what, queue.into()),
+            Op::Count {
+                queue,
+                counter,
+                times,
+            } => self.count(queue.into(), counter.into(), times.into()),
             Op::Whole { what, handle } => self.whole(what, handle.into()),
             Op::Reclaim { mib } => {
                 for page in self.model.pages_mut() {
@@ -203,6 +239,7 @@ impl<W: World> Runner<W> {
                 let mut fresh = mapped.pages.last().copied().unwrap_or(Page::FRESH);
                 fresh.emptied();
                 mapped.pages.resize(pages, fresh);
+                mapped.moved = true;
             }
             mapped => *mapped = None,
         }
@@ -213,6 +250,9 @@ impl<W: World> Runner<W> {
         let answer = self.world.take(slot, into);
         if answer.is_ok() {
             self.model.slots[into] = self.model.slots[slot].clone();
+            if let Some(taken) = &mut self.model.slots[into] {
+                taken.moved = true;
+            }
             for page in self.model.slots[slot].iter_mut().flat_map(|s| &mut s.pages) {
                 page.emptied();
             }
@@ -227,9 +267,15 @@ impl<W: World> Runner<W> {
         range: &Range<usize>,
     ) -> Result<Outcome, Failure> {
         let kind = self.model.slots[slot].as_ref().map(|slot| slot.kind);
+        if what.changes_jobs() {
+            self.settle(slot, range, u8::MAX)?;
+        }
         match what {
             // It would be private from then on, and the rest of it not.
             Memory::Replace if kind == Some(Kind::Shared) => return Ok(SKIPPED.into()),
+            Memory::WipeOnFork if self.model.slots[slot].as_ref().is_some_and(|s| s.moved) => {
+                return Ok(SKIPPED.into());
+            }
             Memory::Read => return self.read(slot, range),
             Memory::Write => {
                 let stamps = self.model.new_stamps(slot, range);
@@ -296,6 +342,9 @@ impl<W: World> Runner<W> {
     }
 
     fn whole(&mut self, what: Whole, handle: usize) -> Result<Outcome, Failure> {
+        if what == Whole::Reopen {
+            self.destroy_all_of(handle)?;
+        }
         let answer = self.world.whole(what, handle);
         let node = node_of(handle);
         match (what, answer.error) {
@@ -303,7 +352,7 @@ impl<W: World> Runner<W> {
                 for page in self.model.pages_mut() {
                     page.devices &= !(1 << node);
                 }
-                if self.model.alone {
+                if self.model.is_quiet() {
                     self.check_empty(handle, "after RELEASE")?;
                 }
             }
@@ -313,7 +362,7 @@ impl<W: World> Runner<W> {
                 }
             }
             (Whole::FailAlloc, None) => {}
-            (Whole::Release, Some(Errno::EBUSY | Errno::ENOMEM)) if !self.model.alone => {}
+            (Whole::Release, Some(Errno::EBUSY | Errno::ENOMEM)) if !self.model.is_quiet() => {}
             (_, Some(errno)) => return Err(format!("{} {handle}: {errno}", what.word())),
         }
         Ok(answer
@@ -339,6 +388,7 @@ impl<W: World> Runner<W> {
     ///
     /// What is not as it must be.
     pub fn verify(&mut self) -> Result<(), Failure> {
+        self.collect_all()?;
         let mut on_device = [0; NODES];
         for slot in 0..SLOTS {
             let Some(mapped) = &self.model.slots[slot] else {
@@ -401,7 +451,9 @@ impl<W: World> Runner<W> {
                 Where::Device(Some(node)) => self.model.may_be_on(page, node),
                 Where::Device(None) => (0..NODES).any(|node| self.model.may_be_on(page, node)),
                 Where::Swapped => self.model.swap,
-                Where::Held => page.held || page.shared || !self.model.alone || self.model.swap,
+                Where::Held => {
+                    page.held || page.shared || !self.model.is_quiet() || self.model.swap
+                }
             };
             if !possible {
                 let page = range.start + nth;
@@ -409,44 +461,5 @@ impl<W: World> Runner<W> {
             }
         }
         Ok(places)
-    }
-
-    /// Compares a byte of SNAPSHOT with what a page can be.
-    pub(crate) fn check_byte(&self, page: &Page, byte: u8, handle: usize) -> Result<(), String> {
-        let wrong = |what: &str| Err(format!("SNAPSHOT says {byte:#x}, {what}"));
-        if page.access == Access::None {
-            return match byte {
-                prot::ERROR => Ok(()),
-                _ => wrong("and nobody may read it"),
-            };
-        }
-        match byte {
-            // A huge page on another device: hmm_vma_handle_absent_pmd() of the kernel
-            // calls an entry of 2 MiB an error that it calls absent if it is of 4 KiB.
-            prot::ERROR
-                if (0..NODES)
-                    .any(|other| other != node_of(handle) && self.model.may_be_on(page, other)) =>
-            {
-                return Ok(());
-            }
-            prot::ERROR => return wrong("and it is there to read"),
-            prot::NONE => return Ok(()),
-            _ => {}
-        }
-        if byte & prot::WRITE != 0 && page.access != Access::Write {
-            return wrong("and it is not there to be written");
-        }
-        if byte & (prot::READ | prot::WRITE) == 0 {
-            return wrong("neither READ nor WRITE");
-        }
-        let zero = byte & prot::ZERO != 0 && byte & prot::PRIVATE_LOCAL == 0;
-        if zero && page.content.is_some() && !page.maybe_zero {
-            return wrong("and it was written");
-        }
-        let node = node_of(handle % HANDLES);
-        if byte & prot::PRIVATE_LOCAL != 0 && !self.model.may_be_on(page, node) {
-            return wrong("and it cannot be there");
-        }
-        Ok(())
     }
 }

@@ -256,7 +256,8 @@ impl Session {
             }
             _ => None,
         };
-        let model = Model::new(self.alone, self.swap.is_some());
+        let mut model = Model::new(self.alone, self.swap.is_some());
+        model.asynchronous = program.iter().any(|step| step.op.is_beside());
         let world = Real::new(self.frames.clone(), targets.clone())?;
         let mut runner = Runner::new(model, world);
         let mut report = Report {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use dmirror_client::Errno;
+use dmirror_client::queue;
 
 use crate::content::Seen;
 use crate::content::Stamp;
@@ -33,6 +34,15 @@ pub enum Where {
     Swapped,
     /// Behind an entry that says it moves, or is exclusive.
     Held,
+}
+
+/// Additions to a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Add {
+    /// What is added.
+    pub value: u64,
+    /// How often.
+    pub times: u64,
 }
 
 /// What a device answered.
@@ -87,6 +97,24 @@ pub trait World {
     fn used(&mut self, handle: usize) -> Option<(u64, u64)>;
     /// Which sums of a device's statistics do not agree, if it has any.
     fn disagreements(&mut self, handle: usize) -> Vec<String>;
+    /// The address of a slot.
+    fn addr(&self, slot: usize) -> u64;
+    /// A processor writes a page that is no pattern.
+    fn fill(&mut self, slot: usize, page: usize, bytes: &[u8]);
+    /// Has an engine execute packets; the number of the job. Makes the queue if there is none.
+    fn submit(&mut self, queue: usize, packets: u64, npackets: u32) -> Result<u64, Errno>;
+    /// Waits for a job.
+    fn wait(&mut self, queue: usize, job: u64) -> Result<queue::Outcome, Errno>;
+    /// Ends a queue, if there is one.
+    fn destroy(&mut self, queue: usize) -> Result<(), Errno>;
+    /// Resets the engines of the device that a handle is open on.
+    fn reset(&mut self, handle: usize) -> Result<(), Errno>;
+    /// Has an engine add to a counter; the number of the job.
+    fn count(&mut self, queue: usize, counter: usize, add: &Add) -> Result<u64, Errno>;
+    /// A processor adds to a counter.
+    fn add(&mut self, counter: usize, add: &Add);
+    /// What a counter holds.
+    fn counter(&mut self, counter: usize) -> u64;
     /// Starts a child, whose model is given.
     fn fork(&mut self, model: Model) -> Result<Self::Child, Errno>;
 }

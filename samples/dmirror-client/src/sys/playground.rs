@@ -3,6 +3,7 @@
 //! Requests with any numbers in them, kept away from the memory of Rust.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 
@@ -11,6 +12,8 @@ use nix::libc;
 use nix::libc::c_ulong;
 
 use super::Mapping;
+use crate::abi;
+use crate::device::Device;
 use crate::mman::Backing;
 use crate::mman::Protection;
 use crate::range::page_size;
@@ -131,6 +134,46 @@ impl Playground {
         // its inaccessible tail first, which the kernel does not pass.
         let answer = unsafe { libc::ioctl(file.as_raw_fd(), request as c_ulong, argument) };
         Errno::result(answer)
+    }
+
+    /// Sends a command about queues with any struct to a device. The packets that it may name
+    /// are followed by the device.
+    ///
+    /// The struct is made of `words` if `argument` lies inside with room for it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers; `EADDRNOTAVAIL` for a command that is none about queues, and for
+    /// what could reach memory of this process outside, which is not sent.
+    pub fn request_queues(
+        &self,
+        device: &Device,
+        number: u32,
+        argument: u64,
+        words: &[u64],
+    ) -> Result<(), Errno> {
+        let refused = Err(Errno::EADDRNOTAVAIL);
+        if !abi::takes_no_pointer(number) {
+            return refused;
+        }
+        self.confine(argument, 1 << 14)?;
+        if let Some(offset) = self.offset(argument, size_of_val(words)) {
+            if offset % 8 != 0 {
+                return refused;
+            }
+            for (nth, word) in words.iter().enumerate() {
+                self.mapping.store(offset / 8 + nth, *word);
+            }
+        } else if (LOW_END..USER_END).contains(&argument) {
+            return refused;
+        }
+        let request = abi::request::<[u8; 40]>(number);
+        // SAFETY: the kernel accesses the struct, and no memory that this names. It is at most as
+        // long as a page, and lies in the playground, whose content means nothing and which is
+        // accessed by atomics only, with nothing accessible behind it; or where this process has
+        // no memory, as has just been checked.
+        let answer = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), request, argument) };
+        Errno::result(answer).map(drop)
     }
 
     /// Where `len` bytes from `addr` on are in the usable part.

@@ -3,6 +3,9 @@
 //! The cases, one file a theme. Those that unload the module come last.
 
 mod access;
+mod advise;
+mod advise_arguments;
+mod advise_mappings;
 mod coherent;
 mod counts;
 mod death;
@@ -218,6 +221,8 @@ themes! {
         [packets_on_the_device, malformed_packets]
     policy(policy, policy_live) "what a device does about pages that engines miss"
         [presets, whole_granule, dense_rest, small_buffer]
+    advise(advise_arguments, advise, advise_mappings) "advice for ranges, and what engines must not access"
+        [set_arguments, set_and_got, unmapped]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
     trace(trace) "trace events say what happened" []

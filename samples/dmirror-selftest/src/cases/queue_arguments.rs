@@ -86,6 +86,7 @@ impl<'a> Call<'a> {
                 worker.outcome(job)?;
                 vec![head(0), pair(queue, 0), job]
             }
+            Request::Reset => vec![head(0), 0],
         };
         for (index, word) in words.into_iter().enumerate() {
             argument.store(index, word);
@@ -223,7 +224,11 @@ fn unused_members(context: &Context) -> Result<()> {
         })?;
     }
     let worker = Worker::new(context)?;
-    for (request, index) in [(Request::QueueDestroy, 1), (Request::Wait, 6)] {
+    for (request, index) in [
+        (Request::QueueDestroy, 1),
+        (Request::Wait, 6),
+        (Request::Reset, 1),
+    ] {
         let call = Call::good(&worker, request)?;
         let (first, _) = unpair(call.argument.load(index));
         call.store(index, pair(first, 1));

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a program has advised for ranges of its addresses. Pure logic, no kernel calls.
+//!
+//! The ranges are in a sorted array whose size does not change, so that forgetting a part of one
+//! allocates nothing. That may make two ranges of one, and again two of each of those: no number of
+//! places is enough for all of that. So what can never fail is to forget; what can is to keep:
+//! where no place is left, the shorter of the two parts is forgotten as well. Setting leaves half
+//! of the places free.
+
+use core::{
+    cmp::{max, min},
+    ops::{DerefMut, Range},
+};
+
+/// Where memory should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Location {
+    /// Nothing was advised.
+    #[default]
+    Any,
+    /// In the memory of the system.
+    System,
+    /// On the device that the advice was given to.
+    Device,
+    /// On the device with this number.
+    Peer(u32),
+}
+
+/// What the device does to access memory that it has not mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Nothing was advised.
+    #[default]
+    Any,
+    /// It moves it to where it should be.
+    Migrate,
+    /// It maps it where it is.
+    InPlace,
+    /// Engines must not access it.
+    Denied,
+}
+
+/// How the device makes atomic operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Atomics {
+    /// Nothing was advised.
+    #[default]
+    Any,
+    /// In its own memory.
+    Device,
+    /// In the memory of the system, to which it has exclusive access meanwhile.
+    System,
+    /// Not at all.
+    Denied,
+}
+
+/// What was advised for an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) location: Location,
+    pub(crate) reach: Reach,
+    pub(crate) atomics: Atomics,
+    /// How much moves at once, in bytes, a power of two; 0 where nothing was advised.
+    pub(crate) granule: u32,
+}
+
+/// What is to change. The rest stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) location: Option<Location>,
+    pub(crate) reach: Option<Reach>,
+    pub(crate) atomics: Option<Atomics>,
+    pub(crate) granule: Option<u32>,
+}
+
+impl Change {
+    fn of(&self, old: Attributes) -> Attributes {
+        Attributes {
+            location: self.location.unwrap_or(old.location),
+            reach: self.reach.unwrap_or(old.reach),
+            atomics: self.atomics.unwrap_or(old.atomics),
+            granule: self.granule.unwrap_or(old.granule),
+        }
+    }
+}
+
+/// A range of addresses, in bytes, for which the same was advised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    start: usize,
+    /// Exclusive.
+    end: usize,
+    attributes: Attributes,
+}
+
+/// There would be too many ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// Attributes of ranges of addresses.
+///
+/// The ranges in use come first. They are not empty, in ascending order, and do not overlap; for
+/// each something was advised, and for two that touch not the same.
+pub(crate) struct AttributeMap<S> {
+    slots: S,
+    /// How many of them are in use.
+    len: usize,
+    /// As many, for the next state.
+    scratch: S,
+}
+
+impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
+    /// Makes a map of places and as many others to work with. Half as many ranges can be set.
+    pub(crate) fn new(slots: S, scratch: S) -> Self {
+        Self {
+            slots,
+            len: 0,
+            scratch,
+        }
+    }
+
+    fn used(&self) -> &[Slot] {
+        &self.slots[..self.len]
+    }
+
+    /// Returns the number of ranges.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether engines must not access some range.
+    pub(crate) fn denies(&self) -> bool {
+        let is_denied = |slot: &Slot| slot.attributes.reach == Reach::Denied;
+        self.used().iter().any(is_denied)
+    }
+
+    /// Returns what was advised for an address, and the whole range around it for which that is so.
+    pub(crate) fn at(&self, address: usize) -> (Attributes, Range<usize>) {
+        let used = self.used();
+        let next = used.partition_point(|slot| slot.end <= address);
+        let (before, behind) = used.split_at(next);
+        match behind.first() {
+            Some(slot) if slot.start <= address => (slot.attributes, slot.start..slot.end),
+            behind => {
+                let start = before.last().map_or(0, |slot| slot.end);
+                let end = behind.map_or(usize::MAX, |slot| slot.start);
+                (Attributes::default(), start..end)
+            }
+        }
+    }
+
+    /// Changes what is advised for a range, or nothing if there would be too many ranges.
+    pub(crate) fn set(&mut self, range: Range<usize>, change: &Change) -> Result<(), Full> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let most = max(self.slots.len() / 2, self.len);
+        let mut next = Builder {
+            slots: &mut self.scratch,
+            len: 0,
+            most,
+        };
+        // The first address of the range that has not got its new attributes.
+        let mut at = range.start;
+        for slot in &self.slots[..self.len] {
+            let cut = |start, end| max(slot.start, start)..min(slot.end, end);
+            next.push(cut(0, range.start), slot.attributes)?;
+            let inside = cut(range.start, range.end);
+            if !inside.is_empty() {
+                next.push(at..inside.start, change.of(Attributes::default()))?;
+                at = inside.end;
+                next.push(inside, change.of(slot.attributes))?;
+            }
+            let behind = cut(range.end, usize::MAX);
+            if !behind.is_empty() {
+                next.push(at..range.end, change.of(Attributes::default()))?;
+                at = range.end;
+                next.push(behind, slot.attributes)?;
+            }
+        }
+        next.push(at..range.end, change.of(Attributes::default()))?;
+        self.len = next.len;
+        core::mem::swap(&mut self.slots, &mut self.scratch);
+        Ok(())
+    }
+
+    /// Forgets what was advised for a range. Returns how many bytes outside it were forgotten as
+    /// well, for want of a place.
+    pub(crate) fn forget(&mut self, range: Range<usize>) -> usize {
+        let used = &mut self.slots[..self.len];
+        let mut first = used.partition_point(|slot| slot.end <= range.start);
+        let mut end = used.partition_point(|slot| slot.start < range.end);
+        if range.is_empty() || first >= end {
+            return 0;
+        }
+        let (left, right) = (used[first], used[end - 1]);
+        let has_left = left.start < range.start;
+        let has_right = right.end > range.end;
+        if end - first == 1 && has_left && has_right {
+            return self.split(first, range);
+        }
+        if has_left {
+            used[first].end = range.start;
+            first += 1;
+        }
+        if has_right {
+            used[end - 1].start = range.end;
+            end -= 1;
+        }
+        used.copy_within(end.., first);
+        self.len -= end - first;
+        0
+    }
+
+    /// Forgets a part in the midst of a range.
+    fn split(&mut self, place: usize, range: Range<usize>) -> usize {
+        let whole = self.slots[place];
+        let before = Slot {
+            end: range.start,
+            ..whole
+        };
+        let behind = Slot {
+            start: range.end,
+            ..whole
+        };
+        let bytes = |slot: &Slot| slot.end - slot.start;
+        if self.len == self.slots.len() {
+            let (kept, lost) = match bytes(&before) < bytes(&behind) {
+                true => (behind, before),
+                false => (before, behind),
+            };
+            self.slots[place] = kept;
+            return bytes(&lost);
+        }
+        self.slots[place] = before;
+        self.slots.copy_within(place + 1..self.len, place + 2);
+        self.slots[place + 1] = behind;
+        self.len += 1;
+        0
+    }
+}
+
+/// Puts ranges together, in ascending order.
+struct Builder<'b> {
+    slots: &'b mut [Slot],
+    len: usize,
+    /// How many there may be.
+    most: usize,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, range: Range<usize>, attributes: Attributes) -> Result<(), Full> {
+        if range.is_empty() || attributes == Attributes::default() {
+            return Ok(());
+        }
+        if let Some(last) = self.slots[..self.len].last_mut() {
+            if last.end == range.start && last.attributes == attributes {
+                last.end = range.end;
+                return Ok(());
+            }
+        }
+        if self.len >= self.most {
+            return Err(Full);
+        }
+        self.slots[self.len] = Slot {
+            start: range.start,
+            end: range.end,
+            attributes,
+        };
+        self.len += 1;
+        Ok(())
+    }
+}

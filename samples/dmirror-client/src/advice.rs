@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Advice for ranges of addresses: where memory should be, and how engines get at it.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use dmirror_client::advice::{Access, Change, Target};
+//! use dmirror_client::{Device, Region};
+//!
+//! let device = Device::open("/dev/hmm_dmirror0")?;
+//! let region = Region::anonymous(16)?;
+//! let change = Change::new().location(Target::Device).access(Access::Migrate);
+//! device.advise(region.range(), change)?;
+//! let advice = device.advice_at(region.addr(), u64::MAX & !4095)?;
+//! assert_eq!((advice.access, advice.end), (Access::Migrate, region.range().end()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::abi;
+use crate::abi::Argument;
+use crate::device::Device;
+use crate::range::PageRange;
+use crate::sys;
+
+/// The most ranges that an open file can have advice for.
+pub const MOST: usize = abi::DMIRROR_MAX_ADVICE as usize;
+
+/// Where memory should be, as a program says it.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// Nothing is advised.
+    Default,
+    /// In the memory of the system.
+    System,
+    /// On this device.
+    Device,
+    /// On the device that this is an open file of.
+    Peer(BorrowedFd<'a>),
+}
+
+/// Where memory should be, as the device says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Location {
+    /// Nothing was advised.
+    #[default]
+    Default,
+    /// In the memory of the system.
+    System,
+    /// On this device, which has this number.
+    Device(u32),
+    /// On the device with this number.
+    Peer(u32),
+    /// A number that the header does not have.
+    Unknown(u32),
+}
+
+/// Makes an enum of values that the header has.
+macro_rules! values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $value:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name {
+            /// Nothing was advised.
+            #[default]
+            Default,
+            $($(#[$about])* $variant,)*
+            /// A number that the header does not have.
+            Unknown(u32),
+        }
+
+        impl $name {
+            fn number(self) -> u32 {
+                match self {
+                    Self::Default => 0,
+                    $(Self::$variant => abi::$value,)*
+                    Self::Unknown(number) => number,
+                }
+            }
+
+            fn of_number(number: u32) -> Self {
+                match number {
+                    0 => Self::Default,
+                    $(abi::$value => Self::$variant,)*
+                    number => Self::Unknown(number),
+                }
+            }
+        }
+    };
+}
+
+values! {
+    /// What the device does to access memory that it has not mapped.
+    Access {
+        /// It moves it to where it should be.
+        Migrate = DMIRROR_ADVICE_ACCESS_MIGRATE,
+        /// It maps it where it is.
+        InPlace = DMIRROR_ADVICE_ACCESS_IN_PLACE,
+        /// Nothing: engines must not access it.
+        None = DMIRROR_ADVICE_ACCESS_NONE,
+    }
+}
+
+values! {
+    /// Where the device makes atomic operations.
+    Atomics {
+        /// In its own memory.
+        Device = DMIRROR_ADVICE_ATOMICS_DEVICE,
+        /// In the memory of the system.
+        System = DMIRROR_ADVICE_ATOMICS_SYSTEM,
+        /// Nowhere.
+        None = DMIRROR_ADVICE_ATOMICS_NONE,
+    }
+}
+
+/// What [`Device::advise`] changes; the rest stays.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct Change<'a> {
+    location: Option<Target<'a>>,
+    access: Option<Access>,
+    atomics: Option<Atomics>,
+    granule: Option<u32>,
+}
+
+impl<'a> Change<'a> {
+    /// Nothing, which the device refuses.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes everything back.
+    pub fn back() -> Self {
+        Self::new()
+            .location(Target::Default)
+            .access(Access::Default)
+            .atomics(Atomics::Default)
+            .granule(0)
+    }
+
+    /// Where the memory should be.
+    pub fn location(mut self, location: Target<'a>) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// What the device does to access it.
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = Some(access);
+        self
+    }
+
+    /// Where the device makes atomic operations.
+    pub fn atomics(mut self, atomics: Atomics) -> Self {
+        self.atomics = Some(atomics);
+        self
+    }
+
+    /// How much moves at once, in bytes; 0 is the default.
+    pub fn granule(mut self, bytes: u32) -> Self {
+        self.granule = Some(bytes);
+        self
+    }
+
+    /// The struct of ADVISE_SET.
+    pub(crate) fn argument(&self, range: PageRange) -> abi::dmirror_advise_set {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let (location, location_fd) = match self.location {
+            None | Some(Target::Default) => (abi::DMIRROR_LOCATION_DEFAULT, 0),
+            Some(Target::System) => (abi::DMIRROR_LOCATION_SYSTEM, 0),
+            Some(Target::Device) => (abi::DMIRROR_LOCATION_DEVICE, 0),
+            Some(Target::Peer(fd)) => (abi::DMIRROR_LOCATION_PEER, fd.as_raw_fd()),
+        };
+        abi::dmirror_advise_set {
+            size: size_of::<abi::dmirror_advise_set>() as u32,
+            flags: 0,
+            addr: range.addr(),
+            len: range.bytes(),
+            mask: bit(self.location.is_some(), abi::DMIRROR_ADVISE_LOCATION)
+                | bit(self.access.is_some(), abi::DMIRROR_ADVISE_ACCESS)
+                | bit(self.atomics.is_some(), abi::DMIRROR_ADVISE_ATOMICS)
+                | bit(self.granule.is_some(), abi::DMIRROR_ADVISE_GRANULE),
+            location,
+            location_fd,
+            access: self.access.unwrap_or_default().number(),
+            atomics: self.atomics.unwrap_or_default().number(),
+            granule: self.granule.unwrap_or_default(),
+        }
+    }
+}
+
+/// What was advised for an address, and up to where it is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advised {
+    /// Where the memory should be.
+    pub location: Location,
+    /// What the device does to access it.
+    pub access: Access,
+    /// Where the device makes atomic operations.
+    pub atomics: Atomics,
+    /// How much moves at once, in bytes; 0 where nothing was advised.
+    pub granule: u32,
+    /// The first address behind, or the limit.
+    pub end: u64,
+}
+
+impl Advised {
+    pub(crate) fn of(argument: &abi::dmirror_advise_get) -> Self {
+        let device = argument.device;
+        Self {
+            location: match argument.location {
+                abi::DMIRROR_LOCATION_DEFAULT => Location::Default,
+                abi::DMIRROR_LOCATION_SYSTEM => Location::System,
+                abi::DMIRROR_LOCATION_DEVICE => Location::Device(device),
+                abi::DMIRROR_LOCATION_PEER => Location::Peer(device),
+                number => Location::Unknown(number),
+            },
+            access: Access::of_number(argument.access),
+            atomics: Atomics::of_number(argument.atomics),
+            granule: argument.granule,
+            end: argument.end,
+        }
+    }
+
+    /// Nothing, up to `end`.
+    pub fn nothing(end: u64) -> Self {
+        Self {
+            end,
+            ..Self::default()
+        }
+    }
+}
+
+/// A command about advice failed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{command} at {addr:#x}: {errno}")]
+pub struct AdviceError {
+    /// The command.
+    pub command: &'static str,
+    /// The first address that was given.
+    pub addr: u64,
+    /// Why it failed.
+    pub errno: Errno,
+}
+
+/// How a struct gets to the kernel.
+pub(crate) type Send<T> = fn(BorrowedFd<'_>, u32, &mut T) -> Result<(), Errno>;
+
+impl Device {
+    /// The number of ADVISE_SET, for [`call_at`](Self::call_at), and the size of its struct.
+    pub const ADVISE_SET: (u32, usize) = (
+        abi::DMIRROR_NR_ADVISE_SET,
+        size_of::<abi::dmirror_advise_set>(),
+    );
+
+    /// The number of ADVISE_GET, for [`call_at`](Self::call_at), and the size of its struct.
+    pub const ADVISE_GET: (u32, usize) = (
+        abi::DMIRROR_NR_ADVISE_GET,
+        size_of::<abi::dmirror_advise_get>(),
+    );
+
+    /// Changes what is advised for `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`AdviceError`] with `EINVAL` (nothing is to change, or to what is no value; the peer is
+    /// no device), `EFAULT` (a part of the range is not mapped), `ENOSPC` (there would be more
+    /// than [`MOST`] ranges), `ENOMEM`, `EINTR`.
+    pub fn advise(&self, range: PageRange, change: Change<'_>) -> Result<(), AdviceError> {
+        self.advise_by(sys::ioctl, range, change)
+    }
+
+    /// What was advised for the page at `addr`, and up to where it is the same, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`AdviceError`] with `EINVAL` (an address is not page aligned, or there is nothing before
+    /// the limit), `EFAULT` (the address space of the opener is gone).
+    pub fn advice_at(&self, addr: u64, limit: u64) -> Result<Advised, AdviceError> {
+        self.advice_by(sys::ioctl, addr, limit)
+    }
+
+    pub(crate) fn advise_by(
+        &self,
+        send: Send<abi::dmirror_advise_set>,
+        range: PageRange,
+        change: Change<'_>,
+    ) -> Result<(), AdviceError> {
+        let mut argument = change.argument(range);
+        self.send_advice(
+            send,
+            "ADVISE_SET",
+            Self::ADVISE_SET,
+            range.addr(),
+            &mut argument,
+        )
+    }
+
+    pub(crate) fn advice_by(
+        &self,
+        send: Send<abi::dmirror_advise_get>,
+        addr: u64,
+        limit: u64,
+    ) -> Result<Advised, AdviceError> {
+        let mut argument = abi::dmirror_advise_get {
+            size: size_of::<abi::dmirror_advise_get>() as u32,
+            addr,
+            limit,
+            ..Default::default()
+        };
+        self.send_advice(send, "ADVISE_GET", Self::ADVISE_GET, addr, &mut argument)?;
+        Ok(Advised::of(&argument))
+    }
+
+    fn send_advice<T: Argument>(
+        &self,
+        send: Send<T>,
+        command: &'static str,
+        (number, _): (u32, usize),
+        addr: u64,
+        argument: &mut T,
+    ) -> Result<(), AdviceError> {
+        send(self.as_fd(), number, argument).map_err(|errno| AdviceError {
+            command,
+            addr,
+            errno,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_to_change_is_in_the_mask() {
+        let range = PageRange::new(4096, 2).unwrap();
+        let argument = Change::new().granule(65536).argument(range);
+        assert_eq!(argument.mask, abi::DMIRROR_ADVISE_GRANULE);
+        assert_eq!((argument.granule, argument.len), (65536, 8192));
+        assert_eq!(Change::new().argument(range).mask, 0);
+        let back = Change::back().argument(range);
+        assert_eq!(back.mask, 15);
+        assert_eq!((back.location, back.access, back.atomics), (0, 0, 0));
+    }
+
+    #[test]
+    fn values_are_those_of_the_header() {
+        for access in [
+            Access::Default,
+            Access::Migrate,
+            Access::InPlace,
+            Access::None,
+        ] {
+            assert_eq!(Access::of_number(access.number()), access);
+        }
+        for atomics in [Atomics::Device, Atomics::System, Atomics::None] {
+            assert_eq!(Atomics::of_number(atomics.number()), atomics);
+        }
+        assert_eq!(Access::of_number(77), Access::Unknown(77));
+    }
+
+    #[test]
+    fn errors_say_where() {
+        let device = Device::open("/dev/null").unwrap();
+        let range = PageRange::new(4096, 1).unwrap();
+        let error = device.advise(range, Change::back()).unwrap_err();
+        assert_eq!(error.errno, Errno::ENOTTY);
+        assert!(error.to_string().starts_with("ADVISE_SET at 0x1000: "));
+        assert_eq!(device.advice_at(0, 4096).unwrap_err().errno, Errno::ENOTTY);
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The policy of a device: what its engines do about pages that they miss. Root sets it by files
+//! in debugfs; Documentation/device.md says what the settings mean.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use dmirror_client::Policy;
+//!
+//! if let Some(policy) = Policy::of("hmm_dmirror0")? {
+//!     let before = policy.values()?;
+//!     policy.choose("uvm")?;
+//!     assert_eq!(policy.preset()?, "uvm");
+//!     policy.put(&before)?;
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+
+/// The settings, each the name of a file.
+pub const SETTINGS: [&str; 15] = [
+    "window",
+    "migrate",
+    "granule",
+    "prefetch",
+    "access_counter",
+    "timeslice_us",
+    "atomic_timeslice_us",
+    "atomics_migrate",
+    "thrash_events",
+    "thrash_window_us",
+    "thrash_nap_us",
+    "thrash_naps",
+    "thrash_pin_ms",
+    "fault_batch",
+    "fault_buffer",
+];
+
+/// The values of all settings, in the order of [`SETTINGS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Values([u32; SETTINGS.len()]);
+
+/// The policy of one device, for all who use it.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    folder: PathBuf,
+}
+
+impl Policy {
+    /// The policy of device `name`, such as `hmm_dmirror0`; `None` where it has none, or this
+    /// program may not know.
+    ///
+    /// # Errors
+    ///
+    /// What looking for its file fails with otherwise.
+    pub fn of(name: &str) -> io::Result<Option<Self>> {
+        Self::at(Path::new(DEBUGFS).join(name))
+    }
+
+    fn at(folder: PathBuf) -> io::Result<Option<Self>> {
+        match fs::metadata(folder.join("policy")) {
+            Ok(_) => Ok(Some(Self { folder })),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The name of the preset that all settings agree with; `custom` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with; `InvalidData` if it names none.
+    pub fn preset(&self) -> io::Result<String> {
+        let text = fs::read_to_string(self.folder.join("policy"))?;
+        let chosen = text
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+        chosen
+            .map(str::to_owned)
+            .ok_or_else(|| invalid("no preset is chosen"))
+    }
+
+    /// Gives all settings the values of a preset.
+    ///
+    /// # Errors
+    ///
+    /// What writing the file fails with: `InvalidInput` for a preset that the module does not
+    /// know.
+    pub fn choose(&self, preset: &str) -> io::Result<()> {
+        fs::write(self.folder.join("policy"), preset)
+    }
+
+    /// The values of all settings.
+    ///
+    /// # Errors
+    ///
+    /// What reading a file fails with; `InvalidData` if one holds no number.
+    pub fn values(&self) -> io::Result<Values> {
+        let mut values = [0; SETTINGS.len()];
+        for (value, setting) in values.iter_mut().zip(SETTINGS) {
+            let text = fs::read_to_string(self.folder.join(setting))?;
+            *value = (text.trim().parse()).map_err(|_| invalid(setting))?;
+        }
+        Ok(Values(values))
+    }
+
+    /// Gives all settings these values, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// What writing a file fails with.
+    pub fn put(&self, values: &Values) -> io::Result<()> {
+        for (value, setting) in values.0.iter().zip(SETTINGS) {
+            fs::write(self.folder.join(setting), value.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of files as a device has them.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str, policy: &str) -> Self {
+            let name = format!("dmirror-policy-{name}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("policy"), policy).unwrap();
+            for (value, setting) in SETTINGS.iter().enumerate() {
+                fs::write(folder.join(setting), format!("{value}\n")).unwrap();
+            }
+            Self(folder)
+        }
+
+        fn policy(&self) -> Policy {
+            Policy::at(self.0.clone()).unwrap().unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_preset_in_brackets_is_the_chosen_one() {
+        let folder = Folder::new("preset", "test_hmm xe [kfd] uvm custom\n");
+        assert_eq!(folder.policy().preset().unwrap(), "kfd");
+        let folder = Folder::new("none", "test_hmm xe\n");
+        let error = folder.policy().preset().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn settings_are_put_back() {
+        let folder = Folder::new("values", "[custom]\n");
+        let policy = folder.policy();
+        let before = policy.values().unwrap();
+        fs::write(folder.0.join("granule"), "65536").unwrap();
+        assert_ne!(policy.values().unwrap(), before);
+        policy.put(&before).unwrap();
+        assert_eq!(policy.values().unwrap(), before);
+    }
+
+    #[test]
+    fn a_device_without_the_file_has_none() {
+        let nowhere = std::env::temp_dir().join("dmirror-no-such-device");
+        assert!(Policy::at(nowhere).unwrap().is_none());
+    }
+}

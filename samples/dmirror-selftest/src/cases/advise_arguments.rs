@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Arguments of ADVISE_SET and ADVISE_GET: the errno of the header for each that is wrong.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+
+use anyhow::Result;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Region;
+use dmirror_client::advice::Access;
+use dmirror_client::advice::Advised;
+use dmirror_client::advice::Change;
+use dmirror_client::page_size;
+use dmirror_client::region::Protection;
+
+use super::cases;
+use crate::check::equal;
+use crate::context::Context;
+use crate::worker::open;
+
+cases! { "advise":
+    set_arguments = "Ranges, masks, values and descriptors that are none are refused, and nothing changes.",
+    get_arguments = "Addresses and limits that are none are refused.",
+    sizes = "The structs may be larger than the module knows, if what is too much is 0; not smaller.",
+    bad_struct = "A struct that cannot be accessed is EFAULT.",
+}
+
+/// Two members of 4 bytes, as they lie in a word.
+fn pair(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// A struct in words.
+type Words = Vec<u64>;
+
+/// Sends a struct to a device.
+fn send(device: &Device, (number, size): (u32, usize), words: &Words) -> Result<(), Errno> {
+    let argument = Region::anonymous(2).map_err(|_| Errno::ENOMEM)?;
+    for (index, word) in words.iter().enumerate() {
+        argument.store(index, *word);
+    }
+    device.call_at(number, size, &argument)
+}
+
+/// The members of ADVISE_SET but for the first two.
+#[derive(Clone, Copy)]
+struct Set {
+    addr: u64,
+    len: u64,
+    mask: u32,
+    location: u32,
+    fd: i32,
+    access: u32,
+    atomics: u32,
+    granule: u32,
+}
+
+impl Set {
+    /// All attributes of a region, for the system.
+    fn good(region: &Region) -> Self {
+        Self {
+            addr: region.addr(),
+            len: region.len() as u64,
+            mask: 15,
+            location: 1,
+            fd: 0,
+            access: 1,
+            atomics: 1,
+            granule: 65536,
+        }
+    }
+
+    fn words(self) -> Words {
+        vec![
+            pair(48, 0),
+            self.addr,
+            self.len,
+            pair(self.mask, self.location),
+            pair(u32::from_ne_bytes(self.fd.to_ne_bytes()), self.access),
+            pair(self.atomics, self.granule),
+        ]
+    }
+}
+
+/// What is to be wrong with a call that is right.
+type Wrong<'a> = (&'a str, &'a dyn Fn(&mut Set), Errno);
+
+fn set_arguments(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let region = Region::anonymous(4)?;
+    let page = page_size() as u64;
+    let null = File::open("/dev/null")?.as_fd().try_clone_to_owned()?;
+    let closed = 987_654;
+    let inval = Errno::EINVAL;
+    let table: [Wrong<'_>; 24] = [
+        ("an address between pages", &|s| s.addr += 8, inval),
+        ("a length between pages", &|s| s.len -= 8, inval),
+        ("no length", &|s| s.len = 0, inval),
+        (
+            "a range that wraps around",
+            &|s| s.len = page.wrapping_neg(),
+            inval,
+        ),
+        (
+            "the end of all addresses",
+            &|s| s.addr = (page * 4).wrapping_neg(),
+            inval,
+        ),
+        ("no mask", &|s| s.mask = 0, inval),
+        ("an unknown bit", &|s| s.mask |= 16, inval),
+        ("the last bit", &|s| s.mask |= 1 << 31, inval),
+        ("a location that is not set", &|s| s.mask &= !1, inval),
+        ("an access that is not set", &|s| s.mask &= !2, inval),
+        ("atomics that are not set", &|s| s.mask &= !4, inval),
+        ("a granule that is not set", &|s| s.mask &= !8, inval),
+        ("an unknown location", &|s| s.location = 4, inval),
+        ("an unknown access", &|s| s.access = 4, inval),
+        ("unknown atomics", &|s| s.atomics = 4, inval),
+        ("a small granule", &|s| s.granule = 2048, inval),
+        ("a large granule", &|s| s.granule = 4 << 20, inval),
+        ("a crooked granule", &|s| s.granule = 12288, inval),
+        ("a descriptor without a peer", &|s| s.fd = 1, inval),
+        (
+            "a descriptor of others",
+            &|s| (s.location, s.fd) = (3, null.as_raw_fd()),
+            inval,
+        ),
+        (
+            "a descriptor of nothing",
+            &|s| (s.location, s.fd) = (3, closed),
+            Errno::EBADF,
+        ),
+        (
+            "a negative descriptor",
+            &|s| (s.location, s.fd) = (3, -1),
+            Errno::EBADF,
+        ),
+        (
+            "a range of nothing",
+            &|s| (s.addr, s.len) = (page, page),
+            Errno::EFAULT,
+        ),
+        (
+            "addresses of the kernel",
+            &|s| s.addr = 0xffff_8000_0000_0000,
+            Errno::EFAULT,
+        ),
+    ];
+    for (what, change, errno) in table {
+        let mut set = Set::good(&region);
+        change(&mut set);
+        let answer = send(&device, Device::ADVISE_SET, &set.words());
+        equal(what, answer, Err(errno))?;
+    }
+    let mut words = Set::good(&region).words();
+    words[0] = pair(48, 1);
+    let answer = send(&device, Device::ADVISE_SET, &words);
+    equal("a flag", answer, Err(inval))?;
+    let end = region.range().end();
+    let seen = device.advice_at(region.addr(), end)?;
+    equal("advice after all that", seen, Advised::nothing(end))?;
+    for granule in [4096, 8192, 2 << 20, 0] {
+        let set = Set {
+            granule,
+            ..Set::good(&region)
+        };
+        send(&device, Device::ADVISE_SET, &set.words())?;
+        let seen = device.advice_at(region.addr(), end)?;
+        equal("granule", seen.granule, granule)?;
+    }
+    Ok(())
+}
+
+/// The struct of ADVISE_GET.
+fn get(addr: u64, limit: u64, pad: u32) -> Words {
+    vec![pair(56, 0), addr, limit, 0, 0, 0, pair(0, pad)]
+}
+
+fn get_arguments(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let page = page_size() as u64;
+    for (what, words, answer) in [
+        ("all", get(0, page.wrapping_neg(), 0), Ok(())),
+        ("one page", get(page, 2 * page, 0), Ok(())),
+        ("nothing", get(page, page, 0), Err(Errno::EINVAL)),
+        ("less than that", get(2 * page, page, 0), Err(Errno::EINVAL)),
+        ("a crooked address", get(8, page, 0), Err(Errno::EINVAL)),
+        ("a crooked limit", get(0, page + 8, 0), Err(Errno::EINVAL)),
+        ("something unused", get(0, page, 1), Err(Errno::EINVAL)),
+    ] {
+        equal(what, send(&device, Device::ADVISE_GET, &words), answer)?;
+    }
+    let last = device.advice_at(0, page)?;
+    equal("the limit", last, Advised::nothing(page))
+}
+
+fn sizes(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let region = Region::anonymous(1)?;
+    let set = Set::good(&region).words();
+    let get = get(region.addr(), region.range().end(), 0);
+    for (command, words) in [(Device::ADVISE_SET, &set), (Device::ADVISE_GET, &get)] {
+        let (_, size) = command;
+        for (said, last, answer) in [
+            (0, 0, Err(Errno::EINVAL)),
+            (size - 1, 0, Err(Errno::EINVAL)),
+            (size, 0, Ok(())),
+            (size + 8, 0, Ok(())),
+            (size + 8, 1, Err(Errno::E2BIG)),
+            (4096, 0, Ok(())),
+            (4096, 1, Err(Errno::E2BIG)),
+            (4097, 0, Err(Errno::E2BIG)),
+        ] {
+            let mut words = words.clone();
+            words[0] = pair(said as u32, 0);
+            if last != 0 {
+                words.resize(said / 8, 0);
+                words[said / 8 - 1] = last;
+            }
+            let what = format!("size {said} of {size}, with {last} at its end");
+            equal(&what, send(&device, command, &words), answer)?;
+        }
+    }
+    Ok(())
+}
+
+fn bad_struct(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let region = Region::anonymous(1)?;
+    device.advise(region.range(), Change::new().access(Access::InPlace))?;
+    let argument = Region::anonymous(1)?;
+    let words = get(region.addr(), region.range().end(), 0);
+    for (index, word) in words.into_iter().enumerate() {
+        argument.store(index, word);
+    }
+    let (number, size) = Device::ADVISE_GET;
+    argument.protect(0..1, Protection::Read)?;
+    let answer = device.call_at(number, size, &argument);
+    equal("ADVISE_GET, read-only", answer, Err(Errno::EFAULT))?;
+    argument.protect(0..1, Protection::None)?;
+    for (number, size) in [Device::ADVISE_GET, Device::ADVISE_SET] {
+        let answer = device.call_at(number, size, &argument);
+        equal("a hidden struct", answer, Err(Errno::EFAULT))?;
+    }
+    Ok(())
+}
