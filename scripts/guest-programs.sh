@@ -12,7 +12,8 @@ exec {lock}>"$out/.lock"
 flock "$lock"
 for source in "$SCRIPTS"/guest/*.c; do
 	program=$out/$(basename "$source" .c)
-	if [ "$source" -nt "$program" ] || [ "$TOP/rust/uapi/dmirror.h" -nt "$program" ]; then
+	if [ "$source" -nt "$program" ] || [ "$TOP/rust/uapi/dmirror.h" -nt "$program" ] ||
+		[ "$TOP/rust/uapi/dmirror_queue.h" -nt "$program" ]; then
 		in_root gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/rust/uapi" -o "$program" "$source" >&2
 	fi
 done

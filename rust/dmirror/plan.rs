@@ -13,7 +13,7 @@ pub(crate) const WINDOW: usize = 512;
 pub(crate) const IDLE_PASSES: usize = 16;
 
 /// The same for a fault of the device, which can use pages where they are.
-pub(crate) const FAULT_IDLE_PASSES: usize = 2;
+pub(crate) const FAULT_IDLE_PASSES: usize = 4;
 
 /// How many passes there may be in all, if others take pages away as fast as they come.
 pub(crate) const MAX_PASSES: usize = 256;

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let crate_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let header = crate_dir.join("../../rust/uapi/dmirror.h");
+    let folder = crate_dir.join("../../rust/uapi");
+    let header = folder.join("dmirror.h");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("abi.rs");
 
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={}", header.display());
+    println!("cargo::rerun-if-changed={}", folder.display());
 
     bindgen::Builder::default()
         .header(header.display().to_string())

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The description of the ABI for syzkaller: it has each command of dmirror.h by
+"""The description of the ABI for syzkaller: it has each command of rust/uapi by
 its number, its structs have the members of those of the header, and each line is
 one of the forms that syzkaller reads. syzkaller itself is in no Debian."""
 
@@ -9,7 +9,9 @@ import unittest
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-HEADER = (TOP / "rust/uapi/dmirror.h").read_text(encoding="utf-8")
+HEADER = "".join(
+    (TOP / "rust/uapi" / name).read_text(encoding="utf-8") for name in ("dmirror.h", "dmirror_queue.h")
+)
 DESCRIPTION = (TOP / "Documentation/syzkaller/dev_dmirror.txt").read_text(encoding="utf-8")
 
 NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
@@ -49,7 +51,7 @@ class Syzkaller(unittest.TestCase):
         structs = dict(re.findall(r"_IOWR\(DMIRROR_IOC_MAGIC, DMIRROR_NR_(\w+), struct (\w+)\)", HEADER))
         described = {name: int(value, 16) for name, value in
                      re.findall(r"ioctl\$DMIRROR_(\w+)\(.*const\[(0x[0-9a-f]+)\]", DESCRIPTION)}
-        self.assertEqual(len(numbers), 15)
+        self.assertEqual(len(numbers), 18)
         self.assertEqual(described, {name: number(nr, structs[name]) for name, nr in numbers.items()})
 
     def test_structs_have_the_fields_of_the_header(self):
