@@ -285,7 +285,7 @@ impl Execution<'_> {
             if left == 0 {
                 return Ok(());
             }
-            let step = left.min(SPIN_STEP_NS).max(1000);
+            let step = left.clamp(1000, SPIN_STEP_NS);
             fsleep(Delta::from_nanos(step as i64));
         }
     }

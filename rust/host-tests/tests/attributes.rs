@@ -12,8 +12,8 @@ use proptest::prelude::*;
 #[path = "../../dmirror/attributes.rs"]
 mod attributes;
 
-use attributes::AttributeMap;
 use attributes::Atomics;
+use attributes::AttributeMap;
 use attributes::Attributes;
 use attributes::Change;
 use attributes::Full;
@@ -127,7 +127,8 @@ fn forgetting_trims_splits_and_removes() {
 fn half_of_the_places_can_be_set() {
     let mut map = map(8);
     for nth in 0..4 {
-        map.set(nth * 10..nth * 10 + 5, &reach(Reach::Denied)).unwrap();
+        map.set(nth * 10..nth * 10 + 5, &reach(Reach::Denied))
+            .unwrap();
     }
     let before = ranges(&map);
     let one_more = map.set(100..105, &reach(Reach::Denied));
@@ -171,9 +172,19 @@ fn range() -> impl Strategy<Value = Range<usize>> {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let locations = [Location::Any, Location::System, Location::Device, Location::Peer(1)];
+    let locations = [
+        Location::Any,
+        Location::System,
+        Location::Device,
+        Location::Peer(1),
+    ];
     let reaches = [Reach::Any, Reach::Migrate, Reach::InPlace, Reach::Denied];
-    let atomics = [Atomics::Any, Atomics::Device, Atomics::System, Atomics::Denied];
+    let atomics = [
+        Atomics::Any,
+        Atomics::Device,
+        Atomics::System,
+        Atomics::Denied,
+    ];
     let one_of = |most: usize| option::of(0..most);
     (one_of(4), one_of(4), one_of(4), one_of(2)).prop_map(move |(a, b, c, d)| Change {
         location: a.map(|n| locations[n]),
@@ -210,7 +221,9 @@ fn apply(model: &mut [Attributes], step: &Step) {
 /// The number of ranges that pages make.
 fn count(model: &[Attributes]) -> usize {
     let chunks = model.chunk_by(|a, b| a == b);
-    chunks.filter(|chunk| chunk[0] != Attributes::default()).count()
+    chunks
+        .filter(|chunk| chunk[0] != Attributes::default())
+        .count()
 }
 
 proptest! {

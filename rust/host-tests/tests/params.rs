@@ -6,7 +6,8 @@
 mod params;
 
 use params::{
-    BadParams, DevicePlan, Params, Private, DEFAULT_CAPACITY, DEFAULT_SPM_SIZE, MAX_CAPACITY,
+    BadParams, DevicePlan, Params, Private, DEFAULT_CAPACITY, DEFAULT_ENGINES, DEFAULT_SPM_SIZE,
+    MAX_CAPACITY, MAX_ENGINES,
 };
 use proptest::prelude::*;
 
@@ -20,10 +21,15 @@ const NONE: Params = Params {
     spm_addr_dev0: 0,
     spm_addr_dev1: 0,
     spm_size: 0,
+    engines: 0,
 };
 
 fn plan(private: Private, coherent: Option<u64>) -> Result<DevicePlan, BadParams> {
-    Ok(DevicePlan { private, coherent })
+    Ok(DevicePlan {
+        private,
+        coherent,
+        engines: DEFAULT_ENGINES as usize,
+    })
 }
 
 #[test]
@@ -43,6 +49,7 @@ fn parameters_mean_devices_or_are_refused() {
         ..NONE
     };
     let capacity = |capacity| Params { capacity, ..NONE };
+    let engines = |engines| Params { engines, ..NONE };
     let (at, other) = (1 << 32, 1 << 33);
     for (params, expected) in [
         (NONE, plan(default, None)),
@@ -88,6 +95,9 @@ fn parameters_mean_devices_or_are_refused() {
         (spm(at, other + 1, 0), Err(BadParams::Spm)),
         (spm(at, other, BLOCK + 1), Err(BadParams::Spm)),
         (spm(at, other, MAX_CAPACITY + BLOCK), Err(BadParams::Spm)),
+        (engines(DEFAULT_ENGINES), plan(default, None)),
+        (engines(MAX_ENGINES as u64 + 1), Err(BadParams::Engines)),
+        (engines(u64::MAX), Err(BadParams::Engines)),
     ] {
         assert_eq!(params.validate(BLOCK, DEVICES), expected, "{params:?}");
     }
@@ -96,14 +106,16 @@ fn parameters_mean_devices_or_are_refused() {
 proptest! {
     #[test]
     fn what_is_accepted_is_whole_blocks_inside_the_bounds(
-        words in prop::array::uniform6(prop_oneof![
+        words in prop::array::uniform7(prop_oneof![
             Just(0_u64), (0_u64..64).prop_map(|n| n * BLOCK), any::<u64>(),
         ]),
     ) {
-        let [capacity, vram_base, vram_size, spm_addr_dev0, spm_addr_dev1, spm_size] = words;
-        let params =
-            Params { capacity, vram_base, vram_size, spm_addr_dev0, spm_addr_dev1, spm_size };
-        if let Ok(DevicePlan { private, coherent }) = params.validate(BLOCK, DEVICES) {
+        let [capacity, vram_base, vram_size, spm_addr_dev0, spm_addr_dev1, spm_size, engines] = words;
+        let params = Params {
+            capacity, vram_base, vram_size, spm_addr_dev0, spm_addr_dev1, spm_size, engines,
+        };
+        if let Ok(DevicePlan { private, coherent, engines }) = params.validate(BLOCK, DEVICES) {
+            prop_assert!((1..=MAX_ENGINES).contains(&engines));
             let bytes = match private {
                 Private::Lazy { bytes } => bytes,
                 Private::Range { share } => {
