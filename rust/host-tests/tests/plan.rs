@@ -6,7 +6,7 @@
 mod plan;
 
 use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull};
-use plan::{DRAIN_EVERY, IDLE_PASSES, MAX_PASSES, WINDOW};
+use plan::{DRAIN_EVERY, FAULT_IDLE_PASSES, IDLE_PASSES, MAX_PASSES, WINDOW};
 use proptest::prelude::*;
 
 /// The same decisions, written as a loop over variables: the model.
@@ -205,5 +205,27 @@ fn a_page_that_moved_makes_it_patient_again() {
             &idle
         };
         plan = plan_of(plan.next(outcome, 1)).unwrap().0;
+    }
+}
+
+#[test]
+fn a_device_fault_gives_up_sooner_and_decides_the_same_until_then() {
+    let idle = Outcome::default();
+    for npages in [1, WINDOW] {
+        let (mut plan, mut fault) = (
+            Plan::first(npages, true),
+            Plan::first(npages, true).for_fault(),
+        );
+        for _ in 1..FAULT_IDLE_PASSES {
+            let (next, drain) = plan_of(plan.next(&idle, 1)).unwrap();
+            let (next_of_fault, drain_of_fault) = plan_of(fault.next(&idle, 1)).unwrap();
+            assert_eq!(
+                (drain, next.request),
+                (drain_of_fault, next_of_fault.request)
+            );
+            (plan, fault) = (next, next_of_fault);
+        }
+        assert_eq!(fault.next(&idle, 1), Next::Done);
+        assert_ne!(plan.next(&idle, 1), Next::Done);
     }
 }
