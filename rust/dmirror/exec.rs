@@ -5,6 +5,8 @@
 //! Memory is accessed under the update lock, up to [`BOUNCE_PAGES`] pages at a time; what is not
 //! mapped is faulted in without it. Nothing is locked between two accesses, so that pages may go
 //! wherever they like meanwhile, and whoever cancels the job is heard.
+//!
+//! [`BOUNCE_PAGES`]: crate::config::BOUNCE_PAGES
 
 use core::ops::Range;
 

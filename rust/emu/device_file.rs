@@ -188,7 +188,7 @@ impl<T: DeviceFileOps> DeviceFile<T> {
 ///
 /// # Invariants
 ///
-/// The operations of the file are those of an [`Adapter`] for this driver.
+/// The operations of the file are those of an `Adapter` for this driver.
 pub struct Opened<'f, T> {
     file: &'f File,
     _driver: PhantomData<fn() -> T>,

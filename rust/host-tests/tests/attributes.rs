@@ -83,7 +83,7 @@ fn attributes_are_set_one_by_one() {
         ..Change::default()
     };
     map.set(0..100, &back).unwrap();
-    assert_eq!(bounds(&map), [10..20]);
+    assert_eq!(bounds(&map), [10..20; 1]);
     map.set(0..100, &reach(Reach::Any)).unwrap();
     assert_eq!(map.len(), 0);
 }
@@ -94,12 +94,12 @@ fn neighbours_become_one() {
     for range in [0..10, 20..30, 10..20] {
         map.set(range, &reach(Reach::Denied)).unwrap();
     }
-    assert_eq!(bounds(&map), [0..30]);
+    assert_eq!(bounds(&map), [0..30; 1]);
     assert!(map.denies());
     map.set(10..20, &reach(Reach::Migrate)).unwrap();
     assert_eq!(bounds(&map), [0..10, 10..20, 20..30]);
     map.set(10..20, &reach(Reach::Denied)).unwrap();
-    assert_eq!(bounds(&map), [0..30]);
+    assert_eq!(bounds(&map), [0..30; 1]);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn forgetting_trims_splits_and_removes() {
     map.set(10..20, &reach(Reach::Denied)).unwrap();
     assert_eq!(map.forget(15..15), 0);
     map.set(15..15, &reach(Reach::Any)).unwrap();
-    assert_eq!(bounds(&map), [10..20]);
+    assert_eq!(bounds(&map), [10..20; 1]);
 }
 
 #[test]

@@ -219,9 +219,9 @@ themes! {
         [sizes, unknown_queue, fifo, timeouts]
     engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
         [packets_on_the_device, malformed_packets]
-    policy(policy, policy_live) "what a device does about pages that engines miss"
+    policy(policy, policy_live) "what is done about pages that engines miss"
         [presets, whole_granule, dense_rest, small_buffer]
-    advise(advise_arguments, advise, advise_mappings) "advice for ranges, and what engines must not access"
+    advise(advise_arguments, advise, advise_mappings) "advice for ranges, which engines follow"
         [set_arguments, set_and_got, unmapped]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
