@@ -308,7 +308,10 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     let written = user.write(&argument);
     if written.is_err() {
         // Nobody would know of it.
-        end(&queues.lock().take(argument.queue)?);
+        let queue = queues.lock().take(argument.queue);
+        if let Ok(queue) = queue {
+            end(&queue);
+        }
     }
     written
 }

@@ -222,6 +222,8 @@ impl KthreadBody for Worker {
     fn run(mut self) {
         while let Some((queue, job)) = self.engine.next() {
             let start = Instant::<Monotonic>::now();
+            // What was meant for the job before; who cancels this one is heard by its checks.
+            clear_interrupt();
             let outcome = exec::run(&queue, &job, &mut self.buffers);
             if let Some(busy) = queue.client().busy_ns.get(queue.engine()) {
                 // CAST: No moment that has been lies before the one that was taken first.

@@ -243,7 +243,8 @@ impl Execution<'_> {
         let mut followed = 0;
         while followed < times && pointer != 0 {
             let address = pointer.wrapping_add(offset);
-            if address % WORD != 0 {
+            // The last word of all has no end that is an address.
+            if address % WORD != 0 || address.checked_add(WORD).is_none() {
                 return Err(Stop::Access {
                     error: EFAULT,
                     access: AccessKind::Read,

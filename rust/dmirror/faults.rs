@@ -40,6 +40,37 @@ pub(crate) struct Miss {
     pub(crate) client: u64,
     /// The number of the page.
     pub(crate) page: usize,
+    pub(crate) reason: Reason,
+}
+
+/// Why an engine posts a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It cannot read it, or fetch a packet from it.
+    Read,
+    /// It cannot write to it.
+    Write,
+    /// It cannot make atomic operations on it.
+    Atomic,
+    /// It has used the block that the page is in often enough where that is.
+    Hot,
+}
+
+/// Why the engines of a group have posted its pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reasons(u8);
+
+impl Reasons {
+    fn add(&mut self, reason: Reason) {
+        self.0 |= 1 << reason as u8;
+    }
+
+    /// Returns whether there is one of them that `is_it` is true for.
+    pub(crate) fn any(self, is_it: impl Fn(Reason) -> bool) -> bool {
+        [Reason::Read, Reason::Write, Reason::Atomic, Reason::Hot]
+            .into_iter()
+            .any(|reason| self.0 & (1 << reason as u8) != 0 && is_it(reason))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +84,7 @@ struct Entry {
 pub(crate) struct Group {
     /// The first page that is missed, and the end of the last, in one granule.
     pub(crate) pages: Range<usize>,
+    pub(crate) reasons: Reasons,
     client: u64,
     /// The engines that wait for it, a bit for each.
     engines: u32,
@@ -244,6 +276,7 @@ impl FaultBuffer {
     ) -> Result<(), E> {
         let room = limits.room.clamp(1, MAX_FAULTS as usize);
         let mut misses = misses.iter().take(LANES).peekable();
+        let mut is_first = true;
         let mut buffer = self.buffer.lock();
         buffer.limits = limits;
         while misses.peek().is_some() {
@@ -262,7 +295,9 @@ impl FaultBuffer {
             if misses.peek().is_none() {
                 break;
             }
-            self.stats.overflows.add(1);
+            if core::mem::take(&mut is_first) {
+                self.stats.overflows.add(1);
+            }
             if self.changed.wait_interruptible(&mut buffer) {
                 drop(buffer);
                 clear_interrupt();
@@ -318,10 +353,12 @@ impl Buffer {
             merged += run.len() - 1;
             let mut group = Group {
                 pages: first.miss.page..last.miss.page + 1,
+                reasons: Reasons::default(),
                 client: first.miss.client,
                 engines: 0,
             };
             for entry in run {
+                group.reasons.add(entry.miss.reason);
                 if let Some(stalled) = self.stalled.get_mut(entry.engine) {
                     stalled.posted = stalled.posted.saturating_sub(1);
                     if group.engines & (1 << entry.engine) == 0 {

@@ -31,7 +31,7 @@ impl Hits {
     pub(crate) fn count(&self, page: usize, limit: u32) {
         let counter = &self.counters[page / BLOCK % COUNTERS];
         // ORDERING: Relaxed: the number stands for itself.
-        if counter.fetch_add(1_u32, Relaxed) + 1 >= limit {
+        if counter.fetch_add(1_u32, Relaxed).wrapping_add(1) >= limit {
             // ORDERING: Relaxed: the number stands for itself.
             counter.store(0, Relaxed);
             // ORDERING: Relaxed: the number stands for itself.

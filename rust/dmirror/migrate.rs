@@ -108,6 +108,14 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
     Ok(())
 }
 
+/// Returns the first address of a window at which something is mapped that the device may read.
+fn first_readable(call: &Call<'_>, window: Range<usize>) -> Option<usize> {
+    let mmap = call.mm.mmap_read_lock();
+    window
+        .step_by(PAGE_SIZE)
+        .find(|&at| readable_vma(&mmap, at).is_ok())
+}
+
 /// Moves those pages of a window that can be moved to the device.
 ///
 /// May sleep.
@@ -115,10 +123,18 @@ pub(crate) fn prefetch(call: &mut Call<'_>) {
     let range = call.range();
     let mut at = range.start;
     while at < range.end {
-        let mut step = step_to_device(call, window_at(at, range.end));
+        // Before anything is reserved for it.
+        let Some(readable) = first_readable(call, window_at(at, range.end)) else {
+            at = window_at(at, range.end).end;
+            if resched_or_eintr().is_err() {
+                return;
+            }
+            continue;
+        };
+        let mut step = step_to_device(call, window_at(readable, range.end));
         // Where nothing is mapped that the device may read, something may be behind that page.
         at = match step.error.take() {
-            Some(EINVAL) => at + PAGE_SIZE,
+            Some(EINVAL) => readable + PAGE_SIZE,
             _ => step.range.end,
         };
         if resched_or_eintr().is_err() {

@@ -13,7 +13,7 @@ use core::ops::Range;
 use emu::{
     kthread::clear_interrupt,
     memcg::charge_to,
-    sched::cond_resched,
+    sched::{cond_resched, fatal_signal_pending},
     view::{Access, ViewGuard, Word},
 };
 use hmm::{exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size};
@@ -26,7 +26,6 @@ use kernel::{
 
 use super::{
     memory::{note_use, put},
-    service::Reason,
     Execution, Stop,
 };
 use crate::{
@@ -34,6 +33,7 @@ use crate::{
     client::Client,
     config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, MIGRATE_PAUSE_US},
     device::DeviceMemory,
+    faults::Reason,
     packet::AtomicOp,
     policy::{Setting, MAX_TIMESLICE_US},
     queue::AccessKind,
@@ -74,6 +74,10 @@ impl Operations<'_> {
     /// the page does not wait for long. Returns whether it could.
     fn make(&mut self, guard: &ViewGuard<'_, DeviceMemory>, atomics: Atomics) -> Result<bool> {
         self.client.check_access(self.range())?;
+        let (advice, _) = self.client.attributes_at(self.at as usize);
+        if advice.atomics == attributes::Atomics::Denied {
+            return Err(EACCES);
+        }
         let Some(page) = usize::try_from(self.at).ok().and_then(|at| guard.page(at)) else {
             return Ok(false);
         };
@@ -126,16 +130,12 @@ impl Execution<'_> {
         let mut since = None;
         while operations.left > 0 {
             self.check()?;
-            let (advice, _) = self.client.attributes_at(at as usize);
-            if advice.atomics == attributes::Atomics::Denied {
-                return Err(stop(EACCES));
-            }
             let left = operations.left;
             let made = operations.make(&self.client.view().lock(), Atomics::OnPage);
             if !made.map_err(stop)? {
                 self.service(&operations.range(), at, Reason::Atomic)?;
                 match self.make_after_fault(&mut operations) {
-                    // mm does not wait for a page that others have locked.
+                    // The page did not hold still.
                     Err(EBUSY) => {
                         let since = *since.get_or_insert_with(Instant::<Monotonic>::now);
                         if since.elapsed().as_millis() > ACCESS_TIMEOUT_MS {
@@ -165,8 +165,10 @@ impl Execution<'_> {
         };
         put(users);
         match result {
-            // Others were faster, or this was interrupted, which `check()` knows.
-            Err(EINTR | EAGAIN) => {
+            // Others were faster.
+            Err(EAGAIN) => Ok(()),
+            // `check()` knows whether to go on.
+            Err(_) if fatal_signal_pending() => {
                 clear_interrupt();
                 Ok(())
             }
@@ -200,6 +202,9 @@ impl Execution<'_> {
         let result = match exclusive {
             // A page of a file cannot be made exclusive.
             Err(EOPNOTSUPP) => operations.make(&view.lock(), Atomics::OnBus).map(drop),
+            // It was there a moment ago. Who answers for it, a userfaultfd, is not waited for here,
+            // but by the fault that comes next.
+            Err(EFAULT) => Err(EBUSY),
             Err(error) => Err(error),
             Ok(None) => Err(EAGAIN),
             Ok(Some((made, page))) => made.and_then(|_| self.use_timeslice(operations, page)),

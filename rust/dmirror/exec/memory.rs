@@ -8,7 +8,7 @@ use core::ops::Range;
 use emu::{
     kthread::clear_interrupt,
     memcg::charge_to,
-    sched::cond_resched,
+    sched::{cond_resched, fatal_signal_pending},
     view::{Access, ViewGuard},
 };
 use hmm::{range::Timeout, vma::task_size};
@@ -102,7 +102,7 @@ impl Execution<'_> {
         let mut ahead = window_at(page, ahead_end);
         // Where pages are to move, no more than policy was asked for: what this maps is missed no
         // more.
-        if moves(self.client.device().pagemap().ops(), &advice, &kind.into()) {
+        if moves(self.client.device().pagemap().ops(), &advice, kind.into()) {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
         let alone = page..page + PAGE_SIZE;
@@ -113,7 +113,8 @@ impl Execution<'_> {
         }
         put(users);
         match (done?, faulted) {
-            (0, Err(EINTR)) => {
+            // An interrupt shows in other errors, too; `check()` knows whether to go on.
+            (0, Err(_)) if fatal_signal_pending() => {
                 clear_interrupt();
                 Ok(0)
             }

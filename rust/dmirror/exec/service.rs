@@ -11,6 +11,7 @@ use core::ops::Range;
 use emu::{
     kthread::clear_interrupt,
     memcg::charge_to,
+    sched::fatal_signal_pending,
     trace::Cause,
     view::{Access, ViewGuard},
 };
@@ -32,7 +33,7 @@ use crate::{
     call::{window_at, Buffers, Call, Counts},
     client::Client,
     device::DeviceMemory,
-    faults::{FaultLimits, Group, Miss, LANES},
+    faults::{FaultLimits, Group, Miss, Reason, Reasons, LANES},
     migrate,
     packet::{Side, WORD},
     policy::{self, Setting, MAX_NAP_US, MAX_PIN_MS, MAX_TIMESLICE_US},
@@ -40,18 +41,6 @@ use crate::{
     request::UserRange,
     thrash::{Limits, Verdict},
 };
-
-/// Why an engine posts a page.
-pub(super) enum Reason {
-    /// It cannot read it, or fetch a packet from it.
-    Read,
-    /// It cannot write to it.
-    Write,
-    /// It cannot make atomic operations on it.
-    Atomic,
-    /// It has used the block, in numbers of pages, often enough where that is.
-    Hot(Range<usize>),
-}
 
 impl From<AccessKind> for Reason {
     fn from(kind: AccessKind) -> Self {
@@ -70,10 +59,11 @@ struct Misses {
 }
 
 impl Misses {
-    fn new(client: &Client) -> Self {
+    fn new(client: &Client, reason: Reason) -> Self {
         let none = Miss {
             client: client.number(),
             page: 0,
+            reason,
         };
         Self {
             misses: [none; LANES],
@@ -122,10 +112,10 @@ impl Execution<'_> {
         at: u64,
         reason: Reason,
     ) -> Result<(), Stop> {
-        let mut misses = Misses::new(self.client);
+        let mut misses = Misses::new(self.client, reason);
         let is_write = matches!(reason, Reason::Write);
         let guard = self.client.view().lock();
-        if let (Reason::Atomic, Ok(at)) = (&reason, usize::try_from(at)) {
+        if let (Reason::Atomic, Ok(at)) = (reason, usize::try_from(at)) {
             // However it is mapped.
             misses.push(at >> PAGE_SHIFT);
         }
@@ -145,7 +135,7 @@ impl Execution<'_> {
             }
         }
         drop(guard);
-        self.serve(&misses, &reason)
+        self.serve(&misses)
     }
 
     /// Moves a block whose pages the device has accessed often enough where they were.
@@ -153,8 +143,7 @@ impl Execution<'_> {
         let Some(page) = self.client.hits.take_hot() else {
             return Ok(());
         };
-        let block = page & !(HPAGE_PMD_NR - 1);
-        let mut misses = Misses::new(self.client);
+        let mut misses = Misses::new(self.client, Reason::Hot);
         misses.push(page);
         self.client
             .device()
@@ -163,10 +152,10 @@ impl Execution<'_> {
             .service()
             .hot_blocks
             .add(1);
-        self.serve(&misses, &Reason::Hot(block..block + HPAGE_PMD_NR))
+        self.serve(&misses)
     }
 
-    fn serve(&mut self, misses: &Misses, reason: &Reason) -> Result<(), Stop> {
+    fn serve(&mut self, misses: &Misses) -> Result<(), Stop> {
         let (queue, job, client) = (self.queue, self.job, self.client);
         let memory = client.device().pagemap().ops();
         let granule = memory.setting(Setting::Granule).min(1 << 30) as usize / PAGE_SIZE;
@@ -176,16 +165,17 @@ impl Execution<'_> {
             room: memory.setting(Setting::FaultBuffer).max(1) as usize,
         };
         let buffers = &mut *self.buffers;
+        let may_go_on = || queue.check(job).is_ok();
         client.device().faults().serve(
             queue.engine(),
             misses.as_slice(),
             limits,
             || queue.check(job).map_err(Stop::Packet),
-            |group| see_to(client, buffers, group, reason),
+            |group| see_to(client, buffers, group, may_go_on),
         )?;
-        // Interrupted or not, who goes on checks that.
         clear_interrupt();
-        Ok(())
+        // After that, so that no interrupt is lost.
+        self.check()
     }
 
     pub(super) fn prefetch(&mut self, range: Range<u64>, to: Side) -> Result<(), Stop> {
@@ -199,8 +189,9 @@ impl Execution<'_> {
         while at < end && result.is_ok() {
             let (attributes, same) = self.client.attributes_at(at as usize);
             let window = window_at(at as usize, same.end.min(end as usize));
-            at = window.end as u64;
+            let next = window.end as u64;
             if attributes.reach == Reach::Denied {
+                at = next;
                 result = self.check();
                 continue;
             }
@@ -212,8 +203,12 @@ impl Execution<'_> {
                 to,
                 Cause::Request,
             );
-            // Interrupted or not, the check says whether to go on.
-            clear_interrupt();
+            // What was interrupted is done again, if the check says so.
+            if fatal_signal_pending() {
+                clear_interrupt();
+            } else {
+                at = next;
+            }
             result = self.check();
         }
         put(users);
@@ -249,8 +244,8 @@ fn move_pages(
     client.stats.add(&counts);
 }
 
-/// Does for a group of faults what policy says.
-fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason) {
+/// Does for a group of faults what policy says, as long as the job may go on.
+fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, may_go_on: impl Fn() -> bool) {
     if group.client() != client.number() {
         return;
     }
@@ -258,8 +253,8 @@ fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, reason: &Reason
         return;
     };
     let mut page = group.pages.start;
-    while page < group.pages.end {
-        page = see_to_granule(client, buffers, &users, page, reason).max(page + 1);
+    while page < group.pages.end && may_go_on() {
+        page = see_to_granule(client, buffers, &users, page, group.reasons).max(page + 1);
     }
     put(users);
 }
@@ -270,20 +265,24 @@ fn see_to_granule(
     buffers: &mut Buffers,
     users: &MmWithUser,
     page: usize,
-    reason: &Reason,
+    reasons: Reasons,
 ) -> usize {
     let memory = client.device().pagemap().ops();
     let (advice, same) = client.attributes_at(page << PAGE_SHIFT);
-    if !moves(memory, &advice, reason) {
+    if !reasons.any(|reason| moves(memory, &advice, reason)) {
         // What is missed is mapped where it is, by the access itself.
         return page + 1;
     }
     let Some(bounds) = movable_bounds(users, page, &same) else {
         return page + 1;
     };
-    let part = match reason {
-        Reason::Hot(block) => block.start.max(bounds.start)..block.end.min(bounds.end),
-        _ => {
+    let is_hot = reasons.any(|reason| reason == Reason::Hot);
+    let part = match is_hot {
+        true => {
+            let block = page & !(HPAGE_PMD_NR - 1);
+            block.max(bounds.start)..(block + HPAGE_PMD_NR).min(bounds.end)
+        }
+        false => {
             let most = match advice.granule {
                 0 => memory.setting(Setting::Granule),
                 advised => advised,
@@ -293,7 +292,6 @@ fn see_to_granule(
             start..start + (1 << order)
         }
     };
-    let is_hot = matches!(reason, Reason::Hot(_));
     if !is_hot && is_on_device(client, page..page + 1) {
         // It came with another one.
         return page + 1;
@@ -307,7 +305,9 @@ fn see_to_granule(
         Verdict::Nap => {
             memory.service().naps.add(1);
             let nap = memory.setting(Setting::ThrashNap).min(MAX_NAP_US);
-            fsleep(Delta::from_micros(nap.into()));
+            if !fatal_signal_pending() {
+                fsleep(Delta::from_micros(nap.into()));
+            }
         }
         Verdict::Pin => {
             memory.service().pins.add(1);
@@ -352,7 +352,7 @@ fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
 }
 
 /// Returns whether pages are to be moved to the device: what was advised for them goes before policy.
-pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: &Reason) -> bool {
+pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) -> bool {
     let is_elsewhere = matches!(advice.location, Location::System | Location::Peer(_));
     match (reason, advice.reach) {
         (_, Reach::Denied) => false,
@@ -364,7 +364,7 @@ pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: &Reason)
         (_, Reach::InPlace) => false,
         // None of the other devices can be reached: they count as the system.
         _ if is_elsewhere => false,
-        (_, Reach::Migrate) | (Reason::Hot(_), Reach::Any) => true,
+        (_, Reach::Migrate) | (Reason::Hot, Reach::Any) => true,
         (Reason::Read | Reason::Write, Reach::Any) => {
             advice.location == Location::Device || memory.setting(Setting::Migrate) != 0
         }

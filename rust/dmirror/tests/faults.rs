@@ -15,7 +15,7 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-use crate::faults::{FaultBuffer, FaultLimits, Miss};
+use crate::faults::{FaultBuffer, FaultLimits, Miss, Reason};
 
 /// Waits, not for ever, until something is so, and returns whether it is.
 fn soon(mut is_so: impl FnMut() -> bool) -> bool {
@@ -76,7 +76,15 @@ impl Bench {
     ) -> Result<Kthread<Engine>> {
         let mut own = KVec::with_capacity(misses.len(), GFP_KERNEL)?;
         for &(client, page) in misses {
-            own.push(Miss { client, page }, GFP_KERNEL)?;
+            let reason = Reason::Read;
+            own.push(
+                Miss {
+                    client,
+                    page,
+                    reason,
+                },
+                GFP_KERNEL,
+            )?;
         }
         let body = Engine {
             faults: self.faults.clone(),

@@ -6,12 +6,15 @@
 use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
+use dmirror_client::Errno;
 use dmirror_client::Packet;
 use dmirror_client::Region;
 use dmirror_client::interpreter::Image;
 use dmirror_client::packet::Width;
 use dmirror_client::program::malformed;
 use dmirror_client::program::well_formed;
+use dmirror_client::queue::Access;
+use dmirror_client::queue::Outcome;
 use dmirror_client::region::Protection;
 
 use super::cases;
@@ -23,6 +26,7 @@ use crate::worker::Worker;
 
 cases! { "engine":
     nothing_to_do = "Packets of length 0 need no memory.",
+    last_word = "CHASE that gets to the last word of all fails there, from whichever side.",
     malformed_packets = "A malformed packet fails, and does nothing.",
     faults = "A packet that meets a hole, or memory that it must not use, does what lies before that.",
     faults_on_the_device = "The same with what may be used on the device.",
@@ -47,6 +51,19 @@ fn nothing_to_do(context: &Context) -> Result<()> {
     ])?;
     let seen: Vec<u64> = (0..6).map(|index| data.load(index)).collect();
     equal("results", seen, vec![0, nowhere, 0, 0, 0, 0])
+}
+
+fn last_word(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let data = Region::anonymous(1)?;
+    let last = u64::MAX - 7;
+    for (first, offset) in [(last, 0), (8, last.wrapping_sub(8)), (data.addr(), 0)] {
+        data.store(0, last);
+        let packet = Packet::chase(data.addr() + 8, first, offset, 2);
+        let expected = Outcome::failed(0, Errno::EFAULT, Access::Read, last);
+        equal("outcome", worker.run(&[packet])?, expected)?;
+    }
+    Ok(())
 }
 
 fn malformed_packets(context: &Context) -> Result<()> {

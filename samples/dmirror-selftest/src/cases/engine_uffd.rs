@@ -10,6 +10,7 @@ use dmirror_client::Errno;
 use dmirror_client::Packet;
 use dmirror_client::Region;
 use dmirror_client::packet::Width;
+use dmirror_client::page_size;
 use dmirror_client::queue::Options;
 use dmirror_client::uffd::Mode;
 
@@ -21,7 +22,9 @@ use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::context::joined;
+use crate::inject::Delay;
 use crate::memory::Memory;
+use crate::settings::Policy;
 use crate::worker::PATIENCE;
 use crate::worker::Worker;
 use crate::worker::open_with_two;
@@ -32,6 +35,7 @@ cases! { "engine":
     faults_nobody_answers = "A job whose data nobody provides holds up no other engine, and ends with its queue.",
     packets_nobody_provides = "Neither does one whose packets nobody provides.",
     faults_answered = "A thread answers the faults of an engine, and the job does what it should.",
+    destroyed_before_a_fault = "A queue that is destroyed while its engine moves pages ends before a fault that nobody answers.",
     file_closed_in_a_fault = "Closing the file, and being killed, end a job in a fault that nobody answers.",
 }
 
@@ -93,6 +97,27 @@ fn faults_nobody_answers(context: &Context) -> Result<()> {
             ends(worker)?;
             refused("the waiter", joined(waiter)?, Errno::ENODEV)
         })
+    })
+}
+
+fn destroyed_before_a_fault(context: &Context) -> Result<()> {
+    let uffd = uffd()?;
+    let policy = Policy::with("xe", &[])?;
+    let worker = Worker::of(open_with_two(context)?, Options::new(2).engine(0))?;
+    let memory = Memory::untouched(PAGES)?;
+    // It is what moves, while the engine is on its way to the page that nobody provides.
+    memory.region.store(page_size() / size_of::<u64>(), 1);
+    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
+    // The packets are on the device before.
+    worker.does(&[Packet::spin(0)])?;
+    let delay = Delay::new("out_moved", 500_000)?;
+    worker.submit(&[Packet::fill(memory.region.addr(), 64, 1)])?;
+    thread::sleep(Duration::from_millis(200));
+    ends(worker)?;
+    drop(delay);
+    drop(policy);
+    soon("work of the engine, then", || {
+        Worker::on(context, 0)?.does(&[Packet::spin(0)])
     })
 }
 
