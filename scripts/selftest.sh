@@ -38,8 +38,8 @@ fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
 	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. release. read. write. coherent.
-	madvise. mremap. races. failing. nth. unload.
-	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.vma_
+	madvise. mremap. races. failing. nth. unload. queue. engine.
+	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.engine_ held.vma_
 )
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
