@@ -316,9 +316,16 @@ impl DeviceMemory {
         if until == 0 {
             return;
         }
-        let left = until.saturating_sub(self.now_ns()).min(MAX_SLICE_NS);
-        if left > 0 {
+        let until = until.min(self.now_ns() + MAX_SLICE_NS);
+        if until > self.now_ns() {
             self.service.slices.add(1);
+        }
+        // Again, where the tick was late when the sleep began, which ends too early then.
+        loop {
+            let left = until.saturating_sub(self.now_ns());
+            if left == 0 {
+                break;
+            }
             // CAST: It is at most MAX_SLICE_NS.
             fsleep(Delta::from_nanos(left as i64));
         }
