@@ -223,6 +223,8 @@ pub(crate) struct DeviceMemory {
     settings: DebugfsU32s<SETTINGS>,
     /// Until when a CPU does not get what is in a block, in nanoseconds.
     kept_until: KVVec<Atomic<u64>>,
+    /// The latest of those times.
+    kept_longest: Atomic<u64>,
     /// When time begins for this device.
     began: Instant<Monotonic>,
     service: ServiceStats,
@@ -245,6 +247,7 @@ impl DeviceMemory {
             folder: DebugfsDir::new(node.ok_or(EINVAL)?)?,
             settings <- DebugfsU32s::new(folder.clone(), &FILES),
             kept_until: kept_until(npages / HPAGE_PMD_NR)?,
+            kept_longest: Atomic::new(0),
             began: Instant::now(),
             service: ServiceStats::default(),
             windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
@@ -303,6 +306,11 @@ impl DeviceMemory {
         if kept.load(Relaxed) < until {
             // ORDERING: Relaxed: the number stands for itself.
             kept.store(until, Relaxed);
+        }
+        // ORDERING: Relaxed: the number stands for itself. Of two engines at a time either may win.
+        if self.kept_longest.load(Relaxed) < until {
+            // ORDERING: Relaxed: the number stands for itself.
+            self.kept_longest.store(until, Relaxed);
         }
     }
 
@@ -398,7 +406,10 @@ impl DeviceMemory {
     fn window_order(&self, fault: &CpuFault<'_, Emulated<Self>>) -> u32 {
         let bytes = self.setting(Setting::Window) as usize;
         let most = (bytes / PAGE_SIZE).clamp(1, WINDOW_PAGES).ilog2();
-        if fault.npages() > 1 {
+        // ORDERING: Relaxed: the number stands for itself.
+        let kept = self.kept_longest.load(Relaxed);
+        // A neighbour may be in a block whose time is not over.
+        if fault.npages() > 1 || (kept > 0 && kept > self.now_ns()) {
             return 0;
         }
         // Only to tell one from another.
