@@ -314,7 +314,8 @@ impl DeviceMemory {
         }
     }
 
-    /// Waits until the time of a page is over. The folio is locked, and mm holds the `mmap_lock`.
+    /// Waits until the time of a page of the device, by number, is over. The folio is locked, and mm
+    /// holds the `mmap_lock`.
     fn wait_for_slice(&self, page: usize) {
         let Some(kept) = self.kept_until.get(page / HPAGE_PMD_NR) else {
             return;
@@ -420,7 +421,9 @@ impl DeviceMemory {
 
     /// Brings back what a CPU has touched, and what it will touch next.
     fn bring_back(&self, fault: &CpuFault<'_, Emulated<Self>>) -> Result {
-        self.wait_for_slice(fault.index());
+        if let Some(page) = fault.device_index() {
+            self.wait_for_slice(page);
+        }
         let order = self.window_order(fault);
         if order == 0 {
             return fault.migrate_to_system();

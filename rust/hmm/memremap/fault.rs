@@ -9,7 +9,7 @@ use core::{cell::Cell, ops::Range, ptr::NonNull};
 
 use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
 
-use super::{DevPagemap, DevPagemapOps, HPAGE_PMD_NR};
+use super::{DevPagemap, DevPagemapOps, Frame, HPAGE_PMD_NR};
 use crate::{bindings, vma::LockedVma};
 
 /// A fault on a page of the device, which the driver must answer.
@@ -128,6 +128,16 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     /// Returns which of them was touched, counted from 0.
     pub fn index(&self) -> usize {
         self.address() / PAGE_SIZE % self.npages()
+    }
+
+    /// Returns which page of the device the touched one is, or the first of a huge page; `None` if it
+    /// is none of this device, which mm does not ask a driver about.
+    ///
+    /// Does not sleep.
+    pub fn device_index(&self) -> Option<usize> {
+        // SAFETY: The core has given the page, which is in the memory map.
+        let frame = unsafe { Frame::of_page(self.page()) };
+        self.pagemap.index_of(frame)
     }
 
     /// Returns the page that was touched, which the core has locked and holds.

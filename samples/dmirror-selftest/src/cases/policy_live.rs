@@ -66,6 +66,9 @@ fn timeslice(context: &Context) -> Result<()> {
     let slice = Duration::from_millis(20);
     let policy = Policy::with("kfd", &[("timeslice_us", 20_000)])?;
     let worker = Worker::new(context)?;
+    // So that the page does not come into the first block of the device.
+    let filler = Memory::new(1024)?;
+    filler.move_out(&worker.device, filler.all())?;
     let data = Region::options(1).huge(false).map()?;
     data.store(0, 1);
     let before = policy.stats()?;
