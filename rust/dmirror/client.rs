@@ -25,8 +25,8 @@ use crate::{
     thrash::Thrashing,
 };
 
-/// An address space, as a device sees it. It lives as long as its open file, and as long as an engine
-/// works for it.
+/// An address space, as a device sees it. It lives as long as its open file, and as long as an
+/// engine works for it.
 #[pin_data]
 pub(crate) struct Client {
     device: Arc<Device>,

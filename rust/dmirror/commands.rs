@@ -3,7 +3,8 @@
 //! The commands with structs of their own, for queues and advice: what user space gives, and gets
 //! back.
 //!
-//! Locks: that of the table of queues is held for book-keeping only.
+//! Locks: that of the table of queues is held for book-keeping; and while a queue is made, which
+//! may start the thread of an engine.
 
 use core::mem::size_of;
 
@@ -43,8 +44,8 @@ pub(crate) enum QueueCommand {
 }
 
 impl QueueCommand {
-    /// Returns the command that `ioctl(2)` got the number of. The size that is part of it is that of
-    /// the struct as the program knows it, which the struct itself says as well.
+    /// Returns the command that `ioctl(2)` got the number of. The size that is part of it is that
+    /// of the struct as the program knows it, which the struct itself says as well.
     pub(crate) fn from_number(cmd: u32) -> Option<Self> {
         const SIZE: u32 = kernel::uapi::_IOC_SIZEMASK << kernel::uapi::_IOC_SIZESHIFT;
         [

@@ -314,8 +314,8 @@ impl DeviceMemory {
         }
     }
 
-    /// Waits until the time of a page of the device, by number, is over. The folio is locked, and mm
-    /// holds the `mmap_lock`.
+    /// Waits until the time of a page of the device, by number, is over. The folio is locked, and
+    /// mm holds the `mmap_lock`.
     fn wait_for_slice(&self, page: usize) {
         let Some(kept) = self.kept_until.get(page / HPAGE_PMD_NR) else {
             return;

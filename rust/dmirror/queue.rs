@@ -160,7 +160,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`EAGAIN`] when as many as the depth have not ended; [`ENOENT`] when the queue was destroyed.
+    /// [`EAGAIN`] when as many as the depth have not ended; [`ENOENT`] when the queue was
+    /// destroyed.
     pub(crate) fn submit(&self, packets: u64, npackets: u64) -> Result<u64> {
         let mut jobs = self.jobs.lock();
         if jobs.is_destroyed {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long what a device has fetched stays, before a CPU gets it back. Pure logic, no kernel calls.
+//! How long what a device has fetched stays, before a CPU gets it back. Pure logic, no kernel
+//! calls.
 //!
 //! A device that misses a granule again as soon as its time was over had too little of it: it gets
 //! twice as much, up to a bound.

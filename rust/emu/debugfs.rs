@@ -204,8 +204,8 @@ pub trait Text: Send + Sync + 'static {
 /// The most bytes that can be written to a [`DebugfsText`].
 const MAX_WRITTEN: usize = 64;
 
-/// A file that shows a text, which is made when somebody reads it. All may read it; root may write to
-/// it if the text says so.
+/// A file that shows a text, which is made when somebody reads it. All may read it; root may write
+/// to it if the text says so.
 ///
 /// As the module is kept only by those who have the file open, and one that fails to load is not
 /// kept by anybody: the drop waits, in a module that is being loaded, until they have closed it.
@@ -282,7 +282,8 @@ impl<T: Text> DebugfsText<T> {
         len: usize,
         _: *mut bindings::loff_t,
     ) -> isize {
-        // SAFETY: The file is valid, by the safety requirement; it has what `single_open()` has made.
+        // SAFETY: The file is valid, by the safety requirement; it has what `single_open()` has
+        // made.
         let m: *mut bindings::seq_file = unsafe { (*file).private_data }.cast();
         // SAFETY: The file is valid, by the safety requirement; it has what `open` has given.
         let text = unsafe { (*m).private };

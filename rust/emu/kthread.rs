@@ -6,8 +6,8 @@
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h).
 //!
 //! What such a thread waits for may be up to user space: a fault that a userfaultfd answers. A wait
-//! of that kind ends for a fatal signal. No program can send one to a thread of the kernel; who owns
-//! the thread can, by [`Kthread::interrupt`].
+//! of that kind ends for a fatal signal. No program can send one to a thread of the kernel; who
+//! owns the thread can, by [`Kthread::interrupt`].
 
 use core::{marker::PhantomData, ptr::NonNull};
 

@@ -172,9 +172,9 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
     /// Gives the device exclusive access to the page at `address` (bytes, page aligned), which must
     /// be one of the range, maps it, and calls `with` on the page table, in which the page is.
     ///
-    /// May sleep. Faults the page in for writing, and returns it with what `with` has returned. A CPU
-    /// that touches the page waits until it is dropped, and ends the exclusive access: so keep it for
-    /// a bounded time, and take no lock meanwhile but the update lock.
+    /// May sleep. Faults the page in for writing, and returns it with what `with` has returned. A
+    /// CPU that touches the page waits until it is dropped, and ends the exclusive access: so keep
+    /// it for a bounded time, and take no lock meanwhile but the update lock.
     ///
     /// Returns `None` when others have changed the page tables meanwhile: begin again.
     ///

@@ -210,7 +210,8 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 
     /// Returns the pages that the device has mapped from an address (bytes) on, one after the
-    /// other, at most `most` of them, as many at a time as have page frames that follow one another.
+    /// other, at most `most` of them, as many at a time as have page frames that follow one
+    /// another.
     ///
     /// Does not sleep; takes as long as there are pages. There may be more behind them.
     pub fn runs(&self, address: usize, most: usize) -> impl Iterator<Item = ViewPages<'_, T>> {

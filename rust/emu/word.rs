@@ -99,8 +99,9 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         Ok(found)
     }
 
-    /// Makes an operation on a word, as [`read_modify_write`](Self::read_modify_write) does, that is
-    /// atomic to CPUs as well: as a device on a bus that can lock, which needs no exclusive access.
+    /// Makes an operation on a word, as [`read_modify_write`](Self::read_modify_write) does, that
+    /// is atomic to CPUs as well: as a device on a bus that can lock, which needs no exclusive
+    /// access.
     ///
     /// Does not sleep.
     ///

@@ -39,8 +39,8 @@ pub use self::guard::{Guard, SharedGuard, UpdateGuard};
 pub trait Invalidate: Send + Sync + Unpin + 'static {
     /// Forgets what it knows of a range.
     ///
-    /// Called with the update lock held, alone. Must not sleep, allocate memory in a way that could, or
-    /// drop a [`Notifier`].
+    /// Called with the update lock held, alone. Must not sleep, allocate memory in a way that
+    /// could, or drop a [`Notifier`].
     fn invalidate(&mut self, event: &Invalidation<'_>);
 }
 
@@ -150,7 +150,8 @@ struct Guarded<T> {
 ///
 /// ```
 /// # use hmm::interval::{Invalidate, Notifier};
-/// fn look<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn() -> usize, note: fn(&mut T, usize)) {
+/// fn look<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn() -> usize, note: fn(&mut T,
+/// usize)) {
 ///     loop {
 ///         let seq = notifier.read_begin();
 ///         let seen = look();

@@ -4,8 +4,8 @@
 //!
 //! No CPU may come in between the two halves of one. So the device makes them on a page that it has
 //! in memory of its own, which no CPU reaches; else on one to which it has exclusive access; and on
-//! a page of a file, of which neither can be had, by a bus that CPUs respect. Either of the first two
-//! can be taken from it at any time, but not in the midst of an operation, since that takes the
+//! a page of a file, of which neither can be had, by a bus that CPUs respect. Either of the first
+//! two can be taken from it at any time, but not in the midst of an operation, since that takes the
 //! update lock.
 
 use core::ops::Range;
@@ -215,8 +215,8 @@ impl Execution<'_> {
         result
     }
 
-    /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches it
-    /// waits for the lock of its folio.
+    /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches
+    /// it waits for the lock of its folio.
     fn use_timeslice(&self, operations: &mut Operations<'_>, page: ExclusivePage) -> Result {
         let memory = self.client.device().pagemap().ops();
         let slice = memory

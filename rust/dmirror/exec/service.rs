@@ -334,8 +334,8 @@ fn see_to_granule(
         Side::Device,
         Cause::DeviceFault,
     );
-    // To move some pages of a range takes the others from the device, wherever they are. What is not
-    // mapped now is faulted in when it is accessed.
+    // To move some pages of a range takes the others from the device, wherever they are. What is
+    // not mapped now is faulted in when it is accessed.
     let view = client.view();
     let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
@@ -351,7 +351,8 @@ fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
     })
 }
 
-/// Returns whether pages are to be moved to the device: what was advised for them goes before policy.
+/// Returns whether pages are to be moved to the device: what was advised for them goes before
+/// policy.
 pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) -> bool {
     let is_elsewhere = matches!(advice.location, Location::System | Location::Peer(_));
     match (reason, advice.reach) {

@@ -6,8 +6,8 @@ use hmm::exclusive::ExclusivePage;
 
 use super::prelude::*;
 
-/// Moves the pages of a pending map to pages 0, 1, … of the device; calls `meanwhile` when they have
-/// been copied, which is before they move. Returns how many have moved.
+/// Moves the pages of a pending map to pages 0, 1, … of the device; calls `meanwhile` when they
+/// have been copied, which is before they move. Returns how many have moved.
 fn move_and_map(
     pending: PendingMap<'_, Device>,
     range: Range<usize>,

@@ -130,8 +130,8 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         self.address() / PAGE_SIZE % self.npages()
     }
 
-    /// Returns which page of the device the touched one is, or the first of a huge page; `None` if it
-    /// is none of this device, which mm does not ask a driver about.
+    /// Returns which page of the device the touched one is, or the first of a huge page; `None` if
+    /// it is none of this device, which mm does not ask a driver about.
     ///
     /// Does not sleep.
     pub fn device_index(&self) -> Option<usize> {

@@ -3,9 +3,9 @@
 //! Packets for tests: random ones, of which a seed gives the same on each machine, and those
 //! that no engine accepts.
 //!
-//! Random packets write to memory that they are given, and to no other, so that a device can execute
-//! them in a process that goes on. Some of them fail: they are malformed, or run out of that
-//! memory by less than a page.
+//! Random packets write to memory that they are given, and to no other, so that a device can
+//! execute them in a process that goes on. Some of them fail: they are malformed, or run out of
+//! that memory by less than a page.
 
 mod malformed;
 

@@ -135,8 +135,8 @@ impl Page {
 pub struct Slot {
     pub kind: Kind,
     pub pages: Vec<Page>,
-    /// It is not where it was mapped. Linux 7.3 with CONFIG_DEBUG_VM warns in `vma_add_pgoff()` when
-    /// a child cuts such a mapping that is to be wiped in children, whoever has moved it: the
+    /// It is not where it was mapped. Linux 7.3 with CONFIG_DEBUG_VM warns in `vma_add_pgoff()`
+    /// when a child cuts such a mapping that is to be wiped in children, whoever has moved it: the
     /// child's has no anon_vma, and the offset of one that has.
     pub moved: bool,
 }
