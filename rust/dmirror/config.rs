@@ -57,6 +57,10 @@ pub(crate) const RELEASE_ROUNDS: usize = 8;
 /// How long a device tries to get at pages that are taken from it again and again, in milliseconds.
 pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
 
+/// How long an engine tries, in milliseconds: nobody is in a call meanwhile, and whoever does not
+/// want to wait any longer cancels the job.
+pub(crate) const ENGINE_TIMEOUT_MS: i64 = 10_000;
+
 /// The most queues of an open file, jobs of a queue, and packets of a job.
 pub(crate) const MAX_QUEUES: usize = 64;
 pub(crate) const MAX_DEPTH: u32 = 1024;

@@ -24,6 +24,7 @@ mod service;
 use crate::{
     call::Buffers,
     client::Client,
+    config::{ENGINE_TIMEOUT_MS, MIGRATE_PAUSE_US},
     device::DeviceMemory,
     packet::{self, Draws, Packet, PACKET_BYTES, WORD},
     queue::{AccessKind, Failure, Job, Outcome, Queue},
@@ -31,6 +32,39 @@ use crate::{
 
 /// How long an engine that does nothing sleeps at most before it looks whether it is to go on.
 const SPIN_STEP_NS: u64 = 1_000_000;
+
+/// How long a page that is taken away again and again is tried for.
+#[derive(Default)]
+struct Patience {
+    /// When it was seen for the first time that the page does not hold still.
+    since: Option<Instant<Monotonic>>,
+}
+
+impl Patience {
+    /// Begins anew: there was progress.
+    fn renew(&mut self) {
+        self.since = None;
+    }
+
+    /// Returns whether the page was seen not to hold still.
+    fn is_tried(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Notes that the page does not hold still, and sleeps for a moment.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] when that goes on for too long.
+    fn try_again(&mut self) -> Result {
+        let since = self.since.get_or_insert_with(Instant::now);
+        if since.elapsed().as_millis() > ENGINE_TIMEOUT_MS {
+            return Err(EBUSY);
+        }
+        fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
+        Ok(())
+    }
+}
 
 /// Pages that a device has mapped.
 type Pages<'g> = ViewPages<'g, DeviceMemory>;

@@ -197,7 +197,8 @@ struct dmirror_wait {
  *   EPERM   an address may be read, but not written as the packet does
  *   EACCES  engines must not access an address, by DMIRROR_ADVICE_ACCESS_NONE
  *   EINVAL  the packet is malformed, see struct dmirror_packet
- *   EBUSY, EIO, ENOMEM  as for READ and WRITE
+ *   EBUSY   a page did not hold still for ten seconds
+ *   EIO, ENOMEM  as for READ and WRITE
  *   EIO     the engines were reset; then @access says none
  * and then what lies before the address that failed was done, and nothing behind it.
  *

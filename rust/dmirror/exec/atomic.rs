@@ -17,21 +17,16 @@ use emu::{
     view::{Access, ViewGuard, Word},
 };
 use hmm::{exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size};
-use kernel::{
-    mm::MmWithUser,
-    page::PAGE_SIZE,
-    prelude::*,
-    time::{delay::fsleep, Delta, Instant, Monotonic},
-};
+use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*};
 
 use super::{
     memory::{note_use, put},
-    Execution, Stop,
+    Execution, Patience, Stop,
 };
 use crate::{
     attributes,
     client::Client,
-    config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, MIGRATE_PAUSE_US},
+    config::BOUNCE_PAGES,
     device::DeviceMemory,
     faults::Reason,
     packet::AtomicOp,
@@ -126,8 +121,7 @@ impl Execution<'_> {
             left: times,
             found: 0,
         };
-        // Since when the page has not held still.
-        let mut since = None;
+        let mut patience = Patience::default();
         while operations.left > 0 {
             self.check()?;
             let left = operations.left;
@@ -136,18 +130,12 @@ impl Execution<'_> {
                 self.service(&operations.range(), at, Reason::Atomic)?;
                 match self.make_after_fault(&mut operations) {
                     // The page did not hold still.
-                    Err(EBUSY) => {
-                        let since = *since.get_or_insert_with(Instant::<Monotonic>::now);
-                        if since.elapsed().as_millis() > ACCESS_TIMEOUT_MS {
-                            return Err(stop(EBUSY));
-                        }
-                        fsleep(Delta::from_micros(MIGRATE_PAUSE_US));
-                    }
+                    Err(EBUSY) => patience.try_again().map_err(stop)?,
                     made => made.map_err(stop)?,
                 }
             }
             if operations.left < left {
-                since = None;
+                patience.renew();
             }
             cond_resched();
         }

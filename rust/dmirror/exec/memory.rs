@@ -14,7 +14,7 @@ use emu::{
 use hmm::{range::Timeout, vma::task_size};
 use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
-use super::{service::moves, Execution, Pages, Part, Stop};
+use super::{service::moves, Execution, Pages, Part, Patience, Stop};
 use crate::{
     alloc::BLOCK_PAGES,
     call::{window_at, Buffers},
@@ -52,9 +52,10 @@ impl Execution<'_> {
         mut access: impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
     ) -> Result<(), Stop> {
         let mut at = range.start;
+        let mut patience = Patience::default();
         while at < range.end {
             self.check()?;
-            let done = access_mapped(
+            let mut done = access_mapped(
                 self.client,
                 &self.client.view().lock(),
                 &range,
@@ -63,11 +64,14 @@ impl Execution<'_> {
                 &mut self.buffers.bounce,
                 &mut access,
             )?;
-            at += done;
             if done == 0 {
                 self.service(&range, at, kind.into())?;
-                at += self.fault(&range, at, kind, &mut access)?;
+                done = self.fault(&range, at, kind, &mut patience, &mut access)?;
             }
+            if done > 0 {
+                patience.renew();
+            }
+            at += done;
             self.notice_hot_block()?;
             cond_resched();
         }
@@ -75,12 +79,13 @@ impl Execution<'_> {
     }
 
     /// Faults in what an access needs, and makes as much of it as is mapped then. Returns how many
-    /// bytes; 0 if others were faster, or the thread was interrupted.
+    /// bytes; 0 if the page did not hold still, or the thread was interrupted.
     fn fault(
         &mut self,
         range: &Range<u64>,
         at: u64,
         kind: AccessKind,
+        patience: &mut Patience,
         access: &mut impl FnMut(&Pages<'_>, Part, &mut [u8]) -> Result,
     ) -> Result<u64, Stop> {
         let stop = |error| Stop::Access {
@@ -106,6 +111,10 @@ impl Execution<'_> {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
         let alone = page..page + PAGE_SIZE;
+        // One page is walked the fastest.
+        if patience.is_tried() {
+            ahead = alone.clone();
+        }
         let (mut done, mut faulted) = self.fault_window(&users, ahead, range, at, kind, access);
         let is_over = matches!(faulted, Ok(()) | Err(EINTR | EBUSY));
         if !is_over && matches!(done, Ok(0)) {
@@ -118,6 +127,7 @@ impl Execution<'_> {
                 clear_interrupt();
                 Ok(0)
             }
+            (0, Err(EBUSY)) => patience.try_again().map(|()| 0).map_err(stop),
             (0, Err(error)) => Err(stop(error)),
             (done, _) => Ok(done),
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 use anyhow::ensure;
@@ -14,6 +15,7 @@ use dmirror_client::Device;
 use dmirror_client::Errno;
 use dmirror_client::Packet;
 use dmirror_client::Region;
+use dmirror_client::interpreter::Image;
 use dmirror_client::packet::Width;
 use dmirror_client::page_size;
 use dmirror_client::program::Dice;
@@ -31,6 +33,7 @@ use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::context::joined;
+use crate::inject::Delay;
 use crate::memory::Memory;
 use crate::worker::Kind;
 use crate::worker::Worker;
@@ -42,6 +45,7 @@ cases! { "engine":
     cpus_and_engines_write = "Engines and CPUs that write words of their own in one page lose none, while it moves.",
     atomic_sums = "Engines and CPUs that add to the same words lose nothing, while the pages move.",
     random_while_pages_move = "Random packets do what the interpreter says while the pages move and CPUs read them.",
+    restless_memory = "An engine goes on when memory holds still again, after longer than an ioctl would wait.",
     unmapped_meanwhile = "A job fails where memory is unmapped under it.",
     protected_meanwhile = "A job fails where memory becomes read-only under it, and writes no more when mprotect is back.",
     hidden_meanwhile = "A job fails where memory loses all access under it, and goes on when it has it again.",
@@ -243,6 +247,40 @@ fn random_while_pages_move(context: &Context) -> Result<()> {
         same(&format!("seed {seed}"), &image, &regions)?;
     }
     Ok(())
+}
+
+fn restless_memory(context: &Context) -> Result<()> {
+    // An ioctl gives up after a second.
+    const RESTLESS: Duration = Duration::from_secs(3);
+    let worker = Worker::new(context)?;
+    let memory = Memory::new(1)?;
+    memory.fill(memory.all());
+    let mut image = Image::default();
+    image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
+    let word = memory.region.addr();
+    let packets = [
+        Packet::sum(word + 8, word, 4096),
+        Packet::add(Width::Eight, word, 1, 10, 0),
+    ];
+    let elsewhere = Region::anonymous(1)?;
+    elsewhere.store(0, 1);
+    // Each look of the device at memory takes so long that there was an invalidation meanwhile.
+    let delay = Delay::new("walked", 400_000)?;
+    thread::scope(|scope| {
+        let restless = scope.spawn(move || {
+            let start = Instant::now();
+            while start.elapsed() < RESTLESS {
+                elsewhere.protect(0..1, Protection::Read)?;
+                elsewhere.protect(0..1, Protection::ReadWrite)?;
+                thread::sleep(Duration::from_millis(10));
+            }
+            drop(delay);
+            anyhow::Ok(())
+        });
+        let outcome = worker.compare("restless", &mut image, &[&memory.region], &packets);
+        joined(restless)?;
+        outcome.map(drop)
+    })
 }
 
 /// Has an engine fill memory again and again with 1 and 2, and changes the part from page
