@@ -253,7 +253,7 @@ impl DeviceMemory {
             service: ServiceStats::default(),
             windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
             fault <- new_spinlock!(None, "DeviceMemory::fault"),
-            pool <- Pool::new(npages, (*number).into()),
+            pool <- Pool::new(npages, (*number).into(), folder.clone()),
             eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
             attempts: Attempts::default(),

@@ -190,6 +190,23 @@ impl Preset {
     }
 }
 
+/// The file that says how many MiB of a device may be in use at most. No preset changes it: it is
+/// about the device, not about what the device does.
+pub(crate) const LIMIT_FILE: &core::ffi::CStr = c"limit_mib";
+
+/// Returns how many pages of `page` bytes of a device that has `npages` may be in use, where its
+/// limit is so many MiB: all for 0, and never less than a block of `block` pages, so that what moves
+/// in one step finds room.
+pub(crate) fn limit_pages(mib: u32, npages: usize, page: usize, block: usize) -> usize {
+    match mib {
+        0 => npages,
+        _ => ((mib as usize) << 20)
+            .div_euclid(page)
+            .max(block)
+            .min(npages),
+    }
+}
+
 /// Returns the order of the granule for a page: the largest of at most `most` bytes whose aligned
 /// range is inside of `bounds`. Pages and bounds are numbers of pages of `page` bytes.
 pub(crate) fn granule_order(

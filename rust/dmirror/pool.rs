@@ -7,18 +7,23 @@
 
 use core::ops::Range;
 
+use emu::debugfs::{DebugfsDir, DebugfsU32s};
 use hmm::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
 use kernel::{
     alloc::{flags::GFP_KERNEL, KVVec},
     new_spinlock_irq,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
-        SpinLockIrq,
+        Arc, SpinLockIrq,
     },
 };
 
-use crate::alloc::{Allocator, Block, Eviction, BLOCK_ORDER, BLOCK_PAGES};
+use crate::{
+    alloc::{Allocator, Block, Eviction, BLOCK_ORDER, BLOCK_PAGES},
+    policy::{limit_pages, LIMIT_FILE},
+};
 
 // The allocator, which knows nothing of the kernel, and mm speak of the same blocks.
 const _: () = assert!(BLOCK_ORDER == HPAGE_PMD_ORDER && BLOCK_PAGES == HPAGE_PMD_NR);
@@ -30,18 +35,45 @@ pub(crate) struct Pool {
     allocator: SpinLockIrq<Allocator<KVVec<Block>>>,
     /// Pages that reservations hold.
     reserved: Atomic<usize>,
+    /// All pages.
+    npages: usize,
+    /// The file that says how many of them may be in use.
+    #[pin]
+    limit: DebugfsU32s<1>,
 }
 
 impl Pool {
-    /// A pool of `npages` free pages, whose random numbers begin with `seed`.
-    pub(crate) fn new(npages: usize, seed: u64) -> impl PinInit<Self, Error> {
+    /// A pool of `npages` free pages, whose random numbers begin with `seed`, and whose file is in
+    /// `folder`.
+    pub(crate) fn new(
+        npages: usize,
+        seed: u64,
+        folder: Arc<DebugfsDir>,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             allocator <- {
                 let blocks = KVVec::from_elem(Block::new(), npages / BLOCK_PAGES, GFP_KERNEL)?;
                 new_spinlock_irq!(Allocator::new(blocks).with_seed(seed))
             },
             reserved: Atomic::new(0),
+            npages,
+            limit <- DebugfsU32s::new(folder, &[LIMIT_FILE]),
         })
+    }
+
+    /// Sets how many MiB may be in use, for the tests of this module.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn set_limit(&self, mib: u32) {
+        self.limit.put(0, mib);
+    }
+
+    /// Returns how many pages more may be in use. The limit may change at any time; it holds for
+    /// who takes pages afterwards.
+    fn below_limit(&self, allocator: &Allocator<KVVec<Block>>) -> usize {
+        let limit = limit_pages(self.limit.get(0), self.npages, PAGE_SIZE, BLOCK_PAGES);
+        // What reservations hold is in use for the allocator.
+        let used = self.npages - allocator.free_pages();
+        limit.saturating_sub(used)
     }
 
     /// Takes back pages that nobody uses. Does not sleep.
@@ -56,7 +88,7 @@ impl Pool {
         self.allocator.lock().split(page);
     }
 
-    /// How much is free. Does not sleep.
+    /// How much is free, whether the limit lets it be used or not. Does not sleep.
     pub(crate) fn room(&self) -> Room {
         let allocator = self.allocator.lock();
         Room {
@@ -88,15 +120,22 @@ impl Pool {
         self.reserved.add(npages as usize, Relaxed);
     }
 
-    /// Takes a block that is free now; returns its first page. Does not sleep.
+    /// Takes a block that is free now, if the limit has room for it; returns its first page. Does
+    /// not sleep.
     pub(crate) fn alloc_block(&self) -> Option<usize> {
-        self.allocator.lock().alloc_block()
+        let mut allocator = self.allocator.lock();
+        if self.below_limit(&allocator) < BLOCK_PAGES {
+            return None;
+        }
+        allocator.alloc_block()
     }
 
-    /// Takes pages that are free now and follow one another, at least one and at most `most`. Does
-    /// not sleep.
+    /// Takes pages that are free now and follow one another, at least one and at most `most`, and
+    /// no more than the limit has room for. Does not sleep.
     pub(crate) fn alloc_pages(&self, most: usize) -> Option<Range<usize>> {
-        self.allocator.lock().alloc_pages(most)
+        let mut allocator = self.allocator.lock();
+        let most = most.min(self.below_limit(&allocator));
+        allocator.alloc_pages(most)
     }
 
     /// Notes that the device has used a block. Does not sleep.

@@ -182,6 +182,46 @@ mod pool {
     }
 
     #[test]
+    fn no_more_is_reserved_than_the_limit_says() -> Result {
+        let device = device(4)?;
+        let pool = device.pagemap().ops().pool();
+        // A block, and half of one.
+        pool.set_limit(3);
+        let most = reserve(&device, 4 * BLOCK_PAGES, WhenFull::TakeWhatIsFree)?;
+        assert_eq!(most.npages(), BLOCK_PAGES + BLOCK_PAGES / 2);
+        assert_eq!(room(&device).pages, 2 * BLOCK_PAGES + BLOCK_PAGES / 2);
+        assert_eq!(reserve(&device, 1, WhenFull::Evict).err(), Some(ENOMEM));
+        drop(most);
+        let mut reservation = Reservation::new(device.pagemap());
+        assert!(reservation.add_block(WhenFull::TakeWhatIsFree)?);
+        reservation.add_pages(1, WhenFull::Evict)?;
+        // There is half a block below the limit, and it cannot be in one piece.
+        let mut other = Reservation::new(device.pagemap());
+        assert!(!other.add_block(WhenFull::Evict)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_holds_for_what_is_reserved_after_it() -> Result {
+        let device = device(4)?;
+        let pool = device.pagemap().ops().pool();
+        let two = reserve(&device, 2 * BLOCK_PAGES, WhenFull::Evict)?;
+        pool.set_limit(2);
+        assert_eq!(two.npages(), 2 * BLOCK_PAGES);
+        assert_eq!(reserve(&device, 1, WhenFull::Evict).err(), Some(ENOMEM));
+        pool.set_limit(5);
+        assert_eq!(reserve(&device, 7, WhenFull::Evict)?.npages(), 7);
+        // All of it, or more than there is.
+        for none in [0, 8, 9, u32::MAX] {
+            pool.set_limit(none);
+            let rest = reserve(&device, 2 * BLOCK_PAGES, WhenFull::Evict)?;
+            assert_eq!(room(&device).pages, 0);
+            drop(rest);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn without_eviction_there_is_what_is_free() -> Result {
         let device = device(1)?;
         let most = reserve(&device, BLOCK_PAGES - 1, WhenFull::Evict)?;

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 mod policy;
 
 use policy::{
-    dense_part, granule_order, Preset, Setting, MAX_FAULTS, MAX_NAP_US, MAX_PIN_MS,
-    MAX_TIMESLICE_US, PRESETS, SETTINGS,
+    dense_part, granule_order, limit_pages, Preset, Setting, LIMIT_FILE, MAX_FAULTS, MAX_NAP_US,
+    MAX_PIN_MS, MAX_TIMESLICE_US, PRESETS, SETTINGS,
 };
 
 const PAGE: usize = 4096;
@@ -115,6 +115,35 @@ fn presets_say_what_documentation_says() {
         let seen = [0, 1, 2, 3].map(|nth| PRESETS[nth].values()[setting as usize]);
         assert_eq!(seen, expected, "{setting:?}");
     }
+}
+
+#[test]
+fn a_limit_is_no_setting_of_presets_and_at_least_a_block() {
+    assert!(!Setting::FILES.contains(&LIMIT_FILE));
+    let device = 256 * BLOCK;
+    #[rustfmt::skip]
+    let table = [
+        // MiB, pages of the device, pages
+        (0, device, device),
+        (1, device, BLOCK),
+        (2, device, BLOCK),
+        (3, device, BLOCK + BLOCK / 2),
+        (4, device, 2 * BLOCK),
+        (511, device, device - BLOCK / 2),
+        (512, device, device),
+        (513, device, device),
+        (u32::MAX, device, device),
+        // A device of one block, or of none.
+        (1, BLOCK, BLOCK),
+        (3, BLOCK, BLOCK),
+        (1, 0, 0),
+    ];
+    for (mib, npages, expected) in table {
+        assert_eq!(limit_pages(mib, npages, PAGE, BLOCK), expected, "{mib} MiB");
+    }
+    // Pages of 64 KiB, and what a page table of them maps.
+    assert_eq!(limit_pages(1, 1 << 20, 65536, 8192), 8192);
+    assert_eq!(limit_pages(1024, 1 << 20, 65536, 8192), 16384);
 }
 
 #[test]

@@ -44,6 +44,9 @@ pub const SETTINGS: [&str; 16] = [
     "eviction",
 ];
 
+/// The file of the limit, which is no setting of a policy.
+const LIMIT: &str = "limit_mib";
+
 /// The values of all settings, in the order of [`SETTINGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values([u32; SETTINGS.len()]);
@@ -114,6 +117,27 @@ impl Policy {
         Ok(Values(values))
     }
 
+    /// How many MiB of the device's memory may be in use at most; 0 if all of it may. No preset
+    /// changes it, and it is not among the values.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with; `InvalidData` if it holds no number.
+    pub fn limit_mib(&self) -> io::Result<u32> {
+        let text = fs::read_to_string(self.folder.join(LIMIT))?;
+        text.trim().parse().map_err(|_| invalid(LIMIT))
+    }
+
+    /// Sets how many MiB may be in use at most, or with 0 that all of it may. The next pages that
+    /// go to the device heed it, and have others evicted until there is room.
+    ///
+    /// # Errors
+    ///
+    /// What writing the file fails with.
+    pub fn set_limit_mib(&self, mib: u32) -> io::Result<()> {
+        fs::write(self.folder.join(LIMIT), mib.to_string())
+    }
+
     /// Gives all settings these values, one after the other.
     ///
     /// # Errors
@@ -179,6 +203,19 @@ mod tests {
         assert_ne!(policy.values().unwrap(), before);
         policy.put(&before).unwrap();
         assert_eq!(policy.values().unwrap(), before);
+    }
+
+    #[test]
+    fn the_limit_is_a_file_of_its_own() {
+        let folder = Folder::new("limit", "[custom]\n");
+        let policy = folder.policy();
+        let values = policy.values().unwrap();
+        policy.set_limit_mib(48).unwrap();
+        assert_eq!(policy.limit_mib().unwrap(), 48);
+        assert_eq!(policy.values().unwrap(), values);
+        fs::write(folder.0.join(LIMIT), "much\n").unwrap();
+        let error = policy.limit_mib().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

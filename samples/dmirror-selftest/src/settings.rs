@@ -29,17 +29,19 @@ const FIRST: &str = "test_hmm";
 /// All presets.
 pub const PRESETS: [&str; 4] = [FIRST, "xe", "kfd", "uvm"];
 
-/// Gives all devices the settings that cases begin with.
+/// Gives all devices the settings that cases begin with, and takes their limits away.
 pub fn restore() {
     for folder in fs::read_dir(DEBUGFS).into_iter().flatten().flatten() {
-        let file = folder.path().join("policy");
         let is_device = folder
             .file_name()
             .as_encoded_bytes()
             .starts_with(b"hmm_dmirror");
-        if is_device && file.exists() {
-            if let Err(error) = fs::write(&file, FIRST) {
-                println!("cannot restore {}: {error}", file.display());
+        for (file, text) in [("policy", FIRST), ("limit_mib", "0")] {
+            let file = folder.path().join(file);
+            if is_device && file.exists() {
+                if let Err(error) = fs::write(&file, text) {
+                    println!("cannot restore {}: {error}", file.display());
+                }
             }
         }
     }
