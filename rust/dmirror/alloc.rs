@@ -4,8 +4,13 @@
 //!
 //! The device is a row of blocks. A block is free, or whole (one folio covers it), or in small
 //! pages, some of which are free. The small pages of a block are one free block again when all of
-//! them are free. Blocks in use are on a list from the least to the most recently used one, so
-//! that eviction can begin with the block that was left alone for longest.
+//! them are free.
+//!
+//! When the device is full, a block in use has to go: the [victim](Allocator::victim), as a policy
+//! chooses. Blocks in use are on a list from the least to the most recently used one, and on
+//! another one in the order in which they were taken, and have a place from which chance picks
+//! them. All three are kept up to date whichever is asked, so that the policy may change at any
+//! time.
 //!
 //! Every operation takes a bounded number of steps, so that it can run under a spinlock. The
 //! caller supplies the array of blocks and the lock.
@@ -20,6 +25,28 @@ pub(crate) const BLOCK_ORDER: u32 = 9;
 
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
+
+/// Which block in use has to go when the device is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    /// The least recently used one.
+    Lru,
+    /// The one that was taken first: first in, first out.
+    Fifo,
+    /// Any of them, each as likely as the others.
+    Random,
+}
+
+impl Eviction {
+    /// Returns the policy of a number, as the setting has it; what is too large is the last.
+    pub(crate) fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Lru,
+            1 => Self::Fifo,
+            _ => Self::Random,
+        }
+    }
+}
 
 /// The state of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +80,8 @@ enum Id {
     Partial,
     /// Blocks in use, the least recently used one first.
     Used,
+    /// Blocks in use, the one that was taken first being the first.
+    Taken,
 }
 
 /// A block of pages, as the allocator sees it.
@@ -61,21 +90,27 @@ pub(crate) struct Block {
     state: State,
     room: Link,
     used: Link,
+    taken: Link,
+    /// Where chance finds the block.
+    place: u32,
+    /// The block that chance finds in the place with the number of this one.
+    holds: u32,
 }
 
 impl Block {
     /// A free block.
     pub(crate) const fn new() -> Self {
+        const ALONE: Link = Link {
+            prev: None,
+            next: None,
+        };
         Self {
             state: State::Free,
-            room: Link {
-                prev: None,
-                next: None,
-            },
-            used: Link {
-                prev: None,
-                next: None,
-            },
+            room: ALONE,
+            used: ALONE,
+            taken: ALONE,
+            place: 0,
+            holds: 0,
         }
     }
 
@@ -84,7 +119,34 @@ impl Block {
             // A block is never on both of these.
             Id::Free | Id::Partial => &mut self.room,
             Id::Used => &mut self.used,
+            Id::Taken => &mut self.taken,
         }
+    }
+}
+
+/// What chance picks blocks with. The first `untried` places have the blocks in use that may be
+/// picked; those up to `used` have those that were picked and did not go, which come again when all
+/// others were tried; the rest have the free ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chance {
+    untried: u32,
+    used: u32,
+    /// The state of the generator of random numbers.
+    state: u64,
+}
+
+impl Chance {
+    /// Returns the next state of the generator, and the place that it picks.
+    fn next(&self) -> Option<(u64, u32)> {
+        let places = [self.untried, self.used].into_iter().find(|&it| it > 0)?;
+        // A linear congruential generator, of which the upper half of the bits is good.
+        let state = self
+            .state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // CAST: It is below `places`.
+        let place = (((state >> 32) * u64::from(places)) >> 32) as u32;
+        Some((state, place))
     }
 }
 
@@ -99,6 +161,8 @@ pub(crate) struct Allocator<B> {
     free: List,
     partial: List,
     used: List,
+    taken: List,
+    chance: Chance,
     free_pages: usize,
     free_blocks: usize,
 }
@@ -111,17 +175,27 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             free: List::default(),
             partial: List::default(),
             used: List::default(),
+            taken: List::default(),
+            chance: Chance::default(),
             free_pages: 0,
             free_blocks: 0,
         };
         let count = u32::try_from(this.blocks.len()).unwrap_or(u32::MAX);
         for index in 0..count {
             this.set(index, State::Free);
+            this.put(index, index);
             this.push_last(Id::Free, index);
         }
         this.free_pages = count as usize * BLOCK_PAGES;
         this.free_blocks = count as usize;
         this
+    }
+
+    /// The allocator with another beginning of the random numbers that [`Eviction::Random`] picks
+    /// blocks with. The same operations after the same beginning give the same blocks.
+    pub(crate) fn with_seed(mut self, seed: u64) -> Self {
+        self.chance.state = seed;
+        self
     }
 
     /// The number of pages that are not in use.
@@ -143,10 +217,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         let index = match self.partial.first {
             Some(index) => index,
             None => {
-                let index = self.take_free()?;
-                self.set(index, State::Small([0; WORDS]));
+                let index = self.take_free(State::Small([0; WORDS]))?;
                 self.push_last(Id::Partial, index);
-                self.push_last(Id::Used, index);
                 index
             }
         };
@@ -170,9 +242,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
 
     /// Takes a whole block; returns its first page.
     pub(crate) fn alloc_block(&mut self) -> Option<usize> {
-        let index = self.take_free()?;
-        self.set(index, State::Whole);
-        self.push_last(Id::Used, index);
+        let index = self.take_free(State::Whole)?;
         self.free_pages -= BLOCK_PAGES;
         Some(index as usize * BLOCK_PAGES)
     }
@@ -207,6 +277,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
         self.set(index, State::Free);
         self.unlink(Id::Used, index);
+        self.unlink(Id::Taken, index);
+        self.leave(index);
         // First, so that a block that has memory behind it is used again before one that never
         // was.
         self.push_first(Id::Free, index);
@@ -243,9 +315,45 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             .is_none_or(|block| block.state == State::Free)
     }
 
-    /// The first page of the least recently used block.
-    pub(crate) fn oldest(&self) -> Option<usize> {
-        Some(self.used.first? as usize * BLOCK_PAGES)
+    /// The first page of the block in use that has to go next, or `None` when there is none.
+    pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
+        let index = match eviction {
+            Eviction::Lru => self.used.first?,
+            Eviction::Fifo => self.taken.first?,
+            Eviction::Random => {
+                let (_, place) = self.chance.next()?;
+                self.held(place)?
+            }
+        };
+        Some(index as usize * BLOCK_PAGES)
+    }
+
+    /// As [`victim`](Self::victim), and makes it the one that has to go last, so that the next call
+    /// gives another one.
+    ///
+    /// Of N blocks in use, N calls in a row give each one with [`Eviction::Lru`] and
+    /// [`Eviction::Fifo`]. So do 2 N - 1 calls with [`Eviction::Random`]: none comes again before
+    /// all others came, but some may have come before the first of the calls.
+    pub(crate) fn next_victim(&mut self, eviction: Eviction) -> Option<usize> {
+        let page = self.victim(eviction)?;
+        let (index, _) = locate(page).ok()?;
+        match eviction {
+            Eviction::Lru => self.touch_block(index),
+            Eviction::Fifo => {
+                self.unlink(Id::Taken, index);
+                self.push_last(Id::Taken, index);
+            }
+            Eviction::Random => {
+                let (state, place) = self.chance.next()?;
+                self.chance.state = state;
+                if self.chance.untried == 0 {
+                    self.chance.untried = self.chance.used;
+                }
+                self.chance.untried -= 1;
+                self.swap(place, self.chance.untried);
+            }
+        }
+        Some(page)
     }
 
     fn state(&self, index: u32) -> Option<State> {
@@ -271,11 +379,65 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.push_last(Id::Used, index);
     }
 
-    fn take_free(&mut self) -> Option<u32> {
+    /// Takes a free block, which is in use from now on.
+    fn take_free(&mut self, state: State) -> Option<u32> {
         let index = self.list(Id::Free).first?;
         self.unlink(Id::Free, index);
+        self.set(index, state);
         self.free_blocks -= 1;
+        self.push_last(Id::Used, index);
+        self.push_last(Id::Taken, index);
+        self.enter(index);
         Some(index)
+    }
+
+    /// Adds a block to those that chance may pick.
+    fn enter(&mut self, index: u32) {
+        let place = self.place(index);
+        let Chance { untried, used, .. } = self.chance;
+        self.swap(place, used);
+        self.swap(used, untried);
+        self.chance.used += 1;
+        self.chance.untried += 1;
+    }
+
+    /// Takes a block away from those that chance may pick.
+    fn leave(&mut self, index: u32) {
+        let mut place = self.place(index);
+        if place < self.chance.untried {
+            self.chance.untried -= 1;
+            self.swap(place, self.chance.untried);
+            place = self.chance.untried;
+        }
+        self.chance.used -= 1;
+        self.swap(place, self.chance.used);
+    }
+
+    /// Where chance finds a block.
+    fn place(&self, index: u32) -> u32 {
+        let block = self.blocks.get(index as usize);
+        block.map_or(index, |block| block.place)
+    }
+
+    /// The block that chance finds in a place.
+    fn held(&self, place: u32) -> Option<u32> {
+        Some(self.blocks.get(place as usize)?.holds)
+    }
+
+    fn put(&mut self, place: u32, index: u32) {
+        if let Some(block) = self.blocks.get_mut(place as usize) {
+            block.holds = index;
+        }
+        if let Some(block) = self.blocks.get_mut(index as usize) {
+            block.place = place;
+        }
+    }
+
+    fn swap(&mut self, one: u32, other: u32) {
+        if let (Some(first), Some(second)) = (self.held(one), self.held(other)) {
+            self.put(one, second);
+            self.put(other, first);
+        }
     }
 
     fn list(&mut self, id: Id) -> &mut List {
@@ -283,6 +445,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             Id::Free => &mut self.free,
             Id::Partial => &mut self.partial,
             Id::Used => &mut self.used,
+            Id::Taken => &mut self.taken,
         }
     }
 

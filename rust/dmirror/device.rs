@@ -29,6 +29,7 @@ use kernel::{
 };
 
 use crate::{
+    alloc::Eviction,
     config::{self, MIGRATE_PAUSE_US, REGION_NAME, RELEASE_ROUNDS, WINDOW_PAGES},
     engine::Engine,
     faults::FaultBuffer,
@@ -252,7 +253,7 @@ impl DeviceMemory {
             service: ServiceStats::default(),
             windows <- new_spinlock!(Windows::default(), "DeviceMemory::windows"),
             fault <- new_spinlock!(None, "DeviceMemory::fault"),
-            pool <- Pool::new(npages),
+            pool <- Pool::new(npages, (*number).into()),
             eviction <- new_mutex!(MigrateBuffer::new(HPAGE_PMD_NR)?, "DeviceMemory::eviction"),
             injection,
             attempts: Attempts::default(),
@@ -267,6 +268,11 @@ impl DeviceMemory {
     /// Returns the value of a setting.
     pub(crate) fn setting(&self, setting: Setting) -> u32 {
         self.settings.get(setting as usize)
+    }
+
+    /// Returns which block has to go when the device is full.
+    pub(crate) fn eviction_policy(&self) -> Eviction {
+        Eviction::from_number(self.setting(Setting::Eviction))
     }
 
     /// Gives all settings the values of a preset.

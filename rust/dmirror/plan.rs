@@ -27,7 +27,7 @@ pub(crate) const DRAIN_EVERY: usize = 8;
 pub(crate) enum WhenFull {
     /// Be content with what is free.
     TakeWhatIsFree,
-    /// Evict the least recently used blocks, whoever owns them.
+    /// Evict blocks, as the policy of the device chooses them, whoever owns them.
     Evict,
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device does when one of its engines misses a page: settings, and sets of them that do as
-//! real drivers do. Pure logic, no kernel calls.
+//! What a device does when one of its engines misses a page, and which pages go when it is full:
+//! settings, and sets of them that do as real drivers do. Pure logic, no kernel calls.
 //!
 //! Commands of the ABI of test_hmm say themselves where pages go, and are not governed by any of
-//! this but the window of a CPU's fault.
+//! this but the window of a CPU's fault, and the choice of what goes.
 
 /// A setting of a device, a file of that name in debugfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub(crate) enum Setting {
     FaultBatch,
     /// The most faults that can wait.
     FaultBuffer,
+    /// Which block of the device has to go when it is full: 0 the least recently used one, 1 the
+    /// one that was taken first, 2 any.
+    Eviction,
 }
 
 /// The number of settings.
@@ -50,7 +53,7 @@ pub(crate) const SETTINGS: usize = Setting::ALL.len();
 
 impl Setting {
     /// All of them, and their files.
-    pub(crate) const ALL: [(Self, &'static core::ffi::CStr); 15] = [
+    pub(crate) const ALL: [(Self, &'static core::ffi::CStr); 16] = [
         (Self::Window, c"window"),
         (Self::Migrate, c"migrate"),
         (Self::Granule, c"granule"),
@@ -66,6 +69,7 @@ impl Setting {
         (Self::ThrashPin, c"thrash_pin_ms"),
         (Self::FaultBatch, c"fault_batch"),
         (Self::FaultBuffer, c"fault_buffer"),
+        (Self::Eviction, c"eviction"),
     ];
 
     /// The names of the files, in the order of the enum.
@@ -113,6 +117,7 @@ const PLAIN: [(Setting, u32); SETTINGS] = [
     (Setting::ThrashPin, 150),
     (Setting::FaultBatch, 64),
     (Setting::FaultBuffer, MAX_FAULTS),
+    (Setting::Eviction, 0),
 ];
 
 /// The presets; the first is that of a new device. The numbers are those of the drivers, see

@@ -18,12 +18,12 @@ use kernel::{
     },
 };
 
-use crate::alloc::{Allocator, Block, BLOCK_ORDER, BLOCK_PAGES};
+use crate::alloc::{Allocator, Block, Eviction, BLOCK_ORDER, BLOCK_PAGES};
 
 // The allocator, which knows nothing of the kernel, and mm speak of the same blocks.
 const _: () = assert!(BLOCK_ORDER == HPAGE_PMD_ORDER && BLOCK_PAGES == HPAGE_PMD_NR);
 
-/// The pages of a device that are free, and the order in which the others were used.
+/// The pages of a device that are free, and the order in which the others have to go.
 #[pin_data]
 pub(crate) struct Pool {
     #[pin]
@@ -33,14 +33,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `npages` free pages.
-    pub(crate) fn new(npages: usize) -> impl PinInit<Self, Error> {
+    /// A pool of `npages` free pages, whose random numbers begin with `seed`.
+    pub(crate) fn new(npages: usize, seed: u64) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            allocator <- new_spinlock_irq!(Allocator::new(KVVec::from_elem(
-                Block::new(),
-                npages / BLOCK_PAGES,
-                GFP_KERNEL
-            )?)),
+            allocator <- {
+                let blocks = KVVec::from_elem(Block::new(), npages / BLOCK_PAGES, GFP_KERNEL)?;
+                new_spinlock_irq!(Allocator::new(blocks).with_seed(seed))
+            },
             reserved: Atomic::new(0),
         })
     }
@@ -66,10 +65,9 @@ impl Pool {
         }
     }
 
-    /// Returns the block that was left alone for longest. Does not sleep; the answer may be old
-    /// when it arrives.
-    pub(crate) fn oldest(&self) -> Option<usize> {
-        Some(self.allocator.lock().oldest()? / BLOCK_PAGES)
+    /// Returns the block that has to go next. Does not sleep; the answer may be old when it arrives.
+    pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
+        Some(self.allocator.lock().victim(eviction)? / BLOCK_PAGES)
     }
 
     /// Returns whether a block is free. Does not sleep.
@@ -106,13 +104,10 @@ impl Pool {
         self.allocator.lock().touch(block * BLOCK_PAGES);
     }
 
-    /// The block that was left alone for longest, which becomes the one that was used last, so that
-    /// the next call gives another one. Does not sleep.
-    pub(crate) fn next_victim(&self) -> Option<usize> {
-        let mut allocator = self.allocator.lock();
-        let page = allocator.oldest()?;
-        allocator.touch(page);
-        Some(page / BLOCK_PAGES)
+    /// The block that has to go next, which becomes the one that has to go last, so that the next
+    /// call gives another one. Does not sleep.
+    pub(crate) fn next_victim(&self, eviction: Eviction) -> Option<usize> {
+        Some(self.allocator.lock().next_victim(eviction)? / BLOCK_PAGES)
     }
 }
 

@@ -169,13 +169,11 @@ impl<'d> Reservation<'d> {
                 return Ok(0);
             }
             self.rounds -= 1;
-            let Some(victim) = self.pagemap.ops().pool().next_victim() else {
+            let memory = self.pagemap.ops();
+            let Some(victim) = memory.pool().next_victim(memory.eviction_policy()) else {
                 return Ok(0);
             };
-            let evicted = self
-                .pagemap
-                .ops()
-                .evict(self.pagemap, victim, Cause::Eviction);
+            let evicted = memory.evict(self.pagemap, victim, Cause::Eviction);
             match evicted.error.filter(|_| evicted.moved == 0) {
                 None => self.contended = true,
                 // Where there is no memory for one block, there may be for another, of small pages.

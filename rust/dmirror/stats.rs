@@ -215,7 +215,7 @@ impl Text for Device {
         line("reserved_pages", reserved as u64);
         line("free_pages", room.pages as u64);
         line("free_blocks", room.blocks as u64);
-        match pool.oldest() {
+        match pool.victim(pagemap.ops().eviction_policy()) {
             Some(block) => line("oldest_block", block as u64),
             None => seq_print!(m, "oldest_block: none\n"),
         }

@@ -39,6 +39,7 @@ fn range_of(setting: Setting) -> std::ops::RangeInclusive<u32> {
         Setting::ThrashNap => 0..=MAX_NAP_US,
         Setting::ThrashPin => 1..=MAX_PIN_MS,
         Setting::FaultBatch | Setting::FaultBuffer => 1..=MAX_FAULTS,
+        Setting::Eviction => 0..=2,
     }
 }
 
@@ -107,6 +108,7 @@ fn presets_say_what_documentation_says() {
         (Setting::ThrashPin, [150; 4]),
         (FaultBatch, [64, 32, 16, 256]),
         (Setting::FaultBuffer, [256; 4]),
+        (Setting::Eviction, [0; 4]),
     ];
     assert_eq!(table.len(), SETTINGS);
     for (setting, expected) in table {

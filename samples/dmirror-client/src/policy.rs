@@ -25,7 +25,7 @@ use std::path::PathBuf;
 const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// The settings, each the name of a file.
-pub const SETTINGS: [&str; 15] = [
+pub const SETTINGS: [&str; 16] = [
     "window",
     "migrate",
     "granule",
@@ -41,6 +41,7 @@ pub const SETTINGS: [&str; 15] = [
     "thrash_pin_ms",
     "fault_batch",
     "fault_buffer",
+    "eviction",
 ];
 
 /// The values of all settings, in the order of [`SETTINGS`].

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::alloc::Allocator;
 use crate::alloc::Block;
+use crate::alloc::Eviction;
 use crate::alloc::NotInUse;
 use crate::alloc::BLOCK_ORDER;
 use crate::alloc::BLOCK_PAGES;
@@ -42,7 +43,7 @@ fn block(page: usize) -> usize {
 /// that the order is the same afterwards.
 fn order_of_use(device: &mut Device, len: usize) -> Vec<usize> {
     let mut turn = || {
-        let oldest = device.oldest().unwrap();
+        let oldest = device.victim(Eviction::Lru).unwrap();
         device.touch(oldest);
         oldest
     };
@@ -56,7 +57,7 @@ fn a_new_allocator_has_everything_free() {
     let device = device(3);
     assert_eq!(device.free_pages(), 3 * BLOCK_PAGES);
     assert_eq!(device.free_blocks(), 3);
-    assert_eq!(device.oldest(), None);
+    assert_eq!(device.victim(Eviction::Lru), None);
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn a_new_allocator_forgets_what_its_array_held_before() {
     before.alloc_block().unwrap();
     let mut device = Allocator::new(&mut blocks[..]);
     assert_eq!(device.free_blocks(), 3);
-    assert_eq!(device.oldest(), None);
+    assert_eq!(device.victim(Eviction::Lru), None);
     let taken: BTreeSet<_> = (0..3).map(|_| device.alloc_block().unwrap()).collect();
     assert_eq!(taken.len(), 3);
     assert_eq!(device.alloc_block(), None);
@@ -420,7 +421,7 @@ fn taking_a_page_makes_its_block_the_newest() {
     let mut device = device(2);
     let small = block(alloc_page(&mut device).unwrap()) * BLOCK_PAGES;
     let whole = device.alloc_block().unwrap();
-    assert_eq!(device.oldest(), Some(small));
+    assert_eq!(device.victim(Eviction::Lru), Some(small));
     alloc_page(&mut device).unwrap();
     assert_eq!(order_of_use(&mut device, 2), [whole, small]);
 }
@@ -452,10 +453,10 @@ fn a_free_block_is_not_in_the_order() {
         device.free(blocks.remove(gone), BLOCK_ORDER).unwrap();
         assert_eq!(order_of_use(&mut device, 2), blocks);
         for first in blocks {
-            assert_eq!(device.oldest(), Some(first));
+            assert_eq!(device.victim(Eviction::Lru), Some(first));
             device.free(first, BLOCK_ORDER).unwrap();
         }
-        assert_eq!(device.oldest(), None);
+        assert_eq!(device.victim(Eviction::Lru), None);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Tests of the allocator of device pages, `rust/dmirror/alloc.rs`.
 //!
 //! - `directed`: one behaviour a test, which the test's name says.
+//! - `eviction`: the same of which block has to go when the device is full.
 //! - `random`: sequences of operations, compared at each step with a model.
 //! - `model`: the model, made of sets, and the comparison.
 //! - `steps`: what an operation costs, which must not grow with the device.
@@ -11,6 +12,7 @@
 mod alloc;
 
 mod directed;
+mod eviction;
 mod model;
 mod random;
 mod steps;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::alloc::Allocator;
 use crate::alloc::Block;
+use crate::alloc::Eviction;
 use crate::alloc::NotInUse;
 use crate::alloc::BLOCK_ORDER;
 use crate::alloc::BLOCK_PAGES;
@@ -25,6 +26,11 @@ pub(crate) struct Model {
     blocks: Vec<Use>,
     /// Blocks in use, the least recently used one first.
     order: Vec<usize>,
+    /// Blocks in use, in the order in which they were taken, but for those that had to go and did
+    /// not.
+    taken: Vec<usize>,
+    /// Blocks in use that chance has not picked.
+    untried: BTreeSet<usize>,
     /// Blocks that were in use at some time.
     known: BTreeSet<usize>,
 }
@@ -34,6 +40,8 @@ impl Model {
         Self {
             blocks: vec![Use::Free; blocks],
             order: Vec::new(),
+            taken: Vec::new(),
+            untried: BTreeSet::new(),
             known: BTreeSet::new(),
         }
     }
@@ -78,6 +86,8 @@ impl Model {
         );
         self.blocks[block] = how;
         self.order.push(block);
+        self.taken.push(block);
+        self.untried.insert(block);
         self.known.insert(block);
     }
 
@@ -126,6 +136,35 @@ impl Model {
         }
         self.blocks[block] = Use::Free;
         self.order.retain(|&other| other != block);
+        self.taken.retain(|&other| other != block);
+        self.untried.remove(&block);
+    }
+
+    /// The blocks of which one has to go next.
+    fn victims(&self, eviction: Eviction) -> Vec<usize> {
+        match eviction {
+            Eviction::Lru => self.order.iter().take(1).copied().collect(),
+            Eviction::Fifo => self.taken.iter().take(1).copied().collect(),
+            Eviction::Random if self.untried.is_empty() => self.order.clone(),
+            Eviction::Random => self.untried.iter().copied().collect(),
+        }
+    }
+
+    /// A block had to go, and is still there.
+    fn tried(&mut self, eviction: Eviction, block: usize) {
+        match eviction {
+            Eviction::Lru => self.touch(block),
+            Eviction::Fifo => {
+                self.taken.retain(|&other| other != block);
+                self.taken.push(block);
+            }
+            Eviction::Random => {
+                if self.untried.is_empty() {
+                    self.untried.extend(&self.order);
+                }
+                self.untried.remove(&block);
+            }
+        }
     }
 
     fn split(&mut self, block: usize) {
@@ -154,8 +193,28 @@ impl Checked {
     fn check(&self) {
         assert_eq!(self.real.free_pages(), self.model.free_pages());
         assert_eq!(self.real.free_blocks(), self.model.free_blocks().len());
-        let oldest = self.model.order.first().map(|block| block * BLOCK_PAGES);
-        assert_eq!(self.real.oldest(), oldest);
+        for eviction in [Eviction::Lru, Eviction::Fifo, Eviction::Random] {
+            let victims = self.model.victims(eviction);
+            match self.real.victim(eviction) {
+                Some(page) => {
+                    assert_eq!(page % BLOCK_PAGES, 0, "not the first page of a block");
+                    let block = page / BLOCK_PAGES;
+                    assert!(victims.contains(&block), "{eviction:?}: {block}");
+                }
+                None => assert_eq!(victims, [0; 0], "{eviction:?}: nobody has to go"),
+            }
+        }
+    }
+
+    /// A block has to go, and stays.
+    pub(crate) fn next_victim(&mut self, eviction: Eviction) {
+        let announced = self.real.victim(eviction);
+        let victim = self.real.next_victim(eviction);
+        assert_eq!(victim, announced);
+        if let Some(page) = victim {
+            self.model.tried(eviction, page / BLOCK_PAGES);
+        }
+        self.check();
     }
 
     /// Pages in use: small ones, and the first ones of whole blocks.
@@ -236,6 +295,10 @@ impl Checked {
     pub(crate) fn check_order(&mut self) {
         for block in self.model.order.clone() {
             self.touch(block * BLOCK_PAGES);
+        }
+        for _ in 0..self.model.taken.len() {
+            self.next_victim(Eviction::Fifo);
+            self.next_victim(Eviction::Random);
         }
     }
 

@@ -5,6 +5,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::alloc::Eviction;
 use crate::alloc::BLOCK_ORDER;
 use crate::alloc::BLOCK_PAGES;
 use crate::model::Checked;
@@ -51,6 +52,9 @@ enum Op {
     TouchAny {
         page: usize,
     },
+    NextVictim {
+        eviction: u32,
+    },
 }
 
 /// A page that may be in use, free, past the end, or so far past it that it is no page at all.
@@ -94,6 +98,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => any_page().prop_map(|page| Op::SplitAny { page }),
         3 => (pick(), offset()).prop_map(|(pick, offset)| Op::TouchUsed { pick, offset }),
         1 => any_page().prop_map(|page| Op::TouchAny { page }),
+        4 => (0_u32..3).prop_map(|eviction| Op::NextVictim { eviction }),
     ]
 }
 
@@ -147,6 +152,7 @@ fn run(device: &mut Checked, op: Op) {
         Op::SplitAny { page } => device.split(page),
         Op::TouchUsed { pick, offset } => device.touch(pick_block(device, pick) + offset),
         Op::TouchAny { page } => device.touch(page),
+        Op::NextVictim { eviction } => device.next_victim(Eviction::from_number(eviction)),
     }
 }
 

@@ -9,11 +9,12 @@ use std::ops::DerefMut;
 
 use crate::alloc::Allocator;
 use crate::alloc::Block;
+use crate::alloc::Eviction;
 use crate::alloc::BLOCK_ORDER;
 use crate::alloc::BLOCK_PAGES;
 
 /// More than any operation needs.
-const MOST: usize = 32;
+const MOST: usize = 64;
 
 /// An array of blocks that counts how often somebody looks into it.
 struct Counted<'c> {
@@ -70,8 +71,12 @@ fn each_operation_takes_a_bounded_number_of_steps_however_large_the_device() {
     for (nth, &page) in whole.iter().enumerate() {
         allocator.touch(page);
         bounded("touch");
-        assert!(allocator.oldest().is_some());
-        bounded("oldest");
+        for eviction in [Eviction::Lru, Eviction::Fifo, Eviction::Random] {
+            assert!(allocator.victim(eviction).is_some());
+            bounded("victim");
+            assert!(allocator.next_victim(eviction).is_some());
+            bounded("next_victim");
+        }
         if nth % 2 == 0 {
             allocator.split(page);
             bounded("split");

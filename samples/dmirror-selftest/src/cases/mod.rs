@@ -51,6 +51,7 @@ mod opens;
 mod parameters;
 mod policy;
 mod policy_live;
+mod policy_memory;
 mod proc;
 mod queue;
 mod queue_arguments;
@@ -219,7 +220,7 @@ themes! {
         [sizes, unknown_queue, fifo, timeouts]
     engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
         [packets_on_the_device, malformed_packets]
-    policy(policy, policy_live) "what is done about pages that engines miss"
+    policy(policy, policy_live, policy_memory) "what is done about pages that engines miss"
         [presets, whole_granule, dense_rest, small_buffer]
     advise(advise_arguments, advise, advise_mappings) "advice for ranges, which engines follow"
         [set_arguments, set_and_got, unmapped]
