@@ -36,6 +36,16 @@ struct Page {
     content: u32,
 }
 
+impl Page {
+    /// A page that a CPU has written its number to.
+    fn new(number: usize) -> Self {
+        Self {
+            content: number as u32,
+            ..Self::default()
+        }
+    }
+}
+
 /// A page of the device.
 #[derive(Clone, Copy, Debug, Default)]
 struct Frame {
@@ -80,12 +90,13 @@ struct Reservation {
 
 impl Memory {
     /// Makes the memory of a device of some blocks, all of it free, and of a process
-    /// with these pages, which a CPU has touched. The seed is for eviction by chance.
+    /// with these pages, to which a CPU has written their numbers. The seed is for
+    /// eviction by chance.
     pub fn new(blocks: usize, pages: Range<usize>, eviction: Eviction, seed: u64) -> Self {
         Self {
             now: 0,
             moved: Moved::default(),
-            table: vec![Page::default(); pages.len()],
+            table: pages.clone().map(Page::new).collect(),
             pages,
             frames: vec![Frame::default(); blocks * BLOCK_PAGES],
             allocator: Allocator::new(vec![Block::new(); blocks]).with_seed(seed),

@@ -55,7 +55,8 @@ fn no_page_is_lost_or_in_two_places_whatever_happens() {
             for eviction in Eviction::value_variants() {
                 let npages = npages(150);
                 let mut device = Device::new(BLOCKS, npages, preset, *eviction, 1);
-                let mut written = vec![0; npages];
+                let numbers = BASE..BASE + npages;
+                let mut written: Vec<u32> = numbers.map(|it| it as u32).collect();
                 let packets = trace(*pattern, npages, 1);
                 for part in packets.iter().flat_map(parts) {
                     device.replay(&part);
