@@ -10,6 +10,8 @@
 #   scripts/bench.sh quick   the part of make test: few operations on little
 #                            memory, in instructions; fails where a ratio is above
 #                            its limit in samples/dmirror-bench/limits.toml
+#   scripts/bench.sh policy  no guest: a simulation of the presets, with all
+#                            evictions or what options of dmirror-bench policy say
 #
 # Nothing judges a time of the clock. KERNEL=debug measures another kernel.
 . "$(dirname "$0")/lib.sh"
@@ -88,12 +90,18 @@ quick() {
 }
 
 case ${1:-} in
+policy)
+	shift
+	[ $# -gt 0 ] || set -- --evictions lru,fifo,random
+	on_host policy --json "$out/policy.json" --plot "$out" "$@"
+	exit
+	;;
 quick)
 	quick
 	exit
 	;;
 '') ;;
-*) die "there is no '$1'" "Usage: scripts/bench.sh [quick]" ;;
+*) die "there is no '$1'" "Usage: scripts/bench.sh [quick | policy [OPTION...]]" ;;
 esac
 
 for module in dmirror test_hmm; do

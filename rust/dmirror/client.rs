@@ -18,6 +18,7 @@ use crate::{
     advice::Advice,
     attributes::{Attributes, Change, Reach},
     device::{Device, DeviceMemory},
+    hit_counter::HitCounter,
     hits::Hits,
     params::MAX_ENGINES,
     slice::Slices,
@@ -41,7 +42,7 @@ pub(crate) struct Client {
     /// What has moved for it.
     pub(crate) stats: FileStats,
     /// How often engines use what they have mapped where it is.
-    pub(crate) hits: Hits,
+    pub(crate) hits: Hits<HitCounter>,
     /// What engines and CPUs take from each other.
     #[pin]
     pub(crate) thrashing: SpinLock<Thrashing>,

@@ -41,6 +41,7 @@ mod engine;
 mod exec;
 mod faults;
 mod file;
+mod hit_counter;
 mod hits;
 mod hooks;
 mod inject;

@@ -16,6 +16,10 @@ mod alloc;
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod attributes;
 
+#[path = "../../dmirror/hits.rs"]
+#[expect(dead_code, reason = "compiled here, used by the tests")]
+mod hits;
+
 #[path = "../../dmirror/pageset.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod pageset;

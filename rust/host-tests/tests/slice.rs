@@ -2,6 +2,8 @@
 
 //! Tests of the time slices of what a device has fetched, `rust/dmirror/slice.rs`.
 
+use proptest::prelude::*;
+
 #[path = "../../dmirror/slice.rs"]
 mod slice;
 
@@ -69,5 +71,40 @@ fn time_does_not_wrap_around() {
     let mut slices = Slices::default();
     for _ in 0..6 {
         assert_eq!(slices.grant(0, u64::MAX - 5, SLICE), u64::MAX);
+    }
+}
+
+proptest! {
+    /// The last 16 granules that were new, each with the ends of all its slices.
+    #[test]
+    fn grants_are_those_of_the_model(
+        spread in 1_usize..20,
+        steps in prop::collection::vec((0_usize..20, 0_u64..3000), 1..300),
+    ) {
+        let mut slices = Slices::default();
+        let mut model: Vec<(usize, Vec<u64>)> = Vec::new();
+        let mut now = 1;
+        for (granule, pause) in steps {
+            let first = granule % spread;
+            now += pause;
+            if model.iter().all(|(it, _)| *it != first) {
+                model.push((first, Vec::new()));
+                model.drain(..model.len().saturating_sub(16));
+            }
+            let known = model.iter_mut().find(|(it, _)| *it == first);
+            let Some((_, granted)) = known else {
+                panic!("it was just added");
+            };
+            // Runs end where one slice has passed since the last end.
+            granted.push(now);
+            let mut until = 0;
+            let mut doubled = 0;
+            for (nth, &at) in granted.iter().enumerate() {
+                let goes_on = nth > 0 && at <= until + SLICE;
+                doubled = if goes_on { doubled + 1 } else { 0 };
+                until = at + SLICE * [1, 2, 4, 8][doubled.min(3)];
+            }
+            prop_assert_eq!(slices.grant(first, now, SLICE), until);
+        }
     }
 }

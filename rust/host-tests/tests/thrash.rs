@@ -2,6 +2,10 @@
 
 //! Tests of what a device and CPUs take from each other, `rust/dmirror/thrash.rs`.
 
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
 #[path = "../../dmirror/thrash.rs"]
 mod thrash;
 
@@ -139,6 +143,92 @@ fn each_verdict_comes_again() {
         for verdict in [Move, Nap, Pin] {
             let is_there = limit.contains(&verdict);
             assert!(is_there || step > 50, "{verdict:?} with a step of {step}");
+        }
+    }
+}
+
+/// The granules that are watched, with all that has happened to each.
+#[derive(Default)]
+struct Model(VecDeque<Watched>);
+
+struct Watched {
+    first: usize,
+    /// When it was missed, but for when it was pinned: runs of events, oldest first.
+    runs: Vec<Vec<u64>>,
+    /// Naps since the last pin, or since a run that was not too long.
+    naps: u32,
+    pin: Option<u64>,
+}
+
+impl Model {
+    /// As the comments say it.
+    fn missed(&mut self, first: usize, now: u64, limits: &Limits) -> Verdict {
+        if limits.events == 0 {
+            return Move;
+        }
+        if self.0.iter().all(|it| it.first != first) {
+            if self.0.len() == 16 {
+                self.0.pop_front();
+            }
+            self.0.push_back(Watched {
+                first,
+                runs: vec![vec![]],
+                naps: 0,
+                pin: None,
+            });
+        }
+        let known = self.0.iter_mut().find(|it| it.first == first);
+        let Some(granule) = known else {
+            panic!("it was just added");
+        };
+        if granule.pin.is_some_and(|pin| now < pin + limits.pin_ns) {
+            return Pin;
+        }
+        let last = &granule.runs[granule.runs.len() - 1];
+        if last
+            .first()
+            .is_some_and(|&since| now > since + limits.window_ns)
+        {
+            if last.len() < limits.events as usize {
+                granule.naps = 0;
+            }
+            granule.runs.push(vec![]);
+        }
+        let last = granule.runs.len() - 1;
+        granule.runs[last].push(now);
+        if granule.runs[last].len() < limits.events as usize {
+            return Move;
+        }
+        if granule.naps < limits.naps {
+            granule.naps += 1;
+            return Nap;
+        }
+        granule.naps = 0;
+        granule.pin = Some(now);
+        // The miss that was too many begins the next run, at the time of the old one.
+        let since = granule.runs[last][0];
+        granule.runs.push(vec![since]);
+        Pin
+    }
+}
+
+proptest! {
+    #[test]
+    fn verdicts_are_those_of_the_model(
+        events in 0_u32..5, window_ns in 0_u64..60, naps in 0_u32..4, pin_ns in 0_u64..200,
+        spread in 1_usize..20,
+        steps in prop::collection::vec((0_usize..20, 0_u64..40), 1..300),
+    ) {
+        let limits = Limits { events, window_ns, naps, pin_ns };
+        let mut thrashing = Thrashing::default();
+        let mut model = Model::default();
+        let mut now = 1;
+        for (granule, pause) in steps {
+            // Often the same few, so that they are missed again and again.
+            let first = granule % spread * 512;
+            now += pause / 2;
+            let seen = thrashing.missed(first, now, &limits);
+            prop_assert_eq!(seen, model.missed(first, now, &limits), "{} at {}", first, now);
         }
     }
 }

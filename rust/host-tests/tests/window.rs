@@ -139,4 +139,36 @@ proptest! {
         let bound = 3 * 3 * program.touched.len() + steps.len();
         prop_assert!(program.in_vain() <= bound, "{} > {bound}", program.in_vain());
     }
+
+    /// The last 16 runs that were new, each with the pages of its last window.
+    #[test]
+    fn orders_are_those_of_the_model(
+        most in 0_u32..6,
+        steps in prop::collection::vec((0_usize..3, 0_usize..40, 0_usize..8), 1..300),
+    ) {
+        let mut windows = Windows::default();
+        let mut runs: Vec<(usize, BTreeSet<usize>)> = vec![(usize::MAX, BTreeSet::new()); 16];
+        let mut oldest = 0;
+        for (space, far, near) in steps {
+            let page = 1000 + far * 32 + near;
+            let is_near = |(of, pages): &(usize, BTreeSet<usize>)| {
+                let distance = pages.iter().map(|it| it.abs_diff(page)).min();
+                *of == space && distance.is_some_and(|distance| distance <= pages.len())
+            };
+            let (place, order) = match runs.iter().position(is_near) {
+                Some(place) => {
+                    let order = runs[place].1.len().ilog2();
+                    let is_new = !runs[place].1.contains(&page);
+                    (place, (order + u32::from(is_new)).min(most))
+                }
+                None => {
+                    oldest += 1;
+                    ((oldest - 1) % 16, 0)
+                }
+            };
+            let start = page >> order << order;
+            runs[place] = (space, (start..start + (1 << order)).collect());
+            prop_assert_eq!(windows.order_for(space, page, most), order);
+        }
+    }
 }

@@ -3,13 +3,15 @@
 //! Measures devices with the ABI of the kernel's lib/test_hmm, and compares what it
 //! measured on one module with what it measured on another, or before.
 //!
-//! `run` is for a guest; the other subcommands read what it wrote.
+//! `run` is for a guest; the other subcommands read what it wrote, but for `policy`,
+//! which simulates a device and needs none.
 
 mod compare;
 mod limits;
 mod measure;
 #[cfg(feature = "plot")]
 mod plot;
+mod policy;
 mod progress;
 mod report;
 mod table;
@@ -127,6 +129,15 @@ enum Command {
         limits: PathBuf,
     },
 
+    /// Simulate what a device does with patterns of accesses, under each preset of its policy
+    ///
+    /// A program uses more memory than the device has. The simulation replays its accesses on one
+    /// device, made of the same heuristics as the kernel module, and counts faults and what moves.
+    /// It needs no device and no module. Times are computed from costs that are printed with them,
+    /// and measure nothing: they are for comparing presets, not for predicting how long a device
+    /// takes.
+    Policy(policy::Options),
+
     /// Draw what two modules took, as SVG and PNG
     #[cfg(feature = "plot")]
     Plot {
@@ -206,6 +217,10 @@ fn main() -> Result<ExitCode> {
         } => {
             let (ours, theirs) = (Report::load(&ours)?, Report::load(&theirs)?);
             limits::load(&limits)?.check(&ours, &theirs).print()
+        }
+        Command::Policy(options) => {
+            policy::run(&options)?;
+            true
         }
         #[cfg(feature = "plot")]
         Command::Plot { ours, theirs, out } => {

@@ -5,6 +5,7 @@
 mod axis;
 mod bars;
 mod lines;
+mod panels;
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +19,14 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
+use crate::policy::Simulation;
 use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Report;
 
 use self::bars::Bars;
 use self::lines::Lines;
+use self::panels::Panels;
 
 /// What the font is called here. In an SVG the name stands alone, and a viewer takes
 /// the one that it has.
@@ -59,9 +62,7 @@ trait Picture {
 ///
 /// If nothing was measured, or a file cannot be written.
 pub fn plot(ours: &Report, theirs: &Report, out: &Path) -> Result<Vec<PathBuf>> {
-    register_font(FONT, FontStyle::Normal, UBUNTU_LIGHT)
-        .map_err(|_| anyhow!("the font cannot be read"))?;
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    prepare(out)?;
     let mut files = Vec::new();
     for clock in [Clock::Instructions, Clock::Host] {
         for group in [Group::Ops, Group::OnePage] {
@@ -75,6 +76,25 @@ pub fn plot(ours: &Report, theirs: &Report, out: &Path) -> Result<Vec<PathBuf>> 
     }
     anyhow::ensure!(!files.is_empty(), "there is nothing to draw");
     Ok(files)
+}
+
+/// Draws the times of a simulation into the folder `out`, as SVG and as PNG, and
+/// returns the files.
+///
+/// # Errors
+///
+/// If nothing was simulated, or a file cannot be written.
+pub fn plot_policy(simulation: &Simulation, out: &Path) -> Result<[PathBuf; 2]> {
+    anyhow::ensure!(!simulation.rows.is_empty(), "there is nothing to draw");
+    prepare(out)?;
+    store(&Panels::of(simulation), out, "policy")
+}
+
+/// Makes the font known, and the folder.
+fn prepare(out: &Path) -> Result<()> {
+    register_font(FONT, FontStyle::Normal, UBUNTU_LIGHT)
+        .map_err(|_| anyhow!("the font cannot be read"))?;
+    fs::create_dir_all(out).with_context(|| out.display().to_string())
 }
 
 /// Writes a picture as `NAME.svg` and `NAME.png`.

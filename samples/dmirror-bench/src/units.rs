@@ -4,6 +4,12 @@
 
 const BYTES: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
 
+const SIZES: [(f64, &str); 3] = [
+    (1073741824.0, " GiB"),
+    (1048576.0, " MiB"),
+    (1024.0, " KiB"),
+];
+
 const TIMES: [(f64, &str); 3] = [(1e9, " s"), (1e6, " ms"), (1e3, " µs")];
 
 const COUNTS: [(f64, &str); 3] = [(1e9, " G"), (1e6, " M"), (1e3, " k")];
@@ -16,6 +22,15 @@ pub fn bytes(bytes: u64) -> String {
     match unit {
         Some((unit, name)) => format!("{} {name}", bytes / unit),
         None => format!("{bytes} B"),
+    }
+}
+
+/// Writes a number of bytes with three digits, in the largest unit of which they are
+/// at least one.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        _ => three_digits(bytes as f64, &SIZES, " B"),
     }
 }
 
@@ -63,6 +78,14 @@ mod tests {
         assert_eq!(bytes(1 << 30), "1 GiB");
         assert_eq!(bytes((1 << 20) + 4096), "1028 KiB");
         assert_eq!(bytes(100), "100 B");
+    }
+
+    #[test]
+    fn sizes_keep_three_digits() {
+        assert_eq!(size(0), "0");
+        assert_eq!(size(4096), "4.00 KiB");
+        assert_eq!(size((80 << 20) + 4096), "80.0 MiB");
+        assert_eq!(size(150 << 30), "150 GiB");
     }
 
     #[test]

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a simulation has come to, as it stands in a JSON file.
+
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Eviction;
+use super::cost::COSTS;
+use super::device::Device;
+use super::device::PAGE;
+use super::trace::Pattern;
+
+/// The version of the file's layout.
+const FORMAT: u32 = 1;
+
+/// All that was simulated at a time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Simulation {
+    format: u32,
+    /// Memory of the device, in bytes.
+    pub device_bytes: u64,
+    seed: u64,
+    costs: Vec<CostRecord>,
+    /// The results: those of a pattern and size follow one another.
+    pub rows: Vec<Row>,
+}
+
+/// A cost that times were computed from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct CostRecord {
+    what: &'static str,
+    ns: u64,
+    basis: &'static str,
+}
+
+/// What came of a pattern of a size under a policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// The memory that it accesses, in percent of the device's.
+    pub percent: u16,
+    /// The preset of the device's settings.
+    pub preset: &'static str,
+    /// Which blocks have to go; nothing where none moves.
+    pub eviction: Option<Eviction>,
+    /// Pages that the engine has posted.
+    pub device_faults: u64,
+    /// How often it has stalled for them.
+    pub stalls: u64,
+    /// Faults of the CPU.
+    pub cpu_faults: u64,
+    /// What has moved to the device, in bytes.
+    pub out_bytes: u64,
+    /// What CPUs have brought back, in bytes.
+    pub back_bytes: u64,
+    /// What had to go for something else, in bytes.
+    pub evicted_bytes: u64,
+    /// Pages that moved along with what was missed.
+    pub prefetched_pages: u64,
+    /// How often the engine left a granule alone for a while.
+    pub naps: u64,
+    /// How often it used a granule where it was, since it was thrashing.
+    pub pins: u64,
+    /// Blocks that moved since they were used often.
+    pub hot_blocks: u64,
+    /// How often the CPU waited for a time slice.
+    pub slices: u64,
+    /// Accesses of the engine to its own memory.
+    pub local_accesses: u64,
+    /// Accesses of the engine over the bus.
+    pub remote_accesses: u64,
+    /// The time, in nanoseconds.
+    pub time_ns: u64,
+}
+
+impl Row {
+    /// Says what a device has come to.
+    pub fn new(
+        pattern: Pattern,
+        percent: u16,
+        preset: &'static str,
+        eviction: Option<Eviction>,
+        device: &Device,
+    ) -> Self {
+        let (moved, counts) = (device.memory.moved, device.counts);
+        let bytes = |pages| pages * PAGE as u64;
+        Self {
+            pattern,
+            percent,
+            preset,
+            eviction,
+            device_faults: counts.device_faults,
+            stalls: counts.stalls,
+            cpu_faults: counts.cpu_faults,
+            out_bytes: bytes(moved.out),
+            back_bytes: bytes(moved.back),
+            evicted_bytes: bytes(moved.evicted),
+            prefetched_pages: counts.prefetched,
+            naps: counts.naps,
+            pins: counts.pins,
+            hot_blocks: counts.hot_blocks,
+            slices: counts.slices,
+            local_accesses: counts.local,
+            remote_accesses: counts.remote,
+            time_ns: device.memory.now,
+        }
+    }
+
+    /// The policy, as a label.
+    #[cfg(any(feature = "plot", test))]
+    pub fn policy(&self) -> String {
+        match self.eviction {
+            Some(eviction) => format!("{}, {}", self.preset, eviction.name()),
+            None => self.preset.to_owned(),
+        }
+    }
+}
+
+impl Simulation {
+    /// Puts results together.
+    pub fn new(device_bytes: u64, seed: u64, rows: Vec<Row>) -> Self {
+        let cost = |(_, ns, what, basis)| CostRecord { what, ns, basis };
+        Self {
+            format: FORMAT,
+            device_bytes,
+            seed,
+            costs: COSTS.into_iter().map(cost).collect(),
+            rows,
+        }
+    }
+
+    /// The least time that a pattern of a size has taken under any policy.
+    pub fn best(&self, pattern: Pattern, percent: u16) -> Option<u64> {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.pattern == pattern && row.percent == percent)
+            .map(|row| row.time_ns)
+            .min()
+    }
+
+    /// How many times as long as the best a result took.
+    pub fn ratio(&self, row: &Row) -> f64 {
+        let best = self.best(row.pattern, row.percent).unwrap_or(0);
+        row.time_ns as f64 / best.max(1) as f64
+    }
+
+    /// Writes a file, or standard output if `path` is `-`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn store(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        if path == Path::new("-") {
+            io::stdout().write_all(text.as_bytes())?;
+            return Ok(());
+        }
+        fs::write(path, text).with_context(|| path.display().to_string())
+    }
+}
