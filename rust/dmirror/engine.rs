@@ -8,7 +8,10 @@
 //!
 //! Locks: that of the engine, then that of the jobs of a queue. Neither is held while a job runs.
 
-use emu::kthread::{clear_interrupt, Kthread, KthreadBody};
+use emu::{
+    kthread::{clear_interrupt, Kthread, KthreadBody},
+    sched::fatal_signal_pending,
+};
 use kernel::{
     fmt, new_condvar, new_mutex,
     prelude::*,
@@ -135,15 +138,22 @@ impl Engine {
         }
     }
 
-    /// Waits until no job of a queue runs.
+    /// Waits until no job of a queue runs, which was destroyed.
     ///
     /// # Errors
     ///
-    /// [`EINTR`] when a signal arrives.
+    /// [`EINTR`] when a fatal signal arrives.
     pub(crate) fn wait_for(&self, queue: &Arc<Queue>) -> Result {
         let mut work = self.work.lock();
+        let mut is_interrupted = false;
         while work.runs(queue) {
-            if self.changed.wait_interruptible(&mut work) {
+            if is_interrupted {
+                // The caller could not ask again. The job was interrupted as well, and ends soon.
+                self.changed.wait(&mut work);
+            } else {
+                is_interrupted = self.changed.wait_interruptible(&mut work);
+            }
+            if fatal_signal_pending() {
                 return Err(EINTR);
             }
         }

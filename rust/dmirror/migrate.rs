@@ -108,12 +108,13 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
     Ok(())
 }
 
-/// Returns the first address of a window at which something is mapped that the device may read.
+/// Returns the first address of a window at which something is mapped that the device may read, and
+/// that may migrate.
 fn first_readable(call: &Call<'_>, window: Range<usize>) -> Option<usize> {
     let mmap = call.mm.mmap_read_lock();
     window
         .step_by(PAGE_SIZE)
-        .find(|&at| readable_vma(&mmap, at).is_ok())
+        .find(|&at| readable_vma(&mmap, at).is_ok_and(|vma| !vma.never_migrates()))
 }
 
 /// Moves those pages of a window that can be moved to the device.

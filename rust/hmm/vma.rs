@@ -6,7 +6,10 @@
 
 use core::ops::Deref;
 
-use kernel::mm::{virt::VmaRef, MmWithUser, MmapReadGuard};
+use kernel::mm::{
+    virt::{flags, vm_flags_t, VmaRef},
+    MmWithUser, MmapReadGuard,
+};
 
 use crate::bindings;
 
@@ -32,6 +35,18 @@ impl<'a> LockedVma<'a> {
     pub fn lookup(mmap: &'a MmapReadGuard<'_>, address: usize) -> Option<Self> {
         // INVARIANT: The guard holds the lock, and is borrowed for 'a.
         mmap.vma_lookup(address).map(|vma| Self { vma })
+    }
+
+    /// Returns whether it is of a kind whose pages never migrate: of hugetlb, or mapped by a device.
+    /// There are others, which a migration finds out.
+    ///
+    /// Does not sleep.
+    ///
+    /// C: `is_vm_hugetlb_page()`, `VM_SPECIAL`.
+    pub fn never_migrates(&self) -> bool {
+        const KINDS: vm_flags_t =
+            flags::HUGETLB | flags::IO | flags::DONTEXPAND | flags::PFNMAP | flags::MIXEDMAP;
+        self.vma.flags() & KINDS != 0
     }
 
     /// Returns whether there can be anonymous pages in it: not before one was made.

@@ -379,7 +379,8 @@ fn movable_bounds(users: &MmWithUser, page: usize, same: &Range<usize>) -> Optio
     let vma = LockedVma::lookup(&mmap, page << PAGE_SHIFT)?;
     let (start, end) = (vma.start().max(same.start), vma.end().min(same.end));
     let bounds = start >> PAGE_SHIFT..end >> PAGE_SHIFT;
-    vma.may_have_anonymous_pages().then_some(bounds)
+    let may_move = vma.may_have_anonymous_pages() && !vma.never_migrates();
+    may_move.then_some(bounds)
 }
 
 /// Returns a granule with what is to be moved together with it.

@@ -3,6 +3,8 @@
 //! Engines at work: a queue and room for packets, memory in each way in which an engine can
 //! meet it, and the comparison with the interpreter, byte for byte.
 
+use std::fmt::Display;
+use std::fs;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use dmirror_client::interpreter;
 use dmirror_client::interpreter::Image;
 use dmirror_client::packet;
 use dmirror_client::page_size;
+use dmirror_client::queue::Access;
 use dmirror_client::queue::Options;
 use dmirror_client::queue::Outcome;
 use dmirror_client::region::Protection;
@@ -76,6 +79,48 @@ pub fn soon<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
+/// A thread of the kernel that works for a device: an engine, or the handler of faults.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Thread {
+    /// `dmirrorN/ENGINE`, or `dmirrorN/f`.
+    pub name: String,
+    /// Its number.
+    pub pid: i32,
+}
+
+/// The threads that work for devices, by name. They end when the module goes.
+pub fn threads() -> Result<Vec<Thread>> {
+    let mut threads = Vec::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|pid| pid.parse().ok())
+        else {
+            continue;
+        };
+        // It may have ended.
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let name = name.trim_end().to_owned();
+        let is_ours = name.strip_prefix("dmirror");
+        if is_ours.is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+            threads.push(Thread { name, pid });
+        }
+    }
+    threads.sort();
+    Ok(threads)
+}
+
+/// The thread of engine `engine` of the device under test, once that has had a queue; or with
+/// `f` the handler of its faults.
+pub fn thread_of(engine: impl Display) -> Result<Thread> {
+    let name = format!("dmirror0/{engine}");
+    match threads()?.into_iter().find(|thread| thread.name == name) {
+        Some(thread) => Ok(thread),
+        None => bail!("there is no thread {name}"),
+    }
+}
+
 /// A queue, and memory for the packets of its jobs.
 #[derive(Debug)]
 pub struct Worker {
@@ -125,6 +170,11 @@ impl Worker {
             .fetch_update(order, order, |next| Some(start(next) + count));
         let next = start(taken.unwrap_or_else(|next| next)) % room;
         packet::store(&self.code, next * Packet::SIZE, packets)
+    }
+
+    /// The address of a page in which packets may leave results.
+    pub fn result(&self) -> u64 {
+        self.code.addr() + ((CODE - 1) * page_size()) as u64
     }
 
     /// Stores packets for another process that has the queue, and whose memory is its own.
@@ -204,6 +254,53 @@ impl Worker {
         equal(&format!("{what}: outcome"), seen, expected)?;
         same(what, image, regions)?;
         Ok(seen)
+    }
+}
+
+/// A job that goes on until somebody ends it, for minutes if nobody does.
+#[derive(Debug)]
+pub struct Endless<'w> {
+    worker: &'w Worker,
+    /// Its number.
+    pub job: u64,
+    /// The packet that a CPU changes to end it.
+    last: u64,
+}
+
+impl Worker {
+    /// Has packets executed again and again, with a moment between, until the job is ended.
+    pub fn endless(&self, packets: &[Packet]) -> Result<Endless<'_>> {
+        let moment = Packet::spin(5_000_000);
+        let places = vec![Packet::default(); packets.len() + 2];
+        let start = self.store(&places);
+        let loop_ = [packets, &[moment, Packet::jump(start)]].concat();
+        packet::store(&self.code, (start - self.code.addr()) as usize, &loop_);
+        let most = self.device.query()?.max_packets;
+        Ok(Endless {
+            worker: self,
+            job: self.queue.submit(start, most)?,
+            last: start + ((loop_.len() - 1) * Packet::SIZE) as u64,
+        })
+    }
+}
+
+impl Endless<'_> {
+    /// Makes its last packet one that no engine accepts.
+    pub fn stop(&self) {
+        let code = &self.worker.code;
+        code.store((self.last - code.addr()) as usize / size_of::<u64>(), 0);
+    }
+
+    /// Checks that an outcome is that of a job which was ended so.
+    pub fn is_stopped(&self, outcome: Outcome) -> Result<()> {
+        let expected = Outcome::failed(outcome.executed, Errno::EINVAL, Access::None, self.last);
+        equal("outcome of an endless job", outcome, expected)
+    }
+
+    /// Ends it, and waits.
+    pub fn end(self) -> Result<()> {
+        self.stop();
+        self.is_stopped(self.worker.outcome(self.job)?)
     }
 }
 

@@ -27,6 +27,15 @@ extern "C" fn count(_signal: libc::c_int) {
     COUNTED.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Whether system calls that a signal has interrupted begin again, where they can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// They do.
+    Yes,
+    /// They end.
+    No,
+}
+
 /// Has this process count each `signal` from now on, and go on; on the stack of
 /// [`use_signal_stack`] if `on_stack`.
 ///
@@ -36,6 +45,25 @@ extern "C" fn count(_signal: libc::c_int) {
 pub fn count_signals(signal: Signal, on_stack: bool) -> io::Result<()> {
     let mut flags = SaFlags::SA_RESTART;
     flags.set(SaFlags::SA_ONSTACK, on_stack);
+    count_with(signal, flags)
+}
+
+/// As [`count_signals`], on the ordinary stack; `restart` says what becomes of system calls.
+///
+/// # Errors
+///
+/// What sigaction fails with.
+pub fn count_signals_as(signal: Signal, restart: Restart) -> io::Result<()> {
+    count_with(
+        signal,
+        match restart {
+            Restart::Yes => SaFlags::SA_RESTART,
+            Restart::No => SaFlags::empty(),
+        },
+    )
+}
+
+fn count_with(signal: Signal, flags: SaFlags) -> io::Result<()> {
     let action = SigAction::new(SigHandler::Handler(count), flags, SigSet::empty());
     // SAFETY: the handler does no more than an atomic addition.
     unsafe { sigaction(signal, &action) }?;

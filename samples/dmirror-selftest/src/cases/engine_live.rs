@@ -36,12 +36,14 @@ use crate::context::joined;
 use crate::inject::Delay;
 use crate::memory::Memory;
 use crate::worker::Kind;
+use crate::worker::PATIENCE;
 use crate::worker::Worker;
 use crate::worker::open;
 use crate::worker::same;
 
 cases! { "engine":
     words_are_whole = "A CPU that reads what an engine writes, while the page moves, sees each word whole.",
+    fence_after_data = "A CPU that sees the value of a FENCE sees all that the packets before it have written.",
     cpus_and_engines_write = "Engines and CPUs that write words of their own in one page lose none, while it moves.",
     atomic_sums = "Engines and CPUs that add to the same words lose nothing, while the pages move.",
     random_while_pages_move = "Random packets do what the interpreter says while the pages move and CPUs read them.",
@@ -116,6 +118,36 @@ fn words_are_whole(context: &Context) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn fence_after_data(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let (region, fence) = (
+        Region::options(32).huge(false).map()?,
+        Region::anonymous(1)?,
+    );
+    let (addr, half) = (region.addr(), region.len() as u64 / 2);
+    for round in rounds(20).take(500) {
+        let value = round as u64 + 1;
+        if round % 4 == 3 {
+            to_and_fro(&worker.device, &region)?;
+        }
+        let job = worker.submit(&[
+            Packet::copy(addr + half, addr, half),
+            Packet::fill(addr, half, value),
+            Packet::fence(fence.addr(), value),
+        ])?;
+        let start = Instant::now();
+        while fence.load(0) != value {
+            ensure!(start.elapsed() < PATIENCE, "there is no value of FENCE");
+        }
+        for index in 0..region.len() / 8 {
+            let expected = value - u64::from(index >= region.len() / 16);
+            equal("a word written before", region.load(index), expected)?;
+        }
+        equal("outcome", worker.outcome(job)?, Outcome::done(3))?;
+    }
+    Ok(())
 }
 
 fn cpus_and_engines_write(context: &Context) -> Result<()> {

@@ -11,9 +11,7 @@
 //! (`back_collected`, `back_copied`), and that a second open file keeps pages
 //! that a CPU took back (`fault_copied`, `fault_moved`).
 
-use std::fs::File;
 use std::mem;
-use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -23,14 +21,12 @@ use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Device;
 use dmirror_client::Errno;
-use dmirror_client::Packet;
 use dmirror_client::Survey;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
 use dmirror_client::region::Advice;
 use dmirror_client::region::Protection;
 
 use super::cases;
+use super::held_movers::Mover;
 use super::huge;
 use super::races::KNOWN_DROP;
 use crate::check::Before;
@@ -49,7 +45,6 @@ use crate::inject::Delay;
 use crate::inject::Window;
 use crate::memory::Memory;
 use crate::worker::Work;
-use crate::worker::Worker;
 
 cases! { "held":
     out_collected = "Whatever happens to pages that are collected for the device, data and other sides are right.",
@@ -71,8 +66,6 @@ cases! { "held":
     release_huge = "Whatever happens to a huge page that RELEASE has copied, data are right.",
     walked = "Whatever happens to pages that a device fault has found, the device maps nothing that is gone.",
     exclusive = "Whatever happens to a page that was made exclusive, the device maps nothing that is gone.",
-    engine_walked = "Whatever happens to pages that a fault of an engine has found, the device maps nothing that is gone.",
-    engine_exclusive = "Whatever happens to a page that an engine has made exclusive, the device maps nothing that is gone.",
 }
 
 /// How long an operation is held.
@@ -83,27 +76,6 @@ const BOUND: Duration = Duration::from_secs(10);
 
 /// Steps after which nothing is to be seen.
 const CHANGE_NOTHING: [&str; 2] = ["fault", "walked"];
-
-/// What is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mover {
-    /// MIGRATE_TO_DEV.
-    Out,
-    /// MIGRATE_TO_SYS.
-    Back,
-    /// A CPU that reads some pages, all over the memory, as a debugger does it.
-    Fault,
-    /// RELEASE.
-    Release,
-    /// READ.
-    Read,
-    /// EXCLUSIVE.
-    Exclusive,
-    /// An engine, which adds up the memory.
-    Sum,
-    /// An engine, which adds 0 to a word of each page.
-    Add,
-}
 
 /// What is done meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,70 +110,6 @@ const DEEDS: [Deed; 13] = [
     Deed::Release,
     Deed::Exit,
 ];
-
-impl Mover {
-    /// Whether the pages are on the device before.
-    fn begins_there(self) -> bool {
-        matches!(self, Self::Back | Self::Fault | Self::Release)
-    }
-
-    /// What an engine does, if one does it.
-    fn work(self, context: &Context, memory: &Memory) -> Result<Option<Work>> {
-        let (start, len) = (memory.region.addr(), memory.region.len() as u64);
-        if !matches!(self, Self::Sum | Self::Add) {
-            return Ok(None);
-        }
-        let worker = Worker::new(context)?;
-        let packets = if self == Self::Sum {
-            let result = worker.code.addr() + (worker.code.len() - page_size()) as u64;
-            vec![Packet::sum(result, start, len)]
-        } else {
-            let words = (start..start + len).step_by(page_size());
-            let add = |word| Packet::add(Width::Eight, word, 0, 1, 0);
-            words.map(add).collect()
-        };
-        Ok(Some(worker.prepare(&packets)))
-    }
-
-    /// Does it to the memory of the process `opener`, an engine by the packets that `worker` has.
-    fn act(self, device: &Device, memory: &Memory, opener: u32, work: Option<&Work>) -> Result<()> {
-        if let Some(work) = work {
-            // It may fail: parts of the memory may be gone, or not for writing.
-            return work.run().map(drop);
-        }
-        let range = memory.region.range();
-        let mut view = vec![0xa5; memory.region.len()];
-        let answer = match self {
-            Self::Out => device.migrate_to_device(range, &mut view),
-            Self::Back => device.migrate_to_system(range),
-            Self::Release => device.release(),
-            Self::Read => device.read(range, &mut view),
-            Self::Exclusive => device.exclusive(range, &mut view),
-            Self::Fault => {
-                // Each of them may be held. Parts of the memory may be gone.
-                const TOUCHES: usize = 4;
-                let file = File::open(format!("/proc/{opener}/mem"))?;
-                for page in memory
-                    .all()
-                    .step_by(memory.region.pages().div_ceil(TOUCHES))
-                {
-                    let at = memory.region.addr() + (page * page_size()) as u64;
-                    let _ = file.read_exact_at(&mut view[..page_size()], at);
-                }
-                return Ok(());
-            }
-            Self::Sum | Self::Add => return Ok(()),
-        };
-        match answer {
-            Ok(_) => Ok(()),
-            // Held by others; gone, or not for writing, by now.
-            Err(error) => match error.errno {
-                Errno::ENOENT | Errno::EBUSY | Errno::EINVAL | Errno::EFAULT => Ok(()),
-                _ => Err(error.into()),
-            },
-        }
-    }
-}
 
 /// An operation on `memory`, in another process, that has got to where it is held.
 fn start(
@@ -337,7 +245,7 @@ fn meet(context: &Context, step: &str, mover: Mover, deed: Deed, huge_pages: boo
         memory.move_out(device, memory.all())?;
     }
     memory.device_reads(&other, memory.all())?;
-    if !matches!(mover, Mover::Read | Mover::Sum | Mover::Add) {
+    if mover.finds_it_mapped() {
         memory.device_reads(device, memory.all())?;
     }
     let done = Gate::new()?;
@@ -370,10 +278,15 @@ fn meet_exit(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     Ok(())
 }
 
-fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> Result<()> {
+pub(super) fn all_deeds(
+    context: &Context,
+    step: &str,
+    mover: Mover,
+    huge_pages: bool,
+) -> Result<()> {
     needs_ours("delays on demand")?;
     let before = Before::of(&context.open()?)?;
-    let coming_back = huge_pages && mover != Mover::Out && !looks_for_known();
+    let coming_back = huge_pages && mover.begins_there() && !looks_for_known();
     // A huge page that is in small ones by the time that it is touched, because munmap was first,
     // would have as many faults, each of them held.
     let _window = huge_pages
@@ -484,12 +397,4 @@ fn walked(context: &Context) -> Result<()> {
 
 fn exclusive(context: &Context) -> Result<()> {
     all_deeds(context, "exclusive", Mover::Exclusive, false)
-}
-
-fn engine_walked(context: &Context) -> Result<()> {
-    all_deeds(context, "walked", Mover::Sum, false)
-}
-
-fn engine_exclusive(context: &Context) -> Result<()> {
-    all_deeds(context, "exclusive", Mover::Add, false)
 }

@@ -14,8 +14,10 @@ mod device_races;
 mod devices;
 mod dirty;
 mod engine;
+mod engine_again;
 mod engine_faults;
 mod engine_live;
+mod engine_others;
 mod engine_uffd;
 mod errors;
 mod evict;
@@ -30,6 +32,8 @@ mod fork;
 mod fork_huge;
 mod frames;
 mod held;
+mod held_engines;
+mod held_movers;
 mod held_vma;
 mod huge;
 mod huge_whole;
@@ -45,16 +49,19 @@ mod mmap;
 mod mprotect;
 mod mremap;
 mod nth;
+mod nth_engines;
 mod numa;
 mod observers;
 mod opens;
 mod parameters;
 mod policy;
+mod policy_atomics;
 mod policy_live;
 mod policy_memory;
 mod proc;
 mod queue;
 mod queue_arguments;
+mod queue_waits;
 mod races;
 mod read;
 mod release;
@@ -213,14 +220,14 @@ themes! {
     memcg(memcg) "memory control groups" [charged, removed_cgroup]
     races(races, device_races) "several things at a time"
         [threads_touch_one_page, threads_touch_many_pages]
-    held(held, held_vma) "a step is held while others go on" [out_moved]
+    held(held, held_engines, held_vma) "a step is held while others go on" [out_moved]
     failing(failing) "failures on demand, and what is left then" [device_alloc, copy_out_fault]
-    nth(nth) "each allocation fails once" []
-    queue(queue_arguments, queue) "queues of jobs, on which engines work"
+    nth(nth, nth_engines) "each allocation fails once" []
+    queue(queue_arguments, queue, queue_waits) "queues of jobs, on which engines work"
         [sizes, unknown_queue, fifo, timeouts]
-    engine(engine, engine_faults, engine_live, engine_uffd) "what packets do to memory"
+    engine(engine, engine_faults, engine_live, engine_uffd, engine_others, engine_again) "what packets do to memory"
         [packets_on_the_device, malformed_packets]
-    policy(policy, policy_live, policy_memory) "what is done about pages that engines miss"
+    policy(policy, policy_live, policy_memory, policy_atomics) "what is done about pages that engines miss"
         [presets, whole_granule, dense_rest, small_buffer]
     advise(advise_arguments, advise, advise_mappings) "advice for ranges, which engines follow"
         [set_arguments, set_and_got, unmapped]

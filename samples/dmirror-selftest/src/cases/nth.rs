@@ -5,6 +5,7 @@
 //! The kernel counts them (Documentation/fault-injection of the kernel,
 //! `/proc/self/fail-nth`), so this takes one that was built for it.
 
+use std::fmt::Display;
 use std::fs;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -54,13 +55,13 @@ cases! { "nth":
 const PAGES: usize = 12;
 
 /// More allocations than any of these operations makes.
-const MOST: u32 = 5000;
+pub(super) const MOST: u32 = 5000;
 
 /// The kernel's failures of allocations, made to hit all of them; as before on drop.
-struct Failures(Vec<(String, String)>);
+pub(super) struct Failures(Vec<(String, String)>);
 
 impl Failures {
-    fn of_all() -> Result<Self> {
+    pub(super) fn of_all() -> Result<Self> {
         if !Path::new("/proc/thread-self/fail-nth").exists() {
             return skip("the kernel has no /proc/self/fail-nth");
         }
@@ -99,11 +100,20 @@ impl Drop for Failures {
 
 /// Runs `body` while allocation `nth` of this thread, counted from 1, fails. Returns
 /// what it returns, and whether there was such an allocation.
-fn with_failure<T>(nth: u32, body: impl FnOnce() -> T) -> Result<(T, bool)> {
+pub(super) fn with_failure<T>(nth: u32, body: impl FnOnce() -> T) -> Result<(T, bool)> {
+    with_failure_of("thread-self", nth, body)
+}
+
+/// The same for the allocations of another task, which does nothing when this begins and ends.
+pub(super) fn with_failure_of<T>(
+    task: impl Display,
+    nth: u32,
+    body: impl FnOnce() -> T,
+) -> Result<(T, bool)> {
     let file = File::options()
         .read(true)
         .write(true)
-        .open("/proc/thread-self/fail-nth")?;
+        .open(format!("/proc/{task}/fail-nth"))?;
     let text = nth.to_string();
     let mut left = [0; 16];
     file.write_all_at(text.as_bytes(), 0)?;

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that wants a page which another device does not give yet. The CPU's fault by which it
+//! asks is answered "again", and mm asks once more, without looking at signals: whoever answers so
+//! has to be done with it in bounded time.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Packet;
+use dmirror_client::packet::Width;
+use dmirror_client::page_size;
+use dmirror_client::queue::Options;
+use dmirror_client::region::Advice;
+
+use super::cases;
+use super::huge;
+use crate::check::Before;
+use crate::check::equal;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::helper;
+use crate::context::joined;
+use crate::context::memory_of;
+use crate::inject::Delay;
+use crate::memory::Memory;
+use crate::settings::Policy;
+use crate::worker::PATIENCE;
+use crate::worker::Worker;
+use crate::worker::open;
+use crate::worker::soon;
+
+cases! { "engine":
+    other_device_waits = "What another device has in a time slice an engine gets when that is over.",
+    other_device_again = "An engine and READ get a page that another device refuses for a while.",
+    other_device_locked = "An engine and READ get what a CPU's fault on another device has locked for a while, small and huge.",
+    killed_while_locked = "A process that waits for that can be killed, and a queue ends.",
+}
+
+/// How long a page is held.
+const HELD: Duration = Duration::from_millis(400);
+
+/// Who wants a page of another device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// READ.
+    Command,
+    /// An engine that reads.
+    Engine,
+    /// An engine that makes atomic operations.
+    Atomic,
+}
+
+const ASKERS: [Asker; 3] = [Asker::Command, Asker::Engine, Asker::Atomic];
+
+impl Asker {
+    /// Gets some of the memory for the second device, and checks that data are right.
+    fn asks(self, worker: &Worker, memory: &Memory) -> Result<()> {
+        let data = memory.region.addr();
+        let packet = match self {
+            Self::Command => {
+                memory.device_reads(&worker.device, 0..4)?;
+                return Ok(());
+            }
+            Self::Engine => Packet::sum(worker.result(), data, 4 * page_size() as u64),
+            Self::Atomic => Packet::add(Width::Eight, data + page_size() as u64, 0, 1, 0),
+        };
+        worker.does(&[packet])
+    }
+}
+
+/// A queue of the second device.
+fn second(context: &Context) -> Result<Worker> {
+    open(context)?; // or skips
+    Worker::of(context.open_second()?, Options::new(4))
+}
+
+fn other_device_waits(context: &Context) -> Result<()> {
+    let policy = Policy::with("kfd", &[("timeslice_us", 20_000)])?;
+    let (first, second) = (Worker::new(context)?, second(context)?);
+    let memory = Memory::new(16)?;
+    let data = memory.region.addr();
+    let fetch = Packet::sum(first.result(), data, 16 * page_size() as u64);
+    let before = policy.stats()?;
+    for asker in ASKERS {
+        for _ in 0..4 {
+            first.does(&[fetch])?;
+            soon("the page", || asker.asks(&second, &memory))?;
+        }
+    }
+    memory.verify(memory.all())?;
+    let waited = (policy.stats()? - before).timeslices;
+    ensure!(waited > 0, "nobody has waited for a slice");
+    Ok(())
+}
+
+/// Has the first device refuse pages to CPUs for a while, again and again.
+fn refusing<T>(device: &Device, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let refuser = scope.spawn(|| {
+            // ORDERING: it may be late.
+            while !over.load(Ordering::Relaxed) {
+                device.fail_next_allocation()?;
+            }
+            device.clear_flags()?;
+            anyhow::Ok(())
+        });
+        let stop = scope.spawn(|| {
+            thread::sleep(HELD);
+            // ORDERING: as above.
+            over.store(true, Ordering::Relaxed);
+        });
+        let result = body();
+        // ORDERING: as above.
+        over.store(true, Ordering::Relaxed);
+        joined(refuser)?;
+        ensure!(stop.join().is_ok(), "a thread panicked");
+        result
+    })
+}
+
+fn other_device_again(context: &Context) -> Result<()> {
+    let policy = Policy::of("test_hmm")?;
+    let (device, second) = (open(context)?, second(context)?);
+    second.does(&[Packet::spin(0)])?;
+    let before = policy.stats()?;
+    for asker in ASKERS {
+        for huge_pages in [false, true] {
+            let memory = memory_for(huge_pages)?;
+            memory.move_out(&device, memory.all())?;
+            soon("the page", || {
+                refusing(&device, || asker.asks(&second, &memory))
+            })
+            .with_context(|| format!("{asker:?}, huge pages: {huge_pages}"))?;
+            memory.verify(memory.all())?;
+        }
+    }
+    let faults = (policy.stats()? - before).cpu_faults;
+    println!("{faults} faults");
+    ensure!(faults > 12, "no page was refused: {faults} faults");
+    Ok(())
+}
+
+/// A CPU touches memory of the first device, and is held in that with the page locked; meanwhile
+/// `body` runs, whose own faults are not held. It is told whether it began in time, which it may
+/// not on a busy machine.
+fn locked<T>(memory: &Memory, body: impl FnOnce(bool) -> Result<T>) -> Result<T> {
+    let delay = Delay::new("fault", HELD.as_micros() as u32)?;
+    let (begun, at) = (Gate::new()?, memory.region.addr() + page_size() as u64);
+    // By another process, which shares no page: as a debugger does it.
+    let file = memory_of(std::process::id())?;
+    memory.region.advise(memory.all(), Advice::DontFork)?;
+    let toucher = helper(|| {
+        let mut word = [0; 8];
+        begun.send(std::process::id().into())?;
+        Ok(file.read_exact_at(&mut word, at)?)
+    })?;
+    memory.region.advise(memory.all(), Advice::DoFork)?;
+    let is_held = sleeps(begun.receive()?)?;
+    drop(delay);
+    let result = body(is_held);
+    toucher.join()?;
+    result
+}
+
+/// Waits until a process sleeps in the kernel, for something that no signal ends. Returns whether
+/// it was seen to, before it ended.
+fn sleeps(process: u64) -> Result<bool> {
+    let start = Instant::now();
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        if stat.contains(") D ") {
+            return Ok(true);
+        }
+        if stat.contains(") Z ") {
+            return Ok(false);
+        }
+        ensure!(start.elapsed() < PATIENCE, "it is not held: {stat}");
+    }
+}
+
+fn memory_for(huge_pages: bool) -> Result<Memory> {
+    match huge_pages {
+        true => huge::huge(1),
+        false => Memory::new(16),
+    }
+}
+
+fn other_device_locked(context: &Context) -> Result<()> {
+    let (device, second) = (open(context)?, second(context)?);
+    second.does(&[Packet::spin(0)])?;
+    let mut held = 0;
+    for asker in ASKERS {
+        for huge_pages in [false, true] {
+            let memory = memory_for(huge_pages)?;
+            memory.move_out(&device, memory.all())?;
+            locked(&memory, |is_held| {
+                held += u32::from(is_held);
+                soon("the page", || asker.asks(&second, &memory))
+            })
+            .with_context(|| format!("{asker:?}, huge pages: {huge_pages}"))?;
+            memory.verify(memory.all())?;
+        }
+    }
+    ensure!(held > 0, "no page was locked");
+    Ok(())
+}
+
+fn killed_while_locked(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let before = Before::of(&device)?;
+    for asker in ASKERS {
+        for huge_pages in [false, true] {
+            let what = || format!("{asker:?}, huge pages: {huge_pages}");
+            let started = Gate::new()?;
+            let child = helper(|| {
+                let device = context.open()?;
+                let memory = memory_for(huge_pages)?;
+                let second = second(context)?;
+                memory.move_out(&device, memory.all())?;
+                locked(&memory, |_| {
+                    started.open()?;
+                    asker.asks(&second, &memory)
+                })
+            })?;
+            started.wait()?;
+            thread::sleep(HELD / 8);
+            soon("the end of a process", || child.kill()).with_context(what)?;
+            soon("the next job", || second(context)?.does(&[Packet::spin(0)]))
+                .with_context(what)?;
+            before.nothing_is_left(&device).with_context(what)?;
+        }
+    }
+    let worker = second(context)?;
+    let memory = memory_for(true)?;
+    memory.move_out(&device, memory.all())?;
+    let job = locked(&memory, |_| {
+        let add = Packet::add(Width::Eight, memory.region.addr(), 0, 1, 0);
+        let job = worker.submit(&[add])?;
+        thread::sleep(HELD / 8);
+        soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
+        Ok(job)
+    })?;
+    equal("number of the job", job, 1)?;
+    memory.verify(memory.all())
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Engines beside what programs do apart from ordinary memory: huge pages of the pool, other
+//! programs that take the place of this one, or begin in its memory.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Result;
+use anyhow::ensure;
+use dmirror_client::Errno;
+use dmirror_client::Packet;
+use dmirror_client::Region;
+use dmirror_client::interpreter::Image;
+use dmirror_client::packet;
+use dmirror_client::packet::Width;
+use dmirror_client::queue::Access;
+use dmirror_client::queue::Outcome;
+use dmirror_client::region::Protection;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
+use nix::fcntl::fcntl;
+
+use super::cases;
+use super::files::of_the_pool;
+use crate::check::Before;
+use crate::check::equal;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::helper;
+use crate::context::program;
+use crate::memory::Memory;
+use crate::settings::PRESETS;
+use crate::settings::Policy;
+use crate::worker::PATIENCE;
+use crate::worker::Worker;
+use crate::worker::open;
+use crate::worker::soon;
+
+cases! { "engine":
+    hugetlb = "On huge pages of the pool packets do what the interpreter says, under each policy, and leave them where they are.",
+    hugetlb_packets = "Packets in a huge page of the pool are executed.",
+    executed_elsewhere = "An opener that executes another program ends its queues, with a job that runs and others behind it.",
+    file_kept_in_exec = "Where others keep the file, the job that runs and those behind it fail when the opener executes another program.",
+    spawned = "Another program that begins in the memory of this one (vfork) leaves a job at work.",
+}
+
+const PAGE: u64 = 4096;
+
+fn hugetlb(context: &Context) -> Result<()> {
+    open(context)?; // or skips
+    for preset in PRESETS {
+        let policy = Policy::of(preset)?;
+        let worker = Worker::new(context)?;
+        let memory = Memory::of(of_the_pool()?);
+        memory.fill(memory.all());
+        let mut image = Image::default();
+        image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
+        let data = memory.region.addr();
+        let packets = [
+            Packet::sum(data, data + 3, 400 * PAGE),
+            Packet::fill(data + 5, 3 * PAGE, 0x0102_0304_0506_0708),
+            Packet::copy(data + 40 * PAGE + 1, data + 90 * PAGE + 2, 3 * PAGE),
+            Packet::random_write(data + 8, data, 512 * PAGE, 200, 1),
+            Packet::add(Width::Four, data + 12 * PAGE, 3, 200, data + 40),
+            Packet::compare_and_swap(Width::Eight, data + 13 * PAGE, 0, 1, data + 48),
+            Packet::prefetch(data, 512 * PAGE),
+            Packet::prefetch_to_system(data, 512 * PAGE),
+            Packet::fence(data + 511 * PAGE, 9),
+        ];
+        let added = policy.added(|| {
+            worker.does(&[Packet::spin(0)])?;
+            worker
+                .compare(preset, &mut image, &[&memory.region], &packets)
+                .map(drop)
+        })?;
+        // Those of the packets are the only ones that move.
+        ensure!(added.out() <= 64, "{preset}: {added:?}");
+    }
+    Ok(())
+}
+
+fn hugetlb_packets(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let (code, data) = (of_the_pool()?, Region::anonymous(1)?);
+    let packets: Vec<Packet> = (0..100)
+        .map(|nth| Packet::fence(data.addr() + 8 * nth, nth + 1))
+        .collect();
+    // Over a border of small pages.
+    let at = packet::store(&code, 300 * PAGE as usize - 50 * Packet::SIZE, &packets);
+    let job = worker.queue.submit(at, packets.len() as u32)?;
+    equal("outcome", worker.outcome(job)?, Outcome::done(100))?;
+    let seen: Vec<u64> = (0..100).map(|index| data.load(index)).collect();
+    equal("words", seen, (1..=100).collect())
+}
+
+fn executed_elsewhere(context: &Context) -> Result<()> {
+    let device = open(context)?;
+    let before = Before::of(&device)?;
+    for round in 0..4 {
+        let child = helper(|| {
+            let worker = Worker::on(context, round % 2)?;
+            let memory = Memory::new(16)?;
+            memory.move_out(&worker.device, memory.all())?;
+            let range = memory.region.range();
+            let job = worker.endless(&[
+                Packet::prefetch(range.addr(), range.bytes()),
+                Packet::fill(range.addr(), range.bytes(), 7),
+            ])?;
+            worker.submit(&[Packet::spin(0)])?;
+            while memory.region.load(0) != 7 {
+                thread::yield_now();
+            }
+            std::mem::forget(job);
+            // The file is closed by that.
+            Err(program().exec().into())
+        })?;
+        soon("another program", || child.join())?;
+        for engine in 0..device.query()?.engines.min(2) {
+            soon("the next job of the engine", || {
+                Worker::on(context, engine)?.does(&[Packet::spin(0)])
+            })?;
+        }
+        before.nothing_is_left(&device)?;
+    }
+    Ok(())
+}
+
+/// Waits until a process executes [`program`], or has ended.
+fn executes(process: u32) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        if line.is_empty() || line.windows(6).any(|word| word == b"--list") {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "it executes no other program");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A process makes a queue and submits a job, and executes another program, which gets the file if
+/// `keeps` says so. Then `body` runs in a child of it, which has the queue, too, and the number of
+/// the job.
+fn after_exec(
+    context: &Context,
+    keeps: bool,
+    body: impl Fn(&Worker, u64) -> Result<()>,
+) -> Result<()> {
+    let (go, verdict) = (Gate::new()?, Gate::new()?);
+    helper(|| {
+        let worker = Worker::new(context)?;
+        let job = worker.endless(&[])?.job;
+        let opener = std::process::id();
+        std::mem::forget(helper(|| {
+            go.open()?;
+            let answer = executes(opener).and_then(|()| body(&worker, job));
+            if let Err(error) = &answer {
+                println!("{error:#}");
+            }
+            verdict.send(answer.is_ok().into())
+        })?);
+        if keeps {
+            fcntl(worker.device.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        go.wait()?;
+        Err(program().exec().into())
+    })?
+    .join()?;
+    equal("whether the child succeeded", verdict.receive()?, 1)
+}
+
+fn file_kept_in_exec(context: &Context) -> Result<()> {
+    open(context)?; // or skips
+    for keeps in [false, true] {
+        after_exec(context, keeps, |worker, job| {
+            let outcome = worker.outcome(job)?;
+            equal("error of the job", outcome.error, Some(Errno::EFAULT))?;
+            let at = worker.store(&[Packet::spin(0)]);
+            for _ in 0..3 {
+                let outcome = worker.outcome(worker.queue.submit(at, 1)?)?;
+                let expected = Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
+                equal("outcome", outcome, expected)?;
+            }
+            Ok(())
+        })?;
+        Worker::new(context)?.does(&[Packet::spin(0)])?;
+    }
+    Ok(())
+}
+
+fn spawned(context: &Context) -> Result<()> {
+    for resident in [false, true] {
+        let worker = Worker::new(context)?;
+        let memory = Memory::new(4)?;
+        if resident {
+            memory.move_out(&worker.device, memory.all())?;
+        }
+        let word = memory.region.load(0);
+        let add = Packet::add(Width::Eight, memory.region.addr(), 1, 1, 0);
+        let job = worker.endless(&[add])?;
+        for _ in 0..5 {
+            let before = memory.region.load(0);
+            let status = program().status()?;
+            ensure!(status.success(), "the program ended with {status}");
+            let start = Instant::now();
+            while memory.region.load(0) == before {
+                ensure!(start.elapsed() < PATIENCE, "the job does not go on");
+                thread::yield_now();
+            }
+        }
+        job.stop();
+        let outcome = worker.outcome(job.job)?;
+        job.is_stopped(outcome)?;
+        // Three packets a round, of which the last was not executed.
+        let rounds = (outcome.executed + 1) / 3;
+        equal("sum", memory.region.load(0).wrapping_sub(word), rounds)?;
+        memory.verify(1..4)?;
+    }
+    Ok(())
+}

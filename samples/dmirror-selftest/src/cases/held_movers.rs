@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the cases of `held.` hold: commands, a CPU that touches pages, and engines.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Result;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Packet;
+use dmirror_client::packet::Width;
+use dmirror_client::page_size;
+
+use crate::context::Context;
+use crate::memory::Memory;
+use crate::worker::Work;
+use crate::worker::Worker;
+
+/// What is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mover {
+    /// MIGRATE_TO_DEV.
+    Out,
+    /// MIGRATE_TO_SYS.
+    Back,
+    /// A CPU that reads some pages, all over the memory, as a debugger does it.
+    Fault,
+    /// RELEASE.
+    Release,
+    /// READ.
+    Read,
+    /// EXCLUSIVE.
+    Exclusive,
+    /// An engine, which adds up the memory.
+    Sum,
+    /// An engine, which adds 0 to a word of each page.
+    Add,
+    /// An engine, by PREFETCH.
+    Fetch,
+    /// An engine, by PREFETCH to the system.
+    SendBack,
+}
+
+impl Mover {
+    /// Whether the pages are on the device before.
+    pub(super) fn begins_there(self) -> bool {
+        matches!(
+            self,
+            Self::Back | Self::Fault | Self::Release | Self::SendBack
+        )
+    }
+
+    /// Whether the device has mapped the pages before: else it would miss none.
+    pub(super) fn finds_it_mapped(self) -> bool {
+        !matches!(self, Self::Read | Self::Sum | Self::Add)
+    }
+
+    /// What an engine does, if one does it.
+    pub(super) fn work(self, context: &Context, memory: &Memory) -> Result<Option<Work>> {
+        let (start, len) = (memory.region.addr(), memory.region.len() as u64);
+        if !self.is_engine() {
+            return Ok(None);
+        }
+        let worker = Worker::new(context)?;
+        let packets = match self {
+            Self::Fetch => vec![Packet::prefetch(start, len)],
+            Self::SendBack => vec![Packet::prefetch_to_system(start, len)],
+            Self::Add => {
+                let words = (start..start + len).step_by(page_size());
+                let add = |word| Packet::add(Width::Eight, word, 0, 1, 0);
+                words.map(add).collect()
+            }
+            _ => vec![Packet::sum(worker.result(), start, len)],
+        };
+        Ok(Some(worker.prepare(&packets)))
+    }
+
+    /// Whether an engine does it.
+    fn is_engine(self) -> bool {
+        matches!(self, Self::Sum | Self::Add | Self::Fetch | Self::SendBack)
+    }
+
+    /// Does it to the memory of the process `opener`, an engine by the packets that `work` has.
+    pub(super) fn act(
+        self,
+        device: &Device,
+        memory: &Memory,
+        opener: u32,
+        work: Option<&Work>,
+    ) -> Result<()> {
+        if let Some(work) = work {
+            // It may fail: parts of the memory may be gone, or not for writing.
+            return work.run().map(drop);
+        }
+        let range = memory.region.range();
+        let mut view = vec![0xa5; memory.region.len()];
+        let answer = match self {
+            Self::Out => device.migrate_to_device(range, &mut view),
+            Self::Back => device.migrate_to_system(range),
+            Self::Release => device.release(),
+            Self::Read => device.read(range, &mut view),
+            Self::Exclusive => device.exclusive(range, &mut view),
+            Self::Fault => {
+                // Each of them may be held. Parts of the memory may be gone.
+                const TOUCHES: usize = 4;
+                let file = File::open(format!("/proc/{opener}/mem"))?;
+                for page in memory
+                    .all()
+                    .step_by(memory.region.pages().div_ceil(TOUCHES))
+                {
+                    let at = memory.region.addr() + (page * page_size()) as u64;
+                    let _ = file.read_exact_at(&mut view[..page_size()], at);
+                }
+                return Ok(());
+            }
+            Self::Sum | Self::Add | Self::Fetch | Self::SendBack => return Ok(()),
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            // Held by others; gone, or not for writing, by now.
+            Err(error) => match error.errno {
+                Errno::ENOENT | Errno::EBUSY | Errno::EINVAL | Errno::EFAULT => Ok(()),
+                _ => Err(error.into()),
+            },
+        }
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Each allocation of the commands about queues fails once, and each of an engine that executes a
+//! job. An engine is a thread of the kernel, which `/proc/PID/fail-nth` knows as any other task.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::Packet;
+use dmirror_client::QueueError;
+use dmirror_client::Region;
+use dmirror_client::interpreter;
+use dmirror_client::interpreter::Image;
+use dmirror_client::packet;
+use dmirror_client::packet::Width;
+use dmirror_client::queue::Options;
+use dmirror_client::queue::Outcome;
+use dmirror_client::region::Protection;
+
+use super::cases;
+use super::nth::Failures;
+use super::nth::MOST;
+use super::nth::with_failure;
+use super::nth::with_failure_of;
+use crate::check::Before;
+use crate::check::equal;
+use crate::context::Context;
+use crate::reload::with_parameters;
+use crate::settings::Policy;
+use crate::worker::Kind;
+use crate::worker::PATIENCE;
+use crate::worker::Worker;
+use crate::worker::open;
+use crate::worker::same;
+use crate::worker::thread_of;
+use crate::worker::threads;
+
+cases! { "nth":
+    queue_create = "Whichever allocation fails in QUEUE_CREATE, there is no queue and no thread too many, and the next one works.",
+    queue_commands = "Whichever allocation fails in SUBMIT, WAIT, QUEUE_DESTROY and QUERY, no number is lost.",
+    job_where_it_is = "Whichever allocation of an engine fails, the job does what it should or ends with ENOMEM, and the next works.",
+    job_moves_pages = "The same for an engine that moves what it misses.",
+    job_moves_packets = "The same for PREFETCH, both ways.",
+    fault_handler = "The handler of faults does without allocations.",
+}
+
+/// The answer that a command may have: success, or ENOMEM if something failed.
+fn unless_failed<T>(answer: Result<T, QueueError>, nth: u32, failed: bool) -> Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if failed && error.errno == Errno::ENOMEM => Ok(None),
+        Err(error) => bail!("allocation {nth}, which failed: {failed}: {error}"),
+    }
+}
+
+/// Makes queues of an engine, while one allocation after the other fails, until one is made
+/// without a failure. Returns how many were made, and of how many attempts.
+fn create_all(device: &Device, engine: u32) -> Result<[u32; 2]> {
+    let (mut nth, mut made, mut tried) = (1, 0, 0);
+    let mut running = threads()?;
+    while nth < MOST {
+        tried += 1;
+        let options = Options::new(3).engine(engine);
+        let (answer, failed) = with_failure(nth, || device.queue(options))?;
+        if let Some(queue) = unless_failed(answer, nth, failed)? {
+            made += 1;
+            queue.abandon();
+        }
+        if !failed {
+            return Ok([made, tried]);
+        }
+        let now = threads()?;
+        let names: BTreeSet<_> = now.iter().map(|thread| &thread.name).collect();
+        equal("threads of one name", names.len(), now.len())?;
+        for thread in &now {
+            let expected = [format!("dmirror0/{engine}"), "dmirror0/f".to_owned()];
+            let is_known = expected.contains(&thread.name) || running.contains(thread);
+            ensure!(is_known, "allocation {nth}: {thread:?}");
+        }
+        // What a thread takes to be made is not taken again: then from the first one on.
+        nth = if now == running { nth + 1 } else { 1 };
+        running = now;
+    }
+    bail!("more than {MOST} allocations")
+}
+
+fn queue_create(context: &Context) -> Result<()> {
+    const MOST_QUEUES: u32 = 64;
+    open(context)?; // or skips
+    let _failures = Failures::of_all()?;
+    // So that there is no thread yet.
+    with_parameters(context, &["engines=3"], || {
+        equal("threads of a new module", threads()?, vec![])?;
+        let device = open(context)?;
+        let before = Before::of(&device)?;
+        let mut all = 0;
+        for engine in 0..3 {
+            let [made, tried] = create_all(&device, engine)?;
+            println!("engine {engine}: {tried} attempts");
+            ensure!(tried > 3, "no allocation has failed");
+            all += made;
+        }
+        equal("threads", threads()?.len(), 4)?;
+        // Those that failed do not count.
+        for _ in all..MOST_QUEUES {
+            device.queue(Options::new(1))?.abandon();
+        }
+        match device.queue(Options::new(1)) {
+            Err(error) => equal("one queue more", error.errno, Errno::EMFILE)?,
+            Ok(queue) => bail!("one queue more is {queue:?}"),
+        }
+        for engine in 0..3 {
+            Worker::on(context, engine)?.does(&[Packet::spin(0)])?;
+        }
+        before.nothing_is_left(&device)
+    })?;
+    equal("threads that outlived their module", threads()?, vec![])
+}
+
+fn queue_commands(context: &Context) -> Result<()> {
+    let _failures = Failures::of_all()?;
+    let worker = Worker::new(context)?;
+    let at = worker.store(&[Packet::spin(0)]);
+    let mut jobs = 0;
+    for nth in 1..MOST {
+        let mut any_failed = false;
+        let (answer, failed) = with_failure(nth, || worker.queue.submit(at, 1))?;
+        any_failed |= failed;
+        if let Some(job) = unless_failed(answer, nth, failed)? {
+            jobs += 1;
+            equal("number of a job", job, jobs)?;
+            let (answer, failed) = with_failure(nth, || worker.queue.wait(job, Some(PATIENCE)))?;
+            any_failed |= failed;
+            unless_failed(answer, nth, failed)?;
+            equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
+        }
+        let (answer, failed) = with_failure(nth, || worker.device.query())?;
+        any_failed |= failed;
+        unless_failed(answer, nth, failed)?;
+        let other = worker.device.queue(Options::new(1))?;
+        other.submit(at, 1)?;
+        let number = other.number();
+        let (answer, failed) = with_failure(nth, || other.destroy())?;
+        any_failed |= failed;
+        if unless_failed(answer, nth, failed)?.is_none() {
+            worker.device.queue_of_number(number).destroy()?;
+        }
+        if !any_failed {
+            println!("{} allocations", nth - 1);
+            return Ok(());
+        }
+    }
+    bail!("more than {MOST} allocations")
+}
+
+/// Checks that each word has what it had, or what the interpreter has left.
+fn old_or_new(region: &Region, old: &Image, new: &Image) -> Result<()> {
+    let len = region.len();
+    let (Some(old), Some(new)) = (old.bytes(region.addr(), len), new.bytes(region.addr(), len))
+    else {
+        bail!("there is no copy of {region:?}");
+    };
+    let seen = region.to_bytes(0..region.pages());
+    for at in (0..len).step_by(8) {
+        let word = at..at + 8;
+        let seen = &seen[word.clone()];
+        ensure!(
+            seen == &old[word.clone()] || seen == &new[word],
+            "word {:#x} is neither old nor new",
+            at / 8
+        );
+    }
+    Ok(())
+}
+
+/// Has an engine execute packets over memory of some kinds, while one allocation after the other
+/// fails in the thread `thread` of the device. Returns how many there were.
+fn sweep(
+    context: &Context,
+    thread: &str,
+    kind: Kind,
+    packets: impl Fn(u64) -> Vec<Packet>,
+) -> Result<u32> {
+    let worker = Worker::on(context, 0)?;
+    worker.does(&[Packet::spin(0)])?;
+    let task = thread_of(thread)?.pid;
+    worker.device.migrate_to_system(worker.code.range())?;
+    let before = Before::of(&worker.device)?;
+    for nth in 1..MOST {
+        let (memory, old) = kind.make(context, &worker.device)?;
+        let program = packets(memory.region.addr());
+        let at = worker.store(&program);
+        let mut new = old.clone();
+        new.map(at, &packet::bytes(&program), Protection::Read);
+        let expected = interpreter::run(&mut new, at, program.len() as u64);
+        let (outcome, failed) = with_failure_of(task, nth, || -> Result<Outcome> {
+            let job = worker.queue.submit(at, program.len() as u32)?;
+            worker.outcome(job)
+        })?;
+        let outcome = outcome?;
+        let of_failure = || format!("{kind:?}, allocation {nth} failed: {failed}: {outcome:?}");
+        if failed && outcome.error == Some(Errno::ENOMEM) {
+            ensure!(outcome.executed < expected.executed, "{}", of_failure());
+            old_or_new(&memory.region, &old, &new).with_context(of_failure)?;
+        } else {
+            equal("outcome", outcome, expected).with_context(of_failure)?;
+            same("then", &new, &[&memory.region]).with_context(of_failure)?;
+        }
+        // And the next one, on what that has left.
+        worker.does(&program).with_context(of_failure)?;
+        drop(memory);
+        worker.device.migrate_to_system(worker.code.range())?;
+        before
+            .nothing_is_left(&worker.device)
+            .with_context(of_failure)?;
+        if !failed {
+            return Ok(nth - 1);
+        }
+    }
+    bail!("more than {MOST} allocations")
+}
+
+/// The same, for memory of several kinds; so many have to make allocations.
+fn sweeps(
+    context: &Context,
+    preset: &str,
+    kinds: &[Kind],
+    packets: impl Fn(u64) -> Vec<Packet>,
+) -> Result<()> {
+    let _failures = Failures::of_all()?;
+    let _policy = Policy::of(preset)?;
+    let mut all = 0;
+    for &kind in kinds {
+        let count = sweep(context, "0", kind, &packets)?;
+        println!("{kind:?}: {count} allocations");
+        all += count;
+    }
+    ensure!(all > 0, "no allocation has failed");
+    Ok(())
+}
+
+const PAGE: u64 = 4096;
+
+/// Reads, writes, and makes atomic operations; what was written is the same when it is done again.
+fn work(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::sum(data, data + PAGE, 2 * PAGE),
+        Packet::fill(data + 4 * PAGE, 2 * PAGE, 5),
+        Packet::add(Width::Eight, data + 8 * PAGE, 0, 3, 0),
+        Packet::fence(data + 15 * PAGE, 9),
+    ]
+}
+
+fn job_where_it_is(context: &Context) -> Result<()> {
+    let kinds = [
+        Kind::Small,
+        Kind::Untouched,
+        Kind::Shared,
+        Kind::Resident,
+        Kind::Elsewhere,
+    ];
+    sweeps(context, "test_hmm", &kinds, work)
+}
+
+fn job_moves_pages(context: &Context) -> Result<()> {
+    let kinds = [Kind::Small, Kind::Untouched, Kind::Huge];
+    sweeps(context, "kfd", &kinds, work)?;
+    sweeps(context, "uvm", &[Kind::HalfResident], work)
+}
+
+fn job_moves_packets(context: &Context) -> Result<()> {
+    let kinds = [Kind::Small, Kind::Resident, Kind::ResidentHuge];
+    sweeps(context, "test_hmm", &kinds, |data| {
+        vec![
+            Packet::prefetch(data, 4 * PAGE),
+            Packet::prefetch_to_system(data + 2 * PAGE, 8 * PAGE),
+        ]
+    })
+}
+
+fn fault_handler(context: &Context) -> Result<()> {
+    let _failures = Failures::of_all()?;
+    for preset in ["test_hmm", "uvm"] {
+        let _policy = Policy::of(preset)?;
+        let count = sweep(context, "f", Kind::Untouched, work)?;
+        equal("allocations of the handler", count, 0)?;
+    }
+    Ok(())
+}

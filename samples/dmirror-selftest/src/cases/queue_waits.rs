@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who waits for jobs, and is disturbed; and what many queues with jobs in them leave behind.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use dmirror_client::Device;
+use dmirror_client::Errno;
+use dmirror_client::EventFd;
+use dmirror_client::Packet;
+use dmirror_client::Queue;
+use dmirror_client::Region;
+use dmirror_client::Restart;
+use dmirror_client::Signal;
+use dmirror_client::count_signals_as;
+use dmirror_client::packet::Width;
+use dmirror_client::queue::Access;
+use dmirror_client::queue::Options;
+use dmirror_client::queue::Outcome;
+use dmirror_client::region::Advice;
+use dmirror_client::signals_counted;
+use nix::sys::eventfd::EfdFlags;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+use super::cases;
+use crate::check::Before;
+use crate::check::equal;
+use crate::check::rounds;
+use crate::context::Context;
+use crate::context::Gate;
+use crate::context::Helper;
+use crate::context::helper;
+use crate::context::joined;
+use crate::inject::Delay;
+use crate::memory::Memory;
+use crate::settings::Policy;
+use crate::worker::LONG;
+use crate::worker::PATIENCE;
+use crate::worker::Worker;
+use crate::worker::open;
+use crate::worker::open_with_two;
+use crate::worker::refused;
+use crate::worker::soon;
+use crate::worker::threads;
+
+cases! { "queue":
+    interrupted = "A signal ends WAIT with EINTR, whether it restarts calls or not; the next WAIT gets the outcome.",
+    waiters_with_limits = "Of threads that wait for one job those whose time is over get ETIME, and all others the outcome.",
+    destroyed_with_signals = "QUEUE_DESTROY returns when the engine touches no memory any more, whatever signals arrive.",
+    reset = "RESET fails the jobs of all queues that have not ended with EIO, and what comes then runs.",
+    event_after_data = "Who is told of a job by its eventfd sees what it has written, and its outcome.",
+    in_order = "Jobs of several queues and engines end once each and in the order of SUBMIT in each queue.",
+    ended_in_all_ways = "Queues that end with jobs in them, in all ways, leave no thread, no page, and no fault.",
+}
+
+/// A process that sends a signal to this one again and again, until it is killed.
+fn disturber(signal: Signal) -> Result<Helper> {
+    let case = Pid::from_raw(std::process::id() as i32);
+    let begun = Gate::new()?;
+    let child = helper(|| {
+        begun.open()?;
+        loop {
+            kill(case, signal)?;
+            thread::sleep(Duration::from_millis(2));
+        }
+    })?;
+    begun.wait()?;
+    Ok(child)
+}
+
+fn interrupted(context: &Context) -> Result<()> {
+    for restart in [Restart::No, Restart::Yes] {
+        let worker = Worker::new(context)?;
+        let quick = worker.submit(&[Packet::spin(0)])?;
+        worker.outcome(quick)?;
+        let job = worker.endless(&[])?;
+        count_signals_as(Signal::SIGUSR1, restart)?;
+        let disturber = disturber(Signal::SIGUSR1)?;
+        for limit in [None, Some(PATIENCE), None, Some(Duration::MAX)] {
+            let before = signals_counted();
+            let answer = worker.queue.wait(job.job, limit);
+            refused(&format!("WAIT for {limit:?}"), answer, Errno::EINTR)?;
+            ensure!(signals_counted() > before, "it was no signal");
+        }
+        // Who does not have to wait gets an answer.
+        let answer = worker.queue.wait(quick, None)?;
+        equal("a job that has ended", answer, Outcome::done(1))?;
+        disturber.kill()?;
+        let answer = worker.queue.wait(job.job, Some(Duration::ZERO));
+        refused("WAIT without waiting", answer, Errno::ETIME)?;
+        job.end()?;
+    }
+    Ok(())
+}
+
+fn waiters_with_limits(context: &Context) -> Result<()> {
+    let worker = Worker::new(context)?;
+    let job = worker.endless(&[])?;
+    let wait = |limit| worker.queue.wait(job.job, limit);
+    thread::scope(|scope| {
+        let patient = [None, Some(PATIENCE), Some(Duration::MAX), None, None];
+        let patient: Vec<_> = (patient.into_iter())
+            .map(|limit| scope.spawn(move || anyhow::Ok(wait(limit)?)))
+            .collect();
+        let hasty: Vec<_> = [0, 1, 20, 50]
+            .map(|limit| scope.spawn(move || anyhow::Ok(wait(Some(Duration::from_millis(limit))))))
+            .into_iter()
+            .collect();
+        for waiter in hasty {
+            refused("WAIT for a moment", joined(waiter)?, Errno::ETIME)?;
+        }
+        ensure!(
+            patient.iter().all(|waiter| !waiter.is_finished()),
+            "somebody has an outcome of a job that goes on"
+        );
+        job.stop();
+        let outcome = worker.outcome(job.job)?;
+        job.is_stopped(outcome)?;
+        for waiter in patient {
+            equal("outcome of another", joined(waiter)?, outcome)?;
+        }
+        Ok(())
+    })
+}
+
+fn destroyed_with_signals(context: &Context) -> Result<()> {
+    const HELD: Duration = Duration::from_millis(300);
+    open(context)?; // or skips
+    count_signals_as(Signal::SIGUSR2, Restart::No)?;
+    let mut signals = 0;
+    for pages in [1, 4, 16] {
+        let worker = Worker::on(context, 0)?;
+        let memory = Memory::new(pages)?;
+        worker.does(&[Packet::spin(0)])?;
+        // Then it writes, and nothing interrupts it before.
+        let delay = Delay::new("walked", HELD.as_micros() as u32)?;
+        let range = memory.region.range();
+        worker.submit(&[Packet::fill(range.addr(), range.bytes(), 7)])?;
+        let disturber = disturber(Signal::SIGUSR2)?;
+        let before = signals_counted();
+        soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
+        signals += signals_counted() - before;
+        disturber.kill()?;
+        memory.refill(2);
+        drop(delay);
+        thread::sleep(HELD);
+        memory.verify(memory.all())?;
+    }
+    ensure!(signals > 0, "there was no signal");
+    Ok(())
+}
+
+fn reset(context: &Context) -> Result<()> {
+    let device = open_with_two(context)?;
+    let workers = [Worker::on(context, 0)?, Worker::on(context, 1)?];
+    let ended = workers[0].submit(&[Packet::spin(0)])?;
+    workers[0].outcome(ended)?;
+    let before = device.query()?.generation;
+    let mut jobs = Vec::new();
+    for worker in &workers {
+        let first = worker.submit(&[Packet::spin(0), Packet::spin(LONG)])?;
+        let second = worker.store(&[Packet::spin(0)]);
+        jobs.push((first, worker.queue.submit(second, 1)?, second));
+    }
+    thread::sleep(Duration::from_millis(100));
+    soon("RESET", || Ok(device.reset()?))?;
+    for (worker, &(first, second, at)) in workers.iter().zip(&jobs) {
+        let outcome = soon("a job that ran", || worker.outcome(first))?;
+        // It may not have begun.
+        let at_first = outcome.fault_addr;
+        let expected = Outcome::failed(outcome.executed, Errno::EIO, Access::None, at_first);
+        equal("outcome of a job that ran", outcome, expected)?;
+        ensure!(outcome.executed <= 1, "{outcome:?}");
+        let expected = Outcome::failed(0, Errno::EIO, Access::None, at);
+        equal("outcome of the next", worker.outcome(second)?, expected)?;
+        worker.does(&[Packet::spin(0)])?;
+    }
+    let old = workers[0].outcome(ended)?;
+    equal("outcome of an older job", old, Outcome::done(1))?;
+    equal("generation", device.query()?.generation, before + 1)
+}
+
+/// The events of an eventfd, when there are some.
+fn events(of: &EventFd) -> Result<u64> {
+    soon("an event", || {
+        loop {
+            match of.read() {
+                Ok(events) => return Ok(events),
+                Err(Errno::EAGAIN) => thread::yield_now(),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    })
+}
+
+fn event_after_data(context: &Context) -> Result<()> {
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let worker = Worker::of(open(context)?, Options::new(2).eventfd(eventfd.as_fd()))?;
+    let data = Memory::new(2)?;
+    for round in rounds(20).take(500) {
+        let (addr, value) = (data.region.addr(), round as u64 + 1);
+        let job = worker.submit(&[Packet::spin(1000), Packet::fill(addr, 8192, value)])?;
+        equal("events", events(&eventfd)?, 1)?;
+        for index in 0..data.region.len() / 8 {
+            equal("a word", data.region.load(index), value)?;
+        }
+        let outcome = worker.queue.wait(job, Some(Duration::ZERO))?;
+        equal("outcome", outcome, Outcome::done(2))?;
+    }
+    Ok(())
+}
+
+/// A queue that counts its jobs in memory.
+struct Counted {
+    queue: Queue,
+    events: EventFd,
+    /// Packets, one for each job, and the words that they write to.
+    code: Region,
+    data: Region,
+}
+
+impl Counted {
+    const JOBS: usize = 48;
+    const DEPTH: u32 = 64;
+
+    fn new(device: &Device, engine: u32) -> Result<Self> {
+        let events = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let options = Options::new(Self::DEPTH).engine(engine);
+        let queue = device.queue(options.eventfd(events.as_fd()))?;
+        let (code, data) = (Region::anonymous(1)?, Region::anonymous(1)?);
+        let word = |index: usize| data.addr() + 8 * index as u64;
+        // Each counts, and says how many there were before.
+        let packets: Vec<Packet> = (1..=Self::JOBS)
+            .map(|job| Packet::add(Width::Eight, word(0), 1, 1, word(job)))
+            .collect();
+        dmirror_client::packet::store(&code, 0, &packets);
+        Ok(Self {
+            queue,
+            events,
+            code,
+            data,
+        })
+    }
+
+    fn submit(&self, job: usize) -> Result<()> {
+        let at = self.code.addr() + ((job - 1) * Packet::SIZE) as u64;
+        equal("number", self.queue.submit(at, 1)?, job as u64)
+    }
+
+    /// How many have ended: all of them are the first ones.
+    fn ended(&self) -> Result<usize> {
+        let has_ended = |job| match self.queue.wait(job as u64, Some(Duration::ZERO)) {
+            Ok(outcome) => equal("outcome", outcome, Outcome::done(1)).map(|()| true),
+            Err(error) if error.errno == Errno::ETIME => Ok(false),
+            // Not submitted yet.
+            Err(error) if error.errno == Errno::EINVAL => Ok(false),
+            Err(error) => Err(error.into()),
+        };
+        // From the last one on: whatever ends meanwhile makes no gap.
+        let mut ended = None;
+        for job in (1..=Self::JOBS).rev() {
+            let has_ended = has_ended(job)?;
+            match ended {
+                None if has_ended => ended = Some(job),
+                Some(last) => ensure!(has_ended, "job {last} has ended before job {job}"),
+                None => {}
+            }
+        }
+        Ok(ended.unwrap_or(0))
+    }
+
+    fn check(&self) -> Result<()> {
+        for job in 1..=Self::JOBS {
+            let outcome = self.queue.wait(job as u64, Some(PATIENCE))?;
+            equal("outcome", outcome, Outcome::done(1))?;
+            equal("jobs before it", self.data.load(job), job as u64 - 1)?;
+        }
+        equal("jobs", self.data.load(0), Self::JOBS as u64)?;
+        // The last one may be told of a moment later.
+        let mut told = 0;
+        while told < Self::JOBS as u64 {
+            told += events(&self.events)?;
+        }
+        equal("events", told, Self::JOBS as u64)?;
+        equal("one event more", self.events.read(), Err(Errno::EAGAIN))
+    }
+}
+
+fn in_order(context: &Context) -> Result<()> {
+    let device = open_with_two(context)?;
+    let other = context.open()?;
+    let queues = [
+        Counted::new(&device, 0)?,
+        Counted::new(&device, 1)?,
+        Counted::new(&other, 1)?,
+        Counted::new(&other, 0)?,
+    ];
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = [0; 4];
+            // ORDERING: it may be late.
+            while !over.load(Ordering::Relaxed) {
+                for (queue, seen) in queues.iter().zip(&mut seen) {
+                    let ended = queue.ended()?;
+                    ensure!(ended >= *seen, "job {seen} had ended, and has not any more");
+                    *seen = ended;
+                }
+            }
+            anyhow::Ok(())
+        });
+        let result = (1..=Counted::JOBS)
+            .try_for_each(|job| queues.iter().try_for_each(|queue| queue.submit(job)))
+            .and_then(|()| queues.iter().try_for_each(Counted::check));
+        // ORDERING: as above.
+        over.store(true, Ordering::Relaxed);
+        joined(watcher)?;
+        result
+    })
+}
+
+/// How a queue ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// QUEUE_DESTROY, which waits for the engine.
+    Destroy,
+    /// A thread waits for the job, and is sent away.
+    DestroyUnderWaiter,
+    /// The file is closed, which does not wait.
+    Close,
+    /// The process exits, or is killed.
+    Exit,
+    Kill,
+}
+
+const ENDS: [End; 8] = [
+    End::Destroy,
+    End::Close,
+    End::Exit,
+    End::Close,
+    End::DestroyUnderWaiter,
+    End::Destroy,
+    End::Close,
+    End::Kill,
+];
+
+/// A queue with work in it, which goes on for long, and how it ends.
+fn begin_and_end(context: &Context, engine: u32, jobs: u32, end: End) -> Result<()> {
+    let device = context.open()?;
+    let memory = Memory::new(4)?;
+    let range = memory.region.range();
+    let code = Region::anonymous(1)?;
+    let program = [
+        Packet::prefetch(range.addr(), range.bytes()),
+        Packet::random_write(code.addr() + 2048, range.addr(), range.bytes(), 1 << 40, 1),
+    ];
+    let at = dmirror_client::packet::store(&code, 0, &program);
+    let queue = device.queue(Options::new(4).engine(engine))?;
+    for _ in 0..jobs {
+        queue.submit(at, 2)?;
+    }
+    match end {
+        End::Destroy => queue.destroy()?,
+        End::Close | End::Exit => queue.abandon(),
+        End::Kill => {
+            queue.abandon();
+            kill(Pid::this(), Signal::SIGKILL)?;
+        }
+        End::DestroyUnderWaiter => {
+            let waiter = device.queue_of_number(queue.number());
+            thread::scope(|scope| {
+                let waiter = scope.spawn(move || anyhow::Ok(waiter.wait(1, Some(PATIENCE))));
+                queue.destroy()?;
+                match joined(waiter)? {
+                    Err(error) if [Errno::ENODEV, Errno::ENOENT].contains(&error.errno) => Ok(()),
+                    // There was no such job.
+                    Err(error) if jobs == 0 && error.errno == Errno::EINVAL => Ok(()),
+                    answer => bail!("a waiter got {answer:?}"),
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn ended_in_all_ways(context: &Context) -> Result<()> {
+    let device = open_with_two(context)?;
+    let policy = Policy::with("kfd", &[("fault_buffer", 20)])?;
+    for engine in 0..2 {
+        Worker::on(context, engine)?.does(&[Packet::spin(0)])?;
+    }
+    let (running, before) = (threads()?, Before::of(&device)?);
+    let mut count = 0;
+    let added = policy.added(|| {
+        for round in rounds(50).take(1000) {
+            let end = ENDS[round % ENDS.len()];
+            let (engine, jobs) = (round as u32 / 8 % 2, round as u32 % 5);
+            match end {
+                End::Exit => helper(|| begin_and_end(context, engine, jobs, end))?.join()?,
+                End::Kill => helper(|| begin_and_end(context, engine, jobs, end))?.was_killed()?,
+                _ => begin_and_end(context, engine, jobs, end)?,
+            }
+            count += 1;
+        }
+        Ok(())
+    })?;
+    println!("{count} queues");
+    ensure!(added.fault_posted > 0, "no engine has missed a page");
+    before.nothing_is_left(&device)?;
+    equal("threads", threads()?, running)?;
+    // An entry that stayed would leave no room.
+    policy.set("fault_buffer", 1)?;
+    let memory = Memory::new(64)?;
+    for engine in 0..2 {
+        let worker = Worker::on(context, engine)?;
+        let range = memory.region.range();
+        worker.does(&[Packet::sum(worker.result(), range.addr(), range.bytes())])?;
+        memory.region.advise(memory.all(), Advice::DontNeed)?;
+        memory.fill(memory.all());
+    }
+    Ok(())
+}
