@@ -28,7 +28,7 @@ matching() {
 format_of_kernel_crates() {
 	local sources
 	mapfile -t sources < <(matching 'rust/hmm/*.rs' 'rust/emu/*.rs' 'rust/dmirror/*.rs' 'rust/compile-fail/*.rs' 'samples/minimal/*.rs' 'samples/ivshmem/*.rs')
-	in_root rustfmt --check --config-path "$stock/linux/.rustfmt.toml" "${sources[@]}"
+	in_root rustfmt --check --config-path "$TOP/rust" "${sources[@]}"
 }
 
 # Into a folder of its own and from nothing: what is up to date says nothing.
