@@ -38,7 +38,6 @@ mod remote;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs;
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
@@ -66,6 +65,7 @@ use crate::device::Device;
 use crate::range::page_size;
 use crate::sys::ptrace::Way;
 use crate::sys::ptrace::go_on;
+use crate::sys::ptrace::same_memory;
 use crate::sys::ptrace::wait;
 use remote::Remote;
 
@@ -206,21 +206,15 @@ impl From<OwnedFd> for Device {
     }
 }
 
-/// How a thread came to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Birth {
-    Forked,
-    /// It uses the address space of its parent until it execs or exits.
-    Vforked,
-    Cloned,
-}
-
 /// What is known of a thread. Its parent tells of it, and it stops for the first time, in either
 /// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thread {
-    /// It has not stopped yet.
-    Announced(Birth),
+    /// It has not stopped yet; `parent` has made it.
+    Announced {
+        /// The thread that has made it.
+        parent: i32,
+    },
     /// It has stopped, and waits for what its parent tells.
     Early,
     /// It has gone on.
@@ -254,7 +248,10 @@ impl Tracer {
             | Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACECLONE;
+            | Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEEXIT
+            // Nobody else would let it go on.
+            | Options::PTRACE_O_EXITKILL;
         ptrace::seize(pid, options)?;
         kill(pid, Signal::SIGCONT)?;
         Ok(Self {
@@ -322,15 +319,26 @@ impl Tracer {
         match event {
             // A signal is about to be delivered.
             0 if signal & 0x80 == 0 => return go_on(thread, Way::Freely, signal),
-            libc::PTRACE_EVENT_EXEC => self.begin(thread, on_event),
-            libc::PTRACE_EVENT_FORK => self.announce(thread, Birth::Forked, on_event)?,
-            libc::PTRACE_EVENT_VFORK => self.announce(thread, Birth::Vforked, on_event)?,
-            libc::PTRACE_EVENT_CLONE => self.announce(thread, Birth::Cloned, on_event)?,
+            libc::PTRACE_EVENT_EXEC => {
+                self.forget_former(thread)?;
+                self.begin(thread, on_event);
+            }
+            // It is let go before it has ended, so that its parent need not wait for us as well: one
+            // that is told of the end by a pidfd does not.
+            libc::PTRACE_EVENT_EXIT => {
+                self.threads.remove(&thread);
+                on_event(Event::Ended { pid: thread });
+                ptrace::detach(Pid::from_raw(thread), None)?;
+                return Ok(());
+            }
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
+                self.announce(thread, on_event)?;
+            }
             libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => {
                 return go_on(thread, Way::Stopped, 0);
             }
             libc::PTRACE_EVENT_STOP => match self.threads.get(&thread) {
-                Some(Thread::Announced(birth)) => return self.born(thread, *birth, on_event),
+                Some(Thread::Announced { parent }) => return self.born(thread, *parent, on_event),
                 // The end of a group stop.
                 Some(Thread::Running) => {}
                 Some(Thread::Early) | None => {
@@ -343,23 +351,30 @@ impl Tracer {
         go_on(thread, Way::Freely, 0)
     }
 
+    /// A process that a thread has replaced by another program goes on with the number of the first
+    /// thread.
+    fn forget_former(&mut self, process: i32) -> io::Result<()> {
+        // CAST: The kernel tells a thread's number.
+        let former = ptrace::getevent(Pid::from_raw(process))? as i32;
+        if former != process {
+            self.threads.remove(&former);
+        }
+        self.threads.insert(process, Thread::Running);
+        Ok(())
+    }
+
     /// Notes that a stopped thread has made another one.
-    fn announce(
-        &mut self,
-        parent: i32,
-        birth: Birth,
-        on_event: &mut impl FnMut(Event),
-    ) -> io::Result<()> {
+    fn announce(&mut self, parent: i32, on_event: &mut impl FnMut(Event)) -> io::Result<()> {
         // CAST: The kernel tells a thread's number.
         let child = ptrace::getevent(Pid::from_raw(parent))? as i32;
         match self.threads.get(&child) {
-            Some(Thread::Early) => match self.born(child, birth, on_event) {
+            Some(Thread::Early) => match self.born(child, parent, on_event) {
                 // Its end is told next.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
                 answer => answer,
             },
             _ => {
-                self.threads.insert(child, Thread::Announced(birth));
+                self.threads.insert(child, Thread::Announced { parent });
                 Ok(())
             }
         }
@@ -369,16 +384,12 @@ impl Tracer {
     fn born(
         &mut self,
         thread: i32,
-        birth: Birth,
+        parent: i32,
         on_event: &mut impl FnMut(Event),
     ) -> io::Result<()> {
         self.threads.insert(thread, Thread::Running);
-        let has_its_own = match birth {
-            Birth::Forked => true,
-            Birth::Vforked => false,
-            Birth::Cloned => is_process(thread),
-        };
-        if has_its_own {
+        // Who uses the memory of another is reached by that. If nobody knows, it is opened twice.
+        if !same_memory(parent, thread).unwrap_or(false) {
             self.begin(thread, on_event);
         }
         go_on(thread, Way::Freely, 0)
@@ -390,11 +401,4 @@ impl Tracer {
             Err(error) => Event::Missed { pid, error },
         });
     }
-}
-
-/// Returns whether a thread is the first one of its process.
-fn is_process(thread: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    group.is_some_and(|group| group.trim() == thread.to_string())
 }

@@ -62,3 +62,12 @@ pub(crate) fn swap_signal_mask(thread: i32, mut mask: u64) -> io::Result<u64> {
     Errno::result(unsafe { libc::ptrace(set, thread, len, &raw mut mask) })?;
     Ok(before)
 }
+
+/// Whether two threads have one address space.
+pub(crate) fn same_memory(one: i32, other: i32) -> io::Result<bool> {
+    /// What is compared, of `linux/kcmp.h`.
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: this system call accesses no memory of this process.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) };
+    Ok(Errno::result(order)? == 0)
+}
