@@ -26,6 +26,11 @@ ROOT_PACKAGES=(
 	qemu-system-x86 busybox-static
 )
 
+# Programs that run with their memory on the device, see real.sh.
+REAL_PACKAGES=(
+	coreutils dash diffutils grep perl-base python3 redis-server redis-tools sed sqlite3 stress-ng xz-utils
+)
+
 # Host commands that everything rests on, and the Debian package of each.
 HOST_NEEDS=(
 	mmdebstrap:mmdebstrap

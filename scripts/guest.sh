@@ -20,6 +20,7 @@
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
 #                        and the character set are those of this environment
 #   PAGING=4             levels of page tables, 4 or 5
+#   SYSTEM=real          a Debian system with real programs in /debian (see real.sh)
 #   LEAKS=0              do not look for leaked memory on the debug kernel, which
 #                        takes 10 to 20 seconds
 #   BUILT=1              the modules were built just now: do not look again
@@ -47,7 +48,7 @@ CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
 PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-host}
-IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-} BUILT=${BUILT:-0}
+SYSTEM=${SYSTEM:-} IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-} BUILT=${BUILT:-0}
 
 # is_power_of_two SIZE : whether it is one, with a unit.
 is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BASH_REMATCH[1] - 1)) == 0)); }
@@ -62,6 +63,7 @@ check_settings() {
 	[[ $PAGING =~ ^[45]$ ]] || die "PAGING=$PAGING" "PAGING is 4 or 5."
 	[[ $CLOCK =~ ^(host|instructions)$ ]] || die "CLOCK=$CLOCK" "CLOCK is host or instructions."
 	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
+	[[ $SYSTEM =~ ^(|real)$ ]] || die "SYSTEM=$SYSTEM" "SYSTEM is real, or nothing."
 	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
 	if [ -n "$IVSHMEM" ] && ! is_power_of_two "$IVSHMEM"; then
 		die "IVSHMEM=$IVSHMEM" "IVSHMEM is a power of two with its unit, such as 64M."
@@ -177,6 +179,8 @@ pack() {
 		cd "$1/root"
 		find . | cpio --quiet -o -H newc -R 0:0 >"$1/initrd"
 	' pack "$tmp" "$release"
+	# The kernel unpacks archives that follow one another.
+	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/real-root.sh")" >>"$tmp/initrd"
 }
 
 # Four levels are a quarter faster under emulation. With five the debug kernel

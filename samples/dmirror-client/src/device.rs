@@ -175,7 +175,7 @@ impl Buffer<'_> {
     }
 }
 
-/// A `/dev/hmm_dmirror*`, open for the address space of this process.
+/// A `/dev/hmm_dmirror*`, open for the address space of a process.
 #[derive(Debug)]
 pub struct Device {
     pub(crate) file: Arc<File>,

@@ -9,6 +9,7 @@
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
+//! | [`attach`] | the device for the memory of another program |
 //! | [`advice`] | where memory should be, and how engines get at it |
 //! | [`queue`] | queues of jobs, on which the engines of a device work |
 //! | [`policy`] | what a device does about pages that its engines miss |
@@ -49,6 +50,7 @@
 
 mod abi;
 pub mod advice;
+pub mod attach;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 pub mod device;

@@ -9,6 +9,7 @@
 pub(crate) mod compat;
 pub(crate) mod memory;
 pub(crate) mod playground;
+pub(crate) mod ptrace;
 pub(crate) mod query;
 pub(crate) mod ring;
 pub(crate) mod signal;

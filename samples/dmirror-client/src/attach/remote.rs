@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! System calls that another process is made to call.
+//!
+//! A stopped thread gets other registers, which lead to a `syscall` instruction of the vDSO, and
+//! is stopped again when that has returned. No code of the program is changed, so other threads
+//! may run meanwhile. Signals wait.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::libc::user_regs_struct;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+
+use crate::sys::ptrace::Way;
+use crate::sys::ptrace::go_on;
+use crate::sys::ptrace::swap_signal_mask;
+use crate::sys::ptrace::wait;
+
+/// The instruction `syscall`.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Bytes below the stack pointer that the program may use: the red zone.
+const RED_ZONE: u64 = 128;
+
+/// The code segment of 64-bit programs.
+const USER_CS: u64 = 0x33;
+
+/// What the kernel has in `rax` for a system call that a stop has interrupted, and that is to be
+/// called again: ERESTARTSYS, ERESTARTNOINTR and ERESTARTNOHAND; and ERESTART_RESTARTBLOCK.
+const RESTARTS: [i64; 3] = [-512, -513, -514];
+const RESTART_BLOCK: i64 = -516;
+
+/// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end).
+pub(super) struct Remote<'m> {
+    pid: Pid,
+    memory: &'m File,
+    /// What the thread goes on with.
+    registers: user_regs_struct,
+    /// Its signal mask.
+    mask: u64,
+    /// Where the instruction is.
+    syscall: u64,
+}
+
+impl<'m> Remote<'m> {
+    /// Begins with a thread that is stopped, and whose memory `memory` is.
+    pub(super) fn begin(pid: i32, memory: &'m File) -> io::Result<Self> {
+        let thread = Pid::from_raw(pid);
+        let registers = ptrace::getregs(thread)?;
+        if registers.cs != USER_CS {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is a program of 32 bits",
+            ));
+        }
+        let syscall = find_syscall(pid, memory)?;
+        let mask = swap_signal_mask(pid, u64::MAX)?;
+        Ok(Self {
+            pid: thread,
+            memory,
+            registers,
+            mask,
+            syscall,
+        })
+    }
+
+    /// Maps `len` bytes of new memory, and returns the address.
+    pub(super) fn map(&mut self, len: u64) -> io::Result<u64> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        self.call(libc::SYS_mmap, [0, len, protection, flags, u64::MAX, 0])
+    }
+
+    /// Opens a file for reading and writing, and returns the descriptor.
+    pub(super) fn open(&mut self, path: &Path) -> io::Result<i32> {
+        let mut name = path.as_os_str().as_bytes().to_vec();
+        name.push(0);
+        // Below what is in use of the stack; what stands there is put back all the same.
+        let at = (self.registers.rsp - RED_ZONE - name.len() as u64) & !15;
+        let mut before = vec![0; name.len()];
+        self.memory.read_exact_at(&mut before, at)?;
+        self.memory.write_all_at(&name, at)?;
+        let flags = (libc::O_RDWR | libc::O_CLOEXEC) as u64;
+        let here = libc::AT_FDCWD as u64;
+        let opened = self.call(libc::SYS_openat, [here, at, flags, 0, 0, 0]);
+        self.memory.write_all_at(&before, at)?;
+        // CAST: A descriptor is an int.
+        opened.map(|descriptor| descriptor as i32)
+    }
+
+    /// Closes a descriptor.
+    pub(super) fn close(&mut self, descriptor: i32) -> io::Result<()> {
+        self.call(libc::SYS_close, [descriptor as u64, 0, 0, 0, 0, 0])
+            .map(drop)
+    }
+
+    /// Has the thread go on, as soon as it is continued, where it was.
+    pub(super) fn end(self) -> io::Result<()> {
+        let mut registers = self.registers;
+        let was_called = registers.orig_rax as i64 >= 0;
+        let result = registers.rax as i64;
+        if was_called && (RESTARTS.contains(&result) || result == RESTART_BLOCK) {
+            // The kernel would have done that, had it not been for our calls.
+            registers.rax = match result {
+                RESTART_BLOCK => libc::SYS_restart_syscall as u64,
+                _ => registers.orig_rax,
+            };
+            registers.rip -= SYSCALL.len() as u64;
+        }
+        registers.orig_rax = u64::MAX;
+        ptrace::setregs(self.pid, registers)?;
+        swap_signal_mask(self.pid.as_raw(), self.mask)?;
+        Ok(())
+    }
+
+    fn call(&mut self, number: i64, arguments: [u64; 6]) -> io::Result<u64> {
+        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+        let registers = user_regs_struct {
+            rax: number as u64,
+            // It is in no system call that could be called again.
+            orig_rax: u64::MAX,
+            rip: self.syscall,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..self.registers
+        };
+        ptrace::setregs(self.pid, registers)?;
+        let after = self.syscall + SYSCALL.len() as u64;
+        loop {
+            go_on(self.pid.as_raw(), Way::ToSystemCall, 0)?;
+            let (_, status) = wait(Some(self.pid.as_raw()))?;
+            if !libc::WIFSTOPPED(status) {
+                return Err(Errno::ESRCH.into());
+            }
+            // Not the end of a call that it was stopped in, nor a stop of its group.
+            if libc::WSTOPSIG(status) != libc::SIGTRAP | 0x80 {
+                continue;
+            }
+            let now = ptrace::getregs(self.pid)?;
+            let result = now.rax as i64;
+            if now.rip != after {
+                // The end of the call that it was stopped in, whose result is in a register now.
+                ptrace::setregs(self.pid, registers)?;
+                continue;
+            }
+            // At the beginning of a call, it says that there is none of that number.
+            if result == -i64::from(libc::ENOSYS) {
+                continue;
+            }
+            return match result {
+                // CAST: An errno is small.
+                -4095..=-1 => Err(io::Error::from_raw_os_error(-result as i32)),
+                result => Ok(result as u64),
+            };
+        }
+    }
+}
+
+/// Returns the address of a `syscall` instruction in the vDSO of a process.
+fn find_syscall(pid: i32, memory: &File) -> io::Result<u64> {
+    let missing = || io::Error::new(io::ErrorKind::Unsupported, "it has no vDSO");
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let line = maps.lines().find(|line| line.ends_with("[vdso]"));
+    let range = line
+        .and_then(|line| line.split_once(' '))
+        .ok_or_else(missing)?;
+    let (start, end) = range.0.split_once('-').ok_or_else(missing)?;
+    let hex = |text| u64::from_str_radix(text, 16).map_err(|_| missing());
+    let (start, end) = (hex(start)?, hex(end)?);
+    let mut code = vec![0; (end - start) as usize];
+    memory.read_exact_at(&mut code, start)?;
+    let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
+    Ok(start + at.ok_or_else(missing)? as u64)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device that the program gets: its settings, which are put back afterwards, and what it
+//! counts.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use dmirror_client::Device;
+use dmirror_client::Policy;
+use dmirror_client::Stats;
+use dmirror_client::policy::Values;
+
+/// The settings of a device. Those that were changed are put back on drop.
+#[derive(Debug)]
+pub struct Settings {
+    name: String,
+    /// Bytes of its memory.
+    memory: u64,
+    policy: Option<Policy>,
+    before: Option<Values>,
+    /// The limit before, if there is one now.
+    limit: Option<u32>,
+}
+
+impl Settings {
+    /// Looks at a device, and gives it a policy, and room for a limit if there is to be one.
+    ///
+    /// # Errors
+    ///
+    /// Words for what cannot be done, and what to do.
+    pub fn take(path: &Path, name: &str, policy: Option<&str>, limited: bool) -> Result<Self> {
+        let memory = match Device::open(path) {
+            Ok(device) => {
+                device
+                    .query()
+                    .context("the device is not dmirror's")?
+                    .memory
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!(
+                    "there is no {}: load the module by `modprobe dmirror`",
+                    path.display()
+                )
+            }
+            Err(error) => return Err(error).context(path.display().to_string()),
+        };
+        let files = Policy::of(name)?;
+        if (policy.is_some() || limited) && files.is_none() {
+            bail!("--policy and --oversubscribe need root, and debugfs at /sys/kernel/debug");
+        }
+        let mut settings = Self {
+            name: name.to_owned(),
+            memory,
+            policy: files,
+            before: None,
+            limit: None,
+        };
+        if let (Some(preset), Some(files)) = (policy, &settings.policy) {
+            let before = files.values()?;
+            match files.choose(preset) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => bail!(
+                    "there is no policy {preset}: `cat /sys/kernel/debug/{name}/policy` lists them"
+                ),
+                chosen => chosen.with_context(|| format!("cannot set the policy {preset}"))?,
+            }
+            settings.before = Some(before);
+        }
+        if let (true, Some(files)) = (limited, &settings.policy) {
+            settings.limit = Some(files.limit_mib().context("the module has no limit_mib")?);
+        }
+        Ok(settings)
+    }
+
+    /// Lets all programs together have so many MiB of the device.
+    ///
+    /// # Errors
+    ///
+    /// What writing the file fails with.
+    pub fn limit_to(&self, mib: u32) -> io::Result<()> {
+        match &self.policy {
+            Some(files) => files.set_limit_mib(mib),
+            None => Ok(()),
+        }
+    }
+
+    /// What the device has done; `None` if this program may not know.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with.
+    pub fn stats(&self) -> io::Result<Option<Stats>> {
+        Stats::of(&self.name)
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of its memory.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        let Some(files) = &self.policy else {
+            return;
+        };
+        let put_back = (self
+            .before
+            .as_ref()
+            .map_or(Ok(()), |values| files.put(values)))
+        .and(self.limit.map_or(Ok(()), |mib| files.set_limit_mib(mib)));
+        if let Err(error) = put_back {
+            anstream::eprintln!("dmirror run: cannot put the settings back: {error}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs any program with its memory on a device.
+//!
+//! The program knows nothing of it. Each of its processes is made to open the device as it begins
+//! (see [`dmirror_client::attach`]), so that the device works on its memory. Beside the program, a
+//! thread moves its pages to the device again and again, or has engines access them, which moves
+//! them as the policy of the device says; CPUs that touch them bring them back.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | `spaces` | the processes, and who works on their memory |
+//! | `scan` | what memory a process has |
+//! | `signals` | what ends this program is passed on |
+//! | `touch` | engines that access it |
+//! | `device` | settings of the device, which are put back afterwards |
+//! | `summary` | what happened, in words |
+
+mod device;
+mod scan;
+mod signals;
+mod spaces;
+mod summary;
+mod touch;
+
+use std::ffi::OsString;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
+use clap::Parser;
+use clap::ValueEnum;
+use dmirror_client::attach;
+use dmirror_client::attach::Event;
+use dmirror_client::attach::Exit;
+use dmirror_client::attach::Tracer;
+
+use crate::device::Settings;
+use crate::spaces::Spaces;
+use crate::spaces::Work;
+use crate::summary::Summary;
+
+/// How engines access the memory of the program. None of it changes a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Touch {
+    /// Not at all
+    None,
+    /// They read all of it, in the order of addresses
+    Stream,
+    /// They read pages here and there
+    Random,
+    /// They add 0 to words here and there, by atomic operations
+    Atomic,
+}
+
+/// Runs any program with its memory on a device, and says at the end what happened.
+///
+/// The pages of the program move to the device again and again, and come back when a CPU touches
+/// them. With --policy or --touch, engines access the memory of the program instead, and the policy
+/// of the device says what moves.
+///
+/// The program may be static or dynamic, have threads, fork and exec. Not reached: programs that
+/// trace others, such as gdb and strace; set-user-ID programs, unless root runs them; 32-bit
+/// programs.
+///
+/// Exits as the program does; with 128 + N if signal N has ended it, and with 125 if it could not
+/// be run.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// The device, by its number in /dev/hmm_dmirrorN
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: u32,
+
+    /// Set this policy for as long as the program runs: test_hmm, xe, kfd or uvm; needs root
+    #[arg(long, value_name = "PRESET")]
+    policy: Option<String>,
+
+    /// Have engines access the memory of the program [default: none, or stream with --policy]
+    #[arg(long, value_enum, value_name = "PATTERN")]
+    touch: Option<Touch>,
+
+    /// Let the program have no more of the device than its memory divided by this; needs root
+    #[arg(long, value_name = "FACTOR")]
+    oversubscribe: Option<f64>,
+
+    /// Wait so long after each round over the memory of the program, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10)]
+    pause: u64,
+
+    /// Say nothing at the end
+    #[arg(long, short)]
+    quiet: bool,
+
+    /// Used by this program itself: stop, and go on as the program
+    #[arg(long, hide = true)]
+    stopped: bool,
+
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Runs the program, as `arguments` say; `again` is how this program calls itself for this command
+/// (such as `run`).
+pub fn main(arguments: &Arguments, again: &[&str]) -> ExitCode {
+    if arguments.stopped {
+        let error = attach::stop_and_exec(&arguments.program);
+        anstream::eprintln!(
+            "dmirror run: cannot run {}: {error}",
+            arguments.program[0].to_string_lossy()
+        );
+        return ExitCode::from(match error.kind() {
+            io::ErrorKind::NotFound => 127,
+            _ => 126,
+        });
+    }
+    match run(arguments, again) {
+        Ok(Exit::Status(status)) => ExitCode::from(status as u8),
+        Ok(Exit::Signal(signal)) => ExitCode::from(128 + signal as u8),
+        Err(error) => {
+            anstream::eprintln!("dmirror run: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
+    let touch = arguments.touch.unwrap_or(match arguments.policy {
+        Some(_) => Touch::Stream,
+        None => Touch::None,
+    });
+    if let Some(factor) = arguments.oversubscribe {
+        ensure!(
+            factor.is_finite() && factor > 0.0,
+            "--oversubscribe needs a number above 0, such as 2"
+        );
+    }
+    let name = format!("hmm_dmirror{}", arguments.device);
+    let path = Path::new("/dev").join(&name);
+    let settings = Settings::take(
+        &path,
+        &name,
+        arguments.policy.as_deref(),
+        arguments.oversubscribe.is_some(),
+    )?;
+    let settings = Arc::new(settings);
+    let before = settings.stats()?;
+
+    let mut program = Command::new("/proc/self/exe");
+    program.args(again).arg("--stopped").arg("--");
+    let child = program
+        .args(&arguments.program)
+        .spawn()
+        .context("cannot start a process")?;
+    // CAST: Process numbers are small.
+    let pid = child.id() as i32;
+    let start = Instant::now();
+    let tracer = Tracer::seize(pid, &path).context("cannot trace the program")?;
+    let tracer = match touch {
+        Touch::None => tracer,
+        _ => tracer.with_code(),
+    };
+    // From now on: the program has what signals do by default.
+    signals::pass_on(pid).context("cannot pass signals on")?;
+
+    let spaces = Arc::new(Spaces::default());
+    let work = Work {
+        touch,
+        pause: Duration::from_millis(arguments.pause),
+        oversubscribe: arguments.oversubscribe,
+    };
+    let worker = {
+        let (spaces, settings) = (Arc::clone(&spaces), Arc::clone(&settings));
+        thread::spawn(move || spaces.work(&work, &settings))
+    };
+    let mut summary = Summary::new(&arguments.program[0]);
+    let exit = tracer.run(|event| match event {
+        Event::Began { space } => {
+            summary.reached();
+            spaces.add(space);
+        }
+        Event::Missed { pid, error } => summary.missed(pid, &error),
+        Event::Ended { pid } => spaces.remove(pid),
+    });
+    spaces.stop();
+    let peak = worker.join().unwrap_or_default();
+    let exit = exit.context("cannot wait for the program")?;
+    if !arguments.quiet {
+        let text = summary.text(&settings, exit, start.elapsed(), before, peak)?;
+        // Whoever is not there to read it misses nothing else.
+        let _ = anstream::stderr().write_all(text.as_bytes());
+    }
+    Ok(exit)
+}

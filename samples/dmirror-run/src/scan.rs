@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a process that can move: its private pages that are there.
+
+use std::io;
+
+use dmirror_client::PageRange;
+use dmirror_client::page_size;
+use procfs::process::MMPermissions;
+use procfs::process::MMapPath;
+use procfs::process::MemoryMap;
+use procfs::process::MemoryPageFlags;
+use procfs::process::PageInfo;
+use procfs::process::PageMap;
+use procfs::process::Process;
+
+/// Pages of a huge page, within which a run stays, so that none is cut.
+pub const BLOCK: u64 = 512;
+
+/// What a process has in private memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Runs of pages in system memory, none across the border of a block.
+    pub here: Vec<PageRange>,
+    /// Pages that are there, wherever they are.
+    pub pages: u64,
+}
+
+impl Scan {
+    /// Looks at a process.
+    ///
+    /// # Errors
+    ///
+    /// What reading its files in `/proc` fails with, as when it is gone.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let other = |error| io::Error::other(error);
+        let process = Process::new(pid).map_err(other)?;
+        let maps = process.maps().map_err(other)?;
+        let mut pagemap = process.pagemap().map_err(other)?;
+        let mut scan = Self::default();
+        for map in maps.iter().filter(|map| may_move(map)) {
+            scan.add(&mut pagemap, map.address)?;
+        }
+        Ok(scan)
+    }
+
+    fn add(&mut self, pagemap: &mut PageMap, (start, end): (u64, u64)) -> io::Result<()> {
+        let size = page_size() as u64;
+        let (mut at, end) = (start / size, end / size);
+        while at < end {
+            // No more at a time than a reasonable amount.
+            let next = (at + 64 * BLOCK).min(end);
+            let pages = pagemap
+                .get_range_info(at as usize..next as usize)
+                .map_err(io::Error::other)?;
+            self.add_pages(at, &pages);
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Adds pages from number `first` on.
+    fn add_pages(&mut self, first: u64, pages: &[PageInfo]) {
+        let size = page_size() as u64;
+        let mut run = first..first;
+        let mut push = |run: std::ops::Range<u64>| {
+            if let Ok(range) = PageRange::new(run.start * size, run.end - run.start) {
+                self.here.push(range);
+            }
+        };
+        for (number, page) in (first..).zip(pages) {
+            if number % BLOCK == 0 || !is_here(page) {
+                push(run.clone());
+                run = number..number;
+            }
+            match is_here(page) {
+                true => run.end = number + 1,
+                false => run = number + 1..number + 1,
+            }
+            self.pages += u64::from(is_there(page));
+        }
+        push(run);
+    }
+}
+
+/// Whether a mapping may have pages that can move: private, and of a kind that the kernel has
+/// struct pages for.
+fn may_move(map: &MemoryMap) -> bool {
+    let wanted = MMPermissions::PRIVATE | MMPermissions::READ;
+    let special = match &map.pathname {
+        MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall => true,
+        // The others are the kernel's.
+        MMapPath::Other(name) => !name.starts_with("anon:"),
+        _ => false,
+    };
+    map.perms.contains(wanted) && !special
+}
+
+/// Whether a page is private memory of the system.
+fn is_here(page: &PageInfo) -> bool {
+    match page {
+        PageInfo::MemoryPage(flags) => {
+            flags.contains(MemoryPageFlags::PRESENT) && !flags.contains(MemoryPageFlags::FILE)
+        }
+        PageInfo::SwapPage(_) => false,
+    }
+}
+
+/// Whether a page is private memory: of the system, of a device, or swapped out.
+fn is_there(page: &PageInfo) -> bool {
+    is_here(page) || matches!(page, PageInfo::SwapPage(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(text: &str) -> Vec<PageInfo> {
+        let page = |letter| {
+            let bits: u64 = match letter {
+                'h' => 1 << 63,
+                'f' => 1 << 63 | 1 << 61,
+                'd' => 1 << 62,
+                _ => 0,
+            };
+            match letter {
+                'd' => PageInfo::SwapPage(procfs::process::SwapPageFlags::from_bits_retain(bits)),
+                _ => PageInfo::MemoryPage(MemoryPageFlags::from_bits_retain(bits)),
+            }
+        };
+        text.chars().map(page).collect()
+    }
+
+    fn runs(first: u64, text: &str) -> (Vec<(u64, u64)>, u64) {
+        let mut scan = Scan::default();
+        scan.add_pages(first, &pages(text));
+        let size = page_size() as u64;
+        let run = |range: &PageRange| (range.addr() / size, range.pages());
+        (scan.here.iter().map(run).collect(), scan.pages)
+    }
+
+    #[test]
+    fn runs_end_at_holes_files_and_pages_elsewhere() {
+        assert_eq!(
+            runs(8, "hh.hfhdhh"),
+            (vec![(8, 2), (11, 1), (13, 1), (15, 2)], 7)
+        );
+        assert_eq!(runs(8, "...."), (vec![], 0));
+        assert_eq!(runs(8, "dddd"), (vec![], 4));
+    }
+
+    #[test]
+    fn runs_end_at_blocks() {
+        assert_eq!(runs(510, "hhhh"), (vec![(510, 2), (512, 2)], 4));
+        let block = "h".repeat(512);
+        assert_eq!(runs(512, &block), (vec![(512, 512)], 512));
+    }
+
+    #[test]
+    fn this_process_has_private_pages() {
+        let scan = Scan::of(std::process::id() as i32).unwrap();
+        assert!(scan.pages > 0);
+        assert!(!scan.here.is_empty());
+    }
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The processes of the program, and who moves their memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use dmirror_client::PageRange;
+use dmirror_client::attach::Space;
+use dmirror_client::page_size;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::Touch;
+use crate::device::Settings;
+use crate::scan::BLOCK;
+use crate::scan::Scan;
+use crate::touch::Toucher;
+
+/// What is done with the memory of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// How engines access it; if they do not, it is moved to the device.
+    pub touch: Touch,
+    /// How long to wait after each round.
+    pub pause: Duration,
+    /// How many times as much memory the program has as it may have on the device.
+    pub oversubscribe: Option<f64>,
+}
+
+/// The smallest limit of a device, in MiB: a huge page has to find room.
+const SMALLEST_LIMIT: u32 = 4;
+
+#[derive(Default)]
+struct State {
+    spaces: HashMap<i32, Arc<Space>>,
+    is_over: bool,
+}
+
+/// The processes of the program that can be reached.
+#[derive(Default)]
+pub struct Spaces {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Spaces {
+    /// A process begins with an address space of its own; what it had before is gone.
+    pub fn add(&self, space: Space) {
+        self.lock().spaces.insert(space.pid, Arc::new(space));
+    }
+
+    /// A process has ended.
+    pub fn remove(&self, pid: i32) {
+        let gone = self.lock().spaces.remove(&pid);
+        drop(gone);
+    }
+
+    /// All have.
+    pub fn stop(&self) {
+        self.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Works on the memory of the program, until it is over; returns the largest number of pages
+    /// that were on the device.
+    pub fn work(&self, work: &Work, settings: &Settings) -> u64 {
+        let mut touchers: HashMap<i32, (Arc<Space>, Option<Toucher>)> = HashMap::new();
+        let mut dice = ChaCha8Rng::seed_from_u64(0);
+        let mut view = vec![0; BLOCK as usize * page_size()];
+        let (mut peak, mut limit) = (0, None);
+        while let Some(spaces) = self.wait(work.pause) {
+            touchers.retain(|pid, (space, _)| {
+                spaces
+                    .iter()
+                    .any(|now| now.pid == *pid && Arc::ptr_eq(now, space))
+            });
+            let mut total = 0;
+            for space in &spaces {
+                // It may have ended.
+                let Ok(scan) = Scan::of(space.pid) else {
+                    continue;
+                };
+                total += scan.pages;
+                match work.touch {
+                    Touch::None => move_out(space, &scan.here, &mut view),
+                    how => {
+                        let new = || (Arc::clone(space), Toucher::new(space));
+                        let (_, toucher) = touchers.entry(space.pid).or_insert_with(new);
+                        if let Some(toucher) = toucher {
+                            toucher.touch(space, &scan.here, how, &mut dice);
+                        }
+                    }
+                }
+            }
+            if let Some(factor) = work.oversubscribe {
+                let now = limit_for(total, factor);
+                // If that fails, the summary says how much there was.
+                if limit.replace(now) != Some(now) {
+                    let _ = settings.limit_to(now);
+                }
+            }
+            if let Ok(Some(stats)) = settings.stats() {
+                peak = peak.max(stats.resident);
+            }
+        }
+        peak
+    }
+
+    /// Waits for a while; returns the processes that there are then, or `None` at the end.
+    fn wait(&self, pause: Duration) -> Option<Vec<Arc<Space>>> {
+        let state = self.lock();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, pause, |state| !state.is_over);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let spaces = || state.spaces.values().cloned().collect();
+        (!state.is_over).then(spaces)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The limit for a program that has so many pages, in MiB.
+fn limit_for(pages: u64, factor: f64) -> u32 {
+    let mib = (pages * page_size() as u64) as f64 / (1 << 20) as f64;
+    ((mib / factor) as u32).max(SMALLEST_LIMIT)
+}
+
+/// Moves pages to the device, as far as they can be moved now: others may unmap, pin or lock them.
+fn move_out(space: &Space, runs: &[PageRange], view: &mut [u8]) {
+    for &run in runs {
+        let _ = space.device.migrate_to_device(run, view);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_a_part_of_the_memory() {
+        let pages = |mib: u64| (mib << 20) / page_size() as u64;
+        assert_eq!(limit_for(pages(100), 2.0), 50);
+        assert_eq!(limit_for(pages(100), 0.5), 200);
+        assert_eq!(limit_for(pages(1), 4.0), SMALLEST_LIMIT);
+    }
+}
