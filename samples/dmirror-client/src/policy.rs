@@ -149,25 +149,6 @@ impl Policy {
         }
         Ok(())
     }
-
-    /// How much memory of the device may be in use, in MiB; 0 for all of it.
-    ///
-    /// # Errors
-    ///
-    /// What reading the file fails with; `InvalidData` if it holds no number.
-    pub fn limit_mib(&self) -> io::Result<u32> {
-        let text = fs::read_to_string(self.folder.join("limit_mib"))?;
-        text.trim().parse().map_err(|_| invalid("limit_mib"))
-    }
-
-    /// Sets that.
-    ///
-    /// # Errors
-    ///
-    /// What writing the file fails with.
-    pub fn set_limit_mib(&self, mib: u32) -> io::Result<()> {
-        fs::write(self.folder.join("limit_mib"), mib.to_string())
-    }
 }
 
 fn invalid(what: &str) -> io::Error {
