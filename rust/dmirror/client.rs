@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use emu::{observer::UnmapObserver, view::View};
+use emu::{observer::UnmapObserver, trace, view::View};
 use hmm::counter::Counter;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -39,6 +39,8 @@ pub(crate) struct Client {
     advice: Arc<Advice>,
     /// A number that no other open file has.
     number: u64,
+    /// The process of the opener.
+    pid: i32,
     /// What has moved for it.
     pub(crate) stats: FileStats,
     /// How often engines use what they have mapped where it is.
@@ -54,7 +56,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Makes the view that a device has of an address space.
+    /// Makes the view that a device has of an address space, that of the process which runs.
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     pub(crate) fn new<'a>(
@@ -71,6 +73,7 @@ impl Client {
             },
             device,
             number: new_client(),
+            pid: current!().tgid(),
             stats: FileStats::default(),
             hits: Hits::default(),
             thrashing <- new_spinlock!(Thrashing::default(), "Client::thrashing"),
@@ -137,6 +140,14 @@ impl Client {
 
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Returns how trace events call it.
+    pub(crate) fn traced(&self) -> trace::engine::Client {
+        trace::engine::Client {
+            number: self.number,
+            pid: self.pid,
+        }
     }
 
     /// Returns the address space, if it has users still. They must not be let go of while the

@@ -288,7 +288,6 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
         -1 => None,
         fd => Some(Eventfd::from_fd(fd)?),
     };
-    let queue = Queue::new(client.clone(), place, argument.depth as usize, eventfd)?;
     let number = device.pagemap().ops().number();
     device.faults().start(fmt!("dmirror{number}/f"))?;
     let mut table = queues.lock();
@@ -299,6 +298,7 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     let own = table.next;
     let next = own.checked_add(1).ok_or(EMFILE)?;
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
+    let queue = Queue::new(client.clone(), own, place, argument.depth as usize, eventfd)?;
     engine.add(queue.clone(), fmt!("dmirror{number}/{place}"))?;
     argument.queue = own;
     table.next = next;

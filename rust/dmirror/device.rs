@@ -71,7 +71,7 @@ impl Device {
         let mut device = Self {
             pagemap,
             engines: KVec::with_capacity(engines, GFP_KERNEL)?,
-            faults: FaultBuffer::new(engines)?,
+            faults: FaultBuffer::new(number, engines)?,
             generation: Counter::default(),
         };
         for _ in 0..engines {

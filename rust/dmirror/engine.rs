@@ -9,8 +9,10 @@
 //! Locks: that of the engine, then that of the jobs of a queue. Neither is held while a job runs.
 
 use emu::{
+    device::DeviceOps,
     kthread::{clear_interrupt, Kthread, KthreadBody},
     sched::fatal_signal_pending,
+    trace::engine::{self as trace, JobBegin, JobEnd},
 };
 use kernel::{
     fmt, new_condvar, new_mutex,
@@ -221,6 +223,18 @@ impl Engine {
     }
 }
 
+/// Returns how trace events call a job.
+fn traced(queue: &Queue, job: &Job) -> trace::Job {
+    let client = queue.client();
+    trace::Job {
+        device: client.device().pagemap().ops().number(),
+        engine: queue.engine(),
+        client: client.traced(),
+        queue: queue.number(),
+        seqno: job.seqno,
+    }
+}
+
 /// The thread of an engine.
 struct Worker {
     engine: Arc<Engine>,
@@ -234,7 +248,19 @@ impl KthreadBody for Worker {
             let start = Instant::<Monotonic>::now();
             // What was meant for the job before; who cancels this one is heard by its checks.
             clear_interrupt();
+            JobBegin::emit(|| JobBegin {
+                job: traced(&queue, &job),
+                address: job.packets,
+                packets: job.npackets,
+            });
             let outcome = exec::run(&queue, &job, &mut self.buffers);
+            // Before anybody hears of it.
+            JobEnd::emit(|| JobEnd {
+                job: traced(&queue, &job),
+                executed: outcome.executed,
+                error: outcome.failure.map(|failure| failure.error),
+                address: outcome.failure.map_or(0, |failure| failure.address),
+            });
             if let Some(busy) = queue.client().busy_ns.get(queue.engine()) {
                 // CAST: No moment that has been lies before the one that was taken first.
                 busy.add(start.elapsed().as_nanos() as u64);

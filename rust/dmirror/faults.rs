@@ -19,7 +19,11 @@
 
 use core::ops::Range;
 
-use emu::kthread::{clear_interrupt, Kthread, KthreadBody};
+pub(crate) use emu::trace::engine::Reason;
+use emu::{
+    kthread::{clear_interrupt, Kthread, KthreadBody},
+    trace::engine::{Client, FaultBatch, FaultPost},
+};
 use hmm::counter::Counter;
 use kernel::{
     fmt, new_condvar, new_mutex,
@@ -36,24 +40,11 @@ pub(crate) const LANES: usize = 16;
 /// A page that an engine misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Miss {
-    /// Whose address space it is in, by number.
-    pub(crate) client: u64,
+    /// Whose address space it is in.
+    pub(crate) client: Client,
     /// The number of the page.
     pub(crate) page: usize,
     pub(crate) reason: Reason,
-}
-
-/// Why an engine posts a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// It cannot read it, or fetch a packet from it.
-    Read,
-    /// It cannot write to it.
-    Write,
-    /// It cannot make atomic operations on it.
-    Atomic,
-    /// It has used the block that the page is in often enough where that is.
-    Hot,
 }
 
 /// Why the engines of a group have posted its pages.
@@ -138,6 +129,8 @@ pub(crate) struct FaultStats {
 /// The fault buffer of a device.
 #[pin_data]
 pub(crate) struct FaultBuffer {
+    /// The number of the device.
+    device: u32,
     #[pin]
     buffer: Mutex<Buffer>,
     /// Something was posted, decided or done, or there is room.
@@ -150,8 +143,8 @@ pub(crate) struct FaultBuffer {
 }
 
 impl FaultBuffer {
-    /// Makes a buffer for so many engines.
-    pub(crate) fn new(engines: usize) -> Result<Arc<Self>> {
+    /// Makes a buffer for so many engines of the device with a number.
+    pub(crate) fn new(device: u32, engines: usize) -> Result<Arc<Self>> {
         let mut stalled = KVec::with_capacity(engines, GFP_KERNEL)?;
         for _ in 0..engines.min(MAX_ENGINES) {
             let to_do = KVec::with_capacity(LANES, GFP_KERNEL)?;
@@ -174,6 +167,7 @@ impl FaultBuffer {
             is_stopped: false,
         };
         let this = pin_init!(Self {
+            device,
             buffer <- new_mutex!(buffer, "FaultBuffer::buffer"),
             changed <- new_condvar!("FaultBuffer::changed"),
             handler <- new_mutex!(None, "FaultBuffer::handler"),
@@ -277,6 +271,7 @@ impl FaultBuffer {
         let room = limits.room.clamp(1, MAX_FAULTS as usize);
         let mut misses = misses.iter().take(LANES).peekable();
         let mut is_first = true;
+        let mut has_waited = false;
         let mut buffer = self.buffer.lock();
         buffer.limits = limits;
         while misses.peek().is_some() {
@@ -289,6 +284,14 @@ impl FaultBuffer {
                     self.stats.posted.add(1);
                     // There is room: the limit is not above the capacity.
                     let _ = buffer.entries.push_within_capacity(Entry { miss, engine });
+                    FaultPost::emit(|| FaultPost {
+                        device: self.device,
+                        engine,
+                        client: miss.client,
+                        page: miss.page,
+                        reason: miss.reason,
+                        overflow: core::mem::take(&mut has_waited),
+                    });
                 }
             }
             self.changed.notify_all();
@@ -297,6 +300,7 @@ impl FaultBuffer {
             }
             if core::mem::take(&mut is_first) {
                 self.stats.overflows.add(1);
+                has_waited = true;
             }
             if self.changed.wait_interruptible(&mut buffer) {
                 drop(buffer);
@@ -343,7 +347,7 @@ impl Buffer {
     fn decide(&mut self, batch: &[Entry], granule: usize) -> usize {
         let mut merged = 0;
         let same = |one: &Entry, other: &Entry| {
-            one.miss.client == other.miss.client
+            one.miss.client.number == other.miss.client.number
                 && one.miss.page / granule == other.miss.page / granule
         };
         for run in batch.chunk_by(same) {
@@ -354,7 +358,7 @@ impl Buffer {
             let mut group = Group {
                 pages: first.miss.page..last.miss.page + 1,
                 reasons: Reasons::default(),
-                client: first.miss.client,
+                client: first.miss.client.number,
                 engines: 0,
             };
             for entry in run {
@@ -378,7 +382,7 @@ impl Buffer {
 
 /// Sorts a batch by process and page: a few entries, of which those of an engine are in order.
 fn sort(batch: &mut [Entry]) {
-    let key = |entry: &Entry| (entry.miss.client, entry.miss.page);
+    let key = |entry: &Entry| (entry.miss.client.number, entry.miss.page);
     for end in 1..batch.len() {
         let mut at = end;
         while at > 0 && key(&batch[at - 1]) > key(&batch[at]) {
@@ -418,9 +422,15 @@ impl KthreadBody for Handler {
             let limits = buffer.limits;
             buffer.take_batch(limits.batch, &mut self.batch);
             let merged = buffer.decide(&self.batch, limits.granule.max(1));
-            drop(buffer);
+            // Before an engine sees to it, so that whoever waits for that finds it counted.
+            FaultBatch::emit(|| FaultBatch {
+                device: faults.device,
+                entries: self.batch.len(),
+                merged,
+            });
             faults.stats.batches.add(1);
             faults.stats.merged.add(merged as u64);
+            drop(buffer);
             faults.changed.notify_all();
         }
     }

@@ -101,6 +101,8 @@ impl Jobs {
 #[pin_data]
 pub(crate) struct Queue {
     client: Arc<Client>,
+    /// Its number in the open file.
+    number: u32,
     /// Which engine works on it.
     engine: usize,
     eventfd: Option<Eventfd>,
@@ -118,6 +120,7 @@ impl Queue {
     /// Makes a queue of up to `depth` jobs, which is not 0.
     pub(crate) fn new(
         client: Arc<Client>,
+        number: u32,
         engine: usize,
         depth: usize,
         eventfd: Option<Eventfd>,
@@ -138,6 +141,7 @@ impl Queue {
         };
         let queue = pin_init!(Self {
             client,
+            number,
             engine,
             eventfd,
             jobs <- new_mutex!(jobs, "Queue::jobs"),
@@ -150,6 +154,10 @@ impl Queue {
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     pub(crate) fn engine(&self) -> usize {

@@ -12,7 +12,8 @@
 //!
 //! The events are in a trace system of the module's name: each module links an object of its own
 //! that defines them, see `rust/helpers/trace.c`. This crate fires [`DeviceFault`], [`CpuFault`]
-//! with its [`Migrate`], and [`Invalidate`]; the driver fires the others.
+//! with its [`Migrate`], and [`Invalidate`]; the driver fires the others, among them those of its
+//! [`engine`]s.
 //!
 //! An event may be fired in any context and under any lock: it neither sleeps nor allocates.
 
@@ -143,6 +144,9 @@ macro_rules! fire {
         }
     };
 }
+
+// After the macros, which it uses.
+pub mod engine;
 
 fn errno(error: Option<Error>) -> i32 {
     error.map_or(0, Error::to_errno)

@@ -3,6 +3,8 @@
  * The trace events of a driver on `emu`, and what the numbers in them mean. The Rust
  * side, rust/emu/trace.rs, has its values from here, through bindgen.
  *
+ * Those of engines are in dmirror_engine_events.h.
+ *
  * A module defines them by an object that includes trace.c. They are in a trace system
  * of the name that the module gives, DMIRROR_TRACE_SYSTEM: two modules that are loaded
  * at a time do not meet.
@@ -44,12 +46,29 @@
 	EM( DMIRROR_ANSWER_OUT_OF_MEMORY, "out_of_memory")	\
 	EMe(DMIRROR_ANSWER_BUS_ERROR,	"bus_error")
 
+/* Why an engine posts a page to the fault buffer. */
+#define DMIRROR_REASONS						\
+	EM( DMIRROR_REASON_READ,	"read")			\
+	EM( DMIRROR_REASON_WRITE,	"write")		\
+	EM( DMIRROR_REASON_ATOMIC,	"atomic")		\
+	EMe(DMIRROR_REASON_HOT,		"hot")
+
+/* What is done about it. */
+#define DMIRROR_DECISIONS					\
+	EM( DMIRROR_DECISION_MAP,	"map")			\
+	EM( DMIRROR_DECISION_MOVE,	"move")			\
+	EM( DMIRROR_DECISION_NAP,	"nap")			\
+	EM( DMIRROR_DECISION_PIN,	"pin")			\
+	EMe(DMIRROR_DECISION_PRESENT,	"present")
+
 #define EM(value, name)		value,
 #define EMe(value, name)	value
 enum dmirror_trace_cause { DMIRROR_CAUSES };
 enum dmirror_trace_place { DMIRROR_PLACES };
 enum dmirror_trace_access { DMIRROR_ACCESSES };
 enum dmirror_trace_answer { DMIRROR_ANSWERS };
+enum dmirror_trace_reason { DMIRROR_REASONS };
+enum dmirror_trace_decision { DMIRROR_DECISIONS };
 #undef EM
 #undef EMe
 
@@ -84,6 +103,8 @@ DMIRROR_PLACES
 DMIRROR_ACCESSES
 DMIRROR_ANSWERS
 DMIRROR_CHANGES
+DMIRROR_REASONS
+DMIRROR_DECISIONS
 
 #undef EM
 #undef EMe
@@ -366,6 +387,8 @@ TRACE_EVENT(reserve,
 		  __entry->device, __entry->pid, __entry->block, __entry->pages,
 		  __entry->evict, __entry->got, __entry->error)
 );
+
+#include "dmirror_engine_events.h"
 
 #endif
 

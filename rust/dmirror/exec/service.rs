@@ -9,10 +9,14 @@
 use core::ops::Range;
 
 use emu::{
+    device::DeviceOps,
     kthread::clear_interrupt,
     memcg::charge_to,
     sched::fatal_signal_pending,
-    trace::Cause,
+    trace::{
+        engine::{Decision, FaultService},
+        Cause,
+    },
     view::{Access, ViewGuard},
 };
 use hmm::{
@@ -33,7 +37,7 @@ use crate::{
     call::{window_at, Buffers, Call, Counts},
     client::Client,
     device::DeviceMemory,
-    faults::{FaultLimits, Group, Miss, Reason, Reasons, LANES},
+    faults::{FaultLimits, Group, Miss, Reason, LANES},
     migrate,
     packet::{Side, WORD},
     policy::{self, Setting, MAX_NAP_US, MAX_PIN_MS, MAX_TIMESLICE_US},
@@ -61,7 +65,7 @@ struct Misses {
 impl Misses {
     fn new(client: &Client, reason: Reason) -> Self {
         let none = Miss {
-            client: client.number(),
+            client: client.traced(),
             page: 0,
             reason,
         };
@@ -166,12 +170,13 @@ impl Execution<'_> {
         };
         let buffers = &mut *self.buffers;
         let may_go_on = || queue.check(job).is_ok();
+        let engine = queue.engine();
         client.device().faults().serve(
-            queue.engine(),
+            engine,
             misses.as_slice(),
             limits,
             || queue.check(job).map_err(Stop::Packet),
-            |group| see_to(client, buffers, group, may_go_on),
+            |group| see_to(client, engine, buffers, group, may_go_on),
         )?;
         clear_interrupt();
         // After that, so that no interrupt is lost.
@@ -216,7 +221,8 @@ impl Execution<'_> {
     }
 }
 
-/// Moves the pages of a window, of which what cannot be moved stays.
+/// Moves the pages of a window, of which what cannot be moved stays, and returns how many moved to
+/// the device.
 fn move_pages(
     client: &Client,
     buffers: &mut Buffers,
@@ -224,7 +230,7 @@ fn move_pages(
     window: Range<usize>,
     to: Side,
     cause: Cause,
-) {
+) -> u64 {
     let npages = (window.len() / PAGE_SIZE) as u64;
     let mut counts = Counts::default();
     if let Ok(user_range) = UserRange::new(window.start as u64, npages, PAGE_SHIFT as u32) {
@@ -242,10 +248,40 @@ fn move_pages(
         });
     }
     client.stats.add(&counts);
+    counts.moved_out
 }
 
-/// Does for a group of faults what policy says, as long as the job may go on.
-fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, may_go_on: impl Fn() -> bool) {
+/// What was done about a granule.
+struct Service {
+    /// The pages of the granule, by number.
+    granule: Range<usize>,
+    /// The same, with what goes with them.
+    pages: Range<usize>,
+    decision: Decision,
+    /// Pages that have moved to the device.
+    moved: u64,
+}
+
+impl Service {
+    /// Nothing has moved.
+    fn nothing(granule: Range<usize>, decision: Decision) -> Self {
+        Self {
+            pages: granule.clone(),
+            granule,
+            decision,
+            moved: 0,
+        }
+    }
+}
+
+/// Does for a group of faults what policy says, by an engine, as long as its job may go on.
+fn see_to(
+    client: &Client,
+    engine: usize,
+    buffers: &mut Buffers,
+    group: &Group,
+    may_go_on: impl Fn() -> bool,
+) {
     if group.client() != client.number() {
         return;
     }
@@ -254,27 +290,40 @@ fn see_to(client: &Client, buffers: &mut Buffers, group: &Group, may_go_on: impl
     };
     let mut page = group.pages.start;
     while page < group.pages.end && may_go_on() {
-        page = see_to_granule(client, buffers, &users, page, group.reasons).max(page + 1);
+        let service = see_to_granule(client, buffers, &users, page, group);
+        page = service.granule.end.max(page + 1);
+        FaultService::emit(|| FaultService {
+            device: client.device().pagemap().ops().number(),
+            engine,
+            client: client.traced(),
+            pages: service.pages,
+            granule: service.granule.len(),
+            decision: service.decision,
+            moved: service.moved as usize,
+        });
     }
     put(users);
 }
 
-/// Does what policy says for the granule of a page, by number, and returns the end of that granule.
+/// Does what policy says for the granule of a page of a group, by number.
 fn see_to_granule(
     client: &Client,
     buffers: &mut Buffers,
     users: &MmWithUser,
     page: usize,
-    reasons: Reasons,
-) -> usize {
+    group: &Group,
+) -> Service {
+    let reasons = group.reasons;
     let memory = client.device().pagemap().ops();
     let (advice, same) = client.attributes_at(page << PAGE_SHIFT);
     if !reasons.any(|reason| moves(memory, &advice, reason)) {
-        // What is missed is mapped where it is, by the access itself.
-        return page + 1;
+        // What is missed is mapped where it is, by the access itself: the page, and those behind it
+        // for which the same was advised.
+        let end = group.pages.end.min(same.end >> PAGE_SHIFT).max(page + 1);
+        return Service::nothing(page..end, Decision::Map);
     }
     let Some(bounds) = movable_bounds(users, page, &same) else {
-        return page + 1;
+        return Service::nothing(page..page + 1, Decision::Map);
     };
     let is_hot = reasons.any(|reason| reason == Reason::Hot);
     let part = match is_hot {
@@ -294,26 +343,27 @@ fn see_to_granule(
     };
     if !is_hot && is_on_device(client, page..page + 1) {
         // It came with another one.
-        return page + 1;
+        return Service::nothing(page..page + 1, Decision::Present);
     }
     let now = memory.now_ns();
     let limits = thrash_limits(memory);
     // Not in the match, for all of which the lock would be held.
     let verdict = client.thrashing.lock().missed(part.start, now, &limits);
-    match verdict {
-        Verdict::Move => {}
+    let decision = match verdict {
+        Verdict::Move => Decision::Move,
         Verdict::Nap => {
             memory.service().naps.add(1);
             let nap = memory.setting(Setting::ThrashNap).min(MAX_NAP_US);
             if !fatal_signal_pending() {
                 fsleep(Delta::from_micros(nap.into()));
             }
+            Decision::Nap
         }
         Verdict::Pin => {
             memory.service().pins.add(1);
-            return part.end;
+            return Service::nothing(part, Decision::Pin);
         }
-    }
+    };
     // A hot block is all that there is to move.
     let whole = if is_hot {
         part.clone()
@@ -326,7 +376,7 @@ fn see_to_granule(
         .prefetched
         .add((whole.len() - part.len()) as u64);
     let bytes = whole.start << PAGE_SHIFT..whole.end << PAGE_SHIFT;
-    move_pages(
+    let moved = move_pages(
         client,
         buffers,
         users,
@@ -339,7 +389,12 @@ fn see_to_granule(
     let view = client.view();
     let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
-    part.end
+    Service {
+        granule: part,
+        pages: whole,
+        decision,
+        moved,
+    }
 }
 
 /// Returns whether the device has all of the pages, by number, mapped in its own memory.

@@ -4,7 +4,10 @@
 
 use core::ops::Range;
 
-use emu::kthread::{Kthread, KthreadBody};
+use emu::{
+    kthread::{Kthread, KthreadBody},
+    trace::engine::Client,
+};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -60,7 +63,7 @@ impl Bench {
             is_held: Atomic::new(false),
         });
         Ok(Self {
-            faults: FaultBuffer::new(4)?,
+            faults: FaultBuffer::new(0, 4)?,
             log: Arc::pin_init(log, GFP_KERNEL)?,
         })
     }
@@ -75,7 +78,8 @@ impl Bench {
         posted: u64,
     ) -> Result<Kthread<Engine>> {
         let mut own = KVec::with_capacity(misses.len(), GFP_KERNEL)?;
-        for &(client, page) in misses {
+        for &(number, page) in misses {
+            let client = Client { number, pid: 0 };
             let reason = Reason::Read;
             own.push(
                 Miss {

@@ -70,6 +70,7 @@ mod stats;
 mod swap;
 mod task;
 mod trace;
+mod trace_engine;
 mod uffd;
 mod unload;
 mod user_faults;
@@ -233,7 +234,7 @@ themes! {
         [set_arguments, set_and_got, unmapped]
     coherent(coherent, parameters) "devices with coherent memory"
         [cpu_access_stays, device_access, forked]
-    trace(trace) "trace events say what happened" []
+    trace(trace, trace_engine) "trace events say what happened" []
     stats(stats) "statistics say how much happened" [request, cpu_fault, freed]
     unload(unload) "the module goes while pages are there" [pages_come_back, other_processes]
 }
