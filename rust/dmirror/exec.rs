@@ -19,6 +19,7 @@ use kernel::{
 
 mod atomic;
 mod memory;
+mod neighbours;
 mod service;
 
 use crate::{

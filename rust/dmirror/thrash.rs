@@ -6,6 +6,8 @@
 //! a short time, the device first leaves the granule alone for a while, so that the CPU gets
 //! something done; if that does not help it uses the pages where they are, for longer.
 
+use core::ops::Range;
+
 /// How many granules are watched: those that were missed last.
 const WATCHED: usize = 16;
 
@@ -87,6 +89,14 @@ impl Thrashing {
         granule.events = 1;
         granule.pinned_until = now.saturating_add(limits.pin_ns);
         Verdict::Pin
+    }
+
+    /// Returns whether one of the granules that begin in `pages` is used where it is at a time, in
+    /// nanoseconds.
+    pub(crate) fn is_pinned(&self, pages: &Range<usize>, now: u64) -> bool {
+        self.granules
+            .iter()
+            .any(|granule| pages.contains(&granule.first) && now < granule.pinned_until)
     }
 
     /// Returns a granule, which takes the place of another if it is not watched yet.

@@ -19,10 +19,7 @@ use emu::{
     },
     view::{Access, ViewGuard},
 };
-use hmm::{
-    memremap::HPAGE_PMD_NR,
-    vma::{task_size, LockedVma},
-};
+use hmm::{memremap::HPAGE_PMD_NR, vma::task_size};
 use kernel::{
     mm::MmWithUser,
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -30,7 +27,11 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-use super::{memory::put, Execution, Stop};
+use super::{
+    memory::put,
+    neighbours::{movable_bounds, with_dense_rest},
+    Execution, Stop,
+};
 use crate::{
     alloc::BLOCK_PAGES,
     attributes::{Atomics, Attributes, Location, Reach},
@@ -425,43 +426,6 @@ pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) 
             advice.location == Location::Device || memory.setting(Setting::Migrate) != 0
         }
     }
-}
-
-/// Returns the pages, by number, of the VMA that a page is in, as far as the same was advised for
-/// them (bytes), if they may be ones that can move.
-fn movable_bounds(users: &MmWithUser, page: usize, same: &Range<usize>) -> Option<Range<usize>> {
-    let mmap = users.mmap_read_lock();
-    let vma = LockedVma::lookup(&mmap, page << PAGE_SHIFT)?;
-    let (start, end) = (vma.start().max(same.start), vma.end().min(same.end));
-    let bounds = start >> PAGE_SHIFT..end >> PAGE_SHIFT;
-    let may_move = vma.may_have_anonymous_pages() && !vma.never_migrates();
-    may_move.then_some(bounds)
-}
-
-/// Returns a granule with what is to be moved together with it.
-fn with_dense_rest(
-    client: &Client,
-    buffers: &mut Buffers,
-    users: &MmWithUser,
-    part: Range<usize>,
-    bounds: &Range<usize>,
-) -> Range<usize> {
-    let memory = client.device().pagemap().ops();
-    let percent = memory.setting(Setting::Prefetch);
-    if percent == 0 || part.len() >= HPAGE_PMD_NR {
-        return part;
-    }
-    let block = part.start & !(HPAGE_PMD_NR - 1);
-    let inside = bounds.start.max(block)..bounds.end.min(block + HPAGE_PMD_NR);
-    let bytes = inside.start << PAGE_SHIFT..inside.end << PAGE_SHIFT;
-    let Ok(there) = migrate::on_device(client.view(), users, bytes, &mut buffers.fault) else {
-        return part;
-    };
-    let relative = |range: &Range<usize>| range.start - block..range.end - block;
-    let is_there = |nth: usize| there.contains(nth + block - inside.start);
-    let (missed, inside_block) = (relative(&part), relative(&inside));
-    let dense = policy::dense_part(missed, &inside_block, HPAGE_PMD_NR, percent, is_there);
-    dense.start + block..dense.end + block
 }
 
 /// Lets what has moved stay for a while, before a CPU gets it.

@@ -133,6 +133,26 @@ fn what_is_pinned_does_not_touch_others() {
     assert_eq!(thrashing.missed(0, 2, &LIMITS), Pin);
 }
 
+#[test]
+fn what_is_pinned_is_so_for_a_while_and_by_its_first_page() {
+    let mut thrashing = Thrashing::default();
+    let is_pinned = |thrashing: &Thrashing, now| {
+        [0..4, 4..8, 5..512, 0..512, 0..0].map(|pages| thrashing.is_pinned(&pages, now))
+    };
+    assert_eq!(is_pinned(&thrashing, 0), [false; 5]);
+    while thrashing.missed(4, 1, &LIMITS) != Pin {
+        assert_eq!(is_pinned(&thrashing, 1), [false; 5]);
+    }
+    let end = 1 + LIMITS.pin_ns;
+    for now in [1, end - 1] {
+        assert_eq!(
+            is_pinned(&thrashing, now),
+            [false, true, false, true, false]
+        );
+    }
+    assert_eq!(is_pinned(&thrashing, end), [false; 5]);
+}
+
 /// However often it is missed, the device moves, naps and pins by turns: none goes on for ever.
 #[test]
 fn each_verdict_comes_again() {

@@ -328,7 +328,11 @@ impl Device {
         let is_there = |nth: usize| self.memory.frame(start + nth).is_some();
         let inside = relative(&clip(block, bounds));
         let dense = dense_part(relative(part), &inside, BLOCK_PAGES, percent, is_there);
-        start + dense.start..start + dense.end
+        let whole = start + dense.start..start + dense.end;
+        match self.thrashing.is_pinned(&whole, self.memory.now) {
+            true => part.clone(),
+            false => whole,
+        }
     }
 
     fn thrash_limits(&self) -> Limits {

@@ -152,6 +152,12 @@ fn only_uvm_tells_ping_pong_as_thrashing() {
 }
 
 #[test]
+fn what_is_pinned_is_used_over_the_bus() {
+    let counts = after(preset("uvm"), Eviction::Lru, Pattern::PingPong, 100).counts;
+    assert!(counts.remote > 0, "{counts:?}");
+}
+
+#[test]
 fn only_xe_has_a_cpu_wait_for_slices() {
     for preset in migrating() {
         let counts = after(preset, Eviction::Lru, Pattern::PingPong, 100).counts;

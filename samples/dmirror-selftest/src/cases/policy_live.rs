@@ -16,6 +16,7 @@ use dmirror_client::Packet;
 use dmirror_client::Region;
 use dmirror_client::Survey;
 use dmirror_client::packet::Width;
+use dmirror_client::page_size;
 use dmirror_client::region::Advice;
 
 use super::cases;
@@ -34,6 +35,7 @@ cases! { "policy":
     timeslice = "A CPU does not get what an engine has just fetched before its time slice is over.",
     timeslice_ends = "It gets it then, and after eight times that at the latest, however large the file's number.",
     thrashing = "A granule that a CPU wants back again and again is left alone for a while, then used where it is.",
+    pinned_beside_others = "A page that is used where it is does not move with what is missed near it.",
     pinned_for_a_while = "When that time is over it moves again.",
     fight = "Whatever the policy, CPUs and engines that want one page all make progress, and lose nothing.",
     small_buffer = "A fault buffer of one entry, in batches of one, serves two engines; what found no room is counted.",
@@ -136,7 +138,11 @@ struct Wanted<'w> {
 
 impl<'w> Wanted<'w> {
     fn new(worker: &'w Worker) -> Result<Self> {
-        let memory = Memory::new(1)?;
+        Self::with_neighbours(worker, 0)
+    }
+
+    fn with_neighbours(worker: &'w Worker, neighbours: usize) -> Result<Self> {
+        let memory = Memory::new(1 + neighbours)?;
         // Writes what is there.
         let value = memory.region.load(1);
         let packets = worker.store(&[Packet::fence(memory.region.addr() + 8, value)]);
@@ -195,6 +201,27 @@ fn pinned_for_a_while(context: &Context) -> Result<()> {
     wanted.memory.region.advise(0..1, Advice::DontNeed)?;
     wanted.memory.fill(0..1);
     equal("afterwards", wanted.to_and_fro()?, true)
+}
+
+fn pinned_beside_others(context: &Context) -> Result<()> {
+    let policy = Policy::with("uvm", &THRASHING)?;
+    let worker = Worker::new(context)?;
+    let wanted = Wanted::with_neighbours(&worker, 7)?;
+    let mut moved = Vec::new();
+    for _ in 0..5 {
+        moved.push(wanted.to_and_fro()?);
+    }
+    equal(
+        "whether it has moved",
+        moved,
+        vec![true, true, true, true, false],
+    )?;
+    // From now on what is missed brings all that is near it.
+    policy.set("prefetch", 1)?;
+    let memory = &wanted.memory;
+    worker.does(&[touch(memory.region.addr() + 4 * page_size() as u64)])?;
+    memory.expect("what was missed", 4..5, Where::Device)?;
+    memory.expect("what is used where it is", 0..1, Where::System)
 }
 
 /// CPU threads and two engines add to words of their own in one page, and to one that all share.
