@@ -4,25 +4,30 @@
 
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
+use anyhow::ensure;
 use dmirror_client::Errno;
 use dmirror_client::Packet;
 use dmirror_client::Region;
 use dmirror_client::packet::Width;
 use dmirror_client::page_size;
 use dmirror_client::queue::Options;
+use dmirror_client::queue::Outcome;
 use dmirror_client::uffd::Mode;
 
 use super::cases;
 use super::uffd::answering;
 use super::uffd::uffd;
+use crate::check::Where;
 use crate::check::equal;
 use crate::context::Context;
 use crate::context::Gate;
 use crate::context::helper;
 use crate::context::joined;
 use crate::inject::Delay;
+use crate::memory::HUGE;
 use crate::memory::Memory;
 use crate::settings::Policy;
 use crate::worker::PATIENCE;
@@ -104,15 +109,25 @@ fn destroyed_before_a_fault(context: &Context) -> Result<()> {
     let uffd = uffd()?;
     let policy = Policy::with("xe", &[])?;
     let worker = Worker::of(open_with_two(context)?, Options::new(2).engine(0))?;
-    let memory = Memory::untouched(PAGES)?;
+    // In one granule, however large.
+    let memory = Memory::of(Region::options(PAGES).align(HUGE).huge(false).map()?);
     // It is what moves, while the engine is on its way to the page that nobody provides.
     memory.region.store(page_size() / size_of::<u64>(), 1);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    // The packets are on the device before.
-    worker.does(&[Packet::spin(0)])?;
+    let fill = Packet::fill(memory.region.addr(), 64, 1);
+    let at = worker.store(&[Packet::spin(0), fill]);
+    // The packets are on the device before: else it would be they that move.
+    let job = worker.queue.submit(at, 1)?;
+    equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
     let delay = Delay::new("out_moved", 500_000)?;
-    worker.submit(&[Packet::fill(memory.region.addr(), 64, 1)])?;
-    thread::sleep(Duration::from_millis(200));
+    worker.queue.submit(at + Packet::SIZE as u64, 1)?;
+    let start = Instant::now();
+    while memory
+        .expect("what is to move", 1..2, Where::System)
+        .is_ok()
+    {
+        ensure!(start.elapsed() < PATIENCE, "nothing moves");
+    }
     ends(worker)?;
     drop(delay);
     drop(policy);

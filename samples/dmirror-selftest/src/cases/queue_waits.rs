@@ -139,12 +139,20 @@ fn destroyed_with_signals(context: &Context) -> Result<()> {
     for pages in [1, 4, 16] {
         let worker = Worker::on(context, 0)?;
         let memory = Memory::new(pages)?;
-        worker.does(&[Packet::spin(0)])?;
+        let range = memory.region.range();
+        let fill = Packet::fill(range.addr(), range.bytes(), 7);
+        let at = worker.store(&[Packet::spin(0), fill]);
+        let job = worker.queue.submit(at, 1)?;
+        equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
+        // What fork leaves alone the engine need not look at again.
+        for region in [&worker.code, &memory.region] {
+            region.advise(0..region.pages(), Advice::DontFork)?;
+        }
+        let disturber = disturber(Signal::SIGUSR2)?;
         // Then it writes, and nothing interrupts it before.
         let delay = Delay::new("walked", HELD.as_micros() as u32)?;
-        let range = memory.region.range();
-        worker.submit(&[Packet::fill(range.addr(), range.bytes(), 7)])?;
-        let disturber = disturber(Signal::SIGUSR2)?;
+        worker.queue.submit(at + Packet::SIZE as u64, 1)?;
+        thread::sleep(HELD / 4);
         let before = signals_counted();
         soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
         signals += signals_counted() - before;
