@@ -30,7 +30,8 @@ pub fn for_error(error: &Error) -> Vec<String> {
             lines.push(format!("The module dmirror is not loaded. {LOAD}"));
         }
         io::ErrorKind::PermissionDenied if !is_root() => lines.push(
-            "Device files, debugfs and tracefs are root's: run this as root, with sudo.".to_owned(),
+            "Devices, debugfs, tracefs and other users' processes are for root: use sudo."
+                .to_owned(),
         ),
         _ => {}
     }

@@ -6,8 +6,18 @@
 //! Each subcommand is a module with its arguments and a function `run`. What is a program by
 //! itself, too, is a library of its own.
 
+mod advise;
 mod generate;
 mod help;
+mod info;
+mod map;
+mod needs;
+mod ranges;
+mod release;
+mod state;
+mod top;
+mod trace;
+mod words;
 
 use std::env;
 use std::ffi::OsString;
@@ -33,6 +43,25 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show devices, their memory, policy and engines, and who uses them
+    Info(info::Arguments),
+    /// Show what devices do, again and again
+    ///
+    /// Keys pause, sort, and set the policy; h shows them. Without a terminal it prints lines.
+    Top(top::Arguments),
+    /// Show where the memory of a process is, mapping by mapping
+    ///
+    /// The process need not have opened a device, and notices nothing.
+    Map(map::Arguments),
+    /// Show trace events as they happen: what moves, for whom, and why
+    Trace(trace::Arguments),
+    /// Say where memory of a process should be, to the devices that it has open
+    ///
+    /// Advice is for the jobs that engines do for those open files, and goes before the policy of
+    /// the device. It moves nothing by itself.
+    Advise(advise::Arguments),
+    /// Bring back all that is on a device, whoever owns it
+    Release(release::Arguments),
     /// Show a program's pages going to device memory and coming back
     ///
     /// Exits with 0 if every page and every byte was where it should be, with 1 otherwise.
@@ -70,6 +99,12 @@ fn run(command: Command) -> Result<ExitCode> {
     };
     let done = |()| ExitCode::SUCCESS;
     match command {
+        Command::Info(arguments) => arguments.run().map(done),
+        Command::Top(arguments) => arguments.run().map(done),
+        Command::Map(arguments) => arguments.run().map(done),
+        Command::Trace(arguments) => arguments.run(),
+        Command::Advise(arguments) => arguments.run().map(done),
+        Command::Release(arguments) => arguments.run().map(done),
         Command::Demo(arguments) => Ok(dmirror_demo::run(&arguments)),
         Command::Selftest(arguments) => Ok(dmirror_selftest::run(&arguments, Some("selftest"))),
         Command::Stress { command } => dmirror_stress::run(&command).map(exit),
