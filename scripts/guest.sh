@@ -104,7 +104,7 @@ choose_accel() {
 
 # prepare: sets image, and fills $tmp/root with everything but the tools.
 prepare() {
-	local dir modules=() module
+	local dir modules=() module program
 	# A guest without our module shall start even when that does not build.
 	if [ "$BUILT" = 1 ]; then
 		:
@@ -138,7 +138,11 @@ prepare() {
 	if ! dir=$("$SCRIPTS/samples.sh"); then
 		note "going on without the programs of samples/"
 	else
-		find "$dir" -maxdepth 1 -type f -perm -u+x ! -name '*.so' -exec cp -t "$tmp/root/bin" {} +
+		# dmirror is all of its subcommands' programs, so that there is less to unpack.
+		find "$dir" -maxdepth 1 -type f -perm -u+x ! -name '*.so' ! -name 'dmirror-*' -exec cp -t "$tmp/root/bin" {} +
+		for program in "$dir"/dmirror-*; do
+			[ ! -x "$program" ] || ln -s dmirror "$tmp/root/bin/${program##*/}"
+		done
 	fi
 	cp "$SCRIPTS/guest/init" "$tmp/root/init"
 	cp "$SCRIPTS/guest/load-module" "$tmp/root/bin"

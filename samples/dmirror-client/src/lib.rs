@@ -19,9 +19,12 @@
 //! | [`range`] | page-aligned ranges of an address space |
 //! | [`region`] | anonymous and file memory owned by a value |
 //! | [`pattern`] | data that tells which page and which round it belongs to |
+//! | [`map`] | where the memory of any process is, mapping by mapping |
 //! | [`place`] | where pages are, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
 //! | [`module`] | the kernel module's state, unloading and loading it |
+//! | [`node`] | which devices there are, and who has them open |
 //! | [`process`] | child processes |
+//! | [`trace`] | the module's trace events, in a buffer of one's own |
 //! | [`swap`] | swap areas on block devices |
 //! | [`uffd`] | faults answered by the program itself |
 //!
@@ -55,8 +58,10 @@ pub mod attach;
 mod compat;
 pub mod device;
 pub mod interpreter;
+pub mod map;
 mod mman;
 pub mod module;
+pub mod node;
 mod outcome;
 pub mod packet;
 pub mod pattern;
@@ -71,6 +76,7 @@ pub mod stats;
 pub mod swap;
 #[expect(unsafe_code, reason = "the one module where it is allowed")]
 mod sys;
+pub mod trace;
 pub mod uffd;
 
 pub use device::CallError;
@@ -104,6 +110,7 @@ pub use sys::query::Scan;
 pub use sys::query::Scanned;
 pub use sys::query::mincore;
 pub use sys::query::pagemap_scan;
+pub use sys::query::pagemap_scan_of;
 pub use sys::ring::Ring;
 pub use sys::ring::Transfer;
 pub use sys::secret_file;

@@ -71,6 +71,14 @@ impl Module {
         text.trim().parse().map_err(io::Error::other)
     }
 
+    /// What tells one build of it from another, if the kernel shows that: a version, or a number
+    /// made from its source.
+    pub fn version(&self) -> Option<String> {
+        let read = |file| fs::read_to_string(self.folder().join(file)).ok();
+        let text = read("version").or_else(|| read("srcversion"))?;
+        Some(text.trim_end().to_owned())
+    }
+
     /// The value of a parameter, if the module has it and shows it.
     pub fn parameter(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(self.folder().join("parameters").join(name)).ok()?;

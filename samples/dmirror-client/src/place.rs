@@ -153,6 +153,27 @@ pub fn device_memories() -> io::Result<Vec<DeviceMemory>> {
     Ok(Physical::read()?.devices)
 }
 
+/// Looks at some ranges of process `pid`; returns the places of each, and whether the kernel shows
+/// this program page frames.
+pub(crate) fn places_of(pid: i32, parts: &[PageRange]) -> io::Result<(Vec<Vec<Place>>, bool)> {
+    let mut map = Process::new(pid)
+        .and_then(|process| process.pagemap())
+        .map_err(io::Error::other)?;
+    let mut entries = Vec::new();
+    for part in parts {
+        let pages = part.page_numbers();
+        let found = map.get_range_info(pages.start as usize..pages.end as usize);
+        entries.push(found.map_err(io::Error::other)?);
+    }
+    // After pagemap: a module may add memory while it migrates.
+    let physical = Physical::read()?;
+    let places = |entries: Vec<PageInfo>| {
+        let places = entries.into_iter().map(|entry| physical.place(entry));
+        places.collect()
+    };
+    Ok((entries.into_iter().map(places).collect(), physical.shown))
+}
+
 /// Where the pages of a range are, at one moment.
 #[derive(Clone, Debug)]
 pub struct Survey {

@@ -17,6 +17,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -93,6 +94,20 @@ impl Policy {
             .ok_or_else(|| invalid("no preset is chosen"))
     }
 
+    /// The names of all presets, `custom` left out, which cannot be chosen.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file fails with.
+    pub fn presets(&self) -> io::Result<Vec<String>> {
+        let text = fs::read_to_string(self.folder.join("policy"))?;
+        let names = text
+            .split_whitespace()
+            .map(|word| word.trim_matches(['[', ']']));
+        let names = names.filter(|name| *name != "custom");
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Gives all settings the values of a preset.
     ///
     /// # Errors
@@ -101,6 +116,26 @@ impl Policy {
     /// know.
     pub fn choose(&self, preset: &str) -> io::Result<()> {
         fs::write(self.folder.join("policy"), preset)
+    }
+
+    /// The text of each file that the device has for a setting, whether this library knows it or
+    /// not, by name.
+    ///
+    /// # Errors
+    ///
+    /// What reading a file fails with.
+    pub fn files(&self) -> io::Result<BTreeMap<String, String>> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if ["policy", "stats"].contains(&name.as_str()) || !entry.file_type()?.is_file() {
+                continue;
+            }
+            let text = fs::read_to_string(entry.path())?;
+            files.insert(name, text.trim_end().to_owned());
+        }
+        Ok(files)
     }
 
     /// The values of all settings.
@@ -189,6 +224,10 @@ mod tests {
     fn the_preset_in_brackets_is_the_chosen_one() {
         let folder = Folder::new("preset", "test_hmm xe [kfd] uvm custom\n");
         assert_eq!(folder.policy().preset().unwrap(), "kfd");
+        assert_eq!(
+            folder.policy().presets().unwrap(),
+            ["test_hmm", "xe", "kfd", "uvm"]
+        );
         let folder = Folder::new("none", "test_hmm xe\n");
         let error = folder.policy().preset().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -203,6 +242,13 @@ mod tests {
         assert_ne!(policy.values().unwrap(), before);
         policy.put(&before).unwrap();
         assert_eq!(policy.values().unwrap(), before);
+        fs::write(folder.0.join("news"), "[new] old\n").unwrap();
+        let files = policy.files().unwrap();
+        assert_eq!(files.len(), SETTINGS.len() + 1);
+        assert_eq!(
+            (files["granule"].as_str(), files["news"].as_str()),
+            ("2", "[new] old")
+        );
     }
 
     #[test]

@@ -114,6 +114,8 @@ numbers! {
         reserved = "reserved_pages",
         /// Pages that nobody has.
         free = "free_pages",
+        /// Blocks of 512 pages that are free as a whole.
+        free_blocks = "free_blocks",
         /// Windows that the device has faulted in.
         device_faults = "svm_pagefault_count",
         /// Faults of CPUs on pages of the device.

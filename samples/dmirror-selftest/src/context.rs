@@ -14,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
@@ -160,9 +161,18 @@ pub fn memory_of(process: impl Display) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
+/// What comes before the arguments on the command line of this program.
+static SUBCOMMAND: OnceLock<Option<&'static str>> = OnceLock::new();
+
+/// Says what comes before the arguments on the command line, once.
+pub fn set_subcommand(subcommand: Option<&'static str>) {
+    SUBCOMMAND.get_or_init(|| subcommand);
+}
+
 /// Another program, to be executed: this one, which lists its cases to nobody.
 pub fn program() -> Command {
     let mut command = Command::new("/proc/self/exe");
+    command.args(SUBCOMMAND.get().copied().flatten());
     command.arg("--list").stdout(Stdio::null());
     command
 }

@@ -63,36 +63,114 @@ pub struct Scanned {
 /// none.
 pub fn pagemap_scan(range: PageRange, scan: Scan) -> std::io::Result<Vec<Scanned>> {
     let file = File::open("/proc/self/pagemap")?;
-    let nothing = page_region {
-        start: 0,
-        end: 0,
-        categories: 0,
-    };
-    let mut found = vec![nothing; range.pages() as usize];
-    let mut argument = pm_scan_arg {
+    let mut found = vec![NOTHING; range.pages() as usize];
+    let mut argument = arguments(range);
+    argument.category_mask = scan.0.into();
+    argument.return_mask = scan.0.into();
+    let count = send(&file, &mut argument, &mut found)?;
+    Ok(found.iter().take(count).map(Scanned::of).collect())
+}
+
+/// Finds the pages of `range` in process `pid` that are somewhere: in memory, in swap
+/// space, or with a device. Neighbours are one entry, as far as they are of one kind.
+///
+/// # Errors
+///
+/// As for [`pagemap_scan`], and `EACCES` if the process is somebody else's.
+pub fn pagemap_scan_of(pid: i32, range: PageRange) -> std::io::Result<Vec<Scanned>> {
+    const ROOM: usize = 256;
+    let file = File::open(format!("/proc/{pid}/pagemap"))?;
+    let kinds = Scan::PRESENT.0 | Scan::SWAPPED.0;
+    let mut all = Vec::new();
+    let mut room = [NOTHING; ROOM];
+    let mut argument = arguments(range);
+    argument.category_anyof_mask = kinds.into();
+    argument.return_mask = kinds.into();
+    // The kernel stops where there is no room for another entry, and says where.
+    while argument.start < range.end() {
+        let count = send(&file, &mut argument, &mut room)?;
+        all.extend(room.iter().take(count).map(Scanned::of));
+        if argument.walk_end <= argument.start {
+            break;
+        }
+        argument.start = argument.walk_end;
+    }
+    Ok(all)
+}
+
+const NOTHING: page_region = page_region {
+    start: 0,
+    end: 0,
+    categories: 0,
+};
+
+impl Scanned {
+    fn of(region: &page_region) -> Self {
+        Self {
+            start: region.start,
+            end: region.end,
+        }
+    }
+}
+
+/// What PAGEMAP_SCAN is told to look at, for nothing yet.
+fn arguments(range: PageRange) -> pm_scan_arg {
+    pm_scan_arg {
         size: size_of::<pm_scan_arg>() as u64,
         flags: 0,
         start: range.addr(),
         end: range.end(),
-        vec: found.as_mut_ptr() as u64,
-        vec_len: found.len() as u64,
+        vec: 0,
+        vec_len: 0,
         walk_end: 0,
         max_pages: 0,
         category_inverted: 0,
-        category_mask: scan.0.into(),
+        category_mask: 0,
         category_anyof_mask: 0,
-        return_mask: scan.0.into(),
-    };
+        return_mask: 0,
+    }
+}
+
+/// Sends PAGEMAP_SCAN; returns how many entries of `found` the kernel has filled.
+fn send(
+    file: &File,
+    argument: &mut pm_scan_arg,
+    found: &mut [page_region],
+) -> Result<usize, Errno> {
+    argument.vec = found.as_mut_ptr() as u64;
+    argument.vec_len = found.len() as u64;
     let request = nix::request_code_readwrite!(b'f', 16, size_of::<pm_scan_arg>());
     // SAFETY: the request names a struct of this size and layout. The kernel
     // writes to it, and to `found`, as many entries as it is told there are.
-    let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, &mut argument) };
-    let count = Errno::result(answer)?;
-    let found = found.iter().take(count as usize);
-    Ok(found
-        .map(|region| Scanned {
-            start: region.start,
-            end: region.end,
-        })
-        .collect())
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
+    Errno::result(answer).map(|count| count as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Region;
+    use crate::page_size;
+
+    /// More ranges than there is room for in one answer.
+    #[test]
+    fn finds_each_page_that_is_somewhere() {
+        let pages = 1024;
+        let region = Region::options(pages).huge(false).map().unwrap();
+        for page in (0..pages).step_by(2) {
+            region.store(page * Region::words_per_page(), 1);
+        }
+        let pid = std::process::id() as i32;
+        let found = match pagemap_scan_of(pid, region.range()) {
+            // A kernel before 6.7.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => return,
+            found => found.unwrap(),
+        };
+        assert_eq!(found.len(), pages / 2);
+        let size = page_size() as u64;
+        for (number, part) in (0_u64..).zip(found) {
+            assert_eq!(part.start, region.addr() + 2 * number * size);
+            assert_eq!(part.end - part.start, size);
+        }
+    }
 }

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What happens in a second: the difference of two looks.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use dmirror_client::Stats;
+
+use crate::state::BACK;
+use crate::state::DeviceState;
+use crate::state::FileState;
+use crate::state::OUT;
+use crate::state::State;
+
+/// What was there at a time.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What.
+    pub state: State,
+    /// When.
+    pub at: Instant,
+}
+
+impl Sample {
+    /// Looks now.
+    pub fn take() -> Result<Self> {
+        Ok(Self {
+            state: State::look()?,
+            at: Instant::now(),
+        })
+    }
+
+    /// How many seconds it is after another one.
+    pub fn since(&self, before: &Self) -> f64 {
+        self.at.duration_since(before.at).as_secs_f64().max(1e-3)
+    }
+
+    /// The device of a number.
+    pub fn device(&self, number: u32) -> Option<&DeviceState> {
+        let mut devices = self.state.devices.iter();
+        devices.find(|device| device.number == number)
+    }
+
+    /// What an open file was like before.
+    pub fn file(&self, like: &FileState) -> Option<&FileState> {
+        let mut files = self.state.files.iter();
+        files.find(|file| (file.pid, file.fd, file.client) == (like.pid, like.fd, like.client))
+    }
+}
+
+/// What a device does, per second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceRates {
+    /// Pages to the device, by cause.
+    pub out: Vec<(&'static str, f64)>,
+    /// Pages back, by cause.
+    pub back: Vec<(&'static str, f64)>,
+    /// Other things, each with its name.
+    pub faults: Vec<(&'static str, f64)>,
+}
+
+type Number = (&'static str, fn(&Stats) -> u64);
+
+/// What is shown besides pages that move.
+const FAULTS: [Number; 8] = [
+    ("cpu faults", |stats| stats.cpu_faults),
+    ("device faults", |stats| stats.device_faults),
+    ("engine misses", |stats| stats.fault_posted),
+    ("evicted blocks", |stats| stats.evictions),
+    ("invalidations", |stats| stats.invalidations),
+    ("freed pages", |stats| stats.freed),
+    ("naps", |stats| stats.naps),
+    ("pins", |stats| stats.pins),
+];
+
+impl DeviceRates {
+    /// What a device has done between two looks; nothing where its statistics are not shown.
+    pub fn between(before: &Sample, now: &Sample, number: u32) -> Self {
+        let stats = |sample: &Sample| sample.device(number)?.stats;
+        let (Some(old), Some(new)) = (stats(before), stats(now)) else {
+            return Self::default();
+        };
+        let seconds = now.since(before);
+        let rates = |numbers: &[Number]| {
+            let rate = |(name, of): &Number| {
+                // A module that was loaded again begins anew.
+                let more = of(&new).saturating_sub(of(&old));
+                (*name, more as f64 / seconds)
+            };
+            numbers.iter().map(rate).collect()
+        };
+        Self {
+            out: rates(&OUT),
+            back: rates(&BACK),
+            faults: rates(&FAULTS),
+        }
+    }
+
+    /// Pages to the device.
+    pub fn out(&self) -> f64 {
+        total(&self.out)
+    }
+
+    /// Pages back.
+    pub fn back(&self) -> f64 {
+        total(&self.back)
+    }
+}
+
+/// A sum that is not -0 where there is nothing.
+fn total(rates: &[(&str, f64)]) -> f64 {
+    rates.iter().fold(0.0, |sum, (_, rate)| sum + rate)
+}
+
+/// What is done for an open file.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FileRates {
+    /// Pages that its commands move to the device, per second.
+    pub out: f64,
+    /// Pages that they bring back, per second.
+    pub back: f64,
+    /// How much of the time engines work for it: 1 is one engine all the time.
+    pub busy: f64,
+}
+
+impl FileRates {
+    /// What was done between two looks.
+    pub fn between(before: &Sample, now: &Sample, file: &FileState) -> Self {
+        let Some(old) = before.file(file) else {
+            return Self::default();
+        };
+        let seconds = now.since(before);
+        let rate = |old: Option<u64>, new: Option<u64>| {
+            let more = new.unwrap_or(0).saturating_sub(old.unwrap_or(0));
+            more as f64 / seconds
+        };
+        let ns = |file: &FileState| file.engine_ns.iter().sum::<u64>();
+        Self {
+            out: rate(old.out_pages, file.out_pages),
+            back: rate(old.back_pages, file.back_pages),
+            busy: rate(Some(ns(old)), Some(ns(file))) / 1e9,
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::state::ModuleState;
+
+    /// Two looks, two seconds apart, at a device on which something happens.
+    pub fn samples() -> (Sample, Sample) {
+        let at = Instant::now();
+        let state = |round: u64| State {
+            module: ModuleState {
+                name: "dmirror".into(),
+                ..ModuleState::default()
+            },
+            devices: vec![DeviceState {
+                node: "/dev/hmm_dmirror0".into(),
+                memory: "private",
+                pages: Some(1024),
+                resident_pages: Some(256 * round),
+                reserved_pages: Some(0),
+                free_pages: Some(1024 - 256 * round),
+                free_blocks: Some(1),
+                engines: Some(2),
+                policy: Some("xe".into()),
+                stats: Some(Stats {
+                    out_request: 512 * round,
+                    back_cpu_fault: 100 * round,
+                    cpu_faults: 10 * round,
+                    pages: 1024,
+                    resident: 256 * round,
+                    ..Stats::default()
+                }),
+                ..DeviceState::default()
+            }],
+            files: vec![
+                FileState {
+                    pid: 7,
+                    program: "idle".into(),
+                    fd: 3,
+                    client: Some(1),
+                    device_kib: Some(8),
+                    ..FileState::default()
+                },
+                FileState {
+                    pid: 99,
+                    program: "busy".into(),
+                    fd: 3,
+                    client: Some(2),
+                    device_kib: Some(4),
+                    out_pages: Some(512 * round),
+                    engine_ns: vec![1_000_000_000 * round, 0],
+                    ..FileState::default()
+                },
+            ],
+            hidden: Vec::new(),
+        };
+        let before = Sample {
+            state: state(1),
+            at,
+        };
+        let now = Sample {
+            state: state(2),
+            at: at + Duration::from_secs(2),
+        };
+        (before, now)
+    }
+
+    #[test]
+    fn rates_are_per_second() {
+        let (before, now) = samples();
+        let rates = DeviceRates::between(&before, &now, 0);
+        assert_eq!((rates.out(), rates.back()), (256.0, 50.0));
+        assert_eq!(rates.faults[0], ("cpu faults", 5.0));
+        let busy = FileRates::between(&before, &now, &now.state.files[1]);
+        assert_eq!((busy.out, busy.busy), (256.0, 0.5));
+    }
+
+    #[test]
+    fn what_is_new_has_no_rate() {
+        let (mut before, now) = samples();
+        before.state.files.clear();
+        before.state.devices.clear();
+        let file = FileRates::between(&before, &now, &now.state.files[1]);
+        assert_eq!(file, FileRates::default());
+        assert_eq!(
+            DeviceRates::between(&before, &now, 0),
+            DeviceRates::default()
+        );
+    }
+
+    #[test]
+    fn a_module_that_was_loaded_again_has_no_negative_rates() {
+        let (before, now) = samples();
+        let rates = DeviceRates::between(&now, &before, 0);
+        assert_eq!(rates.out(), 0.0);
+    }
+}
