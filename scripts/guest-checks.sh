@@ -9,11 +9,12 @@
 . "$SCRIPTS/cases.sh"
 
 programs=$("$SCRIPTS/guest-programs.sh")
+files="$programs/foreign $programs/holder $programs/minimal $programs/on-terminal"
 kernels=("$@")
 [ $# -gt 0 ] || kernels=(stock debug)
 for kernel in "${kernels[@]}"; do
 	KERNEL=$kernel MODULE=dmirror NAME=checks CMD=checks \
-		FILES="$programs/foreign $programs/holder $programs/minimal $programs/on-terminal $SCRIPTS/guest/checks $SCRIPTS/guest/tool-cases" \
+		FILES="$files $SCRIPTS/guest/checks $SCRIPTS/guest/tool-cases" \
 		guest_cases "$kernel: " in_root "$SCRIPTS/guest/checks" --list
 done
 totals

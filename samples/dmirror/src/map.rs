@@ -161,15 +161,18 @@ fn show(map: &ProcessMap, all: bool, out: &mut impl Write) -> Result<()> {
         }
         let (pages, parts) = mapping.parts(WIDTH);
         writeln!(out)?;
-        writeln!(
+        write!(
             out,
-            "{:x}-{:x} {} {}: {}",
+            "{:x}-{:x} {} {}",
             mapping.range.addr(),
             mapping.range.end(),
             mapping.permissions,
             words::bytes(mapping.range.bytes()),
-            mapping.name.bold(),
         )?;
+        match mapping.name.as_str() {
+            "" => writeln!(out)?,
+            name => writeln!(out, " {}", name.bold())?,
+        }
         let picture: String = parts
             .iter()
             .map(|counts| coloured(character(counts)))

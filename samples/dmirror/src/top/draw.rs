@@ -309,7 +309,10 @@ mod tests {
             &format!("  {}{}", "#".repeat(48), ".".repeat(48)),
             "  2 MiB used of 4 MiB, 2 MiB free, 2 MiB of it in whole blocks",
             "  out       256 pages/s   request 256  device_fault 0",
-            "  back       50 pages/s   request 0  device_fault 0  cpu_fault 50  eviction 0  release 0",
+            concat!(
+                "  back       50 pages/s   request 0  device_fault 0  cpu_fault 50  eviction 0",
+                "  release 0"
+            ),
             "  per second:  cpu faults 5  device faults 0",
             "process  program          device there     elsewhere out/s    back/s   queues engines",
             "7        idle             0      8 KiB     ?         0        0        0      0 %",

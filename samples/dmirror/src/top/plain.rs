@@ -37,8 +37,8 @@ pub fn print(before: &Sample, now: &Sample, out: &mut impl Write) -> Result<()> 
         let rates = FileRates::between(before, now, file);
         writeln!(
             out,
-            "  {} ({}) on device {}: {} there, {} elsewhere, out {:.0} pages/s, back {:.0} pages/s, \
-             {}, engines {:.0} %",
+            "  {} ({}) on device {}: {} there, {} elsewhere, out {:.0} pages/s, \
+             back {:.0} pages/s, {}, engines {:.0} %",
             file.program,
             file.pid,
             file.device,

@@ -49,8 +49,11 @@ use crate::words;
 /// The trace system of the module.
 const SYSTEM: &str = "dmirror";
 
-/// How often the buffer is emptied.
+/// How many milliseconds are between two looks into the buffer.
 const INTERVAL: u16 = 50;
+
+/// How many times the buffer is emptied at the end, at most: others may fill it all the time.
+const LAST_LOOKS: u32 = 16;
 
 /// What to trace, and how to show it.
 #[derive(Args, Debug)]
@@ -122,17 +125,26 @@ impl Arguments {
         let signals = signals()?;
         let begun = Instant::now();
         let mut status = None;
+        let mut left = LAST_LOOKS;
         loop {
             // First, so that all is there which the program has done.
-            let ended = self.is_over(&mut child, &mut status, &signals, begun)?;
-            for mut event in trace.take().context("cannot read the trace buffer")? {
+            let ended = status.is_some()
+                || left < LAST_LOOKS
+                || self.is_over(&mut child, &mut status, &signals, begun)?;
+            let events = trace.take().context("cannot read the trace buffer")?;
+            let is_empty = events.is_empty();
+            for mut event in events {
                 names.mend(&mut event);
                 if whose.wants(&event) && self.wants(&event) {
                     show.event(event)?;
                 }
             }
             if ended {
-                break;
+                left -= 1;
+                if is_empty || left == 0 {
+                    break;
+                }
+                continue;
             }
             let mut wait = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut wait, INTERVAL);

@@ -103,6 +103,8 @@ fn what(seen: &Seen) -> String {
     let event = &seen.event;
     let text = |field| event.text(field).unwrap_or_else(|| "?".to_owned());
     let pages = |field| match event.number(field) {
+        // A process that ends loses all of its address space.
+        Some(number) if number > 1 << 40 => "all pages".to_owned(),
         Some(number) => words::count(u64::try_from(number).unwrap_or(0), "page"),
         None => "? pages".to_owned(),
     };
@@ -269,7 +271,8 @@ mod tests {
                 "migrate_end",
                 "address=0 pages=512 to=system cause=eviction moved=3 error=-16"
             ),
-            "3 of 512 pages came back, because others needed the room: EBUSY, Device or resource busy"
+            "3 of 512 pages came back, because others needed the room: EBUSY, \
+             Device or resource busy"
         );
         assert_eq!(
             told("cpu_fault", "address=0x5000 moved=1 answer=retry"),
@@ -305,6 +308,15 @@ mod tests {
                 "address=0x5000 pages=1 to=system cause=cpu_fault"
             ),
             "1 page coming back at 0x5000, because a CPU touched them"
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_process_has_no_number_of_pages() {
+        let fields = "address=0 pages=4503599627370495 event=unmap own=0 cleared=2";
+        assert_eq!(
+            told("invalidate", fields),
+            "page tables changed (unmap) for all pages, the device forgets 2 pages"
         );
     }
 
