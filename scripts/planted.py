@@ -213,7 +213,7 @@ BUGS = [
     Bug("atomic-beside-cpus", "ATOMIC reads and writes where CPUs may come in between",
         "rust/dmirror/exec/atomic.rs",
         "            Access::Write => is_own,", "            Access::Write => is_own || page.device_index().is_none(),",
-        "engine.atomic_sums"),
+        "policy.atomics_without_migrate"),
     Bug("no-atomic-slice", "an engine gives up an exclusive page after a few operations",
         "rust/dmirror/exec/atomic.rs",
         "while operations.left > 0 && memory.now_ns() < end && self.check().is_ok() {",

@@ -196,16 +196,22 @@ fn atomic_sums(context: &Context) -> Result<()> {
     let region = Region::options(2).huge(false).map()?;
     // One word in each page, which all use, and one beside it of 4 bytes for engines alone.
     let word = |page: usize| region.addr() + (page * page_size()) as u64;
-    let mut expected = 0;
+    let [mut all, mut by_engines] = [0; 2];
     let mover = context.open()?;
     for _ in rounds(3).take(10) {
+        let over = AtomicBool::new(false);
+        // As long as engines add: they begin late, and take longer.
         let add = || {
-            for _ in 0..ADDS {
+            let mut added = 0;
+            // ORDERING: it may be late.
+            while added < ADDS || !over.load(Ordering::Relaxed) {
                 region.fetch_add(0, 1);
                 region.fetch_add(Region::words_per_page(), 1);
+                added += 1;
             }
+            anyhow::Ok(added)
         };
-        thread::scope(|scope| {
+        let by_cpus = thread::scope(|scope| {
             let cpus = [scope.spawn(add), scope.spawn(add)];
             let work = |engine| {
                 let worker = Worker::on(context, engine as u32)?;
@@ -222,20 +228,25 @@ fn atomic_sums(context: &Context) -> Result<()> {
             let jobs: Vec<_> = (0..engines)
                 .map(|engine| scope.spawn(move || work(engine)))
                 .collect();
-            while !cpus.iter().all(thread::ScopedJoinHandle::is_finished) {
-                to_and_fro(&mover, &region)?;
+            let mut moved = Ok(());
+            while moved.is_ok() && !jobs.iter().all(thread::ScopedJoinHandle::is_finished) {
+                // Now and then, so that they meet on a page that stays as well.
+                thread::sleep(Duration::from_millis(5));
+                moved = to_and_fro(&mover, &region);
             }
-            jobs.into_iter().try_for_each(joined)
+            let ended = jobs.into_iter().try_for_each(joined);
+            // ORDERING: as above.
+            over.store(true, Ordering::Relaxed);
+            let cpus = cpus.map(joined);
+            moved.and(ended)?;
+            cpus.into_iter().sum::<Result<u64>>()
         })?;
-        expected += ADDS;
+        all += by_cpus + ADDS * engines;
+        by_engines += ADDS * engines;
         for page in 0..2 {
             let first = page * Region::words_per_page();
-            equal("sum of all", region.load(first), expected * (2 + engines))?;
-            equal(
-                "sum of engines",
-                region.load(first + 1),
-                (expected * engines) << 32,
-            )?;
+            equal("sum of all", region.load(first), all)?;
+            equal("sum of engines", region.load(first + 1), by_engines << 32)?;
         }
     }
     Ok(())
