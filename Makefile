@@ -11,7 +11,7 @@ settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAM
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare bench ivshmem stress fuzz matrix planted lint doc test
+.PHONY: all modules run shell guest kunit selftest conformance compare bench ivshmem real stress fuzz matrix planted lint doc test
 .PHONY: soak rust-analyzer clean distclean help
 .NOTPARALLEL:
 
@@ -46,6 +46,9 @@ bench: ## our module and upstream's measured, in instructions and by the clock: 
 
 ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides, on the stock and the debug kernel
 	@scripts/ivshmem.sh
+
+real: ## sqlite, python, redis and others with their memory on the device: the same output; on both kernels
+	@scripts/real.sh
 
 stress: ## random programs against an oracle, on the debug kernel; DURATION=60 SEED= PROCS=3 OPS=200
 	@scripts/stress.sh

@@ -32,6 +32,7 @@ parts=(
 	"matrix:matrix.sh quick"
 	"guest-stock:guest-checks.sh stock"
 	"ivshmem:ivshmem.sh"
+	"real:real.sh short"
 	"bench:bench.sh quick"
 )
 
@@ -48,6 +49,7 @@ if [ "${1:-}" = --soak ]; then
 		"selftest-debug:selftest.sh debug"
 		"selftest-reserved:selftest.sh reserved"
 		"guest-debug:guest-checks.sh debug"
+		"real:real.sh"
 	)
 	export DURATION=${DURATION:-3600}
 fi

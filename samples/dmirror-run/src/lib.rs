@@ -17,7 +17,7 @@
 //! | `summary` | what happened, in words |
 
 mod device;
-mod scan;
+pub mod scan;
 mod signals;
 mod spaces;
 mod summary;

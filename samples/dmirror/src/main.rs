@@ -11,6 +11,7 @@ mod generate;
 mod help;
 mod info;
 mod map;
+mod moving;
 mod needs;
 mod ranges;
 mod release;
@@ -57,6 +58,10 @@ enum Command {
     Trace(trace::Arguments),
     /// Run any program with its memory on a device, and say what happened
     Run(dmirror_run::Arguments),
+    /// Move memory of a process to a device, or back
+    ///
+    /// The process need not have a device open, and goes on at once.
+    Move(moving::Arguments),
     /// Say where memory of a process should be, to the devices that it has open
     ///
     /// Advice is for the jobs that engines do for those open files, and goes before the policy of
@@ -107,6 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Trace(arguments) => arguments.run(),
         Command::Advise(arguments) => arguments.run().map(done),
         Command::Run(arguments) => Ok(dmirror_run::main(&arguments, &["run"])),
+        Command::Move(arguments) => arguments.run().map(done),
         Command::Release(arguments) => arguments.run().map(done),
         Command::Demo(arguments) => Ok(dmirror_demo::run(&arguments)),
         Command::Selftest(arguments) => Ok(dmirror_selftest::run(&arguments, Some("selftest"))),

@@ -107,7 +107,7 @@ fn executed_elsewhere(context: &Context) -> Result<()> {
             let memory = Memory::new(16)?;
             memory.move_out(&worker.device, memory.all())?;
             let range = memory.region.range();
-            let job = worker.endless(&[
+            worker.endless(&[
                 Packet::prefetch(range.addr(), range.bytes()),
                 Packet::fill(range.addr(), range.bytes(), 7),
             ])?;
@@ -115,7 +115,6 @@ fn executed_elsewhere(context: &Context) -> Result<()> {
             while memory.region.load(0) != 7 {
                 thread::yield_now();
             }
-            std::mem::forget(job);
             // The file is closed by that.
             Err(program().exec().into())
         })?;
