@@ -144,7 +144,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`EINTR`] when a fatal signal arrives.
+    /// [`EINTR`] when a fatal signal arrives. If another signal came before, the job ends first.
     pub(crate) fn wait_for(&self, queue: &Arc<Queue>) -> Result {
         let mut work = self.work.lock();
         let mut is_interrupted = false;

@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-/// How many granules are watched: those that were missed last.
+/// How many granules are watched: those that were missed last, and those that are pinned.
 const WATCHED: usize = 16;
 
 /// What is too much, and what follows.
@@ -103,7 +103,13 @@ impl Thrashing {
     fn watch(&mut self, first: usize, now: u64) -> &mut Granule {
         let known = |granule: &Granule| granule.events > 0 && granule.first == first;
         let place = self.granules.iter().position(known).unwrap_or_else(|| {
-            let place = self.next;
+            // One that is used where it is does not give way, unless all are.
+            let next = self.next..self.next + WATCHED;
+            let is_free = |place: &usize| now >= self.granules[*place].pinned_until;
+            let place = next
+                .map(|place| place % WATCHED)
+                .find(is_free)
+                .unwrap_or(self.next);
             self.granules[place] = Granule {
                 first,
                 since: now,

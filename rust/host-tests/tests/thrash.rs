@@ -188,6 +188,10 @@ impl Model {
         }
         if self.0.iter().all(|it| it.first != first) {
             if self.0.len() == 16 {
+                // Those that are pinned stay, and are thought of as missed now.
+                let is_pinned = |it: &Watched| it.pin.is_some_and(|pin| now < pin + limits.pin_ns);
+                let free = self.0.iter().position(|it| !is_pinned(it)).unwrap_or(0);
+                self.0.rotate_left(free);
                 self.0.pop_front();
             }
             self.0.push_back(Watched {

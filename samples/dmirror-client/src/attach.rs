@@ -5,12 +5,16 @@
 //! A device file works on the address space of the process that opened it. So the other process
 //! opens it: it is stopped by ptrace, made to call `openat()`, and the descriptor is taken over by
 //! `pidfd_getfd()`; the other process does not keep it. The kernel checks what ptrace checks, and
-//! that the other process may open the file. Nothing of the program is changed, and it may be
-//! static, have threads, fork and exec.
+//! that the other process may open the file. The program is not changed, but for a page that it
+//! gets where engines need one; a system call that it waits in may end early, as by a signal. It may
+//! be static, have threads, fork and exec.
 //!
 //! What this does not reach: a program that traces others or itself (only one can), one that runs
 //! with more rights than the caller, 32-bit programs, and processes for which there is no such
-//! path.
+//! path. A sandbox (seccomp) that kills whoever opens a file kills it then, too.
+//!
+//! Whoever kills this process by SIGKILL while it works on another one kills that as well, or has
+//! it go astray; other signals wait.
 //!
 //! # Examples
 //!
@@ -38,11 +42,13 @@ mod remote;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -52,6 +58,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::ptrace::Options;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::sys::signal::raise;
@@ -67,6 +75,7 @@ use crate::sys::ptrace::Way;
 use crate::sys::ptrace::go_on;
 use crate::sys::ptrace::same_memory;
 use crate::sys::ptrace::wait;
+use crate::sys::ptrace::wait_stop;
 use remote::Remote;
 
 /// The address space of another process, with a device that works on it.
@@ -136,25 +145,42 @@ pub fn stop_and_exec(program: &[OsString]) -> io::Error {
     }
 }
 
-/// Opens the device for a process that runs, and lets it go on at once.
+/// Opens the device for a process that runs, and lets it go on at once. Signals to this thread wait
+/// meanwhile.
 ///
 /// # Errors
 ///
 /// `EPERM` if the process may not be traced, or is traced by another; `ESRCH`; what opening the
-/// device fails with in that process; `EOPNOTSUPP` for a program of another architecture.
+/// device fails with in that process; `Unsupported` for a program of another architecture.
 pub fn open_in(pid: i32, device: &Path) -> io::Result<Space> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let opened = open_unmasked(pid, device);
+    before.thread_set_mask()?;
+    opened
+}
+
+fn open_unmasked(pid: i32, device: &Path) -> io::Result<Space> {
     let process = Pid::from_raw(pid);
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD)?;
-    let interrupted = ptrace::interrupt(process).map_err(io::Error::from);
-    let opened = interrupted
-        .and_then(|()| wait(Some(pid)))
-        .and_then(|(_, status)| match libc::WIFSTOPPED(status) {
-            true => open_stopped(pid, device, false),
-            false => Err(Errno::ESRCH.into()),
-        });
+    let opened = stop(pid).and_then(|()| open_stopped(pid, device, false));
     // If it is gone, there is nothing to let go of.
     let _ = ptrace::detach(process, None);
     opened
+}
+
+/// Stops a thread that is traced. Signals that arrive first are delivered.
+fn stop(thread: i32) -> io::Result<()> {
+    ptrace::interrupt(Pid::from_raw(thread))?;
+    loop {
+        let status = wait_stop(thread)?;
+        match status >> 16 {
+            libc::PTRACE_EVENT_STOP => return Ok(()),
+            0 if libc::WSTOPSIG(status) & 0x80 == 0 => {
+                go_on(thread, Way::Freely, libc::WSTOPSIG(status))?;
+            }
+            _ => go_on(thread, Way::Freely, 0)?,
+        }
+    }
 }
 
 /// Opens the device in a process that is stopped, and maps a page there if there is to be code.
@@ -186,9 +212,9 @@ fn open_by(
         false => None,
     };
     let opened = remote.open(path)?;
-    let device = take_over(pid, opened);
+    let device = take_over(pid, opened).and_then(|file| is_the_one(file, path));
     remote.close(opened)?;
-    Ok((device?.into(), code))
+    Ok((device?, code))
 }
 
 /// Takes over a descriptor of another process, which keeps it.
@@ -198,27 +224,18 @@ fn take_over(pid: i32, descriptor: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_getfd(pidfd, descriptor, PidfdGetfdFlags::empty())?)
 }
 
-/// Takes over what another process has opened, for its address space.
-impl From<OwnedFd> for Device {
-    fn from(opened: OwnedFd) -> Self {
-        let file = File::from(opened).into();
-        Self { file }
+/// Makes sure that what another process calls by a path is what this one does.
+fn is_the_one(opened: OwnedFd, path: &Path) -> io::Result<Device> {
+    let opened = File::from(opened);
+    if opened.metadata()?.rdev() == fs::metadata(path)?.rdev() {
+        return Ok(Device {
+            file: opened.into(),
+        });
     }
-}
-
-/// What is known of a thread. Its parent tells of it, and it stops for the first time, in either
-/// order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Thread {
-    /// It has not stopped yet; `parent` has made it.
-    Announced {
-        /// The thread that has made it.
-        parent: i32,
-    },
-    /// It has stopped, and waits for what its parent tells.
-    Early,
-    /// It has gone on.
-    Running,
+    Err(io::Error::other(format!(
+        "it has something else at {}",
+        path.display()
+    )))
 }
 
 /// Traces a program and all its descendants, by the thread that has made it.
@@ -227,7 +244,8 @@ pub struct Tracer {
     root: i32,
     device: PathBuf,
     with_code: bool,
-    threads: HashMap<i32, Thread>,
+    /// Threads that have stopped for the first time, and the process that each belongs to.
+    threads: HashMap<i32, i32>,
     /// ptrace obeys one thread only.
     not_send: PhantomData<*const ()>,
 }
@@ -250,7 +268,7 @@ impl Tracer {
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXIT
-            // Nobody else would let it go on.
+            // Nobody else would let it go on where it is.
             | Options::PTRACE_O_EXITKILL;
         ptrace::seize(pid, options)?;
         kill(pid, Signal::SIGCONT)?;
@@ -258,7 +276,7 @@ impl Tracer {
             root: child,
             device: device.into(),
             with_code: false,
-            threads: HashMap::from([(child, Thread::Running)]),
+            threads: HashMap::from([(child, child)]),
             not_send: PhantomData,
         })
     }
@@ -279,7 +297,7 @@ impl Tracer {
     pub fn run(mut self, mut on_event: impl FnMut(Event)) -> io::Result<Exit> {
         let mut exit = None;
         loop {
-            let (thread, status) = match wait(None) {
+            let (thread, status) = match wait() {
                 Ok(waited) => waited,
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => break,
                 Err(error) => return Err(error),
@@ -295,8 +313,7 @@ impl Tracer {
                 if thread == self.root {
                     exit = Some(ended);
                 }
-                self.threads.remove(&thread);
-                on_event(Event::Ended { pid: thread });
+                self.ended(thread, &mut on_event);
                 continue;
             }
             match self.stopped(thread, status, &mut on_event) {
@@ -326,26 +343,19 @@ impl Tracer {
             // It is let go before it has ended, so that its parent need not wait for us as well: one
             // that is told of the end by a pidfd does not.
             libc::PTRACE_EVENT_EXIT => {
-                self.threads.remove(&thread);
-                on_event(Event::Ended { pid: thread });
+                // It is let go before it has ended, so that its parent need not wait for us as
+                // well: one that is told of the end by a pidfd does not.
+                self.ended(thread, on_event);
                 ptrace::detach(Pid::from_raw(thread), None)?;
                 return Ok(());
-            }
-            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
-                self.announce(thread, on_event)?;
             }
             libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => {
                 return go_on(thread, Way::Stopped, 0);
             }
-            libc::PTRACE_EVENT_STOP => match self.threads.get(&thread) {
-                Some(Thread::Announced { parent }) => return self.born(thread, *parent, on_event),
-                // The end of a group stop.
-                Some(Thread::Running) => {}
-                Some(Thread::Early) | None => {
-                    self.threads.insert(thread, Thread::Early);
-                    return Ok(());
-                }
-            },
+            // Its first stop. Else it is the end of a group stop.
+            libc::PTRACE_EVENT_STOP if !self.threads.contains_key(&thread) => {
+                self.born(thread, on_event);
+            }
             _ => {}
         }
         go_on(thread, Way::Freely, 0)
@@ -356,43 +366,30 @@ impl Tracer {
     fn forget_former(&mut self, process: i32) -> io::Result<()> {
         // CAST: The kernel tells a thread's number.
         let former = ptrace::getevent(Pid::from_raw(process))? as i32;
-        if former != process {
-            self.threads.remove(&former);
-        }
-        self.threads.insert(process, Thread::Running);
+        self.threads.remove(&former);
+        self.threads.insert(process, process);
         Ok(())
     }
 
-    /// Notes that a stopped thread has made another one.
-    fn announce(&mut self, parent: i32, on_event: &mut impl FnMut(Event)) -> io::Result<()> {
-        // CAST: The kernel tells a thread's number.
-        let child = ptrace::getevent(Pid::from_raw(parent))? as i32;
-        match self.threads.get(&child) {
-            Some(Thread::Early) => match self.born(child, parent, on_event) {
-                // Its end is told next.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                answer => answer,
-            },
-            _ => {
-                self.threads.insert(child, Thread::Announced { parent });
-                Ok(())
-            }
+    /// Sees to a thread that has just been made. What its parent tells of it is not waited for: a
+    /// parent that is killed tells nothing.
+    fn born(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) {
+        let (process, parent) = family(thread).unwrap_or((thread, 0));
+        self.threads.insert(thread, process);
+        // Who uses the memory of another is reached by that. If nobody knows, it is opened twice.
+        if process == thread && !same_memory(parent, thread).unwrap_or(false) {
+            self.begin(thread, on_event);
         }
     }
 
-    /// Sees to a new thread, which has stopped for the first time, and has it go on.
-    fn born(
-        &mut self,
-        thread: i32,
-        parent: i32,
-        on_event: &mut impl FnMut(Event),
-    ) -> io::Result<()> {
-        self.threads.insert(thread, Thread::Running);
-        // Who uses the memory of another is reached by that. If nobody knows, it is opened twice.
-        if !same_memory(parent, thread).unwrap_or(false) {
-            self.begin(thread, on_event);
+    /// A thread ends, and with the last one its process.
+    fn ended(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) {
+        let Some(process) = self.threads.remove(&thread) else {
+            return;
+        };
+        if !self.threads.values().any(|other| *other == process) {
+            on_event(Event::Ended { pid: process });
         }
-        go_on(thread, Way::Freely, 0)
     }
 
     fn begin(&mut self, pid: i32, on_event: &mut impl FnMut(Event)) {
@@ -401,4 +398,14 @@ impl Tracer {
             Err(error) => Event::Missed { pid, error },
         });
     }
+}
+
+/// The process that a thread belongs to, and the parent of that.
+fn family(thread: i32) -> Option<(i32, i32)> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let number = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().parse().ok()
+    };
+    Some((number("Tgid:")?, number("PPid:")?))
 }

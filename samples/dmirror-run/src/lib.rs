@@ -45,6 +45,7 @@ use dmirror_client::attach::Exit;
 use dmirror_client::attach::Tracer;
 
 use crate::device::Settings;
+use crate::signals::Signals;
 use crate::spaces::Spaces;
 use crate::spaces::Work;
 use crate::summary::Summary;
@@ -114,7 +115,10 @@ pub struct Arguments {
 /// (such as `run`).
 pub fn main(arguments: &Arguments, again: &[&str]) -> ExitCode {
     if arguments.stopped {
-        let error = attach::stop_and_exec(&arguments.program);
+        let error = match signals::unblock() {
+            Ok(()) => attach::stop_and_exec(&arguments.program),
+            Err(error) => error,
+        };
         anstream::eprintln!(
             "dmirror run: cannot run {}: {error}",
             arguments.program[0].to_string_lossy()
@@ -147,6 +151,7 @@ fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
     }
     let name = format!("hmm_dmirror{}", arguments.device);
     let path = Path::new("/dev").join(&name);
+    let signals = Signals::block().context("cannot block signals")?;
     let settings = Settings::take(
         &path,
         &name,
@@ -158,21 +163,25 @@ fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
 
     let mut program = Command::new("/proc/self/exe");
     program.args(again).arg("--stopped").arg("--");
-    let child = program
+    let mut child = program
         .args(&arguments.program)
         .spawn()
         .context("cannot start a process")?;
     // CAST: Process numbers are small.
     let pid = child.id() as i32;
     let start = Instant::now();
-    let tracer = Tracer::seize(pid, &path).context("cannot trace the program")?;
+    let tracer = Tracer::seize(pid, &path)
+        .context("cannot trace the program")
+        .inspect_err(|_| {
+            // It waits to be told to go on.
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
+    signals.pass_on(pid);
     let tracer = match touch {
         Touch::None => tracer,
         _ => tracer.with_code(),
     };
-    // From now on: the program has what signals do by default.
-    signals::pass_on(pid).context("cannot pass signals on")?;
-
     let spaces = Arc::new(Spaces::default());
     let work = Work {
         touch,

@@ -119,7 +119,7 @@ mod tests {
         let page = |letter| {
             let bits: u64 = match letter {
                 'h' => 1 << 63,
-                'f' => 1 << 63 | 1 << 61,
+                'f' => (1 << 63) | (1 << 61),
                 'd' => 1 << 62,
                 _ => 0,
             };

@@ -13,33 +13,62 @@ use nix::sys::signalfd::SfdFlags;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-/// Passes signals that would end this process on to the program, from now on. Call this before
-/// other threads are started, and after the program is.
-///
-/// # Errors
-///
-/// What sigprocmask and signalfd fail with.
-pub fn pass_on(program: i32) -> io::Result<()> {
-    let signals: SigSet = [
+fn signals() -> SigSet {
+    [
         Signal::SIGINT,
         Signal::SIGQUIT,
         Signal::SIGTERM,
         Signal::SIGHUP,
     ]
     .into_iter()
-    .collect();
-    signals.thread_block()?;
-    let arrivals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
-    thread::spawn(move || {
-        while let Ok(Some(arrival)) = arrivals.read_signal() {
-            // A terminal sends it to the program as well.
-            let by_terminal = arrival.ssi_code == libc::SI_KERNEL;
-            let signal = Signal::try_from(arrival.ssi_signo as i32);
-            if let (Ok(signal), false) = (signal, by_terminal) {
-                // It may have ended.
-                let _ = kill(Pid::from_raw(program), signal);
+    .collect()
+}
+
+/// Lets them come again, in a process that was started while they were blocked.
+///
+/// # Errors
+///
+/// What sigprocmask fails with.
+pub fn unblock() -> io::Result<()> {
+    Ok(signals().thread_unblock()?)
+}
+
+/// Signals that would end this process, which are blocked from now on in this thread, and in those
+/// that it starts.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them.
+    ///
+    /// # Errors
+    ///
+    /// What sigprocmask and signalfd fail with.
+    pub fn block() -> io::Result<Self> {
+        let signals: SigSet = [
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+        ]
+        .into_iter()
+        .collect();
+        signals.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Passes them on to the program.
+    pub fn pass_on(self, program: i32) {
+        thread::spawn(move || {
+            while let Ok(Some(arrival)) = self.0.read_signal() {
+                // A terminal sends it to the program as well.
+                let by_terminal = arrival.ssi_code == libc::SI_KERNEL;
+                let signal = Signal::try_from(arrival.ssi_signo as i32);
+                if let (Ok(signal), false) = (signal, by_terminal) {
+                    // It may have ended.
+                    let _ = kill(Pid::from_raw(program), signal);
+                }
             }
-        }
-    });
-    Ok(())
+        });
+    }
 }

@@ -39,7 +39,7 @@ use crate::memory::Memory;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long something may take that shall not wait for a job of [`LONG`].
-pub const SOON: Duration = Duration::from_secs(6);
+pub const SOON: Duration = Duration::from_secs(9);
 
 /// Does nothing until it is cancelled, or has taken too long.
 pub const LONG: u64 = Packet::LONGEST_SPIN;

@@ -13,16 +13,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::sys::ptrace::Way;
 use crate::sys::ptrace::go_on;
 use crate::sys::ptrace::swap_signal_mask;
-use crate::sys::ptrace::wait;
+use crate::sys::ptrace::wait_stop;
 
 /// The instruction `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -32,11 +33,6 @@ const RED_ZONE: u64 = 128;
 
 /// The code segment of 64-bit programs.
 const USER_CS: u64 = 0x33;
-
-/// What the kernel has in `rax` for a system call that a stop has interrupted, and that is to be
-/// called again: ERESTARTSYS, ERESTARTNOINTR and ERESTARTNOHAND; and ERESTART_RESTARTBLOCK.
-const RESTARTS: [i64; 3] = [-512, -513, -514];
-const RESTART_BLOCK: i64 = -516;
 
 /// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end).
 pub(super) struct Remote<'m> {
@@ -48,6 +44,8 @@ pub(super) struct Remote<'m> {
     mask: u64,
     /// Where the instruction is.
     syscall: u64,
+    /// It was sent a SIGSTOP, which was kept from it.
+    is_stopped: bool,
 }
 
 impl<'m> Remote<'m> {
@@ -69,6 +67,7 @@ impl<'m> Remote<'m> {
             registers,
             mask,
             syscall,
+            is_stopped: false,
         })
     }
 
@@ -103,21 +102,23 @@ impl<'m> Remote<'m> {
     }
 
     /// Has the thread go on, as soon as it is continued, where it was.
+    ///
+    /// It is stopped where the kernel looks for signals: so that calls again, or ends, the system
+    /// call that it was in, as if nothing had been.
     pub(super) fn end(self) -> io::Result<()> {
-        let mut registers = self.registers;
-        let was_called = registers.orig_rax as i64 >= 0;
-        let result = registers.rax as i64;
-        if was_called && (RESTARTS.contains(&result) || result == RESTART_BLOCK) {
-            // The kernel would have done that, had it not been for our calls.
-            registers.rax = match result {
-                RESTART_BLOCK => libc::SYS_restart_syscall as u64,
-                _ => registers.orig_rax,
-            };
-            registers.rip -= SYSCALL.len() as u64;
+        let thread = self.pid.as_raw();
+        ptrace::interrupt(self.pid)?;
+        loop {
+            go_on(thread, Way::Freely, 0)?;
+            if wait_stop(thread)? >> 16 == libc::PTRACE_EVENT_STOP {
+                break;
+            }
         }
-        registers.orig_rax = u64::MAX;
-        ptrace::setregs(self.pid, registers)?;
-        swap_signal_mask(self.pid.as_raw(), self.mask)?;
+        ptrace::setregs(self.pid, self.registers)?;
+        swap_signal_mask(thread, self.mask)?;
+        if self.is_stopped {
+            kill(self.pid, Signal::SIGSTOP)?;
+        }
         Ok(())
     }
 
@@ -140,25 +141,24 @@ impl<'m> Remote<'m> {
         let after = self.syscall + SYSCALL.len() as u64;
         loop {
             go_on(self.pid.as_raw(), Way::ToSystemCall, 0)?;
-            let (_, status) = wait(Some(self.pid.as_raw()))?;
-            if !libc::WIFSTOPPED(status) {
-                return Err(Errno::ESRCH.into());
-            }
-            // Not the end of a call that it was stopped in, nor a stop of its group.
-            if libc::WSTOPSIG(status) != libc::SIGTRAP | 0x80 {
+            let status = wait_stop(self.pid.as_raw())?;
+            let signal = libc::WSTOPSIG(status);
+            // Not the end of a call: SIGSTOP, the only signal that is not masked, or a stop of its
+            // group.
+            if signal != libc::SIGTRAP | 0x80 {
+                self.is_stopped |= signal == libc::SIGSTOP && status >> 16 == 0;
                 continue;
             }
             let now = ptrace::getregs(self.pid)?;
-            let result = now.rax as i64;
             if now.rip != after {
                 // The end of the call that it was stopped in, whose result is in a register now.
                 ptrace::setregs(self.pid, registers)?;
                 continue;
             }
-            // At the beginning of a call, it says that there is none of that number.
-            if result == -i64::from(libc::ENOSYS) {
+            if ptrace::syscall_info(self.pid)?.op != libc::PTRACE_SYSCALL_INFO_EXIT {
                 continue;
             }
+            let result = now.rax as i64;
             return match result {
                 // CAST: An errno is small.
                 -4095..=-1 => Err(io::Error::from_raw_os_error(-result as i32)),

@@ -5,6 +5,7 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::mem::MaybeUninit;
 use std::mem::size_of_val;
 use std::ptr::null_mut;
 use std::ptr::without_provenance_mut;
@@ -23,12 +24,39 @@ pub(crate) enum Way {
     Stopped,
 }
 
-/// Waits for a thread that is traced, or any; returns which one, and the status as waitpid has it.
-pub(crate) fn wait(thread: Option<i32>) -> io::Result<(i32, i32)> {
+/// Waits for any thread that is traced; returns which one, and the status as waitpid has it.
+pub(crate) fn wait() -> io::Result<(i32, i32)> {
+    wait_for(-1)
+}
+
+/// Waits until a thread stops; returns the status as waitpid has it. If it ends, that is `ESRCH`, and
+/// left for [`wait`].
+pub(crate) fn wait_stop(thread: i32) -> io::Result<i32> {
+    let peek = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    loop {
+        // SAFETY: the kernel writes to a variable of this function.
+        let waited =
+            unsafe { libc::waitid(libc::P_PID, thread as libc::id_t, info.as_mut_ptr(), peek) };
+        match Errno::result(waited) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // SAFETY: zeroes are valid, and so is what the kernel has written.
+    let code = unsafe { info.assume_init() }.si_code;
+    match code {
+        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Err(Errno::ESRCH.into()),
+        _ => wait_for(thread).map(|(_, status)| status),
+    }
+}
+
+fn wait_for(thread: i32) -> io::Result<(i32, i32)> {
     let mut status = 0;
     loop {
         // SAFETY: the status is written to a variable of this function.
-        let pid = unsafe { libc::waitpid(thread.unwrap_or(-1), &mut status, libc::__WALL) };
+        let pid = unsafe { libc::waitpid(thread, &mut status, libc::__WALL) };
         match Errno::result(pid) {
             Ok(pid) => return Ok((pid, status)),
             Err(Errno::EINTR) => {}
