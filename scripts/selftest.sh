@@ -37,8 +37,8 @@ if [ $# -eq 0 ]; then
 fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
-	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. release. read. write. coherent.
-	madvise. mremap. races. failing. nth. unload. queue. engine.
+	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. coherent. races. failing. nth.
+	unload. queue. engine.
 	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.engine_ held.vma_
 )
 own=${ARGS+x}${APPEND+x}${MEM+x}
