@@ -9,7 +9,7 @@
 # none runs after one that failed. A case for each, and one for the guest. Sets
 # guest_status, and seeds_log, the kernel's.
 run_seeds() {
-	local what=$1 command=$2 nth output seed seeds=()
+	local what=$1 command=$2 nth output said seed seeds=()
 	shift 2
 	for seed; do
 		[ "$seed" != fresh ] || seed=$(($(date +%s) + ${#seeds[@]}))
@@ -31,7 +31,9 @@ run_seeds() {
 			passed "$KERNEL: $what, seed $seed"
 		elif [ "$nth" -eq 0 ] || grep -qx "run $((nth - 1)), seed ${seeds[nth - 1]}: done" "$output"; then
 			failed "$KERNEL: $what, seed $seed"
-			tail -n 20 "$output" | sed 's/^/        /'
+			# All of it is above; this is what it says of the failure.
+			said=$(grep -aE '(seed [0-9]+[^:]*: |stuck|statistics of |in use: |warned)' "$output" | tail -n 4 || true)
+			printf '%s\n' "${said:-$(tail -n 8 "$output")}" | sed 's/^/        /'
 		else
 			failed "$KERNEL: $what, seed $seed: did not run, because the one before has failed"
 		fi
@@ -40,5 +42,6 @@ run_seeds() {
 		passed "$KERNEL: $what, the guest"
 	else
 		failed "$KERNEL: $what, the guest (status $guest_status, see above)"
+		[ "$guest_status" -ne 120 ] || complaint "$seeds_log"
 	fi
 }

@@ -14,6 +14,8 @@ use crate::op::Command;
 use crate::op::HANDLES;
 use crate::op::Kind;
 use crate::op::NODES;
+use crate::op::QUEUES;
+use crate::op::handle_of;
 use crate::op::node_of;
 use crate::runner::Runner;
 use crate::world::Answer;
@@ -344,6 +346,12 @@ impl<W: World> Runner<W> {
     }
 }
 
+/// The queues of a handle, a bit each.
+fn queues_of(handle: usize) -> u8 {
+    let queues = (0..QUEUES).filter(|queue| handle_of(*queue) == handle);
+    queues.fold(0, |all, queue| all | (1 << queue))
+}
+
 fn judge_check(pages: &mut [Page], handle: usize, answer: &Answer) -> Result<(), Failure> {
     let bit = 1 << handle;
     match answer.error {
@@ -354,6 +362,8 @@ fn judge_check(pages: &mut [Page], handle: usize, answer: &Answer) -> Result<(),
             Ok(())
         }
         Some(Errno::EPERM) if pages.iter().any(|page| page.exclusive & bit != 0) => Ok(()),
+        // Whether a job in flight is atomic is noted when it lands.
+        Some(Errno::EPERM) if pages.iter().any(|page| page.busy & queues_of(handle) != 0) => Ok(()),
         Some(Errno::EPERM) => Err("the device cannot have exclusive access".into()),
         Some(_) => Err("expected success or EPERM".into()),
     }

@@ -12,6 +12,8 @@ use dmirror_client::Errno;
 use dmirror_client::device::prot;
 use dmirror_client::interpreter;
 use dmirror_client::interpreter::Denied;
+use dmirror_client::packet::Opcode;
+use dmirror_client::packet::Packet;
 use dmirror_client::page_size;
 use dmirror_client::queue;
 
@@ -30,6 +32,7 @@ use crate::op::Op;
 use crate::op::QUEUES;
 use crate::op::SLOTS;
 use crate::op::Whole;
+use crate::op::handle_of;
 use crate::op::node_of;
 use crate::runner::Runner;
 use crate::world::Add;
@@ -168,19 +171,27 @@ struct Engine<'f> {
     fake: &'f mut Fake,
     /// What it has read or written, by the address of the page.
     pages: BTreeMap<u64, Vec<u8>>,
+    /// It has met an atomic operation.
+    is_atomic: bool,
 }
 
 impl<'f> Engine<'f> {
-    fn run(fake: &'f mut Fake, packets: u64, npackets: u64) -> queue::Outcome {
+    /// Executes packets at once. Those with an atomic operation leave all pages that they have
+    /// worked on exclusive.
+    fn run(fake: &'f mut Fake, handle: usize, packets: u64, npackets: u64) -> queue::Outcome {
         let mut engine = Self {
             fake,
             pages: BTreeMap::new(),
+            is_atomic: false,
         };
         let outcome = interpreter::run(&mut engine, packets, npackets);
         for (addr, bytes) in engine.pages {
             let content = engine.fake.library.keep(bytes);
             if let Ok((page, _)) = engine.fake.page_at(addr) {
                 page.content = content;
+                if engine.is_atomic && page.access == Access::Write {
+                    (page.on, page.exclusive) = (None, Some(handle));
+                }
             }
         }
         outcome
@@ -202,6 +213,8 @@ impl<'f> Engine<'f> {
 impl interpreter::Memory for Engine<'_> {
     fn read(&mut self, addr: u64, bytes: &mut [u8]) -> Result<(), Denied> {
         bytes.copy_from_slice(&self.bytes(addr)?.0[..bytes.len()]);
+        self.is_atomic |= bytes.len() == Packet::SIZE
+            && bytes.starts_with(&(Opcode::Atomic as u32).to_le_bytes());
         Ok(())
     }
 
@@ -410,9 +423,10 @@ impl World for Fake {
     }
 
     fn submit(&mut self, queue: usize, packets: u64, npackets: u32) -> Result<u64, Errno> {
-        let outcome = Engine::run(self, packets, npackets.into());
+        let handle = handle_of(queue);
+        let outcome = Engine::run(self, handle, packets, npackets.into());
         if outcome.error.is_some() && self.bug == Bug::EngineGoesOn {
-            Engine::run(self, packets + 64 * (outcome.executed + 1), 1);
+            Engine::run(self, handle, packets + 64 * (outcome.executed + 1), 1);
         }
         self.jobs[queue].push(outcome);
         Ok(self.jobs[queue].len() as u64)

@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use dmirror_client::Policy;
 use dmirror_client::SwapArea;
 use dmirror_client::fork_child;
 use dmirror_client::process::Exit;
@@ -36,6 +37,9 @@ use crate::shrink::shrink;
 /// a guest has.
 const LIMIT: Duration = Duration::from_secs(500);
 
+/// The presets of policies.
+const PRESETS: [&str; 4] = ["test_hmm", "xe", "kfd", "uvm"];
+
 /// How long is tried to make a failing program short.
 const SHRINK_TIME: Duration = Duration::from_secs(60);
 
@@ -44,6 +48,20 @@ const TAINT_WARN: u64 = 1 << 9;
 
 /// How often each operation came to each outcome.
 type Counts = BTreeMap<String, u64>;
+
+/// The policies of the devices; none where they cannot be set.
+fn policies() -> Result<Vec<Policy>> {
+    let named = |node| Policy::of(&format!("hmm_dmirror{node}")).transpose();
+    Ok((0..NODES).filter_map(named).collect::<Result<_, _>>()?)
+}
+
+/// Gives each device a preset.
+fn choose_policies(seed: u64) -> Result<()> {
+    for (policy, bits) in policies()?.iter().zip([seed, seed >> 2]) {
+        policy.choose(PRESETS[(bits % 4) as usize])?;
+    }
+    Ok(())
+}
 
 /// What there is for programs to run on.
 pub struct Session {
@@ -125,7 +143,8 @@ impl Session {
     }
 
     /// Runs programs in several processes at once until time is up; whether all
-    /// went well. Every second program has a thread beside it.
+    /// went well. Every second program has a thread beside it. With each program one of the
+    /// processes gives both devices other policies, whatever the others do just then.
     ///
     /// # Errors
     ///
@@ -146,6 +165,9 @@ impl Session {
         for child in children {
             passed &= child.wait()? == Exit::Status(0);
         }
+        for policy in policies()? {
+            policy.choose("test_hmm")?;
+        }
         for node in 0..NODES {
             for sum in real::disagreements(node) {
                 println!("statistics of device {node} do not agree: {sum}");
@@ -164,6 +186,7 @@ impl Session {
         while Instant::now() < end {
             let seed = dice.any();
             let program = generate::program(seed, ops);
+            choose_policies(seed)?;
             let noise = (programs % 2 == 1).then_some(seed);
             let report = self.try_program(&program, noise)?;
             programs += 1;

@@ -41,6 +41,17 @@ fn a_world_without_bugs_passes() {
 }
 
 #[test]
+fn pages_of_an_atomic_job_in_flight_can_be_exclusive() {
+    for seed in 0..200 {
+        let program = format!(
+            "parent map 0 small 8\nparent submit 0 0 0+8 1 {seed}\nparent CHECK_EXCLUSIVE 0 0 0+8"
+        );
+        let program = crate::op::parse_program(&program).expect("three steps");
+        assert_eq!(run(&program, Bug::None), Ok(()), "seed {seed}");
+    }
+}
+
+#[test]
 fn each_bug_is_found_and_shrunk() {
     for (bug, most) in [
         (Bug::StaleAfterMove, 4),
