@@ -3,6 +3,7 @@
 //! `dmirror trace`: the module's trace events as they happen, in words, as JSON, or as a file for
 //! chrome://tracing and Perfetto.
 
+mod child;
 mod chrome;
 mod names;
 mod passes;
@@ -14,11 +15,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
 use std::process::ExitCode;
-use std::process::ExitStatus;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -31,12 +30,12 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::poll;
 use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
 use nix::sys::signalfd::SignalFd;
-use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 
+use self::child::Program;
 use self::chrome::Chrome;
 use self::names::Names;
 use self::passes::Passes;
@@ -102,6 +101,8 @@ impl Arguments {
         if let Some(number) = self.device {
             needs::device(number)?;
         }
+        // Before there is a buffer that somebody has to remove.
+        let (signals, mask) = signals()?;
         let mut trace = Trace::new("dmirror-trace").context(
             "cannot make a trace buffer; it takes root, and tracefs at /sys/kernel/tracing",
         )?;
@@ -114,15 +115,11 @@ impl Arguments {
         let mut names = Names::default();
         let mut whose = Whose::default();
         let mut child = None;
-        if let Some((program, arguments)) = self.program.split_first() {
-            let spawned = Command::new(program).args(arguments).spawn();
-            let spawned =
-                spawned.with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
-            whose = Whose::tree_of(spawned.id() as i32);
-            child = Some(spawned);
+        if !self.program.is_empty() {
+            let program = Program::start(&self.program, &mask)?;
+            whose = Whose::tree_of(program.pid());
+            child = Some(program);
         }
-        // After the program, which is to have signals as usual.
-        let signals = signals()?;
         let begun = Instant::now();
         let mut status = None;
         let mut left = LAST_LOOKS;
@@ -130,7 +127,7 @@ impl Arguments {
             // First, so that all is there which the program has done.
             let ended = status.is_some()
                 || left < LAST_LOOKS
-                || self.is_over(&mut child, &mut status, &signals, begun)?;
+                || self.is_over(child.as_ref(), &mut status, &signals, begun)?;
             let events = trace.take().context("cannot read the trace buffer")?;
             let is_empty = events.is_empty();
             for mut event in events {
@@ -150,7 +147,7 @@ impl Arguments {
             let _ = poll(&mut wait, INTERVAL);
         }
         show.end(trace.lost())?;
-        Ok(status.map_or(ExitCode::SUCCESS, exit_code))
+        Ok(status.map_or(ExitCode::SUCCESS, ExitCode::from))
     }
 
     fn switch_on(&self, trace: &mut Trace) -> Result<()> {
@@ -180,13 +177,13 @@ impl Arguments {
 
     fn is_over(
         &self,
-        child: &mut Option<Child>,
-        status: &mut Option<ExitStatus>,
+        child: Option<&Program>,
+        status: &mut Option<u8>,
         signals: &SignalFd,
         begun: Instant,
     ) -> Result<bool> {
         if let Some(child) = child {
-            *status = child.try_wait().context("cannot wait for the program")?;
+            *status = child.status()?;
         }
         let signal = signals.read_signal().context("cannot read a signal")?;
         let signal = signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok());
@@ -200,24 +197,16 @@ impl Arguments {
     }
 }
 
-/// Signals that end tracing, read from a descriptor from now on.
-fn signals() -> Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block().context("cannot block signals")?;
+/// Signals that end tracing, read from a descriptor from now on; and the mask of before.
+fn signals() -> Result<(SignalFd, SigSet)> {
+    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    let mask = set.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let mask = mask.context("cannot block signals")?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    SignalFd::with_flags(&set, flags).context("cannot receive signals")
-}
-
-/// As shells have it.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from)
+    let signals = SignalFd::with_flags(&set, flags).context("cannot receive signals")?;
+    Ok((signals, mask))
 }
 
 /// Where events go.

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The program that is traced.
+//!
+//! The standard library's `Command` would let it inherit the mask of this process, in which the
+//! signals that end a trace are blocked before there is anything to leave behind.
+
+use std::ffi::CString;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use nix::spawn::PosixSpawnAttr;
+use nix::spawn::PosixSpawnFileActions;
+use nix::spawn::PosixSpawnFlags;
+use nix::spawn::posix_spawnp;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+/// A child that runs a program.
+pub struct Program(Pid);
+
+impl Program {
+    /// Starts a program with the environment of this process and with `mask` as the signals that
+    /// are blocked.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be run, with its name.
+    pub fn start(words: &[OsString], mask: &SigSet) -> Result<Self> {
+        let about = || format!("cannot run {}", words[0].to_string_lossy());
+        let arguments = words.iter().map(|word| CString::new(word.as_bytes()));
+        let arguments = arguments
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(about)?;
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            let entry = [name.as_bytes(), value.as_bytes()].join(&b'=');
+            CString::new(OsString::from_vec(entry).into_vec()).ok()
+        });
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes.set_flags(
+            PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+        )?;
+        attributes.set_sigmask(mask)?;
+        // The standard library ignores it in this process.
+        attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+        let child = posix_spawnp(
+            &arguments[0],
+            &PosixSpawnFileActions::init()?,
+            &attributes,
+            &arguments,
+            &environment.collect::<Vec<_>>(),
+        );
+        Ok(Self(child.with_context(about)?))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.0.as_raw()
+    }
+
+    /// What it has ended with, as shells have it: its exit status, or 128 and its signal. Does not
+    /// wait.
+    ///
+    /// # Errors
+    ///
+    /// What waitpid(2) fails with.
+    pub fn status(&self) -> Result<Option<u8>> {
+        let status = waitpid(self.0, Some(WaitPidFlag::WNOHANG));
+        Ok(match status.context("cannot wait for the program")? {
+            WaitStatus::Exited(_, code) => u8::try_from(code & 0xff).ok(),
+            WaitStatus::Signaled(_, signal, _) => u8::try_from(128 + signal as i32).ok(),
+            _ => None,
+        })
+    }
+}
