@@ -39,19 +39,19 @@ pub const COSTS: [Entry; 11] = [
         Cost::DeviceFault,
         20_000,
         "round trip of a device fault",
-        "drivers tell thrashing by 3 of them in 500 µs",
+        "drivers detect thrashing by 3 faults in 500 µs",
     ),
     (
         Cost::CpuFault,
         2_000,
         "fault of a CPU, without the pages",
-        "dmirror: what one page takes more than one of many, 5.7 k instructions",
+        "dmirror: cost of a single page minus cost of one page of many, 5.7 k instructions",
     ),
     (
         Cost::Pass,
         3_000,
         "pass over pages that are to move",
-        "dmirror: what one page takes more than one of many, 9.8 k instructions",
+        "dmirror: cost of a single page minus cost of one page of many, 9.8 k instructions",
     ),
     (
         Cost::Move,
@@ -63,7 +63,7 @@ pub const COSTS: [Entry; 11] = [
         Cost::Map,
         200,
         "mapping a page where it is",
-        "dmirror: READ cold less READ warm, 0.5 k instructions",
+        "dmirror: READ cold minus READ warm, 0.5 k instructions",
     ),
     (
         Cost::BusPage,

@@ -40,7 +40,7 @@ pub fn table(simulation: &Simulation, markdown: bool) -> String {
 /// Makes a table of the costs that times are computed from.
 pub fn costs(markdown: bool) -> String {
     let mut table = empty(markdown);
-    table.set_header(["cost", "time", "from"]);
+    table.set_header(["cost", "time", "source"]);
     for (_, ns, what, basis) in COSTS {
         table.add_row([what, &units::time(ns as f64), basis]);
     }
