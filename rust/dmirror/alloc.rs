@@ -290,29 +290,29 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     /// Notes that the folio that covered the whole block of `page` was split. From now on its
     /// pages come back one by one, or in what pieces there are.
     pub(crate) fn split(&mut self, page: usize) {
-        let Ok((index, _)) = locate(page) else {
-            return;
-        };
-        if self.state(index) == Some(State::Whole) {
-            self.set(index, State::Small([u64::MAX; WORDS]));
+        match locate(page) {
+            Ok((index, _)) if self.state(index) == Some(State::Whole) => {
+                self.set(index, State::Small([u64::MAX; WORDS]));
+            }
+            _ => {}
         }
     }
 
     /// Notes that the block of `page` was used just now.
     pub(crate) fn touch(&mut self, page: usize) {
-        let Ok((index, _)) = locate(page) else {
-            return;
-        };
-        if !matches!(self.state(index), None | Some(State::Free)) {
+        let index = locate(page).map(|(index, _)| index);
+        if let Some(index) = index.ok().filter(|_| self.used_in(page / BLOCK_PAGES) > 0) {
             self.touch_block(index);
         }
     }
 
-    /// Whether a block is free; one that does not exist is.
-    pub(crate) fn is_block_free(&self, block: usize) -> bool {
-        self.blocks
-            .get(block)
-            .is_none_or(|block| block.state == State::Free)
+    /// Returns how many pages of a block are in use; of one that does not exist none are.
+    pub(crate) fn used_in(&self, block: usize) -> usize {
+        match self.blocks.get(block).map(|block| block.state) {
+            Some(State::Small(used)) => used.iter().map(|word| word.count_ones() as usize).sum(),
+            Some(State::Whole) => BLOCK_PAGES,
+            None | Some(State::Free) => 0,
+        }
     }
 
     /// The first page of the block in use that has to go next, or `None` when there is none.

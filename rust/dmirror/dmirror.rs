@@ -32,6 +32,7 @@ mod advice;
 mod advise;
 mod alloc;
 mod attributes;
+mod blocks_file;
 mod call;
 mod client;
 mod commands;
@@ -65,6 +66,7 @@ mod thrash;
 mod uapi;
 mod window;
 
+use blocks_file::BlocksFile;
 use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
 use device::{Device, RunningDevice};
 use file::DmirrorFile;
@@ -120,6 +122,7 @@ struct DmirrorModule {
     // Before the engines stop, so that nobody makes queues any more.
     _files: DeviceFiles<DmirrorFile>,
     _stats: KVec<DebugfsText<Device>>,
+    _blocks: KVec<DebugfsText<BlocksFile>>,
     _policies: KVec<DebugfsText<PolicyFile>>,
     // Last, since it lets go of the devices.
     _running: KVec<RunningDevice>,
@@ -143,6 +146,7 @@ impl kernel::Module for DmirrorModule {
         let injection = Arc::pin_init(injection, GFP_KERNEL)?;
         let mut devices = KVec::new();
         let mut stats = KVec::new();
+        let mut blocks = KVec::new();
         let mut policies = KVec::new();
         let mut running = KVec::new();
         let mut add = |memory, name| -> Result {
@@ -155,6 +159,11 @@ impl kernel::Module for DmirrorModule {
             let policy = Arc::new(PolicyFile(device.clone()), GFP_KERNEL)?;
             policies.push(
                 DebugfsText::new(folder.clone(), c"policy", policy),
+                GFP_KERNEL,
+            )?;
+            let used = Arc::new(BlocksFile(device.clone()), GFP_KERNEL)?;
+            blocks.push(
+                DebugfsText::new(folder.clone(), c"blocks", used),
                 GFP_KERNEL,
             )?;
             stats.push(
@@ -182,6 +191,7 @@ impl kernel::Module for DmirrorModule {
         Ok(Self {
             _files: DeviceFiles::new(devices)?,
             _stats: stats,
+            _blocks: blocks,
             _policies: policies,
             _running: running,
         })

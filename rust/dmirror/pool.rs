@@ -104,7 +104,13 @@ impl Pool {
 
     /// Returns whether a block is free. Does not sleep.
     pub(crate) fn is_block_free(&self, block: usize) -> bool {
-        self.allocator.lock().is_block_free(block)
+        self.allocator.lock().used_in(block) == 0
+    }
+
+    /// Returns how many pages are in use of each of the `N` blocks from `first` on. Does not sleep.
+    pub(crate) fn used_from<const N: usize>(&self, first: usize) -> [usize; N] {
+        let allocator = self.allocator.lock();
+        core::array::from_fn(|nth| allocator.used_in(first + nth))
     }
 
     /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old

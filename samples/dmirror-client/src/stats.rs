@@ -199,13 +199,23 @@ impl Stats {
     ///
     /// As for [`parse`](Self::parse), and what reading the file fails with.
     pub fn of(name: &str) -> io::Result<Option<Self>> {
-        match fs::read_to_string(Path::new(DEBUGFS).join(name).join("stats")) {
-            Ok(text) => Self::parse(&text).map(Some),
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(None),
-                _ => Err(error),
-            },
-        }
+        read(name, "stats")?.map_or(Ok(None), |text| Self::parse(&text).map(Some))
+    }
+
+    /// Reads how many pages are in use of each block of 2 MiB of device `name`, in the order of
+    /// their frames; `None` where there is no such file, or it may not be read.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` for what is no number, and what reading the file fails with.
+    pub fn blocks_of(name: &str) -> io::Result<Option<Vec<u64>>> {
+        let Some(text) = read(name, "blocks")? else {
+            return Ok(None);
+        };
+        let used = text.split_whitespace().map(str::parse);
+        let used = used.collect::<Result<_, _>>();
+        used.map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Pages that moved to the device.
@@ -253,6 +263,17 @@ impl Stats {
         let differ = |&(_, one, other): &(&str, u64, u64)| one != other;
         let text = |(what, one, other)| format!("{what}: {one} and {other}");
         sums.into_iter().filter(differ).map(text).collect()
+    }
+}
+
+/// A file of a device in debugfs, where there is one and it may be read.
+fn read(name: &str, file: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(Path::new(DEBUGFS).join(name).join(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 

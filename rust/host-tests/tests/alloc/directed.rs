@@ -199,16 +199,19 @@ fn a_block_is_free_again_only_with_the_last_of_its_small_pages() {
 }
 
 #[test]
-fn a_block_says_whether_it_is_free() {
+fn a_block_says_how_much_of_it_is_in_use() {
     let mut device = device(3);
-    assert!((0..3).all(|block| device.is_block_free(block)));
-    let page = device.alloc_pages(1).unwrap().start;
+    let used = |device: &Device| [0, 1, 2, 3].map(|block| device.used_in(block));
+    assert_eq!(used(&device), [0, 0, 0, 0], "the last one does not exist");
+    let pages = device.alloc_pages(70).unwrap();
     let whole = device.alloc_block().unwrap();
-    let used = [block(page), block(whole)];
-    assert!((0..3).all(|block| device.is_block_free(block) != used.contains(&block)));
-    device.free(page, 0).unwrap();
-    assert!(device.is_block_free(block(page)));
-    assert!(device.is_block_free(3), "one that does not exist");
+    let mut expected = [0; 4];
+    expected[block(pages.start)] = pages.len();
+    expected[block(whole)] = BLOCK_PAGES;
+    assert_eq!(used(&device), expected);
+    device.free(pages.start + 64, 0).unwrap();
+    expected[block(pages.start)] -= 1;
+    assert_eq!(used(&device), expected);
 }
 
 #[test]

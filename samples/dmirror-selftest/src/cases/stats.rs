@@ -29,6 +29,7 @@ use super::evict::pages;
 use super::evict::with_small_device;
 use super::failing::touched;
 use super::huge;
+use crate::check::Before;
 use crate::check::equal;
 use crate::check::fails_at_once;
 use crate::check::needs_ours;
@@ -61,6 +62,7 @@ cases! { "stats":
     phases = "Time counts in the phase that it was spent in.",
     second_device = "What one device does does not count for another.",
     of_a_file = "A file counts what its own commands and faults have done, and what is mapped for it.",
+    blocks = "The pages that move and come back are in use and free again in the blocks that have their frames.",
     unprivileged = "Anybody may read the fdinfo of his own file, and only root that of the device.",
     kept_by_a_reader = "The module stays while somebody has the file open.",
     read_meanwhile = "Whoever reads while pages move sees numbers that only grow, and sums that agree later.",
@@ -388,6 +390,31 @@ fn of_a_file(context: &Context) -> Result<()> {
         ..second
     };
     equal("the other file", quiet, expected)
+}
+
+fn blocks(context: &Context) -> Result<()> {
+    let room = stats()?;
+    let device = context.open()?;
+    let before = Before::of(&device)?;
+    let used = || Stats::blocks_of("hmm_dmirror0")?.context("there is no file blocks");
+    let at_first = used()?;
+    equal(
+        "pages in use of all blocks",
+        at_first.iter().sum::<u64>(),
+        room.pages - room.free,
+    )?;
+    let (huge, small) = (huge::huge(1)?, small()?);
+    huge.move_out(&device, huge.all())?;
+    small.move_out(&device, small.all())?;
+    let more = used()?;
+    let more = more.iter().zip(&at_first).map(|(now, then)| now - then);
+    let more: Vec<u64> = more.filter(|more| *more > 0).collect();
+    equal("pages more in use", more.iter().sum(), HUGE + PAGES)?;
+    equal("blocks for the huge page", more.contains(&HUGE), true)?;
+    huge.move_back(&device, huge.all(), HUGE as usize)?;
+    small.verify(small.all())?;
+    before.nothing_is_left(&device)?;
+    equal("pages in use of each block", used()?, at_first)
 }
 
 fn unprivileged(context: &Context) -> Result<()> {

@@ -6,7 +6,6 @@ use ratatui::Frame;
 use ratatui::layout::Constraint;
 use ratatui::layout::Layout;
 use ratatui::layout::Rect;
-use ratatui::style::Color;
 use ratatui::style::Style;
 use ratatui::style::Stylize as _;
 use ratatui::text::Line;
@@ -17,6 +16,7 @@ use ratatui::widgets::Paragraph;
 use ratatui::widgets::Row;
 use ratatui::widgets::Table;
 
+use super::blocks;
 use super::rates::DeviceRates;
 use super::view::Over;
 use super::view::View;
@@ -71,42 +71,6 @@ fn title_line(view: &View) -> Line<'static> {
     Line::from(spans)
 }
 
-/// The parts of a device's memory: how they are drawn, with and without more than ASCII.
-const USED: [char; 2] = ['█', '#'];
-const RESERVED: [char; 2] = ['▒', '='];
-const BROKEN: [char; 2] = ['░', '-'];
-const WHOLE: [char; 2] = ['·', '.'];
-
-fn glyph(of: [char; 2], utf8: bool) -> char {
-    if utf8 { of[0] } else { of[1] }
-}
-
-/// The memory of a device as `width` characters, each for the same number of pages.
-fn memory(device: &DeviceState, width: u16, utf8: bool) -> Line<'static> {
-    let all = device.pages.unwrap_or(0).max(1);
-    let whole = device.free_blocks.unwrap_or(0) * 512;
-    let free = device.free_pages.unwrap_or(0);
-    let parts = [
-        (device.resident_pages.unwrap_or(0), USED, Color::Green),
-        (device.reserved_pages.unwrap_or(0), RESERVED, Color::Yellow),
-        (free.saturating_sub(whole), BROKEN, Color::Gray),
-        (whole.min(free), WHOLE, Color::DarkGray),
-    ];
-    let width = u64::from(width);
-    let mut spans = Vec::new();
-    let (mut pages, mut drawn) = (0, 0);
-    for (number, glyphs, colour) in parts {
-        pages += number;
-        // What is there at all is seen.
-        let least = drawn + u64::from(number > 0);
-        let end = (pages * width / all).max(least).min(width);
-        let text: String = (drawn..end).map(|_| glyph(glyphs, utf8)).collect();
-        spans.push(Span::styled(text, Style::new().fg(colour)));
-        drawn = end;
-    }
-    Line::from(spans)
-}
-
 fn device_lines(view: &View, place: usize, device: &DeviceState, width: u16) -> Vec<Line<'static>> {
     let (before, now) = view.samples();
     let rates = DeviceRates::between(before, now, device.number);
@@ -122,18 +86,20 @@ fn device_lines(view: &View, place: usize, device: &DeviceState, width: u16) -> 
         policy.cyan(),
     ];
     let indent = 2;
-    let mut bar = memory(device, width.saturating_sub(2 * indent), view.utf8);
-    bar.spans.insert(0, Span::raw(" ".repeat(indent.into())));
+    let width = width.saturating_sub(2 * indent);
+    let mut map = blocks::map(&device.blocks, width, view.utf8);
+    map.spans.insert(0, Span::raw(" ".repeat(indent.into())));
     let numbers = format!(
-        "  {} used of {}, {} free, {} of it in whole blocks",
+        "  {} used of {}, {} free, {} of it in whole blocks{}",
         words::or_unknown(device.resident_pages, words::pages),
         words::or_unknown(device.pages, words::pages),
         words::or_unknown(device.free_pages, words::pages),
         words::or_unknown(device.free_blocks, |blocks| words::pages(blocks * 512)),
+        blocks::legend(device.blocks.len(), width),
     );
     vec![
         Line::from(title),
-        bar,
+        map,
         Line::from(numbers),
         rate_line("out ", &rates.out, rates.out()),
         rate_line("back", &rates.back, rates.back()),
@@ -206,7 +172,6 @@ fn foot_line(view: &View) -> Line<'static> {
 }
 
 fn help_lines(utf8: bool) -> Vec<String> {
-    let of = |glyphs| glyph(glyphs, utf8);
     vec![
         "q, Esc   quit".into(),
         "space    pause, and go on".into(),
@@ -214,16 +179,7 @@ fn help_lines(utf8: bool) -> Vec<String> {
         "Tab      choose the next device (arrow keys, too)".into(),
         "p        set a preset of the policy of the chosen device (root)".into(),
         String::new(),
-        format!(
-            "{}  used    {}  reserved for pages on their way",
-            of(USED),
-            of(RESERVED)
-        ),
-        format!(
-            "{}  free    {}  free in whole blocks of 2 MiB",
-            of(BROKEN),
-            of(WHOLE)
-        ),
+        blocks::help(utf8),
         String::new(),
         "there      device memory that the device has mapped for the process".into(),
         "elsewhere  other memory that it has mapped".into(),
@@ -306,8 +262,8 @@ mod tests {
             "dmirror top  every 1 s",
             "",
             "> /dev/hmm_dmirror0  private memory, 2 engines, policy xe",
-            &format!("  {}{}", "#".repeat(48), ".".repeat(48)),
-            "  2 MiB used of 4 MiB, 2 MiB free, 2 MiB of it in whole blocks",
+            "  ####....",
+            "  2 MiB used of 4 MiB, 2 MiB free, 2 MiB of it in whole blocks, 2 MiB are 4 characters",
             "  out       256 pages/s   request 256  device_fault 0",
             concat!(
                 "  back       50 pages/s   request 0  device_fault 0  cpu_fault 50  eviction 0",
@@ -324,26 +280,6 @@ mod tests {
         for (line, expected) in lines.iter().zip(expected) {
             assert_eq!(line.trim_end(), expected);
         }
-    }
-
-    #[test]
-    fn memory_is_drawn_in_parts() {
-        let device = DeviceState {
-            pages: Some(2048),
-            resident_pages: Some(1),
-            reserved_pages: Some(511),
-            free_pages: Some(1536),
-            free_blocks: Some(2),
-            ..DeviceState::default()
-        };
-        let text = |utf8| memory(&device, 16, utf8).to_string();
-        assert_eq!(text(false), "#===----........");
-        assert_eq!(text(true), "█▒▒▒░░░░········");
-    }
-
-    #[test]
-    fn memory_that_is_not_known_is_not_drawn() {
-        assert_eq!(memory(&DeviceState::default(), 16, false).to_string(), "");
     }
 
     #[test]

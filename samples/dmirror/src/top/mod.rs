@@ -2,6 +2,7 @@
 
 //! `dmirror top`: a live view of devices, and of who uses them.
 
+mod blocks;
 mod draw;
 mod plain;
 mod rates;

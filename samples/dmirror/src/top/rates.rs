@@ -167,6 +167,7 @@ pub mod tests {
                 reserved_pages: Some(0),
                 free_pages: Some(1024 - 256 * round),
                 free_blocks: Some(1),
+                blocks: vec![512, 0],
                 engines: Some(2),
                 policy: Some("xe".into()),
                 stats: Some(Stats {
