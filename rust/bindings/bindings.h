@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads: the C headers of the interfaces that `hmm` wraps and that
- * kernel::bindings does not hold, and constants that bindgen cannot compute.
+ * Input for bindgen: the C headers of the interfaces that `hmm` wraps and that kernel::bindings
+ * lacks, and constants that bindgen cannot compute.
  */
 #include <linux/folio_batch.h>
 #include <linux/hmm.h>
@@ -29,5 +29,5 @@ const gfp_t HMM_CONST___GFP_RETRY_MAYFAIL = __GFP_RETRY_MAYFAIL;
 const unsigned int HMM_CONST_HPAGE_PMD_ORDER = HPAGE_PMD_ORDER;
 const unsigned int HMM_CONST_HPAGE_PUD_ORDER = PUD_SHIFT - PAGE_SHIFT;
 
-/* For `emu`. */
+/* Used by `emu`. */
 const unsigned long HMM_CONST_IORESOURCE_SYSTEM_RAM = IORESOURCE_SYSTEM_RAM;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device reads and writes memory of the process, through its own page table.
+//! Reads and writes of process memory by the device, through its own page table.
 //!
-//! Where user memory is present it is copied straight from or to the pages that the device has
-//! mapped, with page faults off, since the update lock is held. Where it is not, the copy goes
-//! through the bounce buffer, so that no lock is held while user memory is faulted in.
+//! If user memory is present, it is copied directly from or to the pages that the device maps, with
+//! page faults disabled, since the update lock is held. Otherwise, the copy goes through the bounce
+//! buffer, so that no lock is held while user memory is faulted in.
 
 use core::{cell::Cell, ops::Range};
 
@@ -29,7 +29,7 @@ use crate::{
     device::DeviceMemory,
 };
 
-/// Hands out the range as the device sees it.
+/// Copies the range to `out`, as the device sees it.
 ///
 /// May sleep.
 ///
@@ -41,7 +41,7 @@ pub(crate) fn read(call: &mut Call<'_>, out: UserPtr, timeout: Timeout) -> Resul
     read_part(call, range, out, timeout)
 }
 
-/// As [`read`], for a part of the range; `out` is where that part goes.
+/// Does the same as [`read`], for a part of the range; `out` is the destination of that part.
 pub(crate) fn read_part(
     call: &mut Call<'_>,
     part: Range<usize>,
@@ -73,7 +73,7 @@ pub(crate) fn read_part(
     Ok(())
 }
 
-/// The device writes what is at `data` to the range.
+/// Makes the device write the data at `data` to the range.
 ///
 /// May sleep.
 ///
@@ -88,7 +88,7 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
         progress.check(at)?;
         let from = data.wrapping_byte_add(at - range.start);
         let chunk = at..range.end.min(at + HOLD_PAGES * PAGE_SIZE);
-        // What can be read now is in all likelihood there when it is copied.
+        // Data that can be read now is very likely still present when it is copied.
         let written = if fault_in_readable(from, chunk.len()) {
             let request = AccessRequest {
                 range: chunk,
@@ -110,8 +110,8 @@ pub(crate) fn write(call: &mut Call<'_>, data: UserPtr) -> Result {
     Ok(())
 }
 
-/// The device writes what is at `from` to the start of a range, by way of the bounce buffer;
-/// returns where it has stopped. A round of faults goes up to `ahead`.
+/// Makes the device write the data at `from` to the start of a range, through the bounce buffer;
+/// returns the address where it stopped. A round of faults extends to `ahead`.
 fn write_bounced(
     call: &mut Call<'_>,
     range: Range<usize>,
@@ -142,7 +142,7 @@ fn write_bounced(
     Ok(end)
 }
 
-/// Gives the device exclusive access to the pages of the range, and hands them out.
+/// Gives the device exclusive access to the pages of the range, and copies their content to `out`.
 ///
 /// May sleep.
 ///
@@ -191,12 +191,12 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
                 page.read(0, bytes)
             })?;
             match copied {
-                // Whatever CPU wants the page may have it.
+                // A CPU that wants the page may have it now.
                 Some((copied, page)) => {
                     drop(page);
                     copied?;
                 }
-                // Another task has changed the page tables: claim again.
+                // Another task has changed the page tables: begin again with a new pending map.
                 None => break,
             }
             *npages += 1;
@@ -209,13 +209,13 @@ fn make_exclusive(call: &mut Call<'_>, window: Range<usize>, npages: &mut usize)
     Ok(())
 }
 
-/// Fails if the device has exclusive access to a page of the range.
+/// Checks that the device has exclusive access to no page of the range.
 ///
 /// May sleep.
 ///
 /// # Errors
 ///
-/// [`EPERM`] if it has; [`EINTR`].
+/// [`EPERM`] if it has exclusive access to one; [`EINTR`].
 pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
     let range = call.range();
     let mut at = range.start;
@@ -235,36 +235,36 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
     Ok(())
 }
 
-/// What the device is to access.
+/// An access that the device is to perform.
 struct AccessRequest {
     range: Range<usize>,
-    /// How far a round of faults goes, because the access will get there.
+    /// The end of a round of faults: the access will get there.
     ahead: usize,
     copy: Copy,
     timeout: Timeout,
 }
 
-/// Which way to copy.
+/// The direction of a copy.
 #[derive(Clone, Copy)]
 enum Copy {
-    /// To user memory, or to the start of the bounce buffer where that is not present.
+    /// To user memory, or to the start of the bounce buffer if user memory is not present.
     Read { to: UserPtr },
-    /// From user memory, as far as that is present.
+    /// From user memory, as far as it is present.
     Write { from: UserPtr },
-    /// From the bounce buffer, so many bytes after its start.
+    /// From the bounce buffer, that many bytes after its start.
     WriteBounced { skip: usize },
 }
 
-/// What was copied at the start of a range.
+/// The result of a copy from the start of a range.
 #[derive(Clone, Copy, Default)]
 struct Copied {
     npages: usize,
-    /// Whether it is in the bounce buffer, for user memory.
+    /// Whether the data is in the bounce buffer, on its way to user memory.
     is_bounced: bool,
 }
 
-/// Copies what is mapped at the start of a range, after a round of faults if nothing is. Less than
-/// all may be copied, or nothing.
+/// Copies what is mapped at the start of a range, after a round of faults if nothing is mapped
+/// there. May copy less than the whole range, or nothing.
 fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<Copied> {
     let AccessRequest { range, copy, .. } = &request;
     let copied = copy_mapped(&call.view.lock(), &mut call.buffers.bounce, range, *copy);
@@ -280,8 +280,8 @@ fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<Copied> {
     Ok(copied)
 }
 
-/// Faults in the window that the range begins in, and copies what is mapped at its start then.
-/// Returns what was copied, and whether all of the window was faulted in.
+/// Faults in the window at the start of the range, and copies what is mapped at the start
+/// afterwards. Returns what was copied, and whether the whole window was faulted in.
 fn fault_first(
     call: &mut Call<'_>,
     request: &AccessRequest,
@@ -290,10 +290,10 @@ fn fault_first(
     let at = window.start;
     match fault(call, request, window) {
         (copied, Ok(())) => Ok((copied, true)),
-        // What was accessed counts, and is not accessed again.
+        // Count what was accessed, since it is not accessed again.
         (copied, Err(_)) if copied.npages > 0 => Ok((copied, false)),
         (_, Err(error @ (EBUSY | EINTR))) => Err(error),
-        // The first page alone decides: so everything before the page that is the reason is
+        // Only the first page decides, so everything before the page that caused the error is
         // accessed.
         (_, Err(_)) => match fault(call, request, at..at + PAGE_SIZE) {
             (copied, Err(error)) if copied.npages == 0 => Err(error),
@@ -302,8 +302,8 @@ fn fault_first(
     }
 }
 
-/// Faults in the windows from `at` on, because the access will get there. What keeps one from being
-/// mapped is found then. `npages` were copied already.
+/// Faults in the windows from `at` on, because the access will get there. An error in a window is
+/// ignored: the access will meet it there. `npages` were already copied.
 fn fault_ahead(
     call: &mut Call<'_>,
     request: &AccessRequest,
@@ -324,8 +324,8 @@ fn fault_ahead(
     Ok(())
 }
 
-/// Faults in a window; where it is the one that the range begins in, copies what is mapped at its
-/// start then. Returns what was copied.
+/// Faults in a window. If it is the window at the start of the range, also copies what is mapped at
+/// the start afterwards. Returns what was copied.
 fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> (Copied, Result) {
     let AccessRequest {
         range,
@@ -351,14 +351,14 @@ fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> 
 }
 
 impl AccessRequest {
-    /// Returns where a round of faults ends.
+    /// Returns the end of a round of faults.
     fn end(&self) -> usize {
         self.ahead.min(self.range.start + FAULT_PAGES * PAGE_SIZE)
     }
 }
 
-/// Copies what is mapped at the start of a range, up to where the device has no page mapped, or may
-/// not write to it.
+/// Copies what is mapped at the start of a range, up to the first page that the device does not
+/// map, or may not write to.
 fn copy_mapped(
     guard: &ViewGuard<'_, DeviceMemory>,
     bounce: &mut [u8],
@@ -370,7 +370,7 @@ fn copy_mapped(
             match copy_runs(guard, range, |run, at| {
                 run.copy_to_user(to.wrapping_byte_add(at))
             }) {
-                // The buffer may not be present.
+                // The user buffer may not be present.
                 0 => (copy_bounced(guard, bounce, range), true),
                 npages => (npages, false),
             }
@@ -404,9 +404,9 @@ fn copy_bounced(
     })
 }
 
-/// Calls `copy` for what is mapped at the start of a range, up to [`HOLD_PAGES`] of it, with the
-/// number of bytes before that; it returns how many of the pages it has copied, and is called again
-/// unless that was none. Returns how many were copied.
+/// Calls `copy` for runs of mapped pages at the start of a range, for at most [`HOLD_PAGES`] pages.
+/// `copy` gets the number of bytes before the run, and returns how many of its pages it has copied;
+/// it is called again unless it returned 0. Returns the number of copied pages.
 fn copy_runs(
     guard: &ViewGuard<'_, DeviceMemory>,
     range: &Range<usize>,
@@ -423,7 +423,7 @@ fn copy_runs(
                 return done;
             }
             done += copied;
-            // What the device uses is not the first to be evicted.
+            // Pages that the device uses should not be evicted first.
             let block = run.device_index().map(|index| index / BLOCK_PAGES);
             if let Some(block) = block.filter(|_| block != used) {
                 run.pagemap().ops().pool().touch(block);
@@ -440,11 +440,11 @@ fn copy_runs(
     done
 }
 
-/// Sees to it that an access which gets nowhere ends.
+/// Ends an access that makes no progress.
 struct Progress {
     timeout: Timeout,
     at: usize,
-    /// When it was tried for the second time: most are not.
+    /// When the access was tried for the second time; most are tried only once.
     since: Option<Instant<Monotonic>>,
 }
 
@@ -457,7 +457,7 @@ impl Progress {
         }
     }
 
-    /// Called before another try at an address.
+    /// Must be called before another try at an address.
     fn check(&mut self, at: usize) -> Result {
         if at != self.at {
             *self = Self::new(at, self.timeout);

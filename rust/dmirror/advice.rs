@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice: what a program has said about ranges of its addresses, as long as they are mapped.
+//! Advice that a program has given for ranges of its addresses, kept as long as they are mapped.
 //!
-//! It is set with the `mmap_lock` held, where the range is mapped, and forgotten in the notifier,
-//! before anything else can be mapped there: so no memory has advice that was given for other
-//! memory.
+//! Advice is set with the `mmap_lock` held and the range mapped. The notifier removes it before
+//! anything else can be mapped there, so no memory has advice that was given for other memory.
 //!
-//! Locks: the `mmap_lock`, the update lock of a view, then that of the ranges, which is held for
-//! book-keeping only.
+//! Locks: the `mmap_lock`, the update lock of a view, then the lock of the ranges, which is held
+//! for bookkeeping only.
 
 use core::ops::Range;
 
@@ -34,20 +33,20 @@ use crate::{
     uapi::DMIRROR_MAX_ADVICE,
 };
 
-/// Places for ranges. Half of them are for ranges of which a part is unmapped.
+/// Number of slots for ranges. Half of them are reserved for the splits that partial unmaps cause.
 const PLACES: usize = 2 * DMIRROR_MAX_ADVICE as usize;
 
 type Ranges = AttributeMap<KVVec<Slot>>;
 
-/// The advice that an open file has got.
+/// The advice given to an open file.
 #[pin_data]
 pub(crate) struct Advice {
-    /// Made for the first advice.
+    /// Allocated with the first advice.
     #[pin]
     ranges: SpinLock<Option<Ranges>>,
     /// Whether engines must not access some range.
     denies: Atomic<bool>,
-    /// Pages that are mapped and whose advice was forgotten, because there was no place.
+    /// Number of mapped pages whose advice was dropped because no slot was left.
     lost: Counter,
 }
 
@@ -60,15 +59,15 @@ impl Advice {
         })
     }
 
-    /// Changes what is advised for a range (bytes, page aligned, the end exclusive) of the address
-    /// space whose unmapped ranges this learns of.
+    /// Changes the advice for a range (bytes, page aligned, the end exclusive) of the address space
+    /// that this observes.
     ///
     /// May sleep. Takes the `mmap_lock` for reading.
     ///
     /// # Errors
     ///
     /// [`EFAULT`] when a part is not mapped; [`ENOSPC`] when there would be too many ranges;
-    /// [`ENOMEM`]; [`EINTR`] when a fatal signal arrived. Then nothing has changed.
+    /// [`ENOMEM`]; [`EINTR`] when a fatal signal arrived. After an error, nothing has changed.
     pub(crate) fn set(&self, mm: &MmWithUser, range: Range<usize>, change: &Change) -> Result {
         if range.end > task_size(mm) {
             return Err(EFAULT);
@@ -90,9 +89,9 @@ impl Advice {
         Ok(())
     }
 
-    /// Returns what was advised for an address, and the whole range around it for which that is so.
+    /// Returns the advice for an address, and the whole range around it that has the same advice.
     ///
-    /// Does not sleep. It may change at any time.
+    /// Does not sleep. The advice may change at any time.
     pub(crate) fn at(&self, address: usize) -> (Attributes, Range<usize>) {
         match &*self.ranges.lock() {
             Some(ranges) => ranges.at(address),
@@ -102,13 +101,13 @@ impl Advice {
 
     /// Returns whether engines must not access some range.
     pub(crate) fn denies(&self) -> bool {
-        // ORDERING: Relaxed: engines look under the update lock, which who denies something takes
-        // afterwards.
+        // ORDERING: Relaxed: engines check this under the update lock, which a task that denies
+        // access takes after the store.
         self.denies.load(Relaxed)
     }
 
-    /// Returns the number of ranges that have advice, and the pages that lost theirs for want of a
-    /// place.
+    /// Returns the number of ranges that have advice, and the number of pages that lost theirs
+    /// because no slot was left.
     pub(crate) fn counts(&self) -> (usize, u64) {
         let ranges = self.ranges.lock();
         let len = ranges.as_ref().map_or(0, AttributeMap::len);
@@ -116,7 +115,7 @@ impl Advice {
     }
 
     fn note_denials(&self, ranges: &Ranges) {
-        // ORDERING: Relaxed: see `denies`. Stores are in order by the lock of the ranges.
+        // ORDERING: Relaxed: see `denies`. The lock of the ranges orders the stores.
         self.denies.store(ranges.denies(), Relaxed);
     }
 }
@@ -142,7 +141,7 @@ fn new_ranges() -> Result<Ranges> {
     Ok(AttributeMap::new(places()?, places()?))
 }
 
-/// Fails if a part of a range is not mapped.
+/// Checks that the whole range is mapped.
 fn check_mapped(mmap: &MmapReadGuard<'_>, range: &Range<usize>) -> Result {
     let mut at = range.start;
     while at < range.end {

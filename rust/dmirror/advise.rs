@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The commands for advice: what user space gives, and gets back.
+//! The commands for advice: checks and conversion of their arguments and results.
 
 use core::ops::{Range, RangeInclusive};
 
@@ -21,8 +21,8 @@ const MASK: u32 = uapi::DMIRROR_ADVISE_LOCATION
     | uapi::DMIRROR_ADVISE_ATOMICS
     | uapi::DMIRROR_ADVISE_GRANULE;
 
-/// Returns the number of the device that a descriptor of the current task is for; `EBADF` when it
-/// is no open file, `EINVAL` when it is for something else.
+/// Returns the number of the device behind a descriptor of the current task; `EBADF` when the
+/// descriptor is not open, `EINVAL` when it belongs to something else.
 pub(crate) type DeviceOf<'a> = &'a dyn Fn(i32) -> Result<u32>;
 
 /// Sets attributes of a range.
@@ -39,13 +39,13 @@ pub(crate) fn set(
     client.advise(range, &change)
 }
 
-/// Says what was advised for an address.
+/// Returns the advice for an address.
 pub(crate) fn get(client: &Client, argument: &mut dmirror_advise_get) -> Result {
     let range = page_range(argument.addr, argument.limit)?;
     if argument.pad != 0 {
         return Err(EINVAL);
     }
-    // Those of an address space that is gone went with it.
+    // The advice of an address space that is gone went away with it.
     client.users().ok_or(EFAULT)?;
     let (attributes, same) = client.attributes_at(range.start);
     let Attributes {
@@ -77,12 +77,12 @@ pub(crate) fn get(client: &Client, argument: &mut dmirror_advise_get) -> Result 
     Ok(())
 }
 
-/// Returns the number of the device that an open file is for.
+/// Returns the number of the device that an open file belongs to.
 pub(crate) fn number(client: &Client) -> u32 {
     client.device().pagemap().ops().number()
 }
 
-/// Returns a range of addresses that is page aligned and not empty.
+/// Returns a range of addresses, after checking that it is page aligned and not empty.
 fn page_range(start: u64, end: u64) -> Result<Range<usize>> {
     let is_aligned = (start | end) % PAGE_SIZE as u64 == 0;
     if !is_aligned || start >= end {
@@ -92,7 +92,7 @@ fn page_range(start: u64, end: u64) -> Result<Range<usize>> {
     Ok(address(start)?..address(end)?)
 }
 
-/// Returns what is to change.
+/// Returns the requested change.
 fn change(
     client: &Client,
     device_of: DeviceOf<'_>,
@@ -146,7 +146,7 @@ fn change(
     })
 }
 
-/// Returns the location on the device that a descriptor is for.
+/// Returns the location on the device behind a descriptor.
 fn peer(client: &Client, device_of: DeviceOf<'_>, fd: i32) -> Result<Location> {
     let peer = device_of(fd)?;
     Ok(match peer == number(client) {

@@ -2,22 +2,21 @@
 
 //! The allocator of a device's pages: pure logic, no kernel calls.
 //!
-//! The device is a row of blocks. A block is free, or whole (one folio covers it), or in small
-//! pages, some of which are free. The small pages of a block are one free block again when all of
-//! them are free.
+//! The device is a row of blocks. A block is free, or whole (one folio covers it), or split into
+//! small pages, some of which are free. When all of its small pages are free, it is one free block
+//! again.
 //!
-//! When the device is full, a block in use has to go: the [victim](Allocator::victim), as a policy
-//! chooses. Blocks in use are on a list from the least to the most recently used one, and on
-//! another one in the order in which they were taken, and have a place from which chance picks
-//! them. All three are kept up to date whichever is asked, so that the policy may change at any
-//! time.
+//! When the device is full, a block in use must go: the [victim](Allocator::victim), which an
+//! eviction policy chooses. Blocks in use are on one list from the least to the most recently used
+//! one, and on another in the order of their allocation; they also have a slot in the array for
+//! random choice. All three are always kept up to date, so that the policy may change at any time.
 //!
-//! Every operation takes a bounded number of steps, so that it can run under a spinlock. The
-//! caller supplies the array of blocks and the lock.
+//! Every operation takes a bounded number of steps, so it can run under a spinlock. The caller
+//! supplies the array of blocks and the lock.
 
 use core::ops::{DerefMut, Range};
 
-/// Pages in a block.
+/// Number of pages in a block.
 pub(crate) const BLOCK_PAGES: usize = 1 << BLOCK_ORDER;
 
 /// Order of a folio that covers a whole block.
@@ -26,19 +25,19 @@ pub(crate) const BLOCK_ORDER: u32 = 9;
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
 
-/// Which block in use has to go when the device is full.
+/// Which block in use must go when the device is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Eviction {
-    /// The least recently used one.
+    /// The least recently used block.
     Lru,
-    /// The one that was taken first: first in, first out.
+    /// The block that was allocated first: first in, first out.
     Fifo,
-    /// Any of them, each as likely as the others.
+    /// A random block, all with the same probability.
     Random,
 }
 
 impl Eviction {
-    /// Returns the policy of a number, as the setting has it; what is too large is the last.
+    /// Returns the policy for the number in a setting; larger numbers mean the last policy.
     pub(crate) fn from_number(number: u32) -> Self {
         match number {
             0 => Self::Lru,
@@ -53,18 +52,18 @@ impl Eviction {
 enum State {
     Free,
     Whole,
-    /// Bit set: the page is in use. Never without a bit set.
+    /// A set bit means that the page is in use. At least one bit is set.
     Small([u64; WORDS]),
 }
 
-/// Neighbours in a list, `None` at its ends and outside of it.
+/// A block's neighbours in a list; `None` at its ends, and outside of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Link {
     prev: Option<u32>,
     next: Option<u32>,
 }
 
-/// A list of blocks, threaded through one of the links that each block has.
+/// A list of blocks, linked through one of the links in each block.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
     first: Option<u32>,
@@ -76,11 +75,11 @@ struct List {
 enum Id {
     /// Free blocks.
     Free,
-    /// Blocks in small pages that have free ones.
+    /// Blocks split into small pages, of which some are free.
     Partial,
     /// Blocks in use, the least recently used one first.
     Used,
-    /// Blocks in use, the one that was taken first being the first.
+    /// Blocks in use, in the order of their allocation.
     Taken,
 }
 
@@ -91,14 +90,14 @@ pub(crate) struct Block {
     room: Link,
     used: Link,
     taken: Link,
-    /// Where chance finds the block.
+    /// The slot for random choice that holds this block.
     place: u32,
-    /// The block that chance finds in the place with the number of this one.
+    /// The block in the random slot with this block's number.
     holds: u32,
 }
 
 impl Block {
-    /// A free block.
+    /// Creates a free block.
     pub(crate) const fn new() -> Self {
         const ALONE: Link = Link {
             prev: None,
@@ -124,33 +123,33 @@ impl Block {
     }
 }
 
-/// What chance picks blocks with. The first `untried` places have the blocks in use that may be
-/// picked; those up to `used` have those that were picked and did not go, which come again when all
-/// others were tried; the rest have the free ones.
+/// Random choice of blocks. The first `untried` slots hold the blocks in use that may be picked.
+/// Those up to `used` hold the ones that were picked but not evicted; they are picked again after
+/// all others. The remaining slots hold free blocks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chance {
     untried: u32,
     used: u32,
-    /// The state of the generator of random numbers.
+    /// The state of the random number generator.
     state: u64,
 }
 
 impl Chance {
-    /// Returns the next state of the generator, and the place that it picks.
+    /// Returns the next state of the generator, and the slot that it picks.
     fn next(&self) -> Option<(u64, u32)> {
         let places = [self.untried, self.used].into_iter().find(|&it| it > 0)?;
-        // A linear congruential generator, of which the upper half of the bits is good.
+        // A linear congruential generator, whose upper 32 bits are of good quality.
         let state = self
             .state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        // CAST: It is below `places`.
+        // CAST: The result is below `places`.
         let place = (((state >> 32) * u64::from(places)) >> 32) as u32;
         Some((state, place))
     }
 }
 
-/// What a caller did that cannot be: pages given back that were not in use, or out of range.
+/// A caller's error: it gave back pages that were not in use, or out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotInUse;
 
@@ -168,7 +167,7 @@ pub(crate) struct Allocator<B> {
 }
 
 impl<B: DerefMut<Target = [Block]>> Allocator<B> {
-    /// An allocator for the blocks of the array, all of them free. At most `u32::MAX` are used.
+    /// Creates an allocator for the blocks of the array, all free. Uses at most `u32::MAX` of them.
     pub(crate) fn new(blocks: B) -> Self {
         let mut this = Self {
             blocks,
@@ -191,25 +190,25 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         this
     }
 
-    /// The allocator with another beginning of the random numbers that [`Eviction::Random`] picks
-    /// blocks with. The same operations after the same beginning give the same blocks.
+    /// Sets the seed of the random numbers with which [`Eviction::Random`] picks blocks. The same
+    /// operations after the same seed give the same blocks.
     pub(crate) fn with_seed(mut self, seed: u64) -> Self {
         self.chance.state = seed;
         self
     }
 
-    /// The number of pages that are not in use.
+    /// Returns the number of pages that are not in use.
     pub(crate) fn free_pages(&self) -> usize {
         self.free_pages
     }
 
-    /// The number of blocks that are free as a whole.
+    /// Returns the number of blocks that are free as a whole.
     pub(crate) fn free_blocks(&self) -> usize {
         self.free_blocks
     }
 
-    /// Takes pages that follow one another, at least one and at most `most`: from a block that is
-    /// in small pages already, if there is one with room.
+    /// Allocates consecutive pages, at least one and at most `most`. Prefers a block that is
+    /// already split into small pages and has free ones.
     pub(crate) fn alloc_pages(&mut self, most: usize) -> Option<Range<usize>> {
         if most == 0 {
             return None;
@@ -240,14 +239,14 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(base + first..base + end)
     }
 
-    /// Takes a whole block; returns its first page.
+    /// Allocates a whole block; returns its first page.
     pub(crate) fn alloc_block(&mut self) -> Option<usize> {
         let index = self.take_free(State::Whole)?;
         self.free_pages -= BLOCK_PAGES;
         Some(index as usize * BLOCK_PAGES)
     }
 
-    /// Gives back the `1 << order` pages from `page` on: a whole block, or some small pages of one.
+    /// Frees the `1 << order` pages from `page` on: a whole block, or some small pages of a block.
     pub(crate) fn free(&mut self, page: usize, order: u32) -> Result<(), NotInUse> {
         let (index, first) = locate(page)?;
         let count = 1_usize.checked_shl(order).ok_or(NotInUse)?;
@@ -279,16 +278,16 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.unlink(Id::Used, index);
         self.unlink(Id::Taken, index);
         self.leave(index);
-        // First, so that a block that has memory behind it is used again before one that never
-        // was.
+        // First in the list, so that a block that has memory is reused before one that was never
+        // used.
         self.push_first(Id::Free, index);
         self.free_blocks += 1;
         self.free_pages += count;
         Ok(())
     }
 
-    /// Notes that the folio that covered the whole block of `page` was split. From now on its
-    /// pages come back one by one, or in what pieces there are.
+    /// Records that the folio that covered the whole block of `page` was split. From now on, its
+    /// pages are freed one by one, or in pieces.
     pub(crate) fn split(&mut self, page: usize) {
         match locate(page) {
             Ok((index, _)) if self.state(index) == Some(State::Whole) => {
@@ -298,7 +297,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
     }
 
-    /// Notes that the block of `page` was used just now.
+    /// Records that the block of `page` was just used.
     pub(crate) fn touch(&mut self, page: usize) {
         let index = locate(page).map(|(index, _)| index);
         if let Some(index) = index.ok().filter(|_| self.used_in(page / BLOCK_PAGES) > 0) {
@@ -306,7 +305,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
     }
 
-    /// Returns how many pages of a block are in use; of one that does not exist none are.
+    /// Returns how many pages of a block are in use: 0 for a block that does not exist.
     pub(crate) fn used_in(&self, block: usize) -> usize {
         match self.blocks.get(block).map(|block| block.state) {
             Some(State::Small(used)) => used.iter().map(|word| word.count_ones() as usize).sum(),
@@ -315,7 +314,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
     }
 
-    /// The first page of the block in use that has to go next, or `None` when there is none.
+    /// Returns the first page of the block in use that must go next, or `None` if no block is in
+    /// use.
     pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
         let index = match eviction {
             Eviction::Lru => self.used.first?,
@@ -328,12 +328,12 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(index as usize * BLOCK_PAGES)
     }
 
-    /// As [`victim`](Self::victim), and makes it the one that has to go last, so that the next call
-    /// gives another one.
+    /// Returns the same as [`victim`](Self::victim), and makes that block the last to go, so that
+    /// the next call returns another one.
     ///
-    /// Of N blocks in use, N calls in a row give each one with [`Eviction::Lru`] and
-    /// [`Eviction::Fifo`]. So do 2 N - 1 calls with [`Eviction::Random`]: none comes again before
-    /// all others came, but some may have come before the first of the calls.
+    /// With N blocks in use, N consecutive calls return each of them with [`Eviction::Lru`] and
+    /// [`Eviction::Fifo`]. With [`Eviction::Random`], 2 N - 1 calls do: no block is returned again
+    /// before all others were, but some may have been returned before the first of these calls.
     pub(crate) fn next_victim(&mut self, eviction: Eviction) -> Option<usize> {
         let page = self.victim(eviction)?;
         let (index, _) = locate(page).ok()?;
@@ -360,7 +360,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(self.blocks.get(index as usize)?.state)
     }
 
-    /// The pages of a block in small pages that are in use.
+    /// Returns the usage bits of a block that is split into small pages.
     fn small(&mut self, index: u32) -> Option<&mut [u64; WORDS]> {
         match &mut self.blocks.get_mut(index as usize)?.state {
             State::Small(bits) => Some(bits),
@@ -391,7 +391,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(index)
     }
 
-    /// Adds a block to those that chance may pick.
+    /// Adds a block to those for random choice.
     fn enter(&mut self, index: u32) {
         let place = self.place(index);
         let Chance { untried, used, .. } = self.chance;
@@ -401,7 +401,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.chance.untried += 1;
     }
 
-    /// Takes a block away from those that chance may pick.
+    /// Removes a block from those for random choice.
     fn leave(&mut self, index: u32) {
         let mut place = self.place(index);
         if place < self.chance.untried {
@@ -413,13 +413,13 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         self.swap(place, self.chance.used);
     }
 
-    /// Where chance finds a block.
+    /// Returns the slot for random choice that holds a block.
     fn place(&self, index: u32) -> u32 {
         let block = self.blocks.get(index as usize);
         block.map_or(index, |block| block.place)
     }
 
-    /// The block that chance finds in a place.
+    /// Returns the block in a slot for random choice.
     fn held(&self, place: u32) -> Option<u32> {
         Some(self.blocks.get(place as usize)?.holds)
     }
@@ -493,7 +493,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     }
 }
 
-/// The block of a page, and where in the block it is.
+/// Returns the block of a page, and the page's index in it.
 fn locate(page: usize) -> Result<(u32, usize), NotInUse> {
     let index = u32::try_from(page / BLOCK_PAGES).map_err(|_| NotInUse)?;
     Ok((index, page % BLOCK_PAGES))

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a program has advised for ranges of its addresses. Pure logic, no kernel calls.
+//! The advice that a program has given for ranges of its addresses. Pure logic, no kernel calls.
 //!
-//! The ranges are in a sorted array whose size does not change, so that forgetting a part of one
-//! allocates nothing. That may make two ranges of one, and again two of each of those: no number of
-//! places is enough for all of that. So what can never fail is to forget; what can is to keep:
-//! where no place is left, the shorter of the two parts is forgotten as well. Setting leaves half
-//! of the places free.
+//! The ranges are in a sorted array of fixed size, so that removing a part of one allocates
+//! nothing. Removing the middle of a range makes two ranges of it, and so on, so no number of slots
+//! is always enough. Therefore removing never fails, but keeping the rest may: if no slot is left,
+//! the shorter of the two remaining parts is removed as well. Setting leaves half of the slots
+//! free.
 
 use core::{
     cmp::{max, min},
@@ -16,10 +16,10 @@ use core::{
 /// Where memory should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// Nothing was advised.
+    /// No advice.
     #[default]
     Any,
-    /// In the memory of the system.
+    /// In system memory.
     System,
     /// On the device that the advice was given to.
     Device,
@@ -27,45 +27,45 @@ pub(crate) enum Location {
     Peer(u32),
 }
 
-/// What the device does to access memory that it has not mapped.
+/// How the device accesses memory that it does not map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Nothing was advised.
+    /// No advice.
     #[default]
     Any,
-    /// It moves it to where it should be.
+    /// It moves the memory to its preferred location.
     Migrate,
-    /// It maps it where it is.
+    /// It maps the memory where it is.
     InPlace,
     /// Engines must not access it.
     Denied,
 }
 
-/// How the device makes atomic operations.
+/// How the device performs atomic operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Atomics {
-    /// Nothing was advised.
+    /// No advice.
     #[default]
     Any,
     /// In its own memory.
     Device,
-    /// In the memory of the system, to which it has exclusive access meanwhile.
+    /// In system memory, with exclusive access.
     System,
     /// Not at all.
     Denied,
 }
 
-/// What was advised for an address.
+/// The advice for an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub(crate) location: Location,
     pub(crate) reach: Reach,
     pub(crate) atomics: Atomics,
-    /// How much moves at once, in bytes, a power of two; 0 where nothing was advised.
+    /// How much moves at once, in bytes, a power of two; 0 without advice.
     pub(crate) granule: u32,
 }
 
-/// What is to change. The rest stays.
+/// A change to attributes. `None` leaves an attribute as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) location: Option<Location>,
@@ -85,33 +85,34 @@ impl Change {
     }
 }
 
-/// A range of addresses, in bytes, for which the same was advised.
+/// A range of addresses, in bytes, with the same advice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slot {
     start: usize,
-    /// Exclusive.
+    /// The end address, exclusive.
     end: usize,
     attributes: Attributes,
 }
 
-/// There would be too many ranges.
+/// Error: there would be too many ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// Attributes of ranges of addresses.
+/// A map from address ranges to attributes.
 ///
-/// The ranges in use come first. They are not empty, in ascending order, and do not overlap; for
-/// each something was advised, and for two that touch not the same.
+/// The used slots come first. Their ranges are not empty, in ascending order, and do not overlap.
+/// Each range has advice, and adjacent ranges have different advice.
 pub(crate) struct AttributeMap<S> {
     slots: S,
-    /// How many of them are in use.
+    /// Number of used slots.
     len: usize,
-    /// As many, for the next state.
+    /// As many slots, for building the next state.
     scratch: S,
 }
 
 impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
-    /// Makes a map of places and as many others to work with. Half as many ranges can be set.
+    /// Creates a map with the given slots, and as many scratch slots. Half as many ranges can be
+    /// set.
     pub(crate) fn new(slots: S, scratch: S) -> Self {
         Self {
             slots,
@@ -135,7 +136,7 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         self.used().iter().any(is_denied)
     }
 
-    /// Returns what was advised for an address, and the whole range around it for which that is so.
+    /// Returns the advice for an address, and the whole range around it that has the same advice.
     pub(crate) fn at(&self, address: usize) -> (Attributes, Range<usize>) {
         let used = self.used();
         let next = used.partition_point(|slot| slot.end <= address);
@@ -150,7 +151,7 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         }
     }
 
-    /// Changes what is advised for a range, or nothing if there would be too many ranges.
+    /// Changes the advice for a range. Changes nothing if there would be too many ranges.
     pub(crate) fn set(&mut self, range: Range<usize>, change: &Change) -> Result<(), Full> {
         if range.is_empty() {
             return Ok(());
@@ -161,7 +162,7 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
             len: 0,
             most,
         };
-        // The first address of the range that has not got its new attributes.
+        // The first address of the range that does not have its new attributes yet.
         let mut at = range.start;
         for slot in &self.slots[..self.len] {
             let cut = |start, end| max(slot.start, start)..min(slot.end, end);
@@ -185,8 +186,8 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         Ok(())
     }
 
-    /// Forgets what was advised for a range. Returns how many bytes outside it were forgotten as
-    /// well, for want of a place.
+    /// Removes the advice for a range. Returns for how many bytes outside the range the advice was
+    /// removed as well, because no slot was left.
     pub(crate) fn forget(&mut self, range: Range<usize>) -> usize {
         let used = &mut self.slots[..self.len];
         let mut first = used.partition_point(|slot| slot.end <= range.start);
@@ -213,7 +214,7 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         0
     }
 
-    /// Forgets a part in the midst of a range.
+    /// Removes a part in the middle of a range.
     fn split(&mut self, place: usize, range: Range<usize>) -> usize {
         let whole = self.slots[place];
         let before = Slot {
@@ -241,11 +242,11 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
     }
 }
 
-/// Puts ranges together, in ascending order.
+/// Builds a list of ranges in ascending order.
 struct Builder<'b> {
     slots: &'b mut [Slot],
     len: usize,
-    /// How many there may be.
+    /// Maximum number of ranges.
     most: usize,
 }
 

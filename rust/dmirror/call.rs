@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A command on a range of a process's memory, and what it works with.
+//! A command on a range of a process's memory, and its buffers.
 
 use core::ops::Range;
 
@@ -19,18 +19,18 @@ use crate::{
     request::{self, UserRange},
 };
 
-/// What one step of a command works with.
+/// The buffers of one step of a command.
 pub(crate) struct Buffers {
     /// The page frame numbers of a migration.
     pub(crate) migrate: MigrateBuffer,
-    /// What a device fault or a look at the page tables needs.
+    /// Buffers for a device fault, or for a walk of the page tables.
     pub(crate) fault: FaultBuffer,
-    /// [`BOUNCE_PAGES`] pages on their way to or from user space.
+    /// A bounce buffer of [`BOUNCE_PAGES`] pages, for data on the way to or from user space.
     pub(crate) bounce: KVVec<u8>,
 }
 
 impl Buffers {
-    /// Makes buffers. May sleep.
+    /// Allocates buffers. May sleep.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             migrate: MigrateBuffer::new(WINDOW_PAGES)?,
@@ -40,11 +40,11 @@ impl Buffers {
     }
 }
 
-/// How many of those an open file keeps: for as many commands at a time.
+/// How many buffers an open file keeps: enough for as many concurrent commands.
 const MOST_IDLE: usize = 4;
 
-/// Buffers that wait for the next commands, so that these need not allocate. In boxes, because they
-/// go from hand to hand and are large.
+/// Unused buffers for the next commands, so that those need not allocate. Boxed, because they are
+/// moved around and are large.
 #[derive(Default)]
 pub(crate) struct IdleBuffers([Option<KBox<Buffers>>; MOST_IDLE]);
 
@@ -62,44 +62,44 @@ impl IdleBuffers {
     }
 }
 
-/// What a command has done so far, for the caller to see.
+/// What a command has done so far, as reported to the caller.
 #[derive(Default)]
 pub(crate) struct Counts {
-    /// Pages moved, copied or looked at.
+    /// Number of pages moved, copied or looked at.
     pub(crate) cpages: u64,
-    /// Rounds of device faults.
+    /// Number of rounds of device faults.
     pub(crate) faults: u64,
-    /// Pages that moved to the device, for statistics.
+    /// Number of pages that moved to the device, for statistics.
     pub(crate) moved_out: u64,
-    /// Pages that moved back, for statistics.
+    /// Number of pages that moved back, for statistics.
     pub(crate) moved_back: u64,
 }
 
-/// A command on a range of the process's memory, and what it works with.
+/// A command on a range of the process's memory, and what it needs.
 pub(crate) struct Call<'c> {
     pub(crate) view: &'c View<DeviceMemory>,
     pub(crate) mm: &'c MmWithUser,
     pub(crate) user_range: UserRange,
     pub(crate) buffers: &'c mut Buffers,
     pub(crate) counts: &'c mut Counts,
-    /// Why pages move.
+    /// Why pages move, for trace events and statistics.
     pub(crate) cause: Cause,
 }
 
 impl Call<'_> {
-    /// The addresses, in bytes, the end exclusive.
+    /// Returns the addresses, in bytes, the end exclusive.
     pub(crate) fn range(&self) -> Range<usize> {
         self.user_range.start()..self.user_range.end()
     }
 }
 
-/// The part of a range that the step from address `at` on is for: up to the next address that an
-/// entry for [`WINDOW_PAGES`] pages begins at.
+/// Returns the part of a range that the step from address `at` on handles: up to the next address
+/// at which an entry for [`WINDOW_PAGES`] pages begins.
 pub(crate) fn window_at(at: usize, end: usize) -> Range<usize> {
     request::window_at(at, end, WINDOW_PAGES * PAGE_SIZE)
 }
 
-/// Lets others run between steps, and stops when the task was killed.
+/// Lets other tasks run between steps; fails when a fatal signal is pending.
 pub(crate) fn resched_or_eintr() -> Result {
     sched::cond_resched();
     if sched::fatal_signal_pending() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an open file and the queues made with it share: an address space, as a device sees it.
+//! A device's use of an address space, which an open file and its queues share.
 
 use core::ops::Range;
 
@@ -31,32 +31,33 @@ use crate::{
 #[pin_data]
 pub(crate) struct Client {
     device: Arc<Device>,
-    /// The address space of the opener, which this keeps from being freed, but not alive.
+    /// The address space of the opener. This keeps it from being freed, but does not keep its
+    /// users.
     mm: ARef<Mm>,
     #[pin]
     view: View<DeviceMemory>,
-    /// What the view tells of unmapped ranges.
+    /// Receives the unmapped ranges from the view.
     advice: Arc<Advice>,
     /// A number that no other open file has.
     number: u64,
-    /// The process of the opener.
+    /// The process ID of the opener.
     pid: i32,
-    /// What has moved for it.
+    /// Statistics of what has moved for this client.
     pub(crate) stats: FileStats,
-    /// How often engines use what they have mapped where it is.
+    /// Counts the accesses of engines to memory that is mapped where it is.
     pub(crate) hits: Hits<HitCounter>,
-    /// What engines and CPUs take from each other.
+    /// Tracks the granules that engines and CPUs take from each other.
     #[pin]
     pub(crate) thrashing: SpinLock<Thrashing>,
-    /// How long what engines have fetched stays.
+    /// How long pages that engines have fetched stay.
     #[pin]
     pub(crate) slices: SpinLock<Slices>,
-    /// Nanoseconds that each engine has worked for it.
+    /// Nanoseconds that each engine has worked for this client.
     pub(crate) busy_ns: [Counter; MAX_ENGINES],
 }
 
 impl Client {
-    /// Makes the view that a device has of an address space, that of the process which runs.
+    /// Creates a device's view of the address space of the current process.
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     pub(crate) fn new<'a>(
@@ -94,14 +95,15 @@ impl Client {
         &self.advice
     }
 
-    /// Changes what is advised for a range (bytes, page aligned, the end exclusive). The device
-    /// forgets what it has mapped there. When this returns no engine accesses what it must not.
+    /// Changes the advice for a range (bytes, page aligned, the end exclusive), and removes the
+    /// device's mappings there. When this returns, no engine accesses memory that it must not
+    /// access.
     ///
     /// May sleep. Takes the `mmap_lock` for reading.
     ///
     /// # Errors
     ///
-    /// As for [`Advice::set`]; [`EFAULT`] when the address space is gone.
+    /// As for [`Advice::set`]; [`EFAULT`] when the address space has no users any more.
     pub(crate) fn advise(&self, range: Range<usize>, change: &Change) -> Result {
         let users = self.users().ok_or(EFAULT)?;
         self.advice.set(&users, range.clone(), change)?;
@@ -109,23 +111,23 @@ impl Client {
         Ok(())
     }
 
-    /// Returns what was advised for an address (bytes), and the whole range around it for which
-    /// that is so.
+    /// Returns the advice for an address (bytes), and the whole range around it that has the same
+    /// advice.
     ///
-    /// Does not sleep. It may change at any time, but not to that of another mapping of the address
-    /// while the update lock is held.
+    /// Does not sleep. The advice may change at any time; but while the update lock is held, it
+    /// cannot become that of another mapping at the address.
     pub(crate) fn attributes_at(&self, address: usize) -> (Attributes, Range<usize>) {
         self.advice.at(address)
     }
 
-    /// Returns up to where an engine may access a range (bytes, the end exclusive) at once. The
-    /// update lock is held.
+    /// Returns the address up to which an engine may access a range (bytes, the end exclusive) in
+    /// one piece. The caller must hold the update lock.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EACCES`] when it must not access the first byte.
+    /// [`EACCES`] when the engine must not access the first byte.
     pub(crate) fn check_access(&self, range: Range<u64>) -> Result<u64> {
         if !self.advice.denies() {
             return Ok(range.end);
@@ -142,7 +144,7 @@ impl Client {
         self.number
     }
 
-    /// Returns how trace events call it.
+    /// Returns the client as trace events identify it.
     pub(crate) fn traced(&self) -> trace::engine::Client {
         trace::engine::Client {
             number: self.number,
@@ -150,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Returns the address space, if it has users still. They must not be let go of while the
+    /// Returns the address space, if it still has users. The result must not be dropped while the
     /// update lock or a folio lock is held.
     pub(crate) fn users(&self) -> Option<ARef<MmWithUser>> {
         self.mm.mmget_not_zero()

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The commands with structs of their own, for queues and advice: what user space gives, and gets
-//! back.
+//! The commands with structs of their own, for queues and advice: copying to and from user space,
+//! and dispatch.
 //!
-//! Locks: that of the table of queues is held for book-keeping; and while a queue is made, which
-//! may start the thread of an engine.
+//! Locks: that of the table of queues. It is held for bookkeeping, and while a queue is created,
+//! which may start the thread of an engine.
 
 use core::mem::size_of;
 
@@ -44,8 +44,8 @@ pub(crate) enum QueueCommand {
 }
 
 impl QueueCommand {
-    /// Returns the command that `ioctl(2)` got the number of. The size that is part of it is that
-    /// of the struct as the program knows it, which the struct itself says as well.
+    /// Returns the command for a number that `ioctl(2)` received. The size in the number is that of
+    /// the struct as the program knows it, and the struct itself contains it as well.
     pub(crate) fn from_number(cmd: u32) -> Option<Self> {
         const SIZE: u32 = kernel::uapi::_IOC_SIZEMASK << kernel::uapi::_IOC_SIZESHIFT;
         [
@@ -66,7 +66,7 @@ impl QueueCommand {
 
 /// The struct of a command.
 trait Argument: FromBytes + IntoBytes + Immutable + Copy {
-    /// The size of its first version.
+    /// The size of the struct's first version.
     const FIRST: usize;
 
     fn flags(&self) -> u32;
@@ -95,15 +95,15 @@ arguments! {
     dmirror_advise_get: 56,
 }
 
-/// Where the struct of a command is in user memory.
+/// The struct of a command in user memory.
 struct User {
     at: UserPtr,
-    /// How long it is for the program.
+    /// The size of the struct as the program knows it.
     size: usize,
 }
 
 impl User {
-    /// Reads the struct of a command, none of whose flags is known.
+    /// Reads the struct of a command. No flags are defined yet, so any flag is refused.
     fn read<T: Argument>(at: UserPtr) -> Result<(Self, T)> {
         let size: u32 = UserSlice::new(at, size_of::<u32>()).reader().read()?;
         let user = Self {
@@ -139,10 +139,10 @@ impl User {
     }
 }
 
-/// The queues of an open file. Dropping them ends them, and does not wait for their jobs.
+/// The queues of an open file. Dropping them ends the queues, without waiting for their jobs.
 pub(crate) struct Queues {
     queues: KVec<(u32, Arc<Queue>)>,
-    /// The number of the next one.
+    /// The number of the next queue.
     next: u32,
 }
 
@@ -181,7 +181,7 @@ impl Drop for Queues {
     }
 }
 
-/// Ends a queue, and has the job end that runs.
+/// Ends a queue, and its running job.
 fn end(queue: &Arc<Queue>) {
     queue.destroy();
     if let Ok(engine) = queue.client().device().engine(queue.engine()) {
@@ -189,9 +189,9 @@ fn end(queue: &Arc<Queue>) {
     }
 }
 
-/// Carries out a command.
+/// Executes a command.
 ///
-/// May sleep; WAIT for as long as the caller wants.
+/// May sleep; WAIT sleeps for as long as the caller requests.
 ///
 /// # Errors
 ///
@@ -294,7 +294,7 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     if table.len() >= MAX_QUEUES {
         return Err(EMFILE);
     }
-    // No number comes twice.
+    // Numbers are not reused.
     let own = table.next;
     let next = own.checked_add(1).ok_or(EMFILE)?;
     table.queues.reserve(1, GFP_KERNEL_ACCOUNT)?;
@@ -308,7 +308,7 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     drop(table);
     let written = user.write(&argument);
     if written.is_err() {
-        // Nobody would know of it.
+        // User space would not know of the queue.
         let queue = queues.lock().take(argument.queue);
         if let Ok(queue) = queue {
             end(&queue);

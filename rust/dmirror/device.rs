@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device: its pages, and what it does when mm calls.
+//! A device: its pages, and its answers to callbacks from mm.
 
 use emu::{
     debugfs::{DebugfsDir, DebugfsU32s},
@@ -47,12 +47,12 @@ pub(crate) struct Device {
     pagemap: Arc<Pagemap<DeviceMemory>>,
     engines: KVec<Arc<Engine>>,
     faults: Arc<FaultBuffer>,
-    /// How often the engines were reset.
+    /// Number of engine resets.
     generation: Counter,
 }
 
 impl Device {
-    /// Makes a device of `memory`, with so many engines, which trace events call by its number.
+    /// Creates a device with `memory` and `engines` engines; trace events identify it by `number`.
     pub(crate) fn new(
         memory: Memory,
         injection: Arc<Injection>,
@@ -80,7 +80,7 @@ impl Device {
         Ok(device)
     }
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     pub(crate) fn pagemap(&self) -> &Arc<Pagemap<DeviceMemory>> {
         &self.pagemap
     }
@@ -94,7 +94,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when there is none.
+    /// [`EINVAL`] when there is no such engine.
     pub(crate) fn engine(&self, number: usize) -> Result<&Arc<Engine>> {
         self.engines.get(number).ok_or(EINVAL)
     }
@@ -103,7 +103,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when there is none.
+    /// [`EINVAL`] when the device has no engines.
     pub(crate) fn idlest_engine(&self) -> Result<usize> {
         let numbers = 0..self.engines.len();
         numbers
@@ -116,12 +116,12 @@ impl Device {
         &self.faults
     }
 
-    /// Returns how often the engines were reset.
+    /// Returns the number of engine resets.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.get()
     }
 
-    /// Fails all jobs that have not ended.
+    /// Fails all jobs that have not ended yet.
     ///
     /// May sleep; does not wait for the jobs.
     pub(crate) fn reset(&self) {
@@ -141,13 +141,14 @@ impl Device {
         self.faults.stop();
     }
 
-    /// Brings every page back to system memory, whoever owns it; `count` says how many came.
+    /// Moves every page back to system memory, whoever owns it; adds the number of moved pages to
+    /// `count`.
     ///
-    /// May sleep. Pages that others have locked are tried again, within bounds.
+    /// May sleep. Retries pages that others have locked a bounded number of times.
     ///
     /// # Errors
     ///
-    /// As `rust/uapi/dmirror.h` lists them for `RELEASE`; `count` is true all the same.
+    /// As `rust/uapi/dmirror.h` lists them for `RELEASE`; `count` is valid even then.
     pub(crate) fn release(&self, count: &mut u64) -> Result {
         let pagemap = &*self.pagemap;
         let mut outcome = Ok(());
@@ -176,8 +177,8 @@ impl Device {
     }
 }
 
-/// A device whose engines run, until drop: so that they are over before the code of the module goes
-/// away, whoever else still knows of the device.
+/// A device whose engines run until drop. This ensures that they have stopped before the module's
+/// code goes away, even if someone else still refers to the device.
 pub(crate) struct RunningDevice(Arc<Device>);
 
 impl RunningDevice {
@@ -193,8 +194,8 @@ impl Drop for RunningDevice {
 }
 
 impl Drop for Device {
-    /// Brings back what can be brought back at once, which trace events show. The pagemap does so
-    /// with the rest, and waits for it.
+    /// Moves back the pages that can move at once, so that trace events show it. The pagemap moves
+    /// the rest, and waits for it.
     fn drop(&mut self) {
         for block in 0..self.pagemap.npages() / HPAGE_PMD_NR {
             let ops = self.pagemap.ops();
@@ -205,39 +206,39 @@ impl Drop for Device {
     }
 }
 
-/// The driver's side of the pages.
+/// The driver's side of the device pages.
 ///
-/// It belongs to the device alone: pages outlive the files and the processes that moved them.
+/// It belongs only to the device: pages outlive the files and the processes that moved them.
 #[pin_data]
 pub(crate) struct DeviceMemory {
     number: u32,
     #[pin]
     pool: Pool,
-    /// The arrays of an eviction, which one block has at a time.
+    /// The arrays of an eviction; only one block is evicted at a time.
     #[pin]
     eviction: Mutex<MigrateBuffer>,
     injection: Arc<Injection>,
     /// The directory of the device in debugfs.
     folder: Arc<DebugfsDir>,
-    /// The files that root sets policy with.
+    /// The debugfs files with which root sets the policy.
     #[pin]
     settings: DebugfsU32s<SETTINGS>,
-    /// Until when a CPU does not get what is in a block, in nanoseconds.
+    /// For each block, until when CPUs have to wait for its pages, in nanoseconds.
     kept_until: KVVec<Atomic<u64>>,
     /// The latest of those times.
     kept_longest: Atomic<u64>,
-    /// When time begins for this device.
+    /// The origin of the device's time.
     began: Instant<Monotonic>,
     service: ServiceStats,
     #[pin]
     windows: SpinLock<Windows>,
-    /// Arrays for a CPU's fault, kept for the next one.
+    /// Spare arrays for CPU faults.
     #[pin]
     fault: SpinLock<Option<MigrateBuffer>>,
     attempts: Attempts,
 }
 
-/// The files of the settings, in a directory with the name of the device file.
+/// The names of the settings' files, in a directory with the name of the device file.
 const FILES: [&CStr; SETTINGS] = Setting::FILES;
 
 impl DeviceMemory {
@@ -270,19 +271,19 @@ impl DeviceMemory {
         self.settings.get(setting as usize)
     }
 
-    /// Returns which block has to go when the device is full.
+    /// Returns the policy that chooses the block that must go when the device is full.
     pub(crate) fn eviction_policy(&self) -> Eviction {
         Eviction::from_number(self.setting(Setting::Eviction))
     }
 
-    /// Gives all settings the values of a preset.
+    /// Sets all settings to the values of a preset.
     pub(crate) fn apply(&self, preset: &Preset) {
         for (index, &value) in preset.values().iter().enumerate() {
             self.settings.put(index, value);
         }
     }
 
-    /// Returns the name of the preset whose values the settings have, if there is one.
+    /// Returns the name of the preset that the settings match, if any.
     pub(crate) fn preset(&self) -> Option<&'static str> {
         let has = |(index, &value): (usize, &u32)| self.settings.get(index) == value;
         let found = PRESETS
@@ -291,42 +292,44 @@ impl DeviceMemory {
         found.map(|preset| preset.name)
     }
 
-    /// Returns what policy has led to.
+    /// Returns the statistics of the policy.
     pub(crate) fn service(&self) -> &ServiceStats {
         &self.service
     }
 
-    /// Returns the time, in nanoseconds since the device was made.
+    /// Returns the time, in nanoseconds since the device was created.
     pub(crate) fn now_ns(&self) -> u64 {
-        // CAST: No moment that has been lies before the one that was taken first.
+        // CAST: Monotonic time does not go backwards, so the elapsed time is not negative.
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// Keeps what is in a block from CPUs until a moment, in nanoseconds, or longer if another
-    /// granule in it has a longer slice.
+    /// Keeps the pages of a block from CPUs until the time `until`, in nanoseconds, or longer if
+    /// another granule in the block has a longer slice.
     pub(crate) fn keep_until(&self, block: usize, until: u64) {
         let Some(kept) = self.kept_until.get(block) else {
             return;
         };
-        // ORDERING: Relaxed: the number stands for itself. Of two engines at a time either may win.
+        // ORDERING: Relaxed: the number orders no other memory access. If two engines store at
+        // once, either may win.
         if kept.load(Relaxed) < until {
-            // ORDERING: Relaxed: the number stands for itself.
+            // ORDERING: Relaxed: the number orders no other memory access.
             kept.store(until, Relaxed);
         }
-        // ORDERING: Relaxed: the number stands for itself. Of two engines at a time either may win.
+        // ORDERING: Relaxed: the number orders no other memory access. If two engines store at
+        // once, either may win.
         if self.kept_longest.load(Relaxed) < until {
-            // ORDERING: Relaxed: the number stands for itself.
+            // ORDERING: Relaxed: the number orders no other memory access.
             self.kept_longest.store(until, Relaxed);
         }
     }
 
-    /// Waits until the time of a page of the device, by number, is over. The folio is locked, and
-    /// mm holds the `mmap_lock`.
+    /// Waits until the time slice of the device page with number `page` is over. The folio is
+    /// locked, and mm holds the `mmap_lock`.
     fn wait_for_slice(&self, page: usize) {
         let Some(kept) = self.kept_until.get(page / HPAGE_PMD_NR) else {
             return;
         };
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         let until = kept.load(Relaxed);
         if until == 0 {
             return;
@@ -335,28 +338,28 @@ impl DeviceMemory {
         if until > self.now_ns() {
             self.service.slices.add(1);
         }
-        // Again, where the tick was late when the sleep began, which ends too early then.
+        // In a loop: if the timer tick was late when the sleep began, the sleep ends too early.
         loop {
             let left = until.saturating_sub(self.now_ns());
             if left == 0 {
                 break;
             }
-            // CAST: It is at most MAX_SLICE_NS.
+            // CAST: The value is at most MAX_SLICE_NS.
             fsleep(Delta::from_nanos(left as i64));
         }
     }
 
-    /// Returns how often migrations were tried again and given up.
+    /// Returns how often migrations were retried and given up.
     pub(crate) fn attempts(&self) -> &Attempts {
         &self.attempts
     }
 
-    /// Returns the pages that are free.
+    /// Returns the allocator of the device's pages.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Evicts the pages of a block; `pagemap` is that of this device.
+    /// Evicts the pages of a block; `pagemap` must be that of this device.
     ///
     /// May sleep. Takes the eviction lock, and folio locks.
     pub(crate) fn evict(&self, pagemap: &Pagemap<Self>, block: usize, cause: Cause) -> Evicted {
@@ -371,7 +374,7 @@ impl DeviceMemory {
         evicted
     }
 
-    /// As [`evict`](Self::evict), for those who listen.
+    /// Does the same as [`evict`](Self::evict), with the trace events.
     fn traced_evict(&self, pagemap: &Pagemap<Self>, block: usize, cause: Cause) -> Evicted {
         let first = block * HPAGE_PMD_NR;
         let mut buffer = self.eviction.lock();
@@ -401,31 +404,31 @@ impl DeviceMemory {
         evicted
     }
 
-    /// Waits until an eviction that runs now has ended, and with it the locks that it has on the
-    /// pages of a block. For a migration that found pages of its range locked.
+    /// Waits until a running eviction has ended, and with it the locks that it holds on the pages
+    /// of a block. For a migration that found pages of its range locked.
     ///
     /// May sleep. Takes the eviction lock, so must not be called with a folio locked.
     pub(crate) fn wait_for_eviction(&self) {
         drop(self.eviction.lock());
     }
 
-    /// Returns the order of the window that a CPU's fault brings back.
+    /// Returns the order of the window that a CPU fault moves back.
     fn window_order(&self, fault: &CpuFault<'_, Emulated<Self>>) -> u32 {
         let bytes = self.setting(Setting::Window) as usize;
         let most = (bytes / PAGE_SIZE).clamp(1, WINDOW_PAGES).ilog2();
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         let kept = self.kept_longest.load(Relaxed);
-        // A neighbour may be in a block whose time is not over.
+        // A neighbour may be in a block whose time slice is not over.
         if fault.npages() > 1 || (kept > 0 && kept > self.now_ns()) {
             return 0;
         }
-        // Only to tell one from another.
+        // Only used to distinguish address spaces.
         let space = core::ptr::from_ref(fault.vma().mm()) as usize;
         let page = fault.address() / PAGE_SIZE;
         self.windows.lock().order_for(space, page, most)
     }
 
-    /// Brings back what a CPU has touched, and what it will touch next.
+    /// Moves back the page that a CPU has touched, and those that it will probably touch next.
     fn bring_back(&self, fault: &CpuFault<'_, Emulated<Self>>) -> Result {
         if let Some(page) = fault.device_index() {
             self.wait_for_slice(page);
@@ -436,17 +439,17 @@ impl DeviceMemory {
         }
         let kept = self.fault.lock().take();
         let Ok(mut buffer) = kept.map_or_else(|| MigrateBuffer::new(WINDOW_PAGES), Ok) else {
-            // One page needs no memory.
+            // A single page needs no arrays.
             return fault.migrate_to_system();
         };
         let result = fault.migrate_window(1 << order, &mut buffer);
         let surplus = self.fault.lock().replace(buffer);
-        // Freed without the lock.
+        // Freed without the lock held.
         drop(surplus);
         result
     }
 
-    /// Returns the failures that tests ask for.
+    /// Returns the failure injection that tests use.
     pub(crate) fn injection(&self) -> &Injection {
         &self.injection
     }
@@ -470,8 +473,8 @@ impl DeviceOps for DeviceMemory {
 
     fn migrate_to_ram(&self, fault: CpuFault<'_, Emulated<Self>>) -> FaultAnswer {
         match self.bring_back(&fault) {
-            // Either the page came back, or somebody else has a reference to it and is about to let
-            // go of it. Or it was told to fail, once.
+            // Either the page moved back, or someone else has a reference to it and will soon drop
+            // it, or a test has injected a single failure.
             Ok(()) | Err(EAGAIN) => fault.retry(),
             Err(ENOMEM) => fault.out_of_memory(),
             Err(_) => fault.bus_error(),
@@ -479,7 +482,7 @@ impl DeviceOps for DeviceMemory {
     }
 }
 
-/// The most nanoseconds that a CPU waits for a time slice.
+/// Maximum number of nanoseconds that a CPU waits for a time slice.
 const MAX_SLICE_NS: u64 = (MAX_TIMESLICE_US as u64 * 1000) << MAX_DOUBLED;
 
 fn kept_until(blocks: usize) -> Result<KVVec<Atomic<u64>>> {

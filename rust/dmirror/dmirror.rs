@@ -9,8 +9,8 @@
 //! CPU fault, last put, split: C -> hmm -> emu -> device
 //! ```
 //!
-//! No module calls back up, and all `unsafe` is in `hmm` and `emu`. What user space sees is
-//! described in `rust/uapi/dmirror.h`.
+//! An arrow points from the caller to the module that it calls. All `unsafe` is in `hmm` and `emu`.
+//! `rust/uapi/dmirror.h` describes what user space sees.
 
 #![deny(unsafe_code)]
 
@@ -116,15 +116,15 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 
 /// The devices, from load to unload.
 ///
-/// Dropping it removes the files, stops the engines, and lets go of the devices, which then bring
-/// their pages back.
+/// Dropping it removes the files, stops the engines, and drops the devices, which then move their
+/// pages back.
 struct DmirrorModule {
-    // Before the engines stop, so that nobody makes queues any more.
+    // Before the engines stop, so that nobody creates queues any more.
     _files: DeviceFiles<DmirrorFile>,
     _stats: KVec<DebugfsText<Device>>,
     _blocks: KVec<DebugfsText<BlocksFile>>,
     _policies: KVec<DebugfsText<PolicyFile>>,
-    // Last, since it lets go of the devices.
+    // Last, since it drops the devices.
     _running: KVec<RunningDevice>,
 }
 
@@ -150,7 +150,7 @@ impl kernel::Module for DmirrorModule {
         let mut policies = KVec::new();
         let mut running = KVec::new();
         let mut add = |memory, name| -> Result {
-            // As in the names of the files, which are in this order.
+            // As in the names of the files, which are in the same order.
             let number = devices.len() as u32;
             let device = Device::new(memory, injection.clone(), number, plan.engines)?;
             let device = Arc::new(device, GFP_KERNEL)?;
@@ -187,7 +187,7 @@ impl kernel::Module for DmirrorModule {
             let start = PhysicalStart::from_parameter(start);
             add(reserved(Memory::coherent, start, bytes)?, name)?;
         }
-        // Files last: they can be opened at once.
+        // The files come last: they can be opened at once.
         Ok(Self {
             _files: DeviceFiles::new(devices)?,
             _stats: stats,
@@ -198,7 +198,7 @@ impl kernel::Module for DmirrorModule {
     }
 }
 
-/// Makes the memory of private device `index`, counted from 0.
+/// Creates the memory of private device `index`, counted from 0.
 fn private_memory(plan: Private, index: usize) -> Result<Memory> {
     match plan {
         Private::Lazy { bytes } => Memory::lazy((bytes >> PAGE_SHIFT) as usize),
@@ -209,7 +209,7 @@ fn private_memory(plan: Private, index: usize) -> Result<Memory> {
     }
 }
 
-/// Makes memory of a range that was kept from the system.
+/// Creates memory from a range that was reserved.
 fn reserved(
     make: fn(PhysicalStart, usize, &CStr) -> Result<Memory>,
     start: PhysicalStart,
@@ -221,7 +221,7 @@ fn reserved(
     })
 }
 
-/// Says what is wrong with the parameters.
+/// Logs what is wrong with the parameters.
 fn explain(params: &Params, bad: BadParams) -> Error {
     let Params {
         capacity,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines: threads that work on queues.
+//! Engines: threads that execute the jobs of queues.
 //!
-//! An engine belongs to its device, and outlives no module: whoever unloads stops it. It owns what
-//! it works on, so that closing a file need not wait for it. A queue that is destroyed while one of
-//! its jobs runs has the engine interrupted, which ends whatever it waits for.
+//! An engine belongs to its device, and does not outlive the module: unloading stops it. It owns
+//! what it works on, so closing a file need not wait for it. When a queue is destroyed while one of
+//! its jobs runs, the engine is interrupted, which ends any wait.
 //!
 //! Locks: that of the engine, then that of the jobs of a queue. Neither is held while a job runs.
 
@@ -28,18 +28,18 @@ use crate::{
     queue::{Job, Queue},
 };
 
-/// What an engine works on.
+/// The queues of an engine, and their schedule.
 struct Work {
     queues: KVec<Arc<Queue>>,
-    /// The place of the queue whose turn is next.
+    /// The index of the queue whose turn is next.
     turn: usize,
-    /// The queue whose job runs.
+    /// The queue whose job is running.
     running: Option<Arc<Queue>>,
     is_stopped: bool,
 }
 
 impl Work {
-    /// Returns a job of the first queue that has one, from the one whose turn it is on.
+    /// Returns a job of the first queue that has one, beginning with the queue whose turn is next.
     fn next(&mut self) -> Option<(Arc<Queue>, Job)> {
         let count = self.queues.len();
         for step in 0..count {
@@ -65,16 +65,16 @@ impl Work {
 pub(crate) struct Engine {
     #[pin]
     work: Mutex<Work>,
-    /// There is work, or less of it.
+    /// Signalled when there is new work, or less of it.
     #[pin]
     changed: CondVar,
-    /// Started for the first queue.
+    /// Started with the first queue.
     #[pin]
     thread: Mutex<Option<Kthread<Worker>>>,
 }
 
 impl Engine {
-    /// Makes an engine that does not run yet.
+    /// Creates an engine that does not run yet.
     pub(crate) fn new() -> Result<Arc<Self>> {
         let work = Work {
             queues: KVec::new(),
@@ -90,17 +90,17 @@ impl Engine {
         Arc::pin_init(engine, GFP_KERNEL)
     }
 
-    /// Returns the number of its queues.
+    /// Returns the number of queues of this engine.
     pub(crate) fn queues(&self) -> usize {
         self.work.lock().queues.len()
     }
 
-    /// Adds a queue, and starts the thread if this is the first. The thread has this name.
+    /// Adds a queue, and starts the thread, with the name `name`, if this is the first queue.
     ///
     /// May sleep.
     pub(crate) fn add(self: &Arc<Self>, queue: Arc<Queue>, name: fmt::Arguments<'_>) -> Result {
         let mut thread = self.thread.lock();
-        // Whoever stops the engine notes that before it takes the thread.
+        // `stop` sets the flag before it takes the thread.
         if self.work.lock().is_stopped {
             return Err(ENODEV);
         }
@@ -120,14 +120,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the engine look for work.
+    /// Makes the engine look for work.
     pub(crate) fn kick(&self) {
-        // Under the lock, so that it either finds the work or waits for this.
+        // With the lock held, so that the engine either finds the work or is woken by this.
         let _work = self.work.lock();
         self.changed.notify_all();
     }
 
-    /// Takes away a queue that was destroyed, and ends its job if one runs.
+    /// Removes a destroyed queue, and ends its job if one is running.
     pub(crate) fn remove(&self, queue: &Arc<Queue>) {
         let mut work = self.work.lock();
         let place = work.queues.iter().position(|own| Arc::ptr_eq(own, queue));
@@ -140,17 +140,17 @@ impl Engine {
         }
     }
 
-    /// Waits until no job of a queue runs, which was destroyed.
+    /// Waits until no job of a destroyed queue is running.
     ///
     /// # Errors
     ///
-    /// [`EINTR`] when a fatal signal arrives. If another signal came before, the job ends first.
+    /// [`EINTR`] when a fatal signal arrives. If another signal arrived before, the job ends first.
     pub(crate) fn wait_for(&self, queue: &Arc<Queue>) -> Result {
         let mut work = self.work.lock();
         let mut is_interrupted = false;
         while work.runs(queue) {
             if is_interrupted {
-                // The caller could not ask again. The job was interrupted as well, and ends soon.
+                // The caller could not call again. The job was interrupted too, and ends soon.
                 self.changed.wait(&mut work);
             } else {
                 is_interrupted = self.changed.wait_interruptible(&mut work);
@@ -162,7 +162,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Fails all jobs that have not ended.
+    /// Fails all jobs that have not ended yet.
     pub(crate) fn reset(&self) {
         let work = self.work.lock();
         for queue in &work.queues {
@@ -175,7 +175,7 @@ impl Engine {
 
     /// Ends all queues and the thread, which is not started again.
     ///
-    /// May sleep, until what the engine waits for was interrupted.
+    /// May sleep until the engine's current wait was interrupted.
     pub(crate) fn stop(&self) {
         let mut work = self.work.lock();
         work.is_stopped = true;
@@ -191,14 +191,14 @@ impl Engine {
         drop(thread);
     }
 
-    /// Ends what the thread waits for. It looks then whether its job is to go on.
+    /// Ends the thread's current wait. The thread then checks whether its job is to continue.
     fn interrupt(&self) {
         if let Some(thread) = &*self.thread.lock() {
             thread.interrupt();
         }
     }
 
-    /// Waits for a job; `None` when the engine is to stop.
+    /// Waits for a job; returns `None` when the engine is to stop.
     fn next(&self) -> Option<(Arc<Queue>, Job)> {
         let mut work = self.work.lock();
         loop {
@@ -214,16 +214,17 @@ impl Engine {
         }
     }
 
-    /// Notes that a job has ended.
+    /// Records that a job has ended.
     fn done(&self) {
         let done = self.work.lock().running.take();
         self.changed.notify_all();
-        // Without the lock: it may be the last that knows of the queue, and of the address space.
+        // Without the lock held: this may be the last reference to the queue, and to the address
+        // space.
         drop(done);
     }
 }
 
-/// Returns how trace events call a job.
+/// Returns a job as trace events identify it.
 fn traced(queue: &Queue, job: &Job) -> trace::Job {
     let client = queue.client();
     trace::Job {
@@ -238,7 +239,8 @@ fn traced(queue: &Queue, job: &Job) -> trace::Job {
 /// The thread of an engine.
 struct Worker {
     engine: Arc<Engine>,
-    /// Made where they are charged to who has made the first queue.
+    /// Allocated by the caller of `add`, so that they are charged to whoever created the first
+    /// queue.
     buffers: KBox<Buffers>,
 }
 
@@ -246,7 +248,8 @@ impl KthreadBody for Worker {
     fn run(mut self) {
         while let Some((queue, job)) = self.engine.next() {
             let start = Instant::<Monotonic>::now();
-            // What was meant for the job before; who cancels this one is heard by its checks.
+            // Discard an interrupt of the previous job; checks of this job notice its own
+            // cancellation.
             clear_interrupt();
             JobBegin::emit(|| JobBegin {
                 job: traced(&queue, &job),
@@ -254,7 +257,7 @@ impl KthreadBody for Worker {
                 packets: job.npackets,
             });
             let outcome = exec::run(&queue, &job, &mut self.buffers);
-            // Before anybody hears of it.
+            // Before anyone is notified of the end.
             JobEnd::emit(|| JobEnd {
                 job: traced(&queue, &job),
                 executed: outcome.executed,
@@ -262,7 +265,7 @@ impl KthreadBody for Worker {
                 address: outcome.failure.map_or(0, |failure| failure.address),
             });
             if let Some(busy) = queue.client().busy_ns.get(queue.engine()) {
-                // CAST: No moment that has been lies before the one that was taken first.
+                // CAST: Monotonic time does not go backwards, so the elapsed time is not negative.
                 busy.add(start.elapsed().as_nanos() as u64);
             }
             queue.finish(&job, outcome);

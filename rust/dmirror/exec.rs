@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An engine executes packets, through the page table of its device.
+//! Execution of packets by an engine, through the page table of its device.
 //!
-//! Memory is accessed under the update lock, up to [`BOUNCE_PAGES`] pages at a time; what is not
-//! mapped is faulted in without it. Nothing is locked between two accesses, so that pages may go
-//! wherever they like meanwhile, and whoever cancels the job is heard.
+//! Memory is accessed under the update lock, at most [`BOUNCE_PAGES`] pages at a time; unmapped
+//! pages are faulted in without the lock. No lock is held between two accesses, so pages can move
+//! meanwhile, and a cancelled job ends.
 //!
 //! [`BOUNCE_PAGES`]: crate::config::BOUNCE_PAGES
 
@@ -31,32 +31,32 @@ use crate::{
     queue::{AccessKind, Failure, Job, Outcome, Queue},
 };
 
-/// How long an engine that does nothing sleeps at most before it looks whether it is to go on.
+/// Maximum sleep of a spinning engine before it checks whether its job is to continue.
 const SPIN_STEP_NS: u64 = 1_000_000;
 
-/// How long a page that is taken away again and again is tried for.
+/// Limits how long to retry a page that is taken away again and again.
 #[derive(Default)]
 struct Patience {
-    /// When it was seen for the first time that the page does not hold still.
+    /// When the page was first found to be taken away.
     since: Option<Instant<Monotonic>>,
 }
 
 impl Patience {
-    /// Begins anew: there was progress.
+    /// Starts anew after progress.
     fn renew(&mut self) {
         self.since = None;
     }
 
-    /// Returns whether the page was seen not to hold still.
+    /// Returns whether the page was found to be taken away.
     fn is_tried(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Notes that the page does not hold still, and sleeps for a moment.
+    /// Records that the page was taken away, and sleeps briefly.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] when that goes on for too long.
+    /// [`EBUSY`] when this has lasted too long.
     fn try_again(&mut self) -> Result {
         let since = self.since.get_or_insert_with(Instant::now);
         if since.elapsed().as_millis() > ENGINE_TIMEOUT_MS {
@@ -67,13 +67,13 @@ impl Patience {
     }
 }
 
-/// Pages that a device has mapped.
+/// Pages that a device maps.
 type Pages<'g> = ViewPages<'g, DeviceMemory>;
 
 /// Executes a job.
 ///
-/// May sleep, for as long as user space wants where a fault is answered there, or until the thread
-/// is interrupted.
+/// May sleep, without a bound if user space handles a fault (userfaultfd), until the thread is
+/// interrupted.
 pub(crate) fn run(queue: &Queue, job: &Job, buffers: &mut Buffers) -> Outcome {
     let client = queue.client();
     let mut execution = Execution {
@@ -104,9 +104,9 @@ pub(crate) fn run(queue: &Queue, job: &Job, buffers: &mut Buffers) -> Outcome {
     }
 }
 
-/// Why a packet is not executed any further.
+/// Why the execution of a packet has stopped.
 enum Stop {
-    /// Not because of memory.
+    /// A reason other than a memory access.
     Packet(Error),
     /// An address cannot be accessed.
     Access {
@@ -117,7 +117,7 @@ enum Stop {
 }
 
 impl Stop {
-    /// Returns what the job ends with; `packet` is the address of the packet.
+    /// Returns the failure of the job; `packet` is the address of the packet.
     fn failure(self, packet: u64) -> Failure {
         match self {
             Self::Packet(error) => Failure {
@@ -138,14 +138,14 @@ impl Stop {
     }
 }
 
-/// A part of a page that is accessed.
+/// The part of a page that is accessed.
 #[derive(Clone, Copy)]
 struct Part {
-    /// Where it begins in the page, in bytes.
+    /// The byte offset in the page.
     offset: usize,
-    /// How many bytes of the whole access lie before it.
+    /// Number of bytes of the whole access before this part.
     before: u64,
-    /// Bytes.
+    /// Number of bytes.
     len: usize,
 }
 
@@ -154,28 +154,28 @@ struct Execution<'e> {
     job: &'e Job,
     client: &'e Client,
     buffers: &'e mut Buffers,
-    /// The accesses of RANDOM that come next, for an engine that has several under way.
+    /// The next accesses of RANDOM, for an engine with several accesses in flight.
     draws: Option<Upcoming>,
 }
 
-/// Accesses that come next.
+/// The next accesses of RANDOM.
 #[derive(Clone, Copy)]
 struct Upcoming {
     draws: Draws,
     src: u64,
     nwords: u64,
     writes: bool,
-    /// How many come.
+    /// Number of remaining accesses.
     left: u64,
 }
 
 impl Execution<'_> {
-    /// Fails if the job is not to go on.
+    /// Fails if the job is not to continue.
     fn check(&self) -> Result<(), Stop> {
         self.queue.check(self.job).map_err(Stop::Packet)
     }
 
-    /// Executes the packet at an address, and returns that of the next.
+    /// Executes the packet at an address, and returns the address of the next one.
     fn packet(&mut self, at: u64) -> Result<u64, Stop> {
         self.check()?;
         let mut bytes = [0; PACKET_BYTES];
@@ -224,8 +224,8 @@ impl Execution<'_> {
             }
             Packet::Prefetch { range, to } => self.prefetch(range, to)?,
             Packet::Spin { ns } => self.spin(ns)?,
-            // What was written before is seen before, because the update lock is released and taken
-            // in between.
+            // Earlier writes are visible first, because the update lock is released and taken in
+            // between.
             Packet::Fence { dst, value } => self.write_word(dst, value)?,
             Packet::Jump { to } => return Ok(to),
         }
@@ -233,7 +233,7 @@ impl Execution<'_> {
     }
 
     fn fill(&mut self, dst: Range<u64>, value: u64) -> Result<(), Stop> {
-        // From each of its bytes on, as long as a page.
+        // The pattern, long enough to copy a page from each of its first bytes on.
         let pattern = &mut self.buffers.bounce[..PAGE_SIZE + WORD as usize];
         for (byte, value) in pattern.iter_mut().zip(value.to_le_bytes().iter().cycle()) {
             *byte = *value;
@@ -247,7 +247,7 @@ impl Execution<'_> {
     fn copy(&mut self, dst: u64, src: u64, len: u64) -> Result<(), Stop> {
         let mut done = 0;
         while done < len {
-            // Up to the end of a page on either side.
+            // Up to the next page boundary on either side.
             let rest = |at: u64| PAGE_SIZE as u64 - (at + done) % PAGE_SIZE as u64;
             let step = rest(src).min(rest(dst)).min(len - done);
             let (from, to) = (src + done, dst + done);
@@ -278,7 +278,7 @@ impl Execution<'_> {
         let mut followed = 0;
         while followed < times && pointer != 0 {
             let address = pointer.wrapping_add(offset);
-            // The last word of all has no end that is an address.
+            // The last word of the address space has no end address.
             if address % WORD != 0 || address.checked_add(WORD).is_none() {
                 return Err(Stop::Access {
                     error: EFAULT,
@@ -317,7 +317,7 @@ impl Execution<'_> {
         let start = Instant::<Monotonic>::now();
         loop {
             self.check()?;
-            // CAST: No moment that has been lies before the one that was taken first.
+            // CAST: Monotonic time does not go backwards, so the elapsed time is not negative.
             let elapsed = start.elapsed().as_nanos() as u64;
             let left = ns.saturating_sub(elapsed);
             if left == 0 {

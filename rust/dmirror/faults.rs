@@ -10,12 +10,13 @@
 //!    does what policy says, done() ---> the other engines of the group go on as well
 //! ```
 //!
-//! The handler decides and never waits for memory: what a group takes is done by an engine that is
-//! stalled for it, which can be interrupted. So a fault that nobody answers stops no other engine,
-//! unless that wants the same granule of the same process, and that for no longer than moving it
-//! takes: what nobody but user space can provide each engine faults in by itself, after it goes on.
+//! The handler decides, and never waits for memory. The work for a group is done by an engine that
+//! is stalled for it, which can be interrupted. So a fault that nobody handles stops no other
+//! engine, unless that one needs the same granule of the same process; and then only for as long as
+//! moving the granule takes. Pages that only user space can provide are faulted in by each engine
+//! itself, after it continues.
 //!
-//! Locks: that of the buffer, for book-keeping only.
+//! Locks: that of the buffer, for bookkeeping only.
 
 use core::ops::Range;
 
@@ -34,20 +35,20 @@ use kernel::{
 
 use crate::{params::MAX_ENGINES, policy::MAX_FAULTS};
 
-/// The most faults that one engine posts at a time: accesses that it has under way.
+/// Maximum number of faults that one engine posts at once: the number of its accesses in flight.
 pub(crate) const LANES: usize = 16;
 
 /// A page that an engine misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Miss {
-    /// Whose address space it is in.
+    /// The client whose address space contains the page.
     pub(crate) client: Client,
-    /// The number of the page.
+    /// The page number.
     pub(crate) page: usize,
     pub(crate) reason: Reason,
 }
 
-/// Why the engines of a group have posted its pages.
+/// The reasons for which the engines of a group have posted its pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reasons(u8);
 
@@ -56,7 +57,7 @@ impl Reasons {
         self.0 |= 1 << reason as u8;
     }
 
-    /// Returns whether there is one of them that `is_it` is true for.
+    /// Returns whether `is_it` is true for any of the reasons.
     pub(crate) fn any(self, is_it: impl Fn(Reason) -> bool) -> bool {
         [Reason::Read, Reason::Write, Reason::Atomic, Reason::Hot]
             .into_iter()
@@ -70,59 +71,59 @@ struct Entry {
     engine: usize,
 }
 
-/// Faults in one granule, for one engine to see to.
+/// Faults in one granule, for one engine to handle.
 #[derive(Clone)]
 pub(crate) struct Group {
-    /// The first page that is missed, and the end of the last, in one granule.
+    /// From the first missed page to the end of the last one, within one granule.
     pub(crate) pages: Range<usize>,
     pub(crate) reasons: Reasons,
     client: u64,
-    /// The engines that wait for it, a bit for each.
+    /// The engines that wait for the group, one bit for each.
     engines: u32,
 }
 
-/// What an engine waits for.
+/// What an engine is waiting for.
 #[derive(Default)]
 struct Stalled {
-    /// Entries that the handler has not come to.
+    /// Number of its entries that the handler has not processed yet.
     posted: usize,
-    /// Groups that are not done.
+    /// Number of its groups that are not done yet.
     groups: usize,
-    /// Those that it has to see to; room for one for each lane.
+    /// The groups that it has to handle itself; there is room for one per lane.
     to_do: KVec<Group>,
 }
 
 struct Buffer {
     entries: KVec<Entry>,
     stalled: KVec<Stalled>,
-    /// Those that came with the last entry.
+    /// The limits given with the last entry.
     limits: FaultLimits,
     is_stopped: bool,
 }
 
-/// What limits the handler, as settings say.
+/// Limits of the handler, from the settings.
 #[derive(Clone, Copy)]
 pub(crate) struct FaultLimits {
-    /// Pages of a granule, a power of two.
+    /// Number of pages of a granule, a power of two.
     pub(crate) granule: usize,
-    /// The most entries at a time, at least 1.
+    /// Maximum number of entries per batch, at least 1.
     pub(crate) batch: usize,
-    /// The most entries that wait, at least 1.
+    /// Maximum number of waiting entries, at least 1.
     pub(crate) room: usize,
 }
 
-/// What a buffer has seen.
+/// Statistics of a fault buffer.
 #[derive(Default)]
 pub(crate) struct FaultStats {
-    /// Entries.
+    /// Number of entries.
     pub(crate) posted: Counter,
-    /// Entries for which there was no room at first.
+    /// Number of entries for which there was no room at first.
     pub(crate) overflows: Counter,
-    /// Batches.
+    /// Number of batches.
     pub(crate) batches: Counter,
-    /// Entries that were merged with another one.
+    /// Number of entries that were merged with another one.
     pub(crate) merged: Counter,
-    /// Entries that were taken back, because their job was cancelled.
+    /// Number of entries that were withdrawn because their job was cancelled.
     pub(crate) cancelled: Counter,
 }
 
@@ -133,17 +134,17 @@ pub(crate) struct FaultBuffer {
     device: u32,
     #[pin]
     buffer: Mutex<Buffer>,
-    /// Something was posted, decided or done, or there is room.
+    /// Signalled when something was posted, decided or done, or when there is room.
     #[pin]
     changed: CondVar,
-    /// Started for the first queue of the device.
+    /// Started with the first queue of the device.
     #[pin]
     handler: Mutex<Option<Kthread<Handler>>>,
     stats: FaultStats,
 }
 
 impl FaultBuffer {
-    /// Makes a buffer for so many engines of the device with a number.
+    /// Creates a fault buffer for `engines` engines of the device with number `device`.
     pub(crate) fn new(device: u32, engines: usize) -> Result<Arc<Self>> {
         let mut stalled = KVec::with_capacity(engines, GFP_KERNEL)?;
         for _ in 0..engines.min(MAX_ENGINES) {
@@ -180,12 +181,12 @@ impl FaultBuffer {
         &self.stats
     }
 
-    /// Starts the handler if it does not run yet. Its thread has this name.
+    /// Starts the handler, with the thread name `name`, if it does not run yet.
     ///
     /// May sleep.
     pub(crate) fn start(self: &Arc<Self>, name: fmt::Arguments<'_>) -> Result {
         let mut handler = self.handler.lock();
-        // Whoever stops it notes that before it takes the thread.
+        // `stop` sets the flag before it takes the thread.
         if handler.is_none() && !self.buffer.lock().is_stopped {
             let body = Handler {
                 faults: self.clone(),
@@ -196,7 +197,7 @@ impl FaultBuffer {
         Ok(())
     }
 
-    /// Ends the handler. No engine runs any more.
+    /// Stops the handler. No engine may be running any more.
     pub(crate) fn stop(&self) {
         self.buffer.lock().is_stopped = true;
         self.changed.notify_all();
@@ -207,15 +208,16 @@ impl FaultBuffer {
         drop(handler);
     }
 
-    /// Posts what an engine misses, at most [`LANES`] pages; waits for room, and until the handler
-    /// has come to all of them. Calls `see_to` for each group that this engine has to see to, and
-    /// waits for the others.
+    /// Posts the pages that an engine misses, at most [`LANES`]. Waits for room, and until the
+    /// handler has processed all of them. Calls `see_to` for each group that this engine has to
+    /// handle, and waits for the other groups.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// What `check` returns, when the thread is interrupted: then what was posted is taken back.
+    /// The error of `check`, which is called when the thread is interrupted; then the posted
+    /// entries are withdrawn.
     pub(crate) fn serve<E>(
         &self,
         engine: usize,
@@ -243,7 +245,7 @@ impl FaultBuffer {
                 stalled.posted = 0;
                 buffer.entries.retain(|entry| entry.engine != engine);
                 drop(buffer);
-                // There is room now, and the handler may have nothing left to tell of.
+                // There is room now, and the handler may have nothing left to report.
                 self.changed.notify_all();
                 continue;
             }
@@ -251,7 +253,7 @@ impl FaultBuffer {
                 return result;
             }
             if result.is_err() {
-                // Another engine sees to it, which takes no longer than moving pages does.
+                // Another engine handles the group, which takes no longer than moving pages.
                 self.changed.wait(&mut buffer);
             } else if self.changed.wait_interruptible(&mut buffer) {
                 drop(buffer);
@@ -282,7 +284,7 @@ impl FaultBuffer {
                 if let Some(stalled) = buffer.stalled.get_mut(engine) {
                     stalled.posted += 1;
                     self.stats.posted.add(1);
-                    // There is room: the limit is not above the capacity.
+                    // There is room: the limit does not exceed the capacity.
                     let _ = buffer.entries.push_within_capacity(Entry { miss, engine });
                     FaultPost::emit(|| FaultPost {
                         device: self.device,
@@ -312,7 +314,7 @@ impl FaultBuffer {
         Ok(())
     }
 
-    /// Lets the engines of a group go on.
+    /// Lets the engines of a group continue.
     fn done(&self, group: &Group) {
         let mut buffer = self.buffer.lock();
         for (engine, stalled) in buffer.stalled.iter_mut().enumerate() {
@@ -326,12 +328,12 @@ impl FaultBuffer {
 }
 
 impl Buffer {
-    /// Takes a batch out, in the order of processes and pages.
+    /// Removes a batch of entries, in the order of processes and pages.
     fn take_batch(&mut self, most: usize, batch: &mut KVec<Entry>) {
         batch.clear();
         let count = self.entries.len().min(most.max(1));
         for entry in self.entries.iter().take(count) {
-            // There is room for all that there can be.
+            // The capacity suffices for the largest batch.
             let _ = batch.push_within_capacity(*entry);
         }
         let mut at = 0;
@@ -342,7 +344,7 @@ impl Buffer {
         sort(batch);
     }
 
-    /// Merges a sorted batch, and gives each group to the engine of its first entry that has room.
+    /// Merges a sorted batch into groups, and gives each group to the engine of its first entry.
     /// Returns how many entries were merged with another one.
     fn decide(&mut self, batch: &[Entry], granule: usize) -> usize {
         let mut merged = 0;
@@ -380,7 +382,8 @@ impl Buffer {
     }
 }
 
-/// Sorts a batch by process and page: a few entries, of which those of an engine are in order.
+/// Sorts a batch by process and page. It has few entries, and those of one engine are already in
+/// order.
 fn sort(batch: &mut [Entry]) {
     let key = |entry: &Entry| (entry.miss.client.number, entry.miss.page);
     for end in 1..batch.len() {
@@ -393,13 +396,13 @@ fn sort(batch: &mut [Entry]) {
 }
 
 impl Group {
-    /// Whose address space it is in, by number.
+    /// Returns the number of the client whose address space contains the pages.
     pub(crate) fn client(&self) -> u64 {
         self.client
     }
 }
 
-/// The thread of the handler.
+/// The handler's thread.
 struct Handler {
     faults: Arc<FaultBuffer>,
     /// Room for a batch.
@@ -422,7 +425,7 @@ impl KthreadBody for Handler {
             let limits = buffer.limits;
             buffer.take_batch(limits.batch, &mut self.batch);
             let merged = buffer.decide(&self.batch, limits.granule.max(1));
-            // Before an engine sees to it, so that whoever waits for that finds it counted.
+            // Before an engine handles it, so that whoever waits for that finds the batch counted.
             FaultBatch::emit(|| FaultBatch {
                 device: faults.device,
                 entries: self.batch.len(),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An open device file: it stands for the address space of the process that opened it.
+//! An open device file: it represents the address space of the process that opened it.
 //!
-//! Locks: the lock of the buffers is held only to take them out and to put them back, never while
-//! user memory is accessed, which can wait for as long as user space likes.
+//! Locks: the lock of the buffers is held only to take them out and to put them back. It is never
+//! held while user memory is accessed, which can wait without a bound.
 
 use core::mem::size_of;
 
@@ -37,10 +37,10 @@ use crate::{
     uapi::{self, dmirror_cmd},
 };
 
-/// A command as user space gives it.
+/// A command from user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Brings the pages of the device back.
+    /// Moves the pages of the device back.
     Release,
     /// Sets the flags of the device.
     Flags,
@@ -106,7 +106,7 @@ impl TryFrom<u32> for Command {
 }
 
 impl RangeCommand {
-    /// Returns the error for an address space that is gone: there is no memory for a device to
+    /// Returns the error for an address space without users: there is no memory for a device to
     /// access, and no range to migrate or to look at.
     fn without_memory(self) -> Error {
         match self {
@@ -120,7 +120,7 @@ impl RangeCommand {
     }
 }
 
-/// Returns the number that `ioctl(2)` gets for a command.
+/// Returns the `ioctl(2)` number of a command.
 pub(crate) const fn number(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
 }
@@ -128,7 +128,7 @@ pub(crate) const fn number(nr: u32) -> u32 {
 /// The members of a `dmirror_cmd`.
 type CommandNumbers = [u64; size_of::<dmirror_cmd>() / size_of::<u64>()];
 
-/// Returns the range that a command names.
+/// Returns the range of a command.
 fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
     UserRange::new(words.addr, words.npages, PAGE_SHIFT as u32).map_err(|_| EINVAL)
 }
@@ -136,7 +136,7 @@ fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
 /// An open file.
 #[pin_data]
 pub(crate) struct DmirrorFile {
-    // Before the client, so that its queues end first.
+    // Before the client, so that drop ends its queues first.
     #[pin]
     queues: Mutex<Queues>,
     client: Arc<Client>,
@@ -171,8 +171,8 @@ impl DeviceFileOps for DmirrorFile {
             return commands::run(command, &file.client, &file.queues, &device_of, at).map(|()| 0);
         }
         let user = || UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
-        // As numbers, whose size is known when this is compiled: so C does not look what memory
-        // they are in.
+        // Read as numbers, whose size is known at compile time, so that C skips its check of the
+        // object that they lie in.
         let numbers: CommandNumbers = user().reader().read()?;
         let mut words: dmirror_cmd = zerocopy::transmute!(numbers);
 
@@ -180,7 +180,7 @@ impl DeviceFileOps for DmirrorFile {
         let result = match Command::try_from(cmd) {
             Ok(Command::Release) => file.client.device().release(&mut counts.cpages),
             Ok(Command::Flags) => file.set_flags(words.npages),
-            // A struct with a wrong range is not written back: the question mark leaves here.
+            // A struct with a wrong range is not written back: the `?` returns here.
             Ok(Command::OnRange(command)) => {
                 file.run(command, user_range(&words)?, words.ptr, &mut counts)
             }
@@ -192,7 +192,7 @@ impl DeviceFileOps for DmirrorFile {
         file.client.stats.add(&counts);
         words.cpages = counts.cpages;
         words.faults = counts.faults;
-        // The counts are true whatever the outcome; the error of the command goes first.
+        // The counts are valid whatever the outcome; the error of the command takes precedence.
         let numbers: CommandNumbers = zerocopy::transmute!(words);
         let written = user().writer().write(&numbers);
         result.and(written).map(|()| 0)
@@ -202,7 +202,7 @@ impl DeviceFileOps for DmirrorFile {
         let mixed = vma.set_mixedmap();
         let mut address = vma.start();
         while address < vma.end() {
-            // Charged to the process, which keeps it until it unmaps it.
+            // The page is charged to the process, which keeps it until it unmaps it.
             let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
             mixed.vm_insert_page(address, &page)?;
             address += PAGE_SIZE;
@@ -211,9 +211,9 @@ impl DeviceFileOps for DmirrorFile {
         Ok(())
     }
 
-    /// The memory of the device, what it has mapped for this file, and what the file has done.
-    /// Anybody may read it who may look at the process; what the device has done as a whole is in
-    /// debugfs.
+    /// Shows the memory of the device, the device's mappings for this file, and the statistics of
+    /// the file. Anyone who may inspect the process may read this; the statistics of the whole
+    /// device are in debugfs.
     fn show_fdinfo(file: Pin<&Self>, m: &SeqFile) {
         let client = &*file.client;
         let pagemap = client.device().pagemap();
@@ -230,7 +230,7 @@ impl DeviceFileOps for DmirrorFile {
             ("memory", view.mapped_system),
             ("vram0", view.mapped_device),
         ] {
-            // There is nothing that the device could map and has not.
+            // The device has no other memory that it could map, so total and resident are equal.
             for key in ["total", "resident"] {
                 let kib = pages * (PAGE_SIZE as u64 / 1024);
                 seq_print!(m, "drm-{key}-{region}:\t{kib} KiB\n");
@@ -313,7 +313,7 @@ impl DmirrorFile {
             RangeCommand::CheckExclusive => access::check_exclusive(&mut call),
         };
         let surplus = self.buffers.lock().keep(buffers);
-        // Freed without the lock.
+        // Freed without the lock held.
         drop(surplus);
         result
     }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The numbers that engines count accesses with, see [`hits`](crate::hits).
+//! The counters with which engines count accesses, see [`hits`](crate::hits).
 
 use hmm::memremap::HPAGE_PMD_NR;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 
 use crate::hits::{Number, BLOCK};
 
-// The counters, which know nothing of the kernel, and mm speak of the same blocks.
+// The access counters, which know nothing of the kernel, and mm must agree on the size of blocks.
 const _: () = assert!(BLOCK == HPAGE_PMD_NR);
 
-/// A number that stands for itself: nothing else is concluded from it.
+/// A counter that orders no other memory access.
 pub(crate) struct HitCounter(Atomic<usize>);
 
 impl Number for HitCounter {
@@ -19,17 +19,17 @@ impl Number for HitCounter {
     }
 
     fn count(&self) -> usize {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.fetch_add(1_usize, Relaxed).wrapping_add(1)
     }
 
     fn get(&self) -> usize {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.load(Relaxed)
     }
 
     fn replace(&self, value: usize) -> usize {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.xchg(value, Relaxed)
     }
 }

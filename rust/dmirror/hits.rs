@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access counters: how often a device uses memory that it has mapped where it is. Pure logic, no
-//! kernel calls: the caller supplies the numbers that engines count with.
+//! Access counters: how often a device uses memory that it maps where it is. Pure logic, no kernel
+//! calls: the caller supplies the atomic numbers.
 
-/// Counters; blocks of 2 MiB share them by their number.
+/// Number of counters; block n of 2 MiB uses counter n modulo this.
 const COUNTERS: usize = 64;
 
-/// Pages of a block.
+/// Number of pages of a block.
 pub(crate) const BLOCK: usize = 512;
 
-/// A number that engines change at the same time.
+/// A number that engines change concurrently.
 pub(crate) trait Number {
-    /// Makes one that is 0.
+    /// Creates a number that is 0.
     fn zero() -> Self;
 
-    /// Adds 1, and returns what it is then.
+    /// Adds 1, and returns the new value.
     fn count(&self) -> usize;
 
-    /// Returns what it is.
+    /// Returns the value.
     fn get(&self) -> usize;
 
-    /// Sets it, and returns what it was.
+    /// Sets the value, and returns the old one.
     fn replace(&self, value: usize) -> usize;
 }
 
@@ -28,7 +28,7 @@ pub(crate) trait Number {
 #[derive(Debug)]
 pub(crate) struct Hits<N> {
     counters: [N; COUNTERS],
-    /// A page of a block whose counter has got to the limit; 0: none.
+    /// A page of a block whose counter has reached the limit; 0 for none.
     hot: N,
 }
 
@@ -42,7 +42,8 @@ impl<N: Number> Default for Hits<N> {
 }
 
 impl<N: Number> Hits<N> {
-    /// Counts an access to a page, by number; with so many, which is not 0, its block is hot.
+    /// Counts an access to a page number. When the count reaches `limit`, which is not 0, the block
+    /// of the page is hot.
     pub(crate) fn count(&self, page: usize, limit: u32) {
         let counter = &self.counters[page / BLOCK % COUNTERS];
         if counter.count() >= limit as usize {
@@ -51,9 +52,9 @@ impl<N: Number> Hits<N> {
         }
     }
 
-    /// Returns a page of a hot block, once.
+    /// Returns a page of a hot block, if there is one, and resets it.
     pub(crate) fn take_hot(&self) -> Option<usize> {
-        // Looked at first, since it is hardly ever set.
+        // Checked first, since it is rarely set.
         if self.hot.get() == 0 {
             return None;
         }

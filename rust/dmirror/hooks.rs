@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What tests hook into the operations of `hmm`.
+//! Hooks for tests into the operations of `hmm`.
 
 use hmm::memremap::{Hooks, SyncPoint};
 use kernel::{
@@ -13,7 +13,7 @@ use kernel::{
 
 use crate::inject::{Injection, Site};
 
-/// What tests ask for in the operations of `hmm`.
+/// The hooks of the tests into the operations of `hmm`.
 pub(crate) struct TestHooks {
     injection: Arc<Injection>,
     /// Whether the next allocation is to fail.
@@ -21,7 +21,7 @@ pub(crate) struct TestHooks {
 }
 
 impl TestHooks {
-    /// Makes hooks that do what the files of `injection` say.
+    /// Creates hooks that follow the files of `injection`.
     pub(crate) fn new(injection: Arc<Injection>) -> Self {
         Self {
             injection,
@@ -31,14 +31,14 @@ impl TestHooks {
 
     /// Sets whether the next allocation is to fail.
     pub(crate) fn set_fail_next(&self, fail: bool) {
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         self.fail_next.store(fail, Relaxed);
     }
 
-    /// Returns whether this allocation is to fail, which only one is told.
+    /// Returns whether this allocation is to fail; only one caller is told so.
     pub(crate) fn fails_now(&self) -> bool {
-        // ORDERING: Relaxed: the flag stands for itself. Looked at first, so that the line of the
-        // cache is not written to by every allocation.
+        // ORDERING: Relaxed: the flag orders no other memory access. It is read first, so that not
+        // every allocation writes to its cache line.
         self.fail_next.load(Relaxed) && self.fail_next.xchg(false, Relaxed)
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Delays and failures on demand, for tests: files in `/sys/kernel/debug/dmirror`, all of them 0,
-//! which is off, until root writes to them.
+//! Delays and failures on demand, for tests: files in `/sys/kernel/debug/dmirror`, initially all 0,
+//! which is off. Root can write to them.
 //!
-//! `delay_STEP_us` makes everything wait for so many microseconds after a step, so that others come
-//! in between. `fail_SITE_times` is how often something fails, `0xffffffff` for ever. With
-//! `fail_SITE_interval` n only every nth try fails, with `fail_SITE_percent` n only so many of a
-//! hundred, by chance.
+//! `delay_STEP_us` delays everything by that many microseconds after a step, so that others can
+//! interfere. `fail_SITE_times` is how many times something fails; `0xffffffff` means without
+//! limit. With `fail_SITE_interval` set to n, only every n-th try fails; with `fail_SITE_percent`
+//! set to n, n percent of the tries fail at random.
 
 use emu::{
     debugfs::{DebugfsDir, DebugfsU32s},
@@ -23,7 +23,7 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// A number that is set for a site, each in a file of its own.
+/// A number that is set for a site, each through its own file.
 #[derive(Clone, Copy)]
 enum Number {
     Times,
@@ -31,16 +31,17 @@ enum Number {
     Percent,
 }
 
-/// The numbers of a site.
+/// Number of numbers of a site.
 const NUMBERS: usize = [Number::Times, Number::Interval, Number::Percent].len();
 
-/// Makes all that follows from the table of files: the sites, and the names and indices of files.
+/// Generates everything that follows from the table of files: the sites, and the names and indices
+/// of files.
 macro_rules! files {
     (
         delays { $($point:ident: $delay:literal,)* }
         failures { $($(#[$doc:meta])* $site:ident: $failure:literal,)* }
     ) => {
-        /// What can be told to fail.
+        /// An operation that tests can make fail.
         #[derive(Clone, Copy)]
         pub(crate) enum Site {
             $($(#[$doc])* $site,)*
@@ -61,8 +62,8 @@ macro_rules! files {
             )*
         ]);
 
-        /// Returns the index of the file that delays at a point. That each point has one is what
-        /// the match is for.
+        /// Returns the index of the file that delays at a point. The match ensures that each point
+        /// has a file.
         const fn delay_index(point: SyncPoint) -> usize {
             enum Index { $($point,)* }
             match point {
@@ -86,25 +87,25 @@ files! {
         Exclusive: "exclusive",
     }
     failures {
-        /// Taking pages of the device for a migration.
+        /// Allocation of device pages for a migration.
         DeviceAlloc: "device_alloc",
-        /// Allocating system memory for pages that come back.
+        /// Allocation of system memory for pages that move back.
         SystemAlloc: "system_alloc",
-        /// Copying a folio to the device.
+        /// The copy of a folio to the device.
         CopyIn: "copy_in",
-        /// Copying a page from the device.
+        /// The copy of a folio from the device.
         CopyOut: "copy_out",
-        /// Finding a folio not locked by others.
+        /// The lock of a folio: a failure acts as if others had it locked.
         Lock: "lock",
     }
 }
 
-/// Returns the index of the file with a number of a site.
+/// Returns the index of the file with the given number of a site.
 const fn fail_index(site: Site, number: Number) -> usize {
     DELAYS + site as usize * NUMBERS + number as usize
 }
 
-/// Returns the names as they are; two that are the same do not compile.
+/// Returns the names unchanged; two equal names fail the compilation.
 const fn distinct(names: [&CStr; FILES]) -> [&CStr; FILES] {
     let mut file = 0;
     while file < FILES {
@@ -118,7 +119,7 @@ const fn distinct(names: [&CStr; FILES]) -> [&CStr; FILES] {
     names
 }
 
-/// Returns whether two names are the same; `==` cannot be used in constants.
+/// Returns whether two names are equal; `==` cannot be used in constants.
 const fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     while at < one.len() && at < other.len() && one[at] == other[at] {
@@ -132,12 +133,12 @@ const fn is_same(one: &[u8], other: &[u8]) -> bool {
 pub(crate) struct Injection {
     #[pin]
     numbers: DebugfsU32s<FILES>,
-    /// How often each site was asked while it was on.
+    /// How many times each site was asked while it was on.
     asked: [Atomic<u32>; SITES],
 }
 
 impl Injection {
-    /// Makes the files in a directory, with everything off.
+    /// Creates the files in a directory, with everything off.
     pub(crate) fn new(dir: Arc<DebugfsDir>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             numbers <- DebugfsU32s::new(dir, &NAMES),
@@ -153,7 +154,7 @@ impl Injection {
         Ok(())
     }
 
-    /// Waits for as long as the file of a point says. May sleep.
+    /// Waits for as long as the file of a point requests. May sleep.
     pub(crate) fn delay(&self, point: SyncPoint) {
         let microseconds = self.numbers.get(delay_index(point));
         if microseconds > 0 {
@@ -161,26 +162,26 @@ impl Injection {
         }
     }
 
-    /// Returns whether something may be told to fail. Does not sleep.
+    /// Returns whether a site may be made to fail. Does not sleep.
     pub(crate) fn is_on(&self, site: Site) -> bool {
         let is_on = self.numbers.get(fail_index(site, Number::Times)) != 0;
         let asked = &self.asked[site as usize];
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         if !is_on && asked.load(Relaxed) != 0 {
-            // So that every third failure is the third from when it was switched on.
-            // ORDERING: Relaxed: the number stands for itself.
+            // Reset it, so that intervals are counted from when the site is switched on.
+            // ORDERING: Relaxed: the number orders no other memory access.
             asked.store(0, Relaxed);
         }
         is_on
     }
 
-    /// Returns whether something is to fail this time. Does not sleep.
+    /// Returns whether a site is to fail this time. Does not sleep.
     pub(crate) fn fails(&self, site: Site) -> bool {
         if !self.is_on(site) {
             return false;
         }
         let get = |number| self.numbers.get(fail_index(site, number));
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         let asked = self.asked[site as usize].fetch_add(1, Relaxed);
         let interval = get(Number::Interval);
         if interval > 1 && asked % interval != interval - 1 {

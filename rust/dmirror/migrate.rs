@@ -2,11 +2,11 @@
 
 //! Migration of a range to the device and back.
 //!
-//! A range is worked through in steps of at most a window, which one entry of a page table could
-//! map. Before a step to the device takes any lock it reserves device pages, evicting others if it
-//! must; so eviction never runs while source folios are locked.
+//! A range is processed in steps of at most a window, which one page table entry could map. A step
+//! to the device reserves device pages before it takes any lock, and evicts others if necessary; so
+//! eviction never runs while source folios are locked.
 //!
-//! Locks, for one step: `mmap_lock` for reading, folio locks, then the update lock of the view.
+//! Locks, in one step: the `mmap_lock` for reading, folio locks, then the update lock of the view.
 
 use core::ops::Range;
 
@@ -49,7 +49,7 @@ pub(crate) use to_system::{prefetch_back, to_system};
 // A set has a place for each page of a window.
 const _: () = assert!(pageset::PAGES == WINDOW_PAGES && plan::WINDOW == WINDOW_PAGES);
 
-/// Moves the range to the device, and copies what the device then sees of it to `out`.
+/// Moves the range to the device, and copies the result, as the device sees it, to `out`.
 ///
 /// May sleep.
 ///
@@ -78,8 +78,8 @@ pub(crate) fn to_device(call: &mut Call<'_>, out: UserPtr) -> Result {
     }
 }
 
-/// Copies what the device sees of the pages of a step that are there; those that go away meanwhile
-/// are not there.
+/// Copies those pages of a step that are on the device to user space, as the device sees them.
+/// Pages that leave the device meanwhile are skipped.
 fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
     let start = step.range.start;
     let mut from = 0;
@@ -97,7 +97,7 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
                 &mut call.buffers.fault,
             )?;
             if run.clone().all(|nth| step.there.contains(nth)) {
-                // It is the memory of the caller that is not there.
+                // The pages are there, so it is the caller's buffer that is not.
                 return read;
             }
             resched_or_eintr()?;
@@ -117,14 +117,14 @@ fn first_readable(call: &Call<'_>, window: Range<usize>) -> Option<usize> {
         .find(|&at| readable_vma(&mmap, at).is_ok_and(|vma| !vma.never_migrates()))
 }
 
-/// Moves those pages of a window that can be moved to the device.
+/// Moves those pages of the range that can move to the device.
 ///
 /// May sleep.
 pub(crate) fn prefetch(call: &mut Call<'_>) {
     let range = call.range();
     let mut at = range.start;
     while at < range.end {
-        // Before anything is reserved for it.
+        // Checked before anything is reserved for the window.
         let Some(readable) = first_readable(call, window_at(at, range.end)) else {
             at = window_at(at, range.end).end;
             if resched_or_eintr().is_err() {
@@ -133,7 +133,8 @@ pub(crate) fn prefetch(call: &mut Call<'_>) {
             continue;
         };
         let mut step = step_to_device(call, window_at(readable, range.end));
-        // Where nothing is mapped that the device may read, something may be behind that page.
+        // If the device may read nothing at the first page, it may be able to read the pages behind
+        // that.
         at = match step.error.take() {
             Some(EINVAL) => readable + PAGE_SIZE,
             _ => step.range.end,
@@ -144,17 +145,17 @@ pub(crate) fn prefetch(call: &mut Call<'_>) {
     }
 }
 
-/// What a step to the device has come to.
+/// The state and the result of a step to the device.
 struct Step {
-    /// What it was about; less than was asked for when the VMA ends.
+    /// The range of the step; shorter than requested if the VMA ends early.
     range: Range<usize>,
-    /// The pages that are on the device.
+    /// The pages of the range that are on the device.
     there: PageSet,
-    /// Why it did not go on.
+    /// Why the step has stopped early.
     error: Option<Error>,
 }
 
-/// Moves a window, with bounded retries for pages that are locked or referenced by somebody else.
+/// Moves a window, with bounded retries for pages that someone else has locked or referenced.
 fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
     let mut step = Step {
         range,
@@ -192,7 +193,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
         pagemap.ops().stats().went_out(cause, outcome.moved);
         let npages = step.range.len() / PAGE_SIZE;
         step.there = if outcome.moved == npages {
-            // That is all of them: no need to look.
+            // All pages have moved, so there is no need to walk.
             PageSet::first(npages)
         } else {
             on_device(
@@ -228,7 +229,7 @@ fn try_step_to_device(call: &mut Call<'_>, step: &mut Step) -> Result {
     }
 }
 
-/// What trace events say of a pass.
+/// Returns a pass as trace events describe it.
 fn traced(
     pagemap: &Pagemap<DeviceMemory>,
     range: &Range<usize>,
@@ -245,17 +246,17 @@ fn traced(
     }
 }
 
-/// As [`reserve`], for those who listen.
+/// Does the same as [`reserve`], with the trace event.
 fn traced_reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
 ) -> Result<Reservation<'d>> {
-    // Where there is nothing but the allocator to ask, the clock would cost more than that.
+    // If only the allocator has to be asked, reading the clock would cost more than that.
     let is_timed = request.when_full == WhenFull::Evict || request.block || request.pages >= 64;
     let start = is_timed.then(Instant::<Monotonic>::now);
     let reservation = reserve(pagemap, request);
     if let Some(start) = start {
-        // CAST: No moment that has been lies before the one that was taken first.
+        // CAST: Monotonic time does not go backwards, so the elapsed time is not negative.
         let ns = start.elapsed().as_nanos() as u64;
         pagemap.ops().attempts().reserve_ns.add(ns);
     }
@@ -270,9 +271,9 @@ fn traced_reserve<'d>(
     reservation
 }
 
-/// Reserves what a pass is to have. If there is no block, small pages do; while others hold
-/// reservations, which cannot be evicted, or take what was evicted, it waits for them with none of
-/// its own.
+/// Reserves the pages for a pass. If there is no block, takes small pages instead. While others
+/// hold reservations, which cannot be evicted, or take the pages that were evicted for this pass,
+/// it waits for them without holding a reservation of its own.
 fn reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
@@ -292,7 +293,7 @@ fn reserve<'d>(
         }
         let others =
             pagemap.ops().pool().reserved() > reservation.npages() || reservation.lost_a_race();
-        // A round takes long where much was locked.
+        // A round takes long if many pages were locked.
         let over = tries >= RESERVE_TRIES && start.elapsed().as_millis() > RESERVE_TIMEOUT_MS;
         if !others || over {
             return Err(ENOMEM);
@@ -308,7 +309,7 @@ fn reserve<'d>(
     }
 }
 
-/// Makes one pass towards the device.
+/// Performs one pass to the device.
 fn pass_to_device(
     call: &mut Call<'_>,
     step: &mut Step,
@@ -328,7 +329,7 @@ fn pass_to_device(
     step.range.end = step.range.end.min(vma.end());
     outcome.may_be_in_batches = vma.may_have_anonymous_pages();
     let mut migration = match pending.migrate(vma, large, &mut call.buffers.migrate) {
-        // Its pages stay where they are.
+        // The pages of this VMA cannot move.
         Err(EOPNOTSUPP) => {
             outcome.may_be_in_batches = false;
             return Ok(outcome);
@@ -340,14 +341,14 @@ fn pass_to_device(
     for entry in migration.entries() {
         let is_huge_hole = entry.order() > 0 && entry.is_hole();
         let huge = if is_huge_hole {
-            // What was never touched need not become a huge page where the process wants none.
+            // Untouched memory must not become a huge page if the process does not want one.
             huge_holes
         } else {
             true
         };
         if entry.order() > 0 && !entry.can_split() {
-            // One that may be shared goes in small pages: `remove_migration_pmd()` takes the
-            // soft-dirty bit of its entry for a right to write, and warns. See
+            // A huge page that may be shared moves as small pages: `remove_migration_pmd()` takes
+            // the soft-dirty bit of its entry for write permission, and warns. See
             // Documentation/known-mm-issues.md.
             outcome.is_shared = true;
             continue;
@@ -365,8 +366,8 @@ fn pass_to_device(
     Ok(outcome)
 }
 
-/// Sets the destination of an entry: a block for a huge page, or small pages for each of its pages,
-/// where a block is not to be had or not wanted.
+/// Sets the destination of an entry: a block for a huge page, or small pages for each of its pages
+/// if no block is available or wanted.
 fn set_dst(
     entry: Entry<'_, ToDevice<'_, Emulated<DeviceMemory>>>,
     huge: bool,
@@ -408,7 +409,7 @@ fn set_dst(
     Ok(())
 }
 
-/// Which pages of a window are on the device now.
+/// Returns which pages of a window are on the device now.
 pub(crate) fn on_device(
     view: &View<DeviceMemory>,
     mm: &MmWithUser,
@@ -430,15 +431,15 @@ fn is_local(view: PageView) -> bool {
     matches!(view, PageView::Mapped(page) if page.place.is_local())
 }
 
-/// The VMA at an address that the device may read.
+/// Returns the VMA at an address, if the device may read it.
 fn readable_vma<'a>(mmap: &'a MmapReadGuard<'_>, address: usize) -> Result<LockedVma<'a>> {
     LockedVma::lookup(mmap, address)
         .filter(|vma| vma.flags() & flags::READ != 0)
         .ok_or(EINVAL)
 }
 
-/// Lets others finish with pages that they have locked. Who holds them for longest
-/// is an eviction, perhaps of the very pages that are wanted.
+/// Waits until others have finished with the pages that they have locked. The longest holder of
+/// such locks is an eviction, perhaps of the very pages that are wanted.
 fn backoff(pagemap: &Pagemap<DeviceMemory>) {
     pagemap.ops().wait_for_eviction();
     fsleep(Delta::from_micros(MIGRATE_PAUSE_US));

@@ -1,41 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets: what an engine is asked to do, and whether that makes sense. Pure logic, no kernel
-//! calls. What each does stands in `rust/uapi/dmirror.h`.
+//! Packets: decoding and validation of what an engine is asked to do. Pure logic, no kernel calls.
+//! `rust/uapi/dmirror.h` describes each packet.
 
 use core::ops::Range;
 
 use crate::uapi::{self, dmirror_packet};
 
-/// Bytes of a packet, and what its address is a multiple of.
+/// Number of bytes of a packet; its address is a multiple of that.
 pub(crate) const PACKET_BYTES: usize = size_of::<dmirror_packet>();
 
-/// Bytes of a word.
+/// Number of bytes of a word.
 pub(crate) const WORD: u64 = size_of::<u64>() as u64;
 
-/// The most nanoseconds that a packet spins.
+/// Maximum number of nanoseconds that a packet spins.
 pub(crate) const MAX_SPIN_NS: u64 = 10_000_000_000;
 
-/// The opcodes that there are, bit n for opcode n.
+/// The defined opcodes: bit n stands for opcode n.
 pub(crate) const OPCODES: u32 = (1 << (uapi::DMIRROR_OP_JUMP + 1)) - (1 << uapi::DMIRROR_OP_FILL);
 
-/// What an engine is asked to do. No range wraps around.
+/// A decoded packet. No range wraps around.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// Writes the bytes of a value again and again.
+    /// Writes the bytes of a value repeatedly.
     Fill { dst: Range<u64>, value: u64 },
-    /// Copies so many bytes; the two ranges have none in common.
+    /// Copies `len` bytes; the two ranges do not overlap.
     Copy { dst: u64, src: u64, len: u64 },
     /// Adds up words.
     Sum { src: Range<u64>, dst: u64 },
-    /// Follows pointers that lie `offset` behind what the last one points to.
+    /// Follows a chain of pointers, each of which is `offset` bytes after the address that the
+    /// previous one holds.
     Chase {
         first: u64,
         offset: u64,
         times: u64,
         dst: u64,
     },
-    /// Reads, or writes, words by chance.
+    /// Reads or writes randomly chosen words.
     Random {
         src: u64,
         nwords: u64,
@@ -44,7 +45,7 @@ pub(crate) enum Packet {
         writes: bool,
         dst: u64,
     },
-    /// Makes atomic operations on a word.
+    /// Performs atomic operations on a word.
     Atomic {
         at: u64,
         op: AtomicOp,
@@ -55,24 +56,25 @@ pub(crate) enum Packet {
     Prefetch { range: Range<u64>, to: Side },
     /// Does nothing for a while.
     Spin { ns: u64 },
-    /// Writes a word after all that was written before.
+    /// Writes a word after all earlier writes.
     Fence { dst: u64, value: u64 },
-    /// Goes on elsewhere.
+    /// Continues at another packet.
     Jump { to: u64 },
 }
 
 /// An atomic operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AtomicOp {
-    /// Whether the word has 8 bytes, not 4.
+    /// Whether the word has 8 bytes rather than 4.
     pub(crate) is_64: bool,
-    /// The word for which `value` is written, of a compare-and-swap; else `value` is added.
+    /// For a compare-and-swap, the expected word, which `value` replaces; otherwise `value` is
+    /// added.
     pub(crate) expected: Option<u64>,
     pub(crate) value: u64,
 }
 
 impl AtomicOp {
-    /// Returns what becomes of a word, unless it stays.
+    /// Returns the new value of a word, or `None` if it does not change.
     pub(crate) fn apply(&self, word: u64) -> Option<u64> {
         let mask = if self.is_64 {
             u64::MAX
@@ -86,19 +88,19 @@ impl AtomicOp {
     }
 }
 
-/// Where pages are moved to.
+/// Where pages move to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Device,
     System,
 }
 
-/// The packet makes no sense.
+/// Error: the packet is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 impl Packet {
-    /// Returns what a packet says; `page` is the size of a page in bytes.
+    /// Decodes a packet; `page` is the size of a page in bytes.
     pub(crate) fn decode(raw: &dmirror_packet, page: u64) -> Result<Self, Malformed> {
         let dmirror_packet {
             opcode,
@@ -221,19 +223,19 @@ fn check(is_good: bool) -> Result<(), Malformed> {
     }
 }
 
-/// Returns so many bytes from an address on.
+/// Returns the range of `len` bytes from an address on.
 fn range(start: u64, len: u64) -> Result<Range<u64>, Malformed> {
     let end = start.checked_add(len).ok_or(Malformed)?;
     Ok(start..end)
 }
 
-/// Checks that so many words can lie at an address.
+/// Checks that `count` aligned words fit at an address.
 fn words(start: u64, count: u64) -> Result<(), Malformed> {
     check(start % WORD == 0)?;
     range(start, count * WORD).map(drop)
 }
 
-/// The numbers that RANDOM draws.
+/// The sequence of numbers that RANDOM draws.
 #[derive(Clone, Copy)]
 pub(crate) struct Draws(u64);
 
@@ -256,23 +258,23 @@ impl Draws {
 }
 
 impl Draw {
-    /// Returns which of so many words is meant.
+    /// Returns the index of the chosen word among `nwords` words.
     pub(crate) fn word(self, nwords: u64) -> u64 {
         (self.0 >> 33).checked_rem(nwords).unwrap_or(0)
     }
 
-    /// Returns whether the word is to be written to, if there are to be writes.
+    /// Returns whether to write to the word, if the packet writes.
     pub(crate) fn is_write(self) -> bool {
         self.0 & (1 << 32) != 0
     }
 
-    /// Returns what is written in place of a word.
+    /// Returns the value to write in place of a word.
     pub(crate) fn change(self, word: u64) -> u64 {
         word ^ self.0
     }
 }
 
-/// Returns the sum of the words that bytes make up, of which the first is number `at` of them all.
+/// Returns the sum of the words in `bytes`, the first of which is at index `at` of the whole range.
 pub(crate) fn sum_of(bytes: &[u8], at: u64) -> u64 {
     let mut sum = 0_u64;
     for (byte, number) in bytes.iter().zip(at..) {

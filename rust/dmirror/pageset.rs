@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages of a window something is true of. Pure logic, no kernel calls.
+//! A set of pages of a window. Pure logic, no kernel calls.
 
 use core::ops::Range;
 
-/// The pages that a set has places for.
+/// Number of pages that a set has room for.
 pub(crate) const PAGES: usize = 512;
 
 const BITS: usize = u64::BITS as usize;
@@ -14,7 +14,7 @@ const BITS: usize = u64::BITS as usize;
 pub(crate) struct PageSet([u64; PAGES / BITS]);
 
 impl PageSet {
-    /// The first `npages` pages.
+    /// Returns the set of the first `npages` pages.
     pub(crate) fn first(npages: usize) -> Self {
         let mut this = Self::default();
         for (n, word) in this.0.iter_mut().enumerate() {
@@ -24,26 +24,26 @@ impl PageSet {
         this
     }
 
-    /// Adds a page; none that there is no place for.
+    /// Adds a page; ignores one that there is no room for.
     pub(crate) fn insert(&mut self, nth: usize) {
         if let Some(word) = self.0.get_mut(nth / BITS) {
             *word |= 1 << (nth % BITS);
         }
     }
 
-    /// Whether a page is in the set.
+    /// Returns whether a page is in the set.
     pub(crate) fn contains(&self, nth: usize) -> bool {
         self.0
             .get(nth / BITS)
             .is_some_and(|word| (word >> (nth % BITS)) & 1 != 0)
     }
 
-    /// The number of pages in the set.
+    /// Returns the number of pages in the set.
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// The first run of pages in the set that begins at `from` or later, below `end`.
+    /// Returns the first run of pages in the set that begins at or after `from` and below `end`.
     pub(crate) fn run(&self, from: usize, end: usize) -> Option<Range<usize>> {
         let start = (from..end).find(|&nth| self.contains(nth))?;
         let end = (start..end).find(|&nth| !self.contains(nth)).unwrap_or(end);

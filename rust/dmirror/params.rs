@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Module parameters: what they mean, and whether they make sense. Pure logic, no kernel calls.
+//! Module parameters: their meaning and validation. Pure logic, no kernel calls.
 
-/// Memory of a private device in bytes, where the module parameter `capacity` gives no other.
+/// Memory of a private device in bytes, if the module parameter `capacity` is not given.
 pub(crate) const DEFAULT_CAPACITY: u64 = 512 << 20;
 
-/// Memory of a coherent device in bytes, where the module parameter `spm_size` gives no other:
-/// what test_hmm takes.
+/// Memory of a coherent device in bytes, if the module parameter `spm_size` is not given: the same
+/// as in test_hmm.
 pub(crate) const DEFAULT_SPM_SIZE: u64 = 256 << 20;
 
-/// The most memory that a device can be given, in bytes; the kernel's own bounds lie not far above.
+/// Maximum memory of a device, in bytes; the kernel's own limits are not much higher.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
-/// Engines of a device, where the module parameter `engines` gives no other number.
+/// Number of engines of a device, if the module parameter `engines` is not given.
 pub(crate) const DEFAULT_ENGINES: u64 = 2;
 
-/// The most engines of a device.
+/// Maximum number of engines of a device.
 pub(crate) const MAX_ENGINES: usize = 16;
 
-/// The parameters as they were given, in bytes but for `engines`; 0 where one was not.
+/// The parameters as given, in bytes except for `engines`; 0 for those that were not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Params {
     pub(crate) capacity: u64,
@@ -33,47 +33,47 @@ pub(crate) struct Params {
 /// Where the memory of the private devices comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Private {
-    /// From the system, up to so many bytes for each device.
+    /// From the system, up to `bytes` for each device.
     Lazy { bytes: u64 },
-    /// The range at `vram_base`, of which each device has a share of so many bytes.
+    /// From the range at `vram_base`, of which each device gets `share` bytes.
     Range { share: u64 },
 }
 
-/// The devices to make.
+/// The devices to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DevicePlan {
     pub(crate) private: Private,
-    /// The bytes of each coherent device, if there are any.
+    /// The number of bytes of each coherent device, if there are any.
     pub(crate) coherent: Option<u64>,
-    /// Engines of each device.
+    /// Number of engines of each device.
     pub(crate) engines: usize,
 }
 
 /// What is wrong with the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadParams {
-    /// One of `vram_base` and `vram_size` alone.
+    /// Only one of `vram_base` and `vram_size` is given.
     HalfOfVram,
-    /// `capacity` is no multiple of a block, or too large.
+    /// `capacity` is not a multiple of a block, or too large.
     Capacity,
-    /// `capacity` and `vram_size` together.
+    /// `capacity` and `vram_size` are both given.
     CapacityAndVram,
-    /// `vram_size` is too large, or leaves the address space.
+    /// `vram_size` is too large, or the range exceeds the address space.
     VramSize,
     /// `vram_base` or `vram_size` is not aligned.
     VramAlignment,
-    /// `spm_size` without addresses.
+    /// `spm_size` is given without addresses.
     SpmSizeAlone,
-    /// One of the two addresses of coherent memory alone.
+    /// Only one of the two addresses of coherent memory is given.
     HalfOfSpm,
     /// An address or the size of coherent memory is not aligned, or too large.
     Spm,
-    /// Too many engines.
+    /// There are too many engines.
     Engines,
 }
 
 impl Params {
-    /// Returns the devices to make, for blocks of `block` bytes and so many private devices.
+    /// Returns the devices to create, for blocks of `block` bytes and `devices` private devices.
     pub(crate) fn validate(&self, block: u64, devices: u64) -> Result<DevicePlan, BadParams> {
         let private = self.private(block, devices)?;
         let coherent = self.coherent(block)?;

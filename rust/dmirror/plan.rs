@@ -1,96 +1,98 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a step towards the device goes on after each pass. Pure logic, no kernel calls.
+//! How a step to the device continues after each pass. Pure logic, no kernel calls.
 //!
-//! A step is for at most [`WINDOW`] pages. It begins with what is free, in a block if it is for a
-//! whole window; it evicts others only for pages that have been seen to be able to move; and it
-//! gives up on huge pages where mm cannot move them whole.
+//! A step handles at most [`WINDOW`] pages. It first takes what is free: a block, if it is for a
+//! whole window. It evicts others only for pages that have been found able to move. It gives up on
+//! huge pages if mm cannot move them as a whole.
 
-/// Pages of a window: what one block has room for.
+/// Number of pages of a window: as many as a block has.
 pub(crate) const WINDOW: usize = 512;
 
-/// How many passes in a row may move nothing: pages are locked or referenced by somebody else.
+/// How many consecutive passes may move nothing because someone else has locked or referenced the
+/// pages.
 pub(crate) const IDLE_PASSES: usize = 16;
 
-/// The same for a fault of the device, which can use pages where they are.
+/// The same for a device fault, which can use the pages where they are.
 pub(crate) const FAULT_IDLE_PASSES: usize = 4;
 
-/// How many passes there may be in all, if others take pages away as fast as they come.
+/// Maximum number of passes, in case others take pages away as fast as they move.
 pub(crate) const MAX_PASSES: usize = 256;
 
-/// After how many passes mm is made to let go of pages that it keeps for a while; the first time at
-/// once.
+/// After how many idle passes mm is made to drop the references that it holds temporarily; the
+/// first time, this is done at once.
 pub(crate) const DRAIN_EVERY: usize = 8;
 
 /// What to do when the device has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
-    /// Be content with what is free.
+    /// Take only what is free.
     TakeWhatIsFree,
-    /// Evict blocks, as the policy of the device chooses them, whoever owns them.
+    /// Evict blocks, chosen by the device's policy, whoever owns them.
     Evict,
 }
 
-/// What a pass is to have when it begins.
+/// What a pass needs when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReserveRequest {
-    /// Whether it is to have a block.
+    /// Whether it needs a block.
     pub(crate) block: bool,
-    /// The number of small pages.
+    /// Number of small pages that it needs.
     pub(crate) pages: usize,
     pub(crate) when_full: WhenFull,
 }
 
-/// What one pass has come to.
+/// The outcome of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Pages that moved; some of them may be gone again.
+    /// Number of pages that moved; some may have left again.
     pub(crate) moved: usize,
-    /// There was a huge page, and no block nor enough small pages for it.
+    /// There was a huge page, and neither a block nor enough small pages for it.
     pub(crate) lacks_block: bool,
     /// There was a huge page that other processes may share.
     pub(crate) is_shared: bool,
-    /// Pages that could move and found no room.
+    /// Number of pages that could move and found no room.
     pub(crate) lacking: usize,
-    /// A hole of several pages got a block, and did not take it.
+    /// A hole of several pages was given a block, but did not move.
     pub(crate) hole_stays: bool,
-    /// mm may have references to pages of the range.
+    /// mm may hold temporary references to pages of the range.
     pub(crate) may_be_in_batches: bool,
 }
 
-/// What a pass is to do.
+/// The plan of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// What it is to have when it begins.
+    /// What the pass needs when it begins.
     pub(crate) request: ReserveRequest,
-    /// Whether huge pages are collected whole; otherwise mm splits them.
+    /// Whether huge pages are collected as a whole; otherwise mm splits them.
     pub(crate) keeps_large: bool,
     /// Whether holes of several pages are filled with small pages.
     pub(crate) small_holes: bool,
-    /// Whether a block is of use: the step is for a window that may be one huge page.
+    /// Whether a block is useful: the step is for a window that may be a single huge page.
     takes_block: bool,
-    /// The passes before this one.
+    /// Number of earlier passes.
     passes: usize,
-    /// Those of them, since the last one that moved something, that moved nothing.
+    /// Number of passes since the last one that moved something.
     idle: usize,
-    /// With how many of those it ends.
+    /// Maximum of `idle`, after which the step ends.
     most_idle: usize,
 }
 
-/// What comes after a pass.
+/// What follows a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing: all pages are there, or it was tried often enough.
+    /// Nothing: all pages are on the device, or there were enough tries.
     Done,
     /// Another pass, at once.
     Again(Plan),
-    /// Another pass, when others had time to let go of what they have locked, and mm was made to
-    /// let go of what it keeps, if `drain` says so.
+    /// Another pass, after others have had time to release what they have locked and, if `drain` is
+    /// set, after mm was made to drop its temporary references.
     AfterPause { plan: Plan, drain: bool },
 }
 
 impl Plan {
-    /// Plans the first pass over `npages` pages, for a device that takes huge pages or does not.
+    /// Plans the first pass over `npages` pages, for a device that does or does not take huge
+    /// pages.
     pub(crate) fn first(npages: usize, takes_large: bool) -> Self {
         let block = takes_large && npages == WINDOW;
         Self {
@@ -104,7 +106,8 @@ impl Plan {
         }
     }
 
-    /// As this plan, but for pages that are wanted, not asked for: they are soon given up.
+    /// Returns this plan for pages that are desired, but not explicitly requested: it gives up on
+    /// them earlier.
     pub(crate) fn for_fault(self) -> Self {
         Self {
             most_idle: FAULT_IDLE_PASSES,
@@ -112,7 +115,8 @@ impl Plan {
         }
     }
 
-    /// Plans the pass after one that came to `outcome`, with `missing` pages that are not there.
+    /// Plans the pass after one with the outcome `outcome`, while `missing` pages are not on the
+    /// device.
     pub(crate) fn next(self, outcome: &Outcome, missing: usize) -> Next {
         let passes = self.passes + 1;
         let idle = if outcome.moved > 0 { 0 } else { self.idle + 1 };
@@ -126,7 +130,7 @@ impl Plan {
             ..self
         };
         if outcome.is_shared {
-            // mm splits it when it collects it. The pages could be collected, so that they are
+            // mm splits the huge page when it collects it. The pages were able to move, so they are
             // worth evicting others for.
             return Next::Again(Self {
                 request: evict_for(false, missing),
@@ -142,12 +146,12 @@ impl Plan {
                 ..this
             });
         }
-        // A huge page that was locked for a moment is still one.
+        // A huge page that was locked briefly is still a huge page.
         let block = self.takes_block && missing == WINDOW;
         let plan = Self {
             request: what_is_free(block, missing),
-            // What keeps a huge page out of a hole, as the limit of a memory cgroup, may let small
-            // ones in.
+            // Whatever keeps a huge page out of a hole, for example the limit of a memory cgroup,
+            // may allow small pages.
             small_holes: self.small_holes || outcome.hole_stays,
             ..this
         };

@@ -1,50 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device does when one of its engines misses a page, and which pages go when it is full:
-//! settings, and sets of them that do as real drivers do. Pure logic, no kernel calls.
+//! What a device does when one of its engines misses a page, and which pages it evicts when it is
+//! full: settings, and presets of settings that imitate real drivers. Pure logic, no kernel calls.
 //!
-//! Commands of the ABI of test_hmm say themselves where pages go, and are not governed by any of
-//! this but the window of a CPU's fault, and the choice of what goes.
+//! Commands of the ABI of test_hmm say themselves where pages move. Of the settings, only the
+//! window of a CPU fault and the eviction policy affect them.
 
-/// A setting of a device, a file of that name in debugfs.
+/// A setting of a device, with a file of the same name in debugfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
-    /// The most bytes that a CPU's fault brings back.
+    /// Maximum number of bytes that a CPU fault moves back.
     Window,
-    /// Whether a device fault moves pages to the device; else they are mapped where they are.
+    /// Whether a device fault moves pages to the device; otherwise they are mapped where they are.
     Migrate,
-    /// The most bytes that a device fault moves, aligned to as much.
+    /// Maximum number of bytes that a device fault moves, with the same alignment.
     Granule,
-    /// How much of a part of 2 MiB has to be on the device, in percent, for the rest of that part
-    /// to be moved with what was missed; 0: nothing else is.
+    /// How many percent of an aligned part of a 2 MiB block must be on the device, or missed, for
+    /// the rest of the part to move with a missed granule; 0: nothing else moves.
     Prefetch,
-    /// How often the device accesses a block of 2 MiB that is mapped where it is before that moves;
-    /// 0: it never does.
+    /// After how many accesses a block of 2 MiB that is mapped where it is moves to the device; 0:
+    /// never.
     AccessCounter,
-    /// How long what a device fault has moved stays before a CPU gets it, in microseconds.
+    /// How long pages that a device fault has moved stay before a CPU gets them, in microseconds.
     Timeslice,
-    /// How long a page stays exclusive before a CPU gets it, in microseconds.
+    /// How long an exclusive page stays exclusive before a CPU gets it, in microseconds.
     AtomicTimeslice,
-    /// Whether an atomic operation moves its page to the device; else the page is made exclusive
-    /// where it is.
+    /// Whether an atomic operation moves its page to the device; otherwise the page becomes
+    /// exclusive where it is.
     AtomicsMigrate,
-    /// How many device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) are too
-    /// many; 0: none are.
+    /// How many device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) count as
+    /// thrashing; 0: no number does.
     ThrashEvents,
-    /// How long a time that is, in microseconds.
+    /// The length of that window, in microseconds.
     ThrashWindow,
-    /// How long the device leaves a page alone then, in microseconds.
+    /// How long the device then leaves a granule alone, in microseconds.
     ThrashNap,
-    /// How often it does that before it maps the page where it is.
+    /// How many times it does so before it pins the granule where it is.
     ThrashNaps,
-    /// For how long it does that, in milliseconds.
+    /// How long it stays pinned, in milliseconds.
     ThrashPin,
-    /// The most faults that are handled at a time.
+    /// Maximum number of faults that are handled in a batch.
     FaultBatch,
-    /// The most faults that can wait.
+    /// Maximum number of waiting faults.
     FaultBuffer,
-    /// Which block of the device has to go when it is full: 0 the least recently used one, 1 the
-    /// one that was taken first, 2 any.
+    /// Which block the device evicts when it is full: 0 the least recently used one, 1 the one that
+    /// was allocated first, 2 a random one.
     Eviction,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Setting {
 pub(crate) const SETTINGS: usize = Setting::ALL.len();
 
 impl Setting {
-    /// All of them, and their files.
+    /// All settings, and the names of their files.
     pub(crate) const ALL: [(Self, &'static core::ffi::CStr); 16] = [
         (Self::Window, c"window"),
         (Self::Migrate, c"migrate"),
@@ -85,7 +85,7 @@ impl Setting {
     };
 }
 
-/// The largest numbers that settings can have; what is larger counts as that.
+/// Maximum values of settings; larger values count as the maximum.
 pub(crate) const MAX_TIMESLICE_US: u32 = 20_000;
 pub(crate) const MAX_NAP_US: u32 = 20_000;
 pub(crate) const MAX_PIN_MS: u32 = 10_000;
@@ -100,7 +100,7 @@ pub(crate) struct Preset {
     values: [u32; SETTINGS],
 }
 
-/// What each preset begins with.
+/// The settings that each preset starts from.
 const PLAIN: [(Setting, u32); SETTINGS] = [
     (Setting::Window, LARGEST),
     (Setting::Migrate, 0),
@@ -120,12 +120,12 @@ const PLAIN: [(Setting, u32); SETTINGS] = [
     (Setting::Eviction, 0),
 ];
 
-/// The presets; the first is that of a new device. The numbers are those of the drivers, see
-/// `Documentation/device.md`.
+/// The presets; the first one is that of a new device. The numbers are those of the real drivers,
+/// see `Documentation/device.md`.
 pub(crate) static PRESETS: [Preset; 4] = [
     // Explicit placement: engines map pages where they are.
     preset("test_hmm", &[]),
-    // The largest that fits, up to 2 MiB; a slice; atomics migrate.
+    // The largest aligned granule that fits, up to 2 MiB; a time slice; atomics migrate.
     preset(
         "xe",
         &[
@@ -136,7 +136,7 @@ pub(crate) static PRESETS: [Preset; 4] = [
             (Setting::FaultBatch, 32),
         ],
     ),
-    // A granule of 2^9 pages both ways.
+    // Granules of 2^9 pages in both directions.
     preset(
         "kfd",
         &[
@@ -145,7 +145,7 @@ pub(crate) static PRESETS: [Preset; 4] = [
             (Setting::FaultBatch, 16),
         ],
     ),
-    // Pages, a density tree over 2 MiB, access counters, and thrashing told from use.
+    // Single pages, a density tree over 2 MiB, access counters, and detection of thrashing.
     preset(
         "uvm",
         &[
@@ -179,7 +179,7 @@ const fn preset(name: &'static str, changes: &[(Setting, u32)]) -> Preset {
 }
 
 impl Preset {
-    /// Returns the preset of a name.
+    /// Returns the preset with a given name.
     pub(crate) fn find(name: &[u8]) -> Option<&'static Self> {
         PRESETS.iter().find(|preset| preset.name.as_bytes() == name)
     }
@@ -190,13 +190,13 @@ impl Preset {
     }
 }
 
-/// The file that says how many MiB of a device may be in use at most. No preset changes it: it is
-/// about the device, not about what the device does.
+/// The file that limits how many MiB of a device may be in use. Presets do not change it: it is a
+/// property of the device, not of its behaviour.
 pub(crate) const LIMIT_FILE: &core::ffi::CStr = c"limit_mib";
 
-/// Returns how many pages of `page` bytes of a device that has `npages` may be in use, where its
-/// limit is so many MiB: all for 0, and never less than a block of `block` pages, so that what moves
-/// in one step finds room.
+/// Returns how many of the `npages` pages, of `page` bytes each, of a device may be in use under a
+/// limit of `mib` MiB. All pages for 0, and never less than a block of `block` pages, so that there
+/// is room for what moves in one step.
 pub(crate) fn limit_pages(mib: u32, npages: usize, page: usize, block: usize) -> usize {
     match mib {
         0 => npages,
@@ -207,8 +207,8 @@ pub(crate) fn limit_pages(mib: u32, npages: usize, page: usize, block: usize) ->
     }
 }
 
-/// Returns the order of the granule for a page: the largest of at most `most` bytes whose aligned
-/// range is inside of `bounds`. Pages and bounds are numbers of pages of `page` bytes.
+/// Returns the order of the granule for the page `number`: the largest one of at most `most` bytes
+/// whose aligned range lies inside `bounds`. Page numbers and bounds count pages of `page` bytes.
 pub(crate) fn granule_order(
     number: usize,
     bounds: &core::ops::Range<usize>,
@@ -223,10 +223,10 @@ pub(crate) fn granule_order(
     (0..=most).rev().find(fits).unwrap_or(0)
 }
 
-/// Returns what is moved together with the granule `missed` of a block: the largest aligned part of
-/// the block, of at least that, of which more than `percent` are there already or missed. Numbers
-/// of pages within the block, of `block` pages, a power of two; `is_there` says what is on the
-/// device. Only pages inside of `bounds` can be.
+/// Returns what moves together with the granule `missed` of a block: the largest aligned part of
+/// the block that contains the granule, and of which more than `percent` percent are on the device
+/// or missed. All page numbers are relative to the block of `block` pages, a power of two;
+/// `is_there` tells which pages are on the device. Only pages inside `bounds` can move.
 pub(crate) fn dense_part(
     missed: core::ops::Range<usize>,
     bounds: &core::ops::Range<usize>,

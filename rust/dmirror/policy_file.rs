@@ -10,8 +10,8 @@ use crate::{
     policy::{Preset, PRESETS},
 };
 
-/// The file that shows the presets, with the one in brackets whose values the settings have, and
-/// that gives the settings the values of another.
+/// The file that shows the presets, with the one in brackets that the settings match, and that sets
+/// the settings to another preset.
 pub(crate) struct PolicyFile(pub(crate) Arc<Device>);
 
 impl Text for PolicyFile {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages of a device: the allocator under its lock.
+//! The free pages of a device: the allocator and its lock.
 //!
 //! Locks: the pool's spinlock is the innermost one. mm takes it, through `folio_free` and
-//! `folio_split`, in any context, so it is irq-safe and nothing is done under it but book-keeping.
+//! `folio_split`, in any context, so it is irq-safe, and is held for bookkeeping only.
 
 use core::ops::Range;
 
@@ -25,25 +25,25 @@ use crate::{
     policy::{limit_pages, LIMIT_FILE},
 };
 
-// The allocator, which knows nothing of the kernel, and mm speak of the same blocks.
+// The allocator, which knows nothing of the kernel, and mm must agree on the size of blocks.
 const _: () = assert!(BLOCK_ORDER == HPAGE_PMD_ORDER && BLOCK_PAGES == HPAGE_PMD_NR);
 
-/// The pages of a device that are free, and the order in which the others have to go.
+/// The free pages of a device, and the order in which the others are evicted.
 #[pin_data]
 pub(crate) struct Pool {
     #[pin]
     allocator: SpinLockIrq<Allocator<KVVec<Block>>>,
-    /// Pages that reservations hold.
+    /// Number of pages that reservations hold.
     reserved: Atomic<usize>,
-    /// All pages.
+    /// Number of all pages.
     npages: usize,
-    /// The file that says how many of them may be in use.
+    /// The file with the limit of pages that may be in use.
     #[pin]
     limit: DebugfsU32s<1>,
 }
 
 impl Pool {
-    /// A pool of `npages` free pages, whose random numbers begin with `seed`, and whose file is in
+    /// Creates a pool of `npages` free pages, with `seed` for its random numbers, and its file in
     /// `folder`.
     pub(crate) fn new(
         npages: usize,
@@ -61,34 +61,34 @@ impl Pool {
         })
     }
 
-    /// Sets how many MiB may be in use, for the tests of this module.
+    /// Sets the limit in MiB, for the tests of this module.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn set_limit(&self, mib: u32) {
         self.limit.put(0, mib);
     }
 
-    /// Returns how many pages more may be in use. The limit may change at any time; it holds for
-    /// who takes pages afterwards.
+    /// Returns how many more pages may be in use. The limit may change at any time; the new limit
+    /// applies to later allocations.
     fn below_limit(&self, allocator: &Allocator<KVVec<Block>>) -> usize {
         let limit = limit_pages(self.limit.get(0), self.npages, PAGE_SIZE, BLOCK_PAGES);
-        // What reservations hold is in use for the allocator.
+        // Pages in reservations are in use from the allocator's point of view.
         let used = self.npages - allocator.free_pages();
         limit.saturating_sub(used)
     }
 
-    /// Takes back pages that nobody uses. Does not sleep.
+    /// Frees pages that nobody uses. Does not sleep.
     pub(crate) fn free(&self, pages: DevicePages) {
         let freed = self.allocator.lock().free(pages.first(), pages.order());
-        // `hmm` hands back only what was reserved there, which this pool has allocated.
+        // `hmm` returns only pages that were reserved, which this pool has allocated.
         debug_assert!(freed.is_ok());
     }
 
-    /// Notes that the folio of the block of a page was split. Does not sleep.
+    /// Records that the folio of a page's block was split. Does not sleep.
     pub(crate) fn split(&self, page: usize) {
         self.allocator.lock().split(page);
     }
 
-    /// How much is free, whether the limit lets it be used or not. Does not sleep.
+    /// Returns how much is free, whether or not the limit allows its use. Does not sleep.
     pub(crate) fn room(&self) -> Room {
         let allocator = self.allocator.lock();
         Room {
@@ -97,7 +97,7 @@ impl Pool {
         }
     }
 
-    /// Returns the block that has to go next. Does not sleep; the answer may be old when it arrives.
+    /// Returns the block that must go next. Does not sleep; the answer may be stale.
     pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
         Some(self.allocator.lock().victim(eviction)? / BLOCK_PAGES)
     }
@@ -113,21 +113,20 @@ impl Pool {
         core::array::from_fn(|nth| allocator.used_in(first + nth))
     }
 
-    /// Returns the number of pages that reservations hold. Does not sleep; the answer may be old
-    /// when it arrives.
+    /// Returns the number of pages that reservations hold. Does not sleep; the answer may be stale.
     pub(crate) fn reserved(&self) -> usize {
-        // ORDERING: Relaxed, because nothing is concluded from it but whether to try again.
+        // ORDERING: Relaxed: the value only decides whether to try again.
         self.reserved.load(Relaxed)
     }
 
-    /// Notes that reservations hold so many pages more, or less. Does not sleep.
+    /// Adds to the number of pages that reservations hold; `npages` may be negative. Does not
+    /// sleep.
     pub(crate) fn count_reserved(&self, npages: isize) {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         self.reserved.add(npages as usize, Relaxed);
     }
 
-    /// Takes a block that is free now, if the limit has room for it; returns its first page. Does
-    /// not sleep.
+    /// Allocates a free block, if the limit allows it; returns its first page. Does not sleep.
     pub(crate) fn alloc_block(&self) -> Option<usize> {
         let mut allocator = self.allocator.lock();
         if self.below_limit(&allocator) < BLOCK_PAGES {
@@ -136,31 +135,31 @@ impl Pool {
         allocator.alloc_block()
     }
 
-    /// Takes pages that are free now and follow one another, at least one and at most `most`, and
-    /// no more than the limit has room for. Does not sleep.
+    /// Allocates consecutive free pages: at least one, at most `most`, and no more than the limit
+    /// allows. Does not sleep.
     pub(crate) fn alloc_pages(&self, most: usize) -> Option<Range<usize>> {
         let mut allocator = self.allocator.lock();
         let most = most.min(self.below_limit(&allocator));
         allocator.alloc_pages(most)
     }
 
-    /// Notes that the device has used a block. Does not sleep.
+    /// Records that the device has used a block. Does not sleep.
     pub(crate) fn touch(&self, block: usize) {
         self.allocator.lock().touch(block * BLOCK_PAGES);
     }
 
-    /// The block that has to go next, which becomes the one that has to go last, so that the next
-    /// call gives another one. Does not sleep.
+    /// Returns the block that must go next, and makes it the last to go, so that the next call
+    /// returns another one. Does not sleep.
     pub(crate) fn next_victim(&self, eviction: Eviction) -> Option<usize> {
         Some(self.allocator.lock().next_victim(eviction)? / BLOCK_PAGES)
     }
 }
 
-/// What is free on a device.
+/// The free memory of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
-    /// Free pages, those of free blocks among them.
+    /// Number of free pages, including those of free blocks.
     pub(crate) pages: usize,
-    /// Blocks that are free as a whole.
+    /// Number of blocks that are free as a whole.
     pub(crate) blocks: usize,
 }

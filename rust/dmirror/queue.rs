@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Queues: jobs that a program has submitted, and what became of them.
+//! Queues: the jobs that a program has submitted, and their outcome.
 //!
-//! Locks: that of the jobs is held for book-keeping only.
+//! Locks: that of the jobs, held for bookkeeping only.
 
 use emu::eventfd::Eventfd;
 use kernel::{
@@ -18,26 +18,27 @@ use kernel::{
 
 use crate::{client::Client, uapi};
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Clone, Copy)]
 pub(crate) struct Outcome {
-    /// Packets that were executed whole.
+    /// Number of packets that were executed completely.
     pub(crate) executed: u64,
-    /// Why it ended before the last.
+    /// Why the job ended before its last packet.
     pub(crate) failure: Option<Failure>,
 }
 
-/// Why a packet was not executed whole.
+/// Why a packet was not executed completely.
 #[derive(Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// What the packet wanted to do there.
+    /// The kind of the failed access.
     pub(crate) access: AccessKind,
-    /// The lowest address that it could not access, or where no access is the reason its own.
+    /// The lowest address that the packet could not access, or the packet's own address if no
+    /// access has failed.
     pub(crate) address: u64,
 }
 
-/// What an engine does with memory.
+/// How an engine accesses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessKind {
     None,
@@ -48,7 +49,7 @@ pub(crate) enum AccessKind {
 }
 
 impl AccessKind {
-    /// Returns the number that it has in the ABI.
+    /// Returns the number of the access kind in the ABI.
     pub(crate) fn number(self) -> u32 {
         match self {
             Self::None => uapi::DMIRROR_ACCESS_NONE,
@@ -60,18 +61,18 @@ impl AccessKind {
     }
 }
 
-/// A job, as an engine gets it.
+/// A job, as passed to an engine.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
-    /// Its number in the queue, from 1.
+    /// Its sequence number in the queue, from 1.
     pub(crate) seqno: u64,
     /// The address of the first packet.
     pub(crate) packets: u64,
-    /// How many packets it executes.
+    /// Number of packets to execute.
     pub(crate) npackets: u64,
 }
 
-/// The place of a job, and of the one that comes `depth` after it.
+/// The slot of a job, which the job `depth` after it reuses.
 #[derive(Clone, Copy)]
 struct Slot {
     packets: u64,
@@ -80,11 +81,11 @@ struct Slot {
 }
 
 struct Jobs {
-    /// One for each of the last `depth` jobs.
+    /// One slot for each of the last `depth` jobs.
     slots: KVVec<Slot>,
-    /// The number of the last job.
+    /// The sequence number of the last submitted job.
     submitted: u64,
-    /// The number of the last job that has ended.
+    /// The sequence number of the last job that has ended.
     ended: u64,
     is_destroyed: bool,
 }
@@ -92,7 +93,7 @@ struct Jobs {
 impl Jobs {
     fn slot(&mut self, seqno: u64) -> Result<&mut Slot> {
         let place = seqno.checked_rem(self.slots.len() as u64).ok_or(EINVAL)?;
-        // CAST: It is below a length.
+        // CAST: The value is less than a length.
         self.slots.get_mut(place as usize).ok_or(EINVAL)
     }
 }
@@ -101,23 +102,23 @@ impl Jobs {
 #[pin_data]
 pub(crate) struct Queue {
     client: Arc<Client>,
-    /// Its number in the open file.
+    /// The queue's number in its open file.
     number: u32,
-    /// Which engine works on it.
+    /// The number of the queue's engine.
     engine: usize,
     eventfd: Option<Eventfd>,
     #[pin]
     jobs: Mutex<Jobs>,
     #[pin]
     changed: CondVar,
-    /// The jobs up to this one fail, because the engines were reset.
+    /// Jobs up to this sequence number fail, because the engines were reset.
     reset: Atomic<u64>,
-    /// Whether what runs is to end, because nobody will hear of it.
+    /// Whether the running job must end, because nobody waits for its outcome any more.
     is_cancelled: Atomic<bool>,
 }
 
 impl Queue {
-    /// Makes a queue of up to `depth` jobs, which is not 0.
+    /// Creates a queue of up to `depth` jobs; `depth` is not 0.
     pub(crate) fn new(
         client: Arc<Client>,
         number: u32,
@@ -164,12 +165,12 @@ impl Queue {
         self.engine
     }
 
-    /// Adds a job, and returns its number. The engine is told by the caller.
+    /// Adds a job, and returns its sequence number. The caller must wake the engine.
     ///
     /// # Errors
     ///
-    /// [`EAGAIN`] when as many as the depth have not ended; [`ENOENT`] when the queue was
-    /// destroyed.
+    /// [`EAGAIN`] when the queue already has `depth` jobs that have not ended; [`ENOENT`] when the
+    /// queue was destroyed.
     pub(crate) fn submit(&self, packets: u64, npackets: u64) -> Result<u64> {
         let mut jobs = self.jobs.lock();
         if jobs.is_destroyed {
@@ -201,7 +202,8 @@ impl Queue {
         })
     }
 
-    /// Notes what became of the job that [`next`](Self::next) has returned, and tells who waits.
+    /// Records the outcome of the job that [`next`](Self::next) has returned, and wakes the
+    /// waiters.
     pub(crate) fn finish(&self, job: &Job, outcome: Outcome) {
         let mut jobs = self.jobs.lock();
         if jobs.is_destroyed {
@@ -218,7 +220,8 @@ impl Queue {
         }
     }
 
-    /// Waits until a job has ended, for at most so many nanoseconds, for ever if that is below 0.
+    /// Waits until a job has ended, for at most `timeout_ns` nanoseconds, or without limit if that
+    /// is negative.
     ///
     /// # Errors
     ///
@@ -251,41 +254,45 @@ impl Queue {
             if left <= 0 {
                 return Err(ETIME);
             }
-            // Not before the time is over; and again where it is too long for this.
+            // Rounded up, so as not to wake before the timeout; a timeout that exceeds the bound
+            // takes several waits.
             let milliseconds = (left as u64).div_ceil(1_000_000).min(1 << 30);
-            // CAST: It is at most 1 << 30.
+            // CAST: The value is at most 1 << 30.
             let jiffies = msecs_to_jiffies(milliseconds as u32);
             let woken = self.changed.wait_interruptible_timeout(&mut jobs, jiffies);
             is_interrupted = matches!(woken, CondVarTimeoutResult::Signal { .. });
         }
     }
 
-    /// Fails the jobs that have not ended.
+    /// Fails the jobs that have not ended yet.
     pub(crate) fn reset(&self) {
         let jobs = self.jobs.lock();
-        // ORDERING: Relaxed: the engine looks again after each interrupt, whose lock orders this.
+        // ORDERING: Relaxed: the engine checks this again after each interrupt, whose lock orders
+        // the store.
         self.reset.store(jobs.submitted, Relaxed);
     }
 
-    /// Ends the queue: no job begins any more, and who waits is told. What runs is to end soon.
+    /// Ends the queue: no further job begins, and the waiters are woken. A running job must end
+    /// soon.
     pub(crate) fn destroy(&self) {
-        // ORDERING: Relaxed: the engine looks again after each interrupt, whose lock orders this.
+        // ORDERING: Relaxed: the engine checks this again after each interrupt, whose lock orders
+        // the store.
         self.is_cancelled.store(true, Relaxed);
         self.jobs.lock().is_destroyed = true;
         self.changed.notify_all();
     }
 
-    /// Returns why a job is not to go on.
+    /// Fails if a job must not continue.
     ///
     /// # Errors
     ///
     /// [`EIO`] when the engines were reset; [`ECANCELED`] when the queue was destroyed.
     pub(crate) fn check(&self, job: &Job) -> Result {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         if self.is_cancelled.load(Relaxed) {
             return Err(ECANCELED);
         }
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         if job.seqno <= self.reset.load(Relaxed) {
             return Err(EIO);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests: what a caller's words mean, and whether they make sense. Pure logic, no kernel calls.
+//! Requests: the ranges that callers name, and their validation. Pure logic, no kernel calls.
 
 use core::ops::Range;
 
@@ -11,12 +11,12 @@ pub(crate) struct UserRange {
     end: usize,
 }
 
-/// The range is empty, not page aligned, or wraps around.
+/// Error: the range is empty, not page aligned, or wraps around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRange;
 
 impl UserRange {
-    /// The range of `npages` pages of `1 << page_shift` bytes from address `addr` (bytes) on.
+    /// Returns the range of `npages` pages of `1 << page_shift` bytes at address `addr` (bytes).
     pub(crate) fn new(addr: u64, npages: u64, page_shift: u32) -> Result<Self, BadRange> {
         let page_mask = (1_u64 << page_shift) - 1;
         let bytes = npages.checked_mul(1 << page_shift).ok_or(BadRange)?;
@@ -30,19 +30,19 @@ impl UserRange {
         })
     }
 
-    /// The first address, in bytes.
+    /// Returns the first address, in bytes.
     pub(crate) fn start(self) -> usize {
         self.start
     }
 
-    /// The end, in bytes, exclusive.
+    /// Returns the end address, in bytes, exclusive.
     pub(crate) fn end(self) -> usize {
         self.end
     }
 }
 
-/// The part of a range that goes from address `at` (below `end`) to the next multiple of `bytes`, a
-/// power of two, or to its end.
+/// Returns the part of a range from address `at` (below `end`) to the next multiple of `bytes`, a
+/// power of two, or to `end` if that comes first.
 pub(crate) fn window_at(at: usize, end: usize, bytes: usize) -> Range<usize> {
     let rest = bytes - at % bytes;
     at..at + rest.min(end - at)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reservations of device pages, and eviction when there is no room.
+//! Reservations of device pages, with eviction if there is no room.
 
 use emu::{
     device::{Emulated, Pagemap},
@@ -18,29 +18,29 @@ use crate::{
     plan::WhenFull,
 };
 
-/// Free pages of a device of ours.
+/// Free pages of a device of this driver.
 type FreeFolio<'d> = hmm::memremap::FreeFolio<'d, Emulated<DeviceMemory>>;
 type FreePages<'d> = hmm::memremap::FreePages<'d, Emulated<DeviceMemory>>;
 
-/// Pages that a migration will need, taken before it locks anything, so that eviction never runs
-/// while source folios are locked. What is not used goes back on drop.
+/// Pages that a migration will need, reserved before it locks anything, so that eviction never runs
+/// while source folios are locked. Drop frees the unused ones.
 pub(crate) struct Reservation<'d> {
     pagemap: &'d Pagemap<DeviceMemory>,
     block: Option<FreeFolio<'d>>,
-    /// Small pages, in as many runs as they lie. There is room for one more run.
+    /// Small pages, one item per consecutive run. The vector always has room for one more run.
     pages: KVec<FreePages<'d>>,
-    /// How many pages are left of it.
+    /// Number of pages that are left in the reservation.
     npages: usize,
-    /// How many it has had, which the pool counts until drop.
+    /// Number of pages that were reserved in total, which the pool counts until drop.
     counted: usize,
-    /// How many blocks may still be evicted for it.
+    /// How many more blocks may be evicted for it.
     rounds: usize,
-    /// Pages were evicted for it, or were locked by others then.
+    /// Whether pages were evicted for it, or could not be because others had locked them.
     contended: bool,
 }
 
 impl<'d> Reservation<'d> {
-    /// A reservation of nothing.
+    /// Creates an empty reservation.
     pub(crate) fn new(pagemap: &'d Pagemap<DeviceMemory>) -> Self {
         Self {
             pagemap,
@@ -53,9 +53,10 @@ impl<'d> Reservation<'d> {
         }
     }
 
-    /// Takes a block, the only one; returns whether there was one.
+    /// Reserves a block, at most one; returns whether there was one.
     ///
-    /// May sleep. Takes folio locks one block at a time, so the caller must hold none.
+    /// May sleep. Takes the folio locks of one block at a time, so the caller must hold no folio
+    /// lock.
     ///
     /// # Errors
     ///
@@ -71,18 +72,19 @@ impl<'d> Reservation<'d> {
         Ok(added > 0)
     }
 
-    /// Takes `npages` pages, or with [`WhenFull::TakeWhatIsFree`] as many as there are.
+    /// Reserves `npages` pages or, with [`WhenFull::TakeWhatIsFree`], as many of them as are free.
     ///
-    /// May sleep. Takes folio locks one block at a time, so the caller must hold none.
+    /// May sleep. Takes the folio locks of one block at a time, so the caller must hold no folio
+    /// lock.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] when so many pages are not to be had, or system memory ran out; [`EINTR`].
+    /// [`ENOMEM`] when fewer pages are available, or system memory ran out; [`EINTR`].
     pub(crate) fn add_pages(&mut self, npages: usize, when_full: WhenFull) -> Result {
         let mut missing = npages;
         while missing > 0 {
             let added = self.add(when_full, |this| {
-                // One that is told to fail is asked for each page.
+                // If failures are injected, each page is allocated separately.
                 let one_by_one = this.pagemap.ops().injection().is_on(Site::DeviceAlloc);
                 let most = if one_by_one { 1 } else { missing };
                 let Some(pages) = take_pages(this.pagemap, most)? else {
@@ -103,29 +105,29 @@ impl<'d> Reservation<'d> {
         Ok(())
     }
 
-    /// The number of pages that are left of it.
+    /// Returns the number of pages that are left in the reservation.
     pub(crate) fn npages(&self) -> usize {
         self.npages
     }
 
-    /// Whether pages that were evicted for it went to others, or could not be evicted at that
-    /// moment.
+    /// Returns whether others took the pages that were evicted for this reservation, or pages could
+    /// not be evicted at the time.
     pub(crate) fn lost_a_race(&self) -> bool {
         self.contended
     }
 
-    /// A block, if there is one.
+    /// Takes the block out, if there is one.
     pub(crate) fn pop_block(&mut self) -> Option<FreeFolio<'d>> {
         let block = self.block.take()?;
         self.npages -= BLOCK_PAGES;
         Some(block)
     }
 
-    /// A page, if there is one. Takes a block apart if it must.
+    /// Takes a page out, if there is one. Splits a block if necessary.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] when there is no system memory to note what is left of a block.
+    /// [`ENOMEM`] when there is no system memory to record the rest of a block.
     pub(crate) fn pop_page(&mut self) -> Result<Option<FreeFolio<'d>>> {
         loop {
             if let Some(pages) = self.pages.last_mut() {
@@ -136,7 +138,7 @@ impl<'d> Reservation<'d> {
                 self.pages.pop();
             } else if let Some(block) = self.block.take() {
                 self.pagemap.ops().pool().split(block.pages().first());
-                // There is room for it, so that this does not allocate.
+                // There is room, so this does not allocate.
                 self.pages.push(block.into_pages(), GFP_KERNEL)?;
             } else {
                 return Ok(None);
@@ -144,7 +146,8 @@ impl<'d> Reservation<'d> {
         }
     }
 
-    /// Has `take` take pages, evicting others if that is wanted; returns how many it has got.
+    /// Calls `take` to reserve pages, and evicts others if allowed and necessary; returns the
+    /// number of reserved pages.
     fn add(
         &mut self,
         when_full: WhenFull,
@@ -176,7 +179,7 @@ impl<'d> Reservation<'d> {
             let evicted = memory.evict(self.pagemap, victim, Cause::Eviction);
             match evicted.error.filter(|_| evicted.moved == 0) {
                 None => self.contended = true,
-                // Where there is no memory for one block, there may be for another, of small pages.
+                // There may be no memory for one block, but enough for another one, of small pages.
                 Some(ENOMEM | EAGAIN) => {}
                 Some(error) => return Err(error),
             }
@@ -194,7 +197,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// Takes a free block, with memory behind it, or `None` when there is none.
+/// Reserves a free block, with memory, or returns `None` if there is none.
 fn take_block(pagemap: &Pagemap<DeviceMemory>) -> Result<Option<FreeFolio<'_>>> {
     let pool = pagemap.ops().pool();
     let Some(first) = pool.alloc_block() else {
@@ -211,8 +214,8 @@ fn take_block(pagemap: &Pagemap<DeviceMemory>) -> Result<Option<FreeFolio<'_>>> 
     }
 }
 
-/// Takes free pages that follow one another in a block, at most `most` and with memory behind them,
-/// or `None` when there are none.
+/// Reserves consecutive free pages of a block, at most `most` and with memory, or returns `None` if
+/// there are none.
 fn take_pages(pagemap: &Pagemap<DeviceMemory>, most: usize) -> Result<Option<FreePages<'_>>> {
     let pool = pagemap.ops().pool();
     let Some(pages) = pool.alloc_pages(most) else {

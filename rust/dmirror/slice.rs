@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long what a device has fetched stays, before a CPU gets it back. Pure logic, no kernel
-//! calls.
+//! Time slices: how long pages that a device has fetched stay before a CPU gets them back. Pure
+//! logic, no kernel calls.
 //!
-//! A device that misses a granule again as soon as its time was over had too little of it: it gets
-//! twice as much, up to a bound.
+//! If a device misses a granule again as soon as its slice was over, the slice was too short: the
+//! next one is twice as long, up to a bound.
 
 /// How many granules are remembered.
 const GRANULES: usize = 16;
 
-/// The most times that a slice is doubled.
+/// Maximum number of times that a slice is doubled.
 pub(crate) const MAX_DOUBLED: u32 = 3;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slice {
-    /// The number of the first page; `until` is 0 where nothing is remembered.
+    /// The number of the granule's first page. The entry is unused if `until` is 0.
     first: usize,
     until: u64,
     doubled: u32,
@@ -24,13 +24,13 @@ struct Slice {
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
     slices: [Slice; GRANULES],
-    /// The one that the next takes the place of.
+    /// The index of the entry to be replaced next.
     next: usize,
 }
 
 impl Slices {
-    /// Returns until when the granule that begins with page number `first` stays, which is fetched
-    /// now: times in nanoseconds. A slice is at least `slice` long.
+    /// Returns until when the granule that begins with page number `first`, and is fetched now,
+    /// stays; all times are in nanoseconds. A slice lasts at least `slice`.
     pub(crate) fn grant(&mut self, first: usize, now: u64, slice: u64) -> u64 {
         let known = |it: &&mut Slice| it.until > 0 && it.first == first;
         if let Some(granule) = self.slices.iter_mut().find(known) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a process has memory mapped, and where it is, for user space to see.
+//! Snapshots of how a process maps memory, and where the memory is, for user space.
 
 use emu::uaccess::write_slice;
 use hmm::{
@@ -14,7 +14,7 @@ use crate::{
     uapi,
 };
 
-/// Tells how and where the pages of the range are mapped, a byte a page.
+/// Copies to `out` how each page of the range is mapped and where it is, one byte per page.
 ///
 /// May sleep.
 ///
@@ -42,7 +42,7 @@ pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
     Ok(())
 }
 
-/// The byte that user space sees for a page.
+/// Returns the byte that user space gets for a page.
 fn prot(view: PageView) -> u8 {
     let bits = match view {
         PageView::Error => uapi::DMIRROR_PROT_ERROR,

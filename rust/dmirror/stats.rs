@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics: what a device and an open file have done, and how they show it.
+//! Statistics of devices and open files, and their text format.
 //!
-//! A device shows a line `key: value` for each number in debugfs, an open file in its fdinfo. Names
-//! are those of xe's (`drivers/gpu/drm/xe/xe_gt_stats.c`) and of
-//! `Documentation/gpu/drm-usage-stats.rst` where these have one. See `Documentation/statistics.md`.
+//! A device shows a line `key: value` for each number in debugfs, an open file in its fdinfo. The
+//! names follow those of xe (`drivers/gpu/drm/xe/xe_gt_stats.c`) and of
+//! `Documentation/gpu/drm-usage-stats.rst`, where these have one. See
+//! `Documentation/statistics.md`.
 //!
-//! Three count: `hmm` what moves, by size, and what is freed; `emu` why pages move, and the faults
-//! of both sides; this module how often the driver tries again and gives up. While nothing moves,
-//! and no page is freed, these are equal:
+//! The counters are in three places: `hmm` counts what moves, by size, and what is freed; `emu`
+//! counts why pages move, and the faults of both sides; this module counts how often the driver
+//! retries and gives up. While nothing moves and no page is freed, the following are equal:
 //!
-//! - the pages that moved to the device by cause, and by size;
-//! - the pages that came back by cause, and by size;
-//! - what moved there, less what came back and what was freed, and what is resident;
-//! - all pages, and those that are resident, reserved and free.
+//! - the pages that moved to the device, by cause and by size;
+//! - the pages that moved back, by cause and by size;
+//! - the pages that moved to the device, minus those that moved back or were freed, and the
+//!   resident pages;
+//! - all pages, and the sum of the resident, reserved and free pages.
 //!
-//! Whoever reads while pages move sees numbers that were true one after the other.
+//! If pages move during a read, the numbers are from different moments.
 
 use emu::{
     debugfs::Text,
@@ -35,31 +37,31 @@ use kernel::{
 
 use crate::{call::Counts, device::Device, plan::Outcome};
 
-/// How often migrations of a device were tried again and given up.
+/// How often migrations of a device were retried and given up.
 #[derive(Default)]
 pub(crate) struct Attempts {
-    /// Passes after one in which pages were locked or referenced by others.
+    /// Number of passes that followed one in which others had pages locked or referenced.
     pub(crate) busy: Counter,
-    /// Passes after one that found no room, or no block.
+    /// Number of passes that followed one that found no room, or no block.
     pub(crate) no_room: Counter,
-    /// Passes after one that found a huge page which may be shared.
+    /// Number of passes that followed one that found a huge page which may be shared.
     pub(crate) shared: Counter,
-    /// How often a reservation waited for others to let go of theirs.
+    /// How often a reservation waited for others to release theirs.
     pub(crate) reserve: Counter,
-    /// Why steps to the device, passes back and evictions ended with an error. One of an eviction
-    /// that a step had asked for counts for both.
+    /// The errors of steps to the device, passes back and evictions. The error of an eviction for a
+    /// step counts for both.
     pub(crate) failures: Failures,
-    /// Pages that a step has left where they were.
+    /// Number of pages that a step has left where they were.
     pub(crate) stayed: Counter,
-    /// Blocks with pages that had to go back, for an eviction, `RELEASE` or unloading.
+    /// Number of blocks whose pages had to move back, for an eviction, for `RELEASE` or on unload.
     pub(crate) evictions: Counter,
-    /// Nanoseconds that reservations took which were for many pages, or evicted others. Others only
-    /// ask the allocator.
+    /// Nanoseconds that reservations took, of those that were for many pages or evicted others.
+    /// Other reservations only call the allocator.
     pub(crate) reserve_ns: Counter,
 }
 
 impl Attempts {
-    /// Counts a pass that comes after one with an outcome.
+    /// Counts a pass that follows one with the given outcome.
     pub(crate) fn again_after(&self, outcome: &Outcome) {
         let counter = if outcome.is_shared {
             &self.shared
@@ -72,24 +74,25 @@ impl Attempts {
     }
 }
 
-/// What the policy of a device has led to.
+/// Statistics of the policy of a device.
 #[derive(Default)]
 pub(crate) struct ServiceStats {
-    /// Granules that were moved for a device fault.
+    /// Number of granules that were moved for a device fault.
     pub(crate) granules: Counter,
-    /// Pages that were asked for with them, because what is around is on the device.
+    /// Number of pages that were requested in addition, because most of their surroundings are on
+    /// the device.
     pub(crate) prefetched: Counter,
-    /// Blocks that the device has used often enough where they were.
+    /// Number of blocks that became hot: the device has accessed them often where they are.
     pub(crate) hot_blocks: Counter,
-    /// Times that the device left a granule alone.
+    /// How often the device left a granule alone.
     pub(crate) naps: Counter,
-    /// Times that it used a granule where it was.
+    /// How often it pinned a granule where it was.
     pub(crate) pins: Counter,
-    /// Times that a CPU waited for a time slice.
+    /// How often a CPU waited for a time slice.
     pub(crate) slices: Counter,
 }
 
-/// What an open file has done. Its view counts the faults.
+/// Statistics of an open file. Its view counts the faults.
 #[derive(Default)]
 pub(crate) struct FileStats {
     moved_out: Counter,
@@ -97,7 +100,7 @@ pub(crate) struct FileStats {
 }
 
 impl FileStats {
-    /// Counts what a command has done.
+    /// Adds what a command has done.
     pub(crate) fn add(&self, counts: &Counts) {
         for (counter, pages) in [
             (&self.moved_out, counts.moved_out),
@@ -109,7 +112,7 @@ impl FileStats {
         }
     }
 
-    /// Writes the lines.
+    /// Writes the lines of these statistics.
     pub(crate) fn show(&self, m: &SeqFile) {
         for (key, counter) in [
             ("out-pages", &self.moved_out),
@@ -120,10 +123,10 @@ impl FileStats {
     }
 }
 
-/// Returns a number that no other open file has, or has had.
+/// Returns a number that no other open file has or ever had.
 pub(crate) fn new_client() -> u64 {
     static LAST: Atomic<u64> = Atomic::new(0);
-    // ORDERING: Relaxed: the number stands for itself.
+    // ORDERING: Relaxed: the number orders no other memory access.
     LAST.fetch_add(1_u64, Relaxed) + 1
 }
 
@@ -139,7 +142,7 @@ fn us(ns: u64) -> u64 {
     ns / 1000
 }
 
-/// The name of a cause, which trace events have as well.
+/// Returns the name of a cause, which trace events use as well.
 fn name(cause: Cause) -> &'static str {
     match cause {
         Cause::Request => "request",
@@ -162,7 +165,7 @@ fn reason(reason: Reason) -> &'static str {
     }
 }
 
-/// Shows what moved one way: `device` or `cpu`, as xe calls the copies.
+/// Shows the moves in one direction: `device` or `cpu`, as xe names the copies.
 fn show_way(m: &SeqFile, way: &str, moves: &Moves) {
     for (size, pages) in [("4K", moves.small_pages), ("2M", moves.huge_pages)] {
         seq_print!(m, "svm_{size}_{way}_copy_kb: {}\n", kib(pages));
@@ -187,7 +190,7 @@ impl Text for Device {
         let attempts = pagemap.ops().attempts();
         let line = |key, value| line(m, key, value);
 
-        // First what is taken away, so that a difference is hardly ever below 0.
+        // Read first what is subtracted, so that a difference is hardly ever negative.
         let back = Cause::ALL.map(|cause| (name(cause), stats.back(cause)));
         let totals = pagemap.totals();
         line("svm_4K_migrate_count", totals.to_device.small_pages);

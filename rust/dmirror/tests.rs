@@ -31,7 +31,7 @@ fn device(blocks: usize) -> Result<Device> {
     Device::new(memory, Arc::pin_init(injection, GFP_KERNEL)?, 0, 2)
 }
 
-/// A reservation of `npages` pages.
+/// Creates a reservation of `npages` pages.
 fn reserve(device: &Device, npages: usize, when_full: WhenFull) -> Result<Reservation<'_>> {
     let mut reservation = Reservation::new(device.pagemap());
     reservation.add_pages(npages, when_full)?;
@@ -83,7 +83,7 @@ mod pool {
         let most = reserve(&device, BLOCK_PAGES - 1, WhenFull::Evict)?;
         let two = reserve(&device, 2, WhenFull::Evict);
         assert_eq!(two.err(), Some(ENOMEM));
-        // Nothing was lost on the way to the error.
+        // The error path has lost nothing.
         assert_eq!(room(&device).pages, 1);
         drop(most);
         assert!(reserve(&device, BLOCK_PAGES, WhenFull::Evict).is_ok());
@@ -185,7 +185,7 @@ mod pool {
     fn no_more_is_reserved_than_the_limit_says() -> Result {
         let device = device(4)?;
         let pool = device.pagemap().ops().pool();
-        // A block, and half of one.
+        // One and a half blocks.
         pool.set_limit(3);
         let most = reserve(&device, 4 * BLOCK_PAGES, WhenFull::TakeWhatIsFree)?;
         assert_eq!(most.npages(), BLOCK_PAGES + BLOCK_PAGES / 2);
@@ -195,7 +195,7 @@ mod pool {
         let mut reservation = Reservation::new(device.pagemap());
         assert!(reservation.add_block(WhenFull::TakeWhatIsFree)?);
         reservation.add_pages(1, WhenFull::Evict)?;
-        // There is half a block below the limit, and it cannot be in one piece.
+        // Half a block is left below the limit, so a whole block cannot be reserved.
         let mut other = Reservation::new(device.pagemap());
         assert!(!other.add_block(WhenFull::Evict)?);
         Ok(())
@@ -211,7 +211,7 @@ mod pool {
         assert_eq!(reserve(&device, 1, WhenFull::Evict).err(), Some(ENOMEM));
         pool.set_limit(5);
         assert_eq!(reserve(&device, 7, WhenFull::Evict)?.npages(), 7);
-        // All of it, or more than there is.
+        // No limit, or one above the size of the device.
         for none in [0, 8, 9, u32::MAX] {
             pool.set_limit(none);
             let rest = reserve(&device, 2 * BLOCK_PAGES, WhenFull::Evict)?;
@@ -272,7 +272,7 @@ mod stats {
     }
 }
 
-/// Which of the next tries of a site fail, as a string of bits.
+/// Returns which of the next tries of a site fail.
 fn failures<const N: usize>(injection: &Injection, site: Site) -> [bool; N] {
     [(); N].map(|()| injection.fails(site))
 }
@@ -355,7 +355,7 @@ mod inject {
             injection.write(c"fail_copy_out_percent", percent)?;
             assert_eq!(failures(&injection, Site::CopyOut), [true; 32]);
         }
-        // So many tries that a mistake is all but sure to show.
+        // With so many tries, a mistake is almost certain to show.
         injection.write(c"fail_copy_out_percent", 50)?;
         let failed = (0..1000).filter(|_| injection.fails(Site::CopyOut)).count();
         assert!((300..700).contains(&failed));

@@ -1,30 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that a device and CPUs take from each other again and again. Pure logic, no kernel calls.
+//! Detection of thrashing: pages that a device and CPUs take from each other again and again. Pure
+//! logic, no kernel calls.
 //!
-//! Each device fault that would move a granule is an event. Where several follow each other within
-//! a short time, the device first leaves the granule alone for a while, so that the CPU gets
-//! something done; if that does not help it uses the pages where they are, for longer.
+//! Each device fault that would move a granule is an event. After several events within a short
+//! time, the device first leaves the granule alone for a while (a nap), so that the CPU makes
+//! progress. If that does not help, the device uses the pages where they are for a longer time (a
+//! pin).
 
 use core::ops::Range;
 
-/// How many granules are watched: those that were missed last, and those that are pinned.
+/// How many granules are watched: those that were missed most recently, and those that are pinned.
 const WATCHED: usize = 16;
 
-/// What is too much, and what follows.
+/// The limits that define thrashing, and the reaction to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// So many events …
+    /// This number of events …
     pub(crate) events: u32,
-    /// … within so many nanoseconds.
+    /// … within this number of nanoseconds is thrashing.
     pub(crate) window_ns: u64,
-    /// How often the device naps before it pins.
+    /// How many naps precede a pin.
     pub(crate) naps: u32,
-    /// For how many nanoseconds it pins.
+    /// How long a pin lasts, in nanoseconds.
     pub(crate) pin_ns: u64,
 }
 
-/// What a device is to do about a granule that it misses.
+/// What a device must do about a granule that it misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Move it.
@@ -35,31 +37,31 @@ pub(crate) enum Verdict {
     Pin,
 }
 
-/// A granule, and what has happened to it.
+/// A watched granule, and its history.
 #[derive(Clone, Copy, Debug, Default)]
 struct Granule {
     /// The number of its first page.
     first: usize,
-    /// When the run of events began that goes on, in nanoseconds.
+    /// When the current run of events began, in nanoseconds.
     since: u64,
-    /// Events in that run; 0 where nothing is watched.
+    /// Number of events in that run; 0 for an unused entry.
     events: u32,
-    /// Naps in a row.
+    /// Number of consecutive naps.
     naps: u32,
-    /// When it is not pinned any more.
+    /// When the pin ends, in nanoseconds.
     pinned_until: u64,
 }
 
-/// The granules that are watched.
+/// The watched granules.
 #[derive(Debug, Default)]
 pub(crate) struct Thrashing {
     granules: [Granule; WATCHED],
-    /// The one that the next takes the place of.
+    /// The index of the entry to be replaced next.
     next: usize,
 }
 
 impl Thrashing {
-    /// Notes that the granule which begins with page number `first` is missed at a time, in
+    /// Records that the granule that begins with page number `first` is missed at time `now`, in
     /// nanoseconds, and returns what to do.
     pub(crate) fn missed(&mut self, first: usize, now: u64, limits: &Limits) -> Verdict {
         if limits.events == 0 {
@@ -70,7 +72,8 @@ impl Thrashing {
             return Verdict::Pin;
         }
         if now.saturating_sub(granule.since) > limits.window_ns {
-            // The run is over; if it was too long, the naps have not ended it yet.
+            // The run is over. If it had too many events, the naps have not helped yet, so keep
+            // their number.
             if granule.events < limits.events {
                 granule.naps = 0;
             }
@@ -91,7 +94,7 @@ impl Thrashing {
         Verdict::Pin
     }
 
-    /// Returns whether one of the granules that begin in `pages` is used where it is at a time, in
+    /// Returns whether one of the granules that begin in `pages` is pinned at time `now`, in
     /// nanoseconds.
     pub(crate) fn is_pinned(&self, pages: &Range<usize>, now: u64) -> bool {
         self.granules
@@ -99,11 +102,12 @@ impl Thrashing {
             .any(|granule| pages.contains(&granule.first) && now < granule.pinned_until)
     }
 
-    /// Returns a granule, which takes the place of another if it is not watched yet.
+    /// Returns the entry of a granule, which replaces another one if the granule is not watched
+    /// yet.
     fn watch(&mut self, first: usize, now: u64) -> &mut Granule {
         let known = |granule: &Granule| granule.events > 0 && granule.first == first;
         let place = self.granules.iter().position(known).unwrap_or_else(|| {
-            // One that is used where it is does not give way, unless all are.
+            // A pinned granule is not replaced unless all are pinned.
             let next = self.next..self.next + WATCHED;
             let is_free = |place: &usize| now >= self.granules[*place].pinned_until;
             let place = next

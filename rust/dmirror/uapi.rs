@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ABI, as bindgen makes it from `rust/uapi/dmirror.h`.
+//! The ABI, as bindgen generates it from `rust/uapi/dmirror.h`.
 
 #![allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 

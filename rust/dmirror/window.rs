@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many pages a CPU's fault brings back. Pure logic, no kernel calls.
+//! How many pages a CPU fault moves back. Pure logic, no kernel calls.
 //!
-//! A program that reads on touches page after page; each of them by a fault of its own costs as
-//! much again as bringing it back. One that jumps needs the touched page and no other. So a fault
-//! brings back an aligned window around the touched page, of one page at first, and of twice as
-//! many each time that a fault is near the window before it, up to a limit: as read-ahead does for
-//! files.
+//! A program that reads sequentially touches page after page; a separate fault for each page would
+//! cost as much again as moving the page. A program that reads randomly needs only the touched
+//! page. So a fault moves back an aligned window around the touched page. The window has one page
+//! at first, and twice as many each time a fault is near the previous window, up to a limit, as
+//! read-ahead does for files.
 //!
-//! What is brought back in vain is bounded: by the size of one window for each run of faults, which
-//! is no more than the pages that the run has touched, but for those that were skipped in it.
+//! The number of pages that move back unnecessarily is bounded: by the size of one window for each
+//! run of faults. That is no more than the pages that the run has touched, apart from those that
+//! the run has skipped.
 
 use core::ops::Range;
 
-/// How many runs of faults are told apart: threads and arrays that a device's users read at a time.
+/// How many runs of faults are tracked: threads and arrays that users of a device read
+/// concurrently.
 const STREAMS: usize = 16;
 
-/// The last window of a run of faults. One of no pages is near nothing.
+/// The last window of a run of faults. An empty one is near nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
-    /// Which address space.
+    /// Identifies the address space.
     space: usize,
-    /// The numbers of the pages.
+    /// The page numbers, the end exclusive.
     start: usize,
     end: usize,
 }
@@ -31,8 +33,8 @@ impl Stream {
         self.start..self.end
     }
 
-    /// Whether a page is in the window, or no further from it than the window is long, in whichever
-    /// direction a program reads.
+    /// Returns whether a page is in the window, or no further from it than the window is long, in
+    /// either direction.
     fn is_near(&self, space: usize, page: usize) -> bool {
         let npages = self.end - self.start;
         let near = self.start.saturating_sub(npages)..self.end.saturating_add(npages);
@@ -40,20 +42,20 @@ impl Stream {
     }
 }
 
-/// The runs of faults that a device sees.
+/// The runs of faults on a device.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
     streams: [Stream; STREAMS],
-    /// The stream that the next run takes the place of.
+    /// The index of the stream to be replaced next.
     next: usize,
-    /// The order of the largest window that there may be.
+    /// The order of the largest window allowed.
     most: u32,
 }
 
 impl Windows {
-    /// Returns the order of the window, `1 << order` pages, for a fault on page number `page` of an
-    /// address space: at most `most`, which is below `usize::BITS`. With another limit than before,
-    /// all runs begin anew.
+    /// Returns the order of the window, of `1 << order` pages, for a fault on page number `page` of
+    /// an address space: at most `most`, which is below `usize::BITS`. If the limit has changed,
+    /// all runs start again.
     pub(crate) fn order_for(&mut self, space: usize, page: usize, most: u32) -> u32 {
         if self.most != most {
             *self = Self {
@@ -68,7 +70,8 @@ impl Windows {
         let (stream, order) = match found {
             Some(stream) => {
                 let order = stream.pages().len().ilog2();
-                // A page that is touched once more was left behind, or went away again.
+                // A page that is touched again did not move, or has moved away again: the window
+                // does not grow.
                 let grown = order + u32::from(!stream.pages().contains(&page));
                 (stream, grown.min(most))
             }

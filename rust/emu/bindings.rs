@@ -2,7 +2,7 @@
 
 //! The C side: the helpers in `rust/helpers/`, on top of the kernel crate's own bindings.
 //!
-//! Private to this crate: nothing outside it can name a C function.
+//! Private to this crate: code outside it cannot name a C function.
 
 #![allow(
     clippy::all,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in debugfs: numbers that root sets, for tests, and text to read.
+//! Files in debugfs: numbers that root sets, for tests, and text files.
 //!
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h).
 //!
-//! Not the kernel crate's debugfs: the operations of its files are code of the module that makes
-//! them, and do not keep that module loaded while a file is open. Those of a [`DebugfsU32s`] are
-//! the core's own; those of a [`DebugfsText`] name their module, which debugfs keeps while one is
-//! open.
+//! This does not use the kernel crate's debugfs: there, the operations of a file are code of the
+//! module that creates it, and do not keep that module loaded while the file is open. Those of a
+//! [`DebugfsU32s`] belong to the core kernel; those of a [`DebugfsText`] name their module, which
+//! debugfs keeps loaded while a file is open.
 //!
 //! Without debugfs there are no files, and nothing fails.
 
@@ -28,40 +28,41 @@ use kernel::{
 
 use crate::{bindings, device_file::wait_for_openers};
 
-/// A directory in debugfs, there until drop. Each file in it has an [`Arc`] of it.
+/// A directory in debugfs, which exists until drop. Each file in it holds an [`Arc`] to it.
 ///
 /// # Invariants
 ///
-/// `dentry`, if there is one, is what `debugfs_create_dir()` has made.
+/// `dentry`, if there is one, was created by `debugfs_create_dir()`.
 pub struct DebugfsDir {
     dentry: Option<NonNull<bindings::dentry>>,
 }
 
 // SAFETY: Any thread may use and remove a directory; C synchronises that.
 unsafe impl Send for DebugfsDir {}
-// SAFETY: C synchronises what is done in a directory.
+// SAFETY: C synchronises concurrent operations in a directory.
 unsafe impl Sync for DebugfsDir {}
 
 impl DebugfsDir {
-    /// Makes a directory.
+    /// Creates a directory.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]. That debugfs has no room, or a directory of that name, is none.
+    /// [`ENOMEM`]. Failure to create the directory in debugfs, for example because the name is
+    /// taken, is not an error.
     pub fn new(name: &CStr) -> Result<Arc<Self>> {
-        // SAFETY: The name is a string of C; no parent means the root.
+        // SAFETY: The name is a C string; a null parent means the root.
         let dentry = unsafe { bindings::debugfs_create_dir(name.as_char_ptr(), null_mut()) };
         let dentry = from_err_ptr(dentry).ok().and_then(NonNull::new);
-        // INVARIANT: The directory was just made. If there is no memory for this, it is dropped.
+        // INVARIANT: The directory was just created. If the allocation fails, `Self` is dropped.
         Ok(Arc::new(Self { dentry }, GFP_KERNEL)?)
     }
 
-    /// Removes a file, and waits for those who are just reading or writing it.
+    /// Removes a file, after waiting for tasks that are reading or writing it.
     fn remove(&self, file: &CStr) {
         if let Some(dentry) = self.dentry {
-            // SAFETY: The name is a string of C; the directory is there, by the type invariant.
+            // SAFETY: The name is a C string; the directory exists, by the type invariant.
             unsafe { bindings::debugfs_lookup_and_remove(file.as_char_ptr(), dentry.as_ptr()) };
         }
     }
@@ -70,14 +71,14 @@ impl DebugfsDir {
 impl Drop for DebugfsDir {
     fn drop(&mut self) {
         if let Some(dentry) = self.dentry {
-            // SAFETY: The directory is there, by the type invariant, and is removed once.
+            // SAFETY: The directory exists, by the type invariant, and is removed once.
             unsafe { bindings::debugfs_remove(dentry.as_ptr()) };
         }
     }
 }
 
-/// A file for each of `N` numbers, all of them 0 at first. They are there from initialisation until
-/// drop; without debugfs there are just the numbers.
+/// One file for each of `N` numbers, all initially 0. The files exist from initialisation until
+/// drop; without debugfs there are only the numbers.
 ///
 /// # Invariants
 ///
@@ -92,13 +93,13 @@ pub struct DebugfsU32s<const N: usize> {
 }
 
 impl<const N: usize> DebugfsU32s<N> {
-    /// Makes the files `files`, of mode 0600.
+    /// Creates the files `files`, of mode 0600.
     ///
     /// May sleep.
     pub fn new(dir: Arc<DebugfsDir>, files: &'static [&'static CStr; N]) -> impl PinInit<Self> {
         let init = move |slot: *mut Self| {
             let dentry = dir.dentry;
-            // SAFETY: `slot` is valid for writes; zero is a value of each number.
+            // SAFETY: `slot` is valid for writes; zero is a valid value of each number.
             unsafe { (&raw mut (*slot).values).write_bytes(0, 1) };
             // SAFETY: `slot` is valid for writes.
             unsafe { (&raw mut (*slot).dir).write(dir) };
@@ -111,46 +112,46 @@ impl<const N: usize> DebugfsU32s<N> {
                 // SAFETY: `index` is below the length of the array.
                 let value = unsafe { (&raw mut (*slot).values).cast::<u32>().add(index) };
                 // SAFETY: The number stays in place until drop has removed the file, and has the
-                // layout of an integer; the directory is there, by its type invariant.
+                // layout of a `u32`; the directory exists, by its type invariant.
                 unsafe { bindings::debugfs_create_u32(file.as_char_ptr(), 0o600, dentry, value) };
             }
             Ok(())
         };
-        // SAFETY: The closure initialises each field, and what it hands out refers to the pinned
-        // place.
+        // SAFETY: The closure initialises every field, and the files that it creates refer to the
+        // pinned place.
         unsafe { pin_init::pin_init_from_closure(init) }
     }
 
-    /// Returns the number in file `index`; 0 when there is no such file.
+    /// Returns the number in file `index`, or 0 if there is no such file.
     ///
     /// Does not sleep.
     pub fn get(&self, index: usize) -> u32 {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         self.values
             .get(index)
             .map_or(0, |value| value.load(Relaxed))
     }
 
-    /// Puts a number into file `index`, as root does by writing to it; without such a file,
-    /// nothing.
+    /// Stores a number in file `index`, as root does by writing to it. Does nothing if there is no
+    /// such file.
     ///
     /// Does not sleep.
     pub fn put(&self, index: usize, number: u32) {
         if let Some(value) = self.values.get(index) {
-            // ORDERING: Relaxed: the number stands for itself.
+            // ORDERING: Relaxed: the number orders no other memory access.
             value.store(number, Relaxed);
         }
     }
 
-    /// Takes one from the number in file `index`, unless it is 0 or `u32::MAX`, which stands for no
-    /// end; returns whether it was not 0.
+    /// Decrements the number in file `index`, unless it is 0 or `u32::MAX`, which means no limit;
+    /// returns whether it was not 0.
     ///
     /// Does not sleep.
     pub fn count_down(&self, index: usize) -> bool {
         let Some(value) = self.values.get(index) else {
             return false;
         };
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         let mut old = value.load(Relaxed);
         loop {
             if old == 0 || old == u32::MAX {
@@ -173,42 +174,42 @@ impl<const N: usize> PinnedDrop for DebugfsU32s<N> {
     }
 }
 
-/// What a [`DebugfsText`] shows.
+/// The content of a [`DebugfsText`].
 pub trait Text: Send + Sync + 'static {
-    /// The module that the code belongs to; it stays loaded while a file is open. A driver gives
+    /// The module that the code belongs to; it stays loaded while a file is open. A driver uses
     /// `crate::LocalModule`.
     type OwnerModule: ModuleMetadata;
 
     /// Writes the text.
     ///
-    /// May sleep. Called by any number of tasks at a time, and again with more room if there was
-    /// too little.
+    /// May sleep. Several tasks may call this concurrently. It is called again with a larger buffer
+    /// if the text did not fit.
     fn show(&self, m: &SeqFile);
 
     /// Whether root may write to the file.
     const IS_WRITABLE: bool = false;
 
-    /// Takes what root has written, without white space around it.
+    /// Handles what root has written, with surrounding white space removed.
     ///
-    /// May sleep. Called by any number of tasks at a time.
+    /// May sleep. Several tasks may call this concurrently.
     ///
     /// # Errors
     ///
-    /// What `write(2)` is to return.
+    /// The error that `write(2)` is to return.
     fn store(&self, text: &[u8]) -> Result {
         let _ = text;
         Err(EPERM)
     }
 }
 
-/// The most bytes that can be written to a [`DebugfsText`].
+/// Maximum number of bytes that can be written to a [`DebugfsText`] at once.
 const MAX_WRITTEN: usize = 64;
 
-/// A file that shows a text, which is made when somebody reads it. All may read it; root may write
-/// to it if the text says so.
+/// A file with a text that is generated on each read. Everyone may read it; root may write to it if
+/// [`Text::IS_WRITABLE`].
 ///
-/// As the module is kept only by those who have the file open, and one that fails to load is not
-/// kept by anybody: the drop waits, in a module that is being loaded, until they have closed it.
+/// Open files keep the module loaded, but nothing keeps a module that fails to load. So in a module
+/// that is being loaded, drop waits until everyone has closed the file.
 ///
 /// # Invariants
 ///
@@ -234,15 +235,15 @@ impl<T: Text> DebugfsText<T> {
         ..pin_init::zeroed()
     };
 
-    /// Makes a file.
+    /// Creates a file.
     ///
     /// May sleep.
     pub fn new(dir: Arc<DebugfsDir>, name: &'static CStr, text: Arc<T>) -> Self {
         if let Some(dentry) = dir.dentry {
             let data: *const T = &*text;
-            // SAFETY: The name is a string of C, and the directory is there, by its type invariant.
-            // The text is there until drop has removed the file; the operations are constants of
-            // the code's module, which debugfs keeps while one has the file open, by `OwnerModule`.
+            // SAFETY: The name is a C string, and the directory exists, by its type invariant. The
+            // text lives until drop has removed the file. The operations are constants in the
+            // module of `OwnerModule`, which debugfs keeps loaded while the file is open.
             unsafe {
                 bindings::debugfs_create_file_full(
                     name.as_char_ptr(),
@@ -254,7 +255,7 @@ impl<T: Text> DebugfsText<T> {
                 )
             };
         }
-        // INVARIANT: The file was just made.
+        // INVARIANT: The file was just created.
         Self {
             dir,
             name,
@@ -264,9 +265,9 @@ impl<T: Text> DebugfsText<T> {
 
     /// # Safety
     ///
-    /// Called by debugfs for a file of this type, which is not removed meanwhile.
+    /// debugfs calls this for a file of this type, which is not removed during the call.
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: The inode is valid, by the safety requirement; it has what `new` has given.
+        // SAFETY: The inode is valid, by the safety requirement; its private data was set by `new`.
         let text = unsafe { (*inode).i_private };
         // SAFETY: The file is valid and being opened, by the safety requirement.
         unsafe { bindings::single_open(file, Some(Self::show), text) }
@@ -274,21 +275,21 @@ impl<T: Text> DebugfsText<T> {
 
     /// # Safety
     ///
-    /// Called by debugfs for an open file of this type, which is not removed meanwhile, with memory
-    /// of user space.
+    /// debugfs calls this for an open file of this type, which is not removed during the call, with
+    /// a buffer in user memory.
     unsafe extern "C" fn write(
         file: *mut bindings::file,
         from: *const c_char,
         len: usize,
         _: *mut bindings::loff_t,
     ) -> isize {
-        // SAFETY: The file is valid, by the safety requirement; it has what `single_open()` has
-        // made.
+        // SAFETY: The file is valid, by the safety requirement; `single_open()` has set its private
+        // data.
         let m: *mut bindings::seq_file = unsafe { (*file).private_data }.cast();
-        // SAFETY: The file is valid, by the safety requirement; it has what `open` has given.
+        // SAFETY: The file is valid, by the safety requirement; `open` has set its private data.
         let text = unsafe { (*m).private };
-        // SAFETY: By the type invariant, and because debugfs lets nobody write to a file that drop
-        // has removed, and waits there for those who do.
+        // SAFETY: The file refers to `text`, by the type invariant. debugfs lets nobody write to a
+        // file that drop has removed, and drop waits for running writes.
         let text = unsafe { &*text.cast::<T>() };
         let mut bytes = [0; MAX_WRITTEN];
         let stored = match bytes.get_mut(..len) {
@@ -298,20 +299,21 @@ impl<T: Text> DebugfsText<T> {
                 .and_then(|()| text.store(bytes.trim_ascii())),
             None => Err(EINVAL),
         };
-        // CAST: It is at most MAX_WRITTEN; an error number is small.
+        // CAST: The length is at most MAX_WRITTEN, and an error number is small.
         stored.map_or_else(|error| error.to_errno() as isize, |()| len as isize)
     }
 
     /// # Safety
     ///
-    /// Called by a read of a file of this type, which is not removed meanwhile.
+    /// A read calls this for a file of this type, which is not removed during the call.
     unsafe extern "C" fn show(m: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-        // SAFETY: The file is valid, by the safety requirement; it has what `open` has given.
+        // SAFETY: The file is valid, by the safety requirement; `open` has set its private data.
         let text = unsafe { (*m).private };
-        // SAFETY: By the type invariant, and because debugfs lets nobody read a file that drop has
-        // removed, and waits there for those who do.
+        // SAFETY: The file refers to `text`, by the type invariant. debugfs lets nobody read a file
+        // that drop has removed, and drop waits for running reads.
         let text = unsafe { &*text.cast::<T>() };
-        // SAFETY: The file is valid, and this task is the only one that uses it, by the lock of C.
+        // SAFETY: The file is valid, and only this task uses it, because C holds the lock of the
+        // seq_file.
         text.show(unsafe { SeqFile::from_raw(m) });
         0
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An emulated device: its memory, the pages that mm knows of, and a copy engine that is a CPU.
+//! An emulated device: its memory, its pages as mm knows them, and a copy engine that is a CPU.
 
 use core::{ffi::c_void, ops::Deref};
 
@@ -18,16 +18,16 @@ use kernel::{
 
 use crate::{bindings, memory::Memory, stats::Stats, trace};
 
-/// The driver's side of an emulated device: as
-/// [`DevPagemapOps`], but the copy engine is there.
+/// The driver's side of an emulated device: like [`DevPagemapOps`], but with the copy engine
+/// provided.
 pub trait DeviceOps: Send + Sync + Sized + 'static {
-    /// What the driver keeps in each folio; `()` for nothing.
+    /// The driver's data in each folio; `()` for none.
     type FolioData: FolioData;
 
-    /// What tests hook in; `()` for nothing.
+    /// Hooks for tests; `()` for none.
     type Hooks: Hooks;
 
-    /// Returns the number that the device has in [trace events](crate::trace).
+    /// Returns the number of the device in [trace events](crate::trace).
     fn number(&self) -> u32 {
         0
     }
@@ -52,18 +52,18 @@ pub type Pagemap<T> = DevPagemap<Emulated<T>>;
 #[pin_data]
 pub struct Emulated<T> {
     engine: CpuEngine,
-    /// What the device makes atomic operations with, one at a time.
+    /// Serialises the atomic operations of the device.
     #[pin]
     atomic_unit: SpinLock<()>,
-    /// Shared with the views, which outlive no device.
+    /// Shared with the views, which do not outlive their device.
     stats: Arc<Stats>,
     #[pin]
     driver: T,
 }
 
 impl<T: DeviceOps> Emulated<T> {
-    /// Makes a device of `memory`, whose pages mm gets to know. Addresses that must be found for
-    /// them are claimed under `name` in `/proc/iomem`.
+    /// Creates a device with `memory`, and registers its pages with mm. Physical addresses that
+    /// have to be found for the pages are claimed under `name` in `/proc/iomem`.
     ///
     /// May sleep.
     ///
@@ -82,7 +82,7 @@ impl<T: DeviceOps> Emulated<T> {
         let pfns = memory.pfns(name)?;
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
         let ops = try_pin_init!(Self {
-            // INVARIANT: `pfns` is for the pages of this memory.
+            // INVARIANT: `pfns` numbers the pages of this memory.
             engine: CpuEngine(memory),
             atomic_unit <- atomic_unit(),
             stats,
@@ -91,12 +91,12 @@ impl<T: DeviceOps> Emulated<T> {
         Ok(DevPagemap::new::<Error>(pfns, options, ops))
     }
 
-    /// Returns what the device has done.
+    /// Returns the statistics of the device.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 
-    /// Returns what the device makes atomic operations with, one at a time.
+    /// Returns the lock that serialises the atomic operations of the device.
     pub(crate) fn atomic_unit(&self) -> &SpinLock<()> {
         &self.atomic_unit
     }
@@ -107,10 +107,10 @@ impl<T: DeviceOps> Emulated<T> {
     }
 }
 
-/// Makes the lock of what makes atomic operations.
+/// Creates the lock that serialises atomic operations.
 ///
-/// Not part of a generic function: code that is generated in several crates would give one lock
-/// class several names, which lockdep rejects.
+/// Not part of a generic function: each crate would instantiate the code, and one lock class would
+/// get several names, which lockdep rejects.
 #[inline(never)]
 fn atomic_unit() -> impl PinInit<SpinLock<()>> {
     new_spinlock!((), "Emulated::atomic_unit")
@@ -154,16 +154,16 @@ impl<T: DeviceOps> DevPagemapOps for Emulated<T> {
     }
 }
 
-/// A copy engine that is the CPU which asks for it.
+/// A copy engine that is the calling CPU.
 ///
 /// # Invariants
 ///
-/// The memory is that of the pagemap whose [`Emulated`] has this engine.
+/// The memory belongs to the pagemap whose [`Emulated`] has this engine.
 pub struct CpuEngine(Memory);
 
-// SAFETY: Each operation is done in full before `copy` returns, or is rejected. The memory is that
-// of the pagemap, by the type invariant: only `Emulated`, which is only in a pagemap that was made
-// for its memory, can have this engine.
+// SAFETY: Each operation is done in full before `copy` returns, or is rejected. The memory belongs
+// to the pagemap, by the type invariant: only `Emulated` has this engine, and an `Emulated` exists
+// only in a pagemap that was created for its memory.
 unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
     type Pending = ();
 
@@ -171,22 +171,22 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
         batch.for_each(|op| match (&op.src, &op.dst) {
             (Place::System(from), Place::Device(to)) => {
                 let (to, npages) = self.bytes(*to)?;
-                // SAFETY: Both have as many pages. Those of the system are locked and unmapped,
-                // those of the device are the migration's alone.
+                // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
+                // those of the system, and alone uses those of the device.
                 unsafe { bindings::copy_from_pages(to, from.page(0), npages) };
                 Ok(())
             }
             (Place::Zero, Place::Device(to)) => {
                 let (to, npages) = self.bytes(*to)?;
-                // SAFETY: The pages of the device are the migration's alone, by the invariant of
+                // SAFETY: Only the migration uses the pages of the device, by the invariant of
                 // `Memory`.
                 unsafe { bindings::clear_pages(to, npages) };
                 Ok(())
             }
             (Place::Device(from), Place::System(to)) => {
                 let (from, npages) = self.bytes(*from)?;
-                // SAFETY: Both have as many pages. Those of the device are locked and unmapped,
-                // those of the system are the migration's alone.
+                // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
+                // those of the device, and alone uses those of the system.
                 unsafe { bindings::copy_to_pages(to.page(0), from, npages) };
                 Ok(())
             }
@@ -197,8 +197,8 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
 }
 
 impl CpuEngine {
-    /// Returns where the bytes of pages of the device are, one after the other, and the number of
-    /// pages. They are in one block, because it is a multiple of their number.
+    /// Returns the address of the consecutive bytes of device pages, and the number of pages. The
+    /// pages lie in one block, because blocks are as large as the largest run and equally aligned.
     fn bytes(&self, pages: DevicePages) -> Result<(*mut c_void, usize)> {
         let bytes = self.0.frame(pages.first()).ok_or(EIO)?;
         Ok((bytes.as_ptr().cast(), pages.npages()))

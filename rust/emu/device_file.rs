@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device files that know their device, and that are there all or none.
+//! Device files that know their device, and that exist either all together or not at all.
 //!
-//! The kernel crate's [`MiscDeviceRegistration`] carries no data, so that `open` cannot tell which
-//! of several devices it is for.
+//! The kernel crate's [`MiscDeviceRegistration`] carries no data, so `open` cannot tell which of
+//! several devices the file belongs to.
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h).
 
@@ -31,34 +31,34 @@ use crate::bindings;
 
 /// What a driver implements for its device file.
 pub trait DeviceFileOps: Sized + 'static {
-    /// The module that the code belongs to; it stays loaded while a file is open. A driver gives
+    /// The module that the code belongs to; it stays loaded while a file is open. A driver uses
     /// `crate::LocalModule`.
     type OwnerModule: ModuleMetadata;
 
-    /// What all files of one device share.
+    /// Data that all files of one device share.
     type Device: Send + Sync;
 
-    /// What one open file has.
+    /// Data of one open file.
     type File: ForeignOwnable + Send + Sync;
 
-    /// Makes the data of a file that is being opened.
+    /// Creates the data of a file that is being opened.
     ///
-    /// May sleep. Runs under the lock of all misc devices.
+    /// May sleep. Called under the lock of all misc devices.
     ///
     /// # Errors
     ///
-    /// What `open(2)` is to return.
+    /// The error that `open(2)` is to return.
     fn open(device: &Arc<Self::Device>) -> Result<Self::File>;
 
-    /// Handles `ioctl(2)`, from 32-bit programs as well: `arg` must mean the same for both, such as
-    /// an address, or a pointer to a structure whose layout is the same. `opened` finds other open
-    /// files of the driver.
+    /// Handles `ioctl(2)`, also of 32-bit programs. `arg` must mean the same for both: an address,
+    /// for example, or a pointer to a structure with the same layout. `opened` gives access to
+    /// other open files of the driver.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// What `ioctl(2)` is to return.
+    /// The error that `ioctl(2)` is to return.
     fn ioctl(
         file: <Self::File as ForeignOwnable>::Borrowed<'_>,
         opened: Opened<'_, Self>,
@@ -66,13 +66,13 @@ pub trait DeviceFileOps: Sized + 'static {
         arg: usize,
     ) -> Result<isize>;
 
-    /// Sets up a mapping of the file; without it, `mmap(2)` is refused.
+    /// Sets up a mapping of the file; the default refuses `mmap(2)`.
     ///
     /// May sleep. Called with the `mmap_lock` held for writing.
     ///
     /// # Errors
     ///
-    /// What `mmap(2)` is to return.
+    /// The error that `mmap(2)` is to return.
     fn mmap(file: <Self::File as ForeignOwnable>::Borrowed<'_>, vma: &VmaNew) -> Result {
         let _ = (file, vma);
         Err(ENODEV)
@@ -86,11 +86,12 @@ pub trait DeviceFileOps: Sized + 'static {
     }
 }
 
-/// Device files `/dev/NAME` of mode 0600, there from their making until drop: all of them, or none.
+/// Device files `/dev/NAME` of mode 0600, which exist from creation until drop: all of them, or
+/// none.
 ///
-/// None can be opened before all are there. A module that cannot make them all fails to load; what
-/// had been opened until then would be an open file of a module that is gone. For the same reason
-/// their drop waits, in a module that is being loaded, until those that were opened are closed.
+/// No file can be opened before all of them exist. If they cannot all be created, the module fails
+/// to load, and a file opened before that would belong to a module that is gone. For the same
+/// reason, in a module that is being loaded, drop waits until all opened files are closed.
 pub struct DeviceFiles<T: DeviceFileOps> {
     files: KVec<Pin<KBox<DeviceFile<T>>>>,
     /// Whether files can be opened.
@@ -98,15 +99,15 @@ pub struct DeviceFiles<T: DeviceFileOps> {
 }
 
 impl<T: DeviceFileOps> DeviceFiles<T> {
-    /// Makes a file for each name and device. A driver does this last: when it has returned, they
-    /// can be opened.
+    /// Creates a file for each name and device. A driver must do this last: once this has returned,
+    /// the files can be opened.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what `misc_register()` returns: [`EEXIST`] for a name that is taken. Then
-    /// there is no file, and nobody is in the midst of opening one.
+    /// [`ENOMEM`], or the error of `misc_register()`: [`EEXIST`] for a name that is taken. After an
+    /// error there are no files, and no task is still opening one.
     pub fn new(devices: KVec<(&'static CStr, Arc<T::Device>)>) -> Result<Self> {
         let ready = Arc::new(Atomic::new(false), GFP_KERNEL)?;
         let mut this = Self {
@@ -118,7 +119,7 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
             this.files
                 .push(KBox::pin_init(file, GFP_KERNEL)?, GFP_KERNEL)?;
         }
-        // ORDERING: Release pairs with the load in `open`, so that an opener sees all of them.
+        // ORDERING: Release: pairs with the load in `open`, so that an opener sees all files.
         this.ready.store(true, Release);
         Ok(this)
     }
@@ -131,27 +132,29 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
 
 impl<T: DeviceFileOps> Drop for DeviceFiles<T> {
     fn drop(&mut self) {
-        // ORDERING: Relaxed: who sees it too late has opened a file, which is waited for.
+        // ORDERING: Relaxed: a task that sees the flag too late has opened a file, and drop waits
+        // for it.
         self.ready.store(false, Relaxed);
         self.files.clear();
         wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
     }
 }
 
-/// Waits, if a module is being loaded, until nobody has a reference to it but its loader: if it
-/// fails now its code is freed. Whoever has just tried to open a file of it, in vain, puts one in a
-/// moment; who has opened one puts it on close. A module that was loaded is kept by its files.
+/// If the module is being loaded, waits until only its loader has a reference to it: if loading
+/// fails now, the module's code is freed. A task that has just failed to open a file puts its
+/// reference in a moment; a task that has opened one puts it on close. The files of a loaded module
+/// keep the module.
 pub(crate) fn wait_for_openers(module: *mut bindings::module) {
     if module.is_null() {
-        // Code of the kernel itself, which does not go away.
+        // The code is built into the kernel, which does not go away.
         return;
     }
-    // SAFETY: The module is the one whose code this runs for, and a member of one word is read.
+    // SAFETY: This code runs for the module, which is therefore valid; the member is a single word.
     let state = unsafe { (&raw const (*module).state).read_volatile() };
     if state != bindings::module_state_MODULE_STATE_COMING {
         return;
     }
-    // SAFETY: The module is the one whose code this runs for.
+    // SAFETY: This code runs for the module, which is therefore valid.
     while unsafe { bindings::module_refcount(module) } > 1 {
         fsleep(Delta::from_millis(1));
     }
@@ -161,7 +164,7 @@ pub(crate) fn wait_for_openers(module: *mut bindings::module) {
 #[pin_data]
 #[repr(C)]
 struct DeviceFile<T: DeviceFileOps> {
-    // First, so that a pointer to the registration is one to the whole as well.
+    // First, so that a pointer to the registration also points to the whole struct.
     #[pin]
     registration: MiscDeviceRegistration<Adapter<T>>,
     device: Arc<T::Device>,
@@ -176,7 +179,7 @@ impl<T: DeviceFileOps> DeviceFile<T> {
         ready: Arc<Atomic<bool>>,
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            // Before the registration, which `open` may find them through.
+            // Before the registration, through which `open` may find them.
             device,
             ready,
             registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
@@ -184,51 +187,52 @@ impl<T: DeviceFileOps> DeviceFile<T> {
     }
 }
 
-/// An open file of a driver, as its operations see it.
+/// An open file of a driver, as passed to its operations.
 ///
 /// # Invariants
 ///
-/// The operations of the file are those of an `Adapter` for this driver.
+/// The operations of the file belong to an `Adapter` for this driver.
 pub struct Opened<'f, T> {
     file: &'f File,
     _driver: PhantomData<fn() -> T>,
 }
 
 impl<T: DeviceFileOps> Opened<'_, T> {
-    /// Calls `with` on what the open file has that a descriptor of the current task is for: any of
-    /// this driver.
+    /// Calls `with` on the data of the open file behind a descriptor of the current task, which may
+    /// be any file of this driver.
     ///
-    /// May sleep. The file stays open meanwhile.
+    /// May sleep. The file stays open during the call.
     ///
     /// # Errors
     ///
-    /// [`EBADF`] when it is no open file; [`EINVAL`] when that is one of others.
+    /// [`EBADF`] when the descriptor is not open; [`EINVAL`] when its file belongs to another
+    /// driver.
     pub fn with_fd<R>(
         &self,
         fd: i32,
         with: impl FnOnce(<T::File as ForeignOwnable>::Borrowed<'_>) -> R,
     ) -> Result<R> {
         let other = LocalFile::fget(u32::try_from(fd).map_err(|_| EBADF)?)?;
-        // SAFETY: The file is open; the member does not change after that.
+        // SAFETY: The file is open, and the member does not change after that.
         let own_ops = unsafe { (*self.file.as_ptr()).f_op };
-        // SAFETY: The file is open; the member does not change after that.
+        // SAFETY: The file is open, and the member does not change after that.
         let ops = unsafe { (*other.as_ptr()).f_op };
         if !ptr::eq(ops, own_ops) {
             return Err(EINVAL);
         }
-        // SAFETY: The file is open, and has a descriptor, so the kernel crate's `open` for
-        // `Adapter` has returned, which alone has these operations, by the type invariant; nobody
-        // changes the member after that.
+        // SAFETY: The file is open and has a descriptor, so the kernel crate's `open` for `Adapter`
+        // has returned: only `Adapter` has these operations, by the type invariant. Nobody changes
+        // the member after that.
         let data = unsafe { (*other.as_ptr()).private_data };
-        // SAFETY: That `open` has put a `T::File` there, which is taken back when the last
-        // reference to the file goes; there is one until this returns.
+        // SAFETY: That `open` has stored a `T::File` in the member. It is taken back when the last
+        // reference to the file goes away, and `other` is a reference until this returns.
         Ok(with(unsafe { <T::File as ForeignOwnable>::borrow(data) }))
     }
 }
 
-/// Stands between the kernel crate's trait and ours.
+/// Adapts the kernel crate's trait to ours.
 ///
-/// Private, so that each registration of it is a field of a [`DeviceFile`].
+/// Private, so that each of its registrations is a field of a [`DeviceFile`].
 struct Adapter<T>(PhantomData<T>);
 
 #[vtable]
@@ -237,18 +241,18 @@ impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
     type Ptr = T::File;
 
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<T::File> {
-        // SAFETY: The file is valid, and nobody else uses it while it is being opened.
+        // SAFETY: The file is valid, and no one else uses it while it is being opened.
         let misc = unsafe { (*file.as_ptr()).private_data };
-        // C has put the registration there. Its pointer is one to the whole; the reference to the
-        // registration is for that field alone.
+        // C has stored a pointer to the registration here, which also points to the whole struct.
+        // The reference `_misc` covers only the registration.
         let file: *const DeviceFile<T> = misc.cast_const().cast();
         // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
-        // `repr(C)`; its other fields were initialised before the registration was made.
+        // `repr(C)`; its other fields were initialised before the registration.
         let device = unsafe { &(*file).device };
         // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
-        // `repr(C)`; its other fields were initialised before the registration was made.
+        // `repr(C)`; its other fields were initialised before the registration.
         let ready = unsafe { &(*file).ready };
-        // ORDERING: Acquire pairs with the store in `DeviceFiles::new`.
+        // ORDERING: Acquire: pairs with the store in `DeviceFiles::new`.
         if !ready.load(Acquire) {
             return Err(ENXIO);
         }
@@ -261,7 +265,7 @@ impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
         cmd: u32,
         arg: usize,
     ) -> Result<isize> {
-        // INVARIANT: C calls this for a file that was opened by this adapter.
+        // INVARIANT: C calls this only for files that this adapter has opened.
         let opened = Opened {
             file,
             _driver: PhantomData,

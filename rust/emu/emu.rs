@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RAM that plays a device with memory of its own, for drivers on [`hmm`] that have no hardware.
+//! RAM that emulates a device with memory of its own, for drivers on [`hmm`] without hardware.
 //!
 //! | module | what it offers |
 //! | --- | --- |
@@ -13,8 +13,8 @@
 //!
 //! # Locks
 //!
-//! `mmap_lock`, then folio locks, then the update lock of a [`View`](view::View). See
-//! [`hmm`] for what must not be done under each.
+//! The `mmap_lock` is taken first, then folio locks, then the update lock of a
+//! [`View`](view::View). See [`hmm`] for what must not be done under each.
 
 mod bindings;
 pub mod debugfs;

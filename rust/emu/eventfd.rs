@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Telling user space that something has happened, by an eventfd.
+//! Event notification to user space through an eventfd.
 //!
 //! C header: [`include/linux/eventfd.h`](srctree/include/linux/eventfd.h).
 
@@ -14,32 +14,32 @@ use crate::bindings;
 ///
 /// # Invariants
 ///
-/// There is a reference to the context, which is given up on drop.
+/// We own a reference to the context.
 pub struct Eventfd(NonNull<bindings::eventfd_ctx>);
 
-// SAFETY: C synchronises what is done with a context.
+// SAFETY: C synchronises all uses of a context.
 unsafe impl Send for Eventfd {}
-// SAFETY: C synchronises what is done with a context.
+// SAFETY: C synchronises all uses of a context.
 unsafe impl Sync for Eventfd {}
 
 impl Eventfd {
-    /// Returns the eventfd that a descriptor of the current task is for.
+    /// Returns the eventfd behind a descriptor of the current task.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EBADF`] when it is no open file; [`EINVAL`] when that is no eventfd.
+    /// [`EBADF`] when the descriptor is not open; [`EINVAL`] when it is not an eventfd.
     ///
     /// C function: `eventfd_ctx_fdget()`.
     pub fn from_fd(fd: i32) -> Result<Self> {
         // SAFETY: The C function checks the descriptor.
         let context = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
-        // INVARIANT: C has given a reference.
+        // INVARIANT: The C function has returned a reference.
         NonNull::new(context).map(Self).ok_or(EINVAL)
     }
 
-    /// Adds 1 to its counter, and wakes those who wait for that.
+    /// Adds 1 to the counter, and wakes the waiters.
     ///
     /// Does not sleep.
     ///
@@ -52,7 +52,7 @@ impl Eventfd {
 
 impl Drop for Eventfd {
     fn drop(&mut self) {
-        // SAFETY: The reference is given up once.
+        // SAFETY: The reference is ours, by the type invariant, and is put once.
         unsafe { bindings::eventfd_ctx_put(self.0.as_ptr()) };
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults of a device, and how a process has memory mapped.
+//! Device faults, and how a process maps memory.
 //!
 //! C document: [`Documentation/mm/hmm.rst`](srctree/Documentation/mm/hmm.rst).
 //!
-//! Locks: the `mmap_lock` and folio locks, which C takes and releases, and after that the update
-//! lock of a [`View`].
+//! Locks: C takes and releases the `mmap_lock` and folio locks; after that, this code takes the
+//! update lock of a [`View`].
 
 use core::ops::Range;
 
@@ -33,33 +33,33 @@ use crate::{
     view::{pages_of_run, State, View, ViewGuard},
 };
 
-/// How long to wait before a page that others have locked is tried again.
+/// How long to wait before retrying a page that someone else has locked.
 const PAUSE: Delta = Delta::from_micros(200);
 
-/// What a walk found, to be looked at.
+/// The result of a walk, for reading.
 type SeenView<'w, T> = Walked<'w, SharedGuard<'w, State>, Emulated<T>>;
-/// What a walk found, to be mapped.
+/// The result of a walk, for mapping its pages.
 type WalkedView<'w, T> = Walked<'w, Guard<'w, State>, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
     /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of 512 pages)
-    /// for the device, faulting pages in as a CPU's access would. Pages in the memory of this
-    /// device are mapped there. A page there that may be shared, and that the device wants to write
-    /// to, goes back to system memory first.
+    /// for the device, and faults pages in as a CPU access would. Pages in the memory of this
+    /// device are mapped where they are. If the device wants to write to such a page and the page
+    /// may be shared, the page moves back to system memory first.
     ///
     /// As soon as the start of the range is mapped, `then` is called on the page table, before
-    /// anything can take the pages away again: so whoever accesses them there makes progress,
-    /// however often others take them. Pages that the device has exclusive access to are left
+    /// anyone can take the pages away again. So whoever accesses them in `then` makes progress,
+    /// however often others take the pages. Pages that the device has exclusive access to are left
     /// alone.
     ///
-    /// May sleep, for as long as user space wants where a fault is answered there. Takes the
-    /// `mmap_lock` for reading and folio locks; the caller holds none.
+    /// May sleep, without a bound if user space handles a fault (userfaultfd). Takes the
+    /// `mmap_lock` for reading and folio locks; the caller must hold neither.
     ///
     /// # Errors
     ///
-    /// [`EFAULT`] when a part is not mapped, not readable, or not ordinary memory, or was lost to a
-    /// memory error; [`EPERM`] when a part is not for writing and `access` is not [`Access::Read`];
-    /// [`EBUSY`] when time ran out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`]
+    /// [`EFAULT`] when a part is not mapped, not readable, not ordinary memory, or lost to a memory
+    /// error; [`EPERM`] when a part is not writable and `access` is not [`Access::Read`]; [`EBUSY`]
+    /// when the time has run out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`]
     /// when the range is not as above.
     ///
     /// C function: `hmm_range_fault_unlocked_timeout()`.
@@ -97,9 +97,9 @@ impl<T: DeviceOps> View<T> {
         result
     }
 
-    /// Takes the pages of a range (bytes, page aligned, the end exclusive) from the device, which
-    /// faults for them anew. When it returns, nobody accesses pages there any more whom a
-    /// [`ViewGuard`] from before allows to; but who faults meanwhile may map some again.
+    /// Unmaps a range (bytes, page aligned, the end exclusive) from the device, so that its next
+    /// access faults. When this returns, nobody accesses the pages through an earlier [`ViewGuard`]
+    /// any more; but concurrent device faults may have mapped some pages again.
     ///
     /// May sleep.
     pub fn clear(&self, range: Range<usize>) {
@@ -107,9 +107,9 @@ impl<T: DeviceOps> View<T> {
         self.notifier().lock().table.clear(pages, cond_resched);
     }
 
-    /// Returns the first page of a range that the device has exclusive access to, or its end. A
-    /// fault would end that access, and C faults in everything from the first page that needs it to
-    /// the end of the range.
+    /// Returns the address of the first page of a range that the device has exclusive access to, or
+    /// the range's end. A fault would end that access, because C faults in everything from the
+    /// first page that needs it to the end of the range.
     fn next_exclusive(&self, range: Range<usize>) -> usize {
         let guard = self.lock();
         let mut at = range.start;
@@ -122,14 +122,14 @@ impl<T: DeviceOps> View<T> {
         range.end
     }
 
-    /// Shows how the process has the pages of `range` mapped, changing nothing; calls `visit` for
-    /// each, in order. The range is as for [`fault`](Self::fault).
+    /// Passes how the process maps each page of `range` to `visit`, in order, and changes nothing.
+    /// The range is as for [`fault`](Self::fault).
     ///
     /// May sleep. `visit` is called under the update lock, which other readers may share.
     ///
     /// # Errors
     ///
-    /// As for [`fault`](Self::fault), but nothing that is or is not mapped is an error.
+    /// As for [`fault`](Self::fault), except that missing or inaccessible mappings are not errors.
     pub fn snapshot(
         &self,
         mm: &MmWithUser,
@@ -144,8 +144,8 @@ impl<T: DeviceOps> View<T> {
         Ok(())
     }
 
-    /// Maps those pages of `range` for the device that the process has mapped now, without faulting
-    /// anything in. The range is as for [`fault`](Self::fault).
+    /// Maps for the device those pages of `range` that the process maps now, and faults nothing in.
+    /// The range is as for [`fault`](Self::fault).
     ///
     /// May sleep.
     ///
@@ -187,7 +187,7 @@ impl<T: DeviceOps> View<T> {
     }
 }
 
-/// Arrays and spare nodes for a device fault, made once and used again and again.
+/// Arrays and spare nodes for a device fault, allocated once and reused.
 pub struct FaultBuffer {
     range: RangeBuffer,
     migrate: MigrateBuffer,
@@ -195,7 +195,7 @@ pub struct FaultBuffer {
 }
 
 impl FaultBuffer {
-    /// Makes what a fault on 512 pages needs. May sleep.
+    /// Allocates the buffers for a fault on 512 pages. May sleep.
     ///
     /// # Errors
     ///
@@ -209,19 +209,19 @@ impl FaultBuffer {
     }
 }
 
-/// A device fault, see [`View::fault`].
+/// A device fault; see [`View::fault`].
 struct Fault<'f, T: DeviceOps, F> {
     view: &'f View<T>,
     mm: &'f MmWithUser,
     access: Access,
     timeout: Timeout,
     buffer: &'f mut FaultBuffer,
-    /// `None` when it was called.
+    /// `None` once it has been called.
     then: Option<F>,
 }
 
 impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
-    /// Faults in a range but for the pages that are exclusive.
+    /// Faults in a range, except for its exclusive pages.
     fn run_between_exclusive(&mut self, range: Range<usize>) -> Result {
         let mut at = range.start;
         while at < range.end {
@@ -234,7 +234,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
         Ok(())
     }
 
-    /// Faults in a run of pages none of which is exclusive.
+    /// Faults in a run that contains no exclusive page.
     fn run(&mut self, range: Range<usize>) -> Result {
         let start = Instant::<Monotonic>::now();
         while let Some(shared) = self.round(&range)? {
@@ -253,8 +253,8 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
         Ok(())
     }
 
-    /// Faults in and maps what it can. Returns the addresses of pages of the device that may be
-    /// shared, and that must go back to system memory before it can write to them.
+    /// Faults in and maps as many pages as possible. Returns the addresses of device pages that may
+    /// be shared, and that must move back to system memory before the device can write to them.
     fn round(&mut self, range: &Range<usize>) -> Result<Option<Range<usize>>> {
         let request = match self.access {
             Access::Read => Request::Read,
@@ -287,8 +287,8 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
         Ok(shared)
     }
 
-    /// Brings pages of this device that the process may share with others back to system memory,
-    /// where a fault for writing copies them. Returns the number of pages that came.
+    /// Moves pages of this device that the process may share with others back to system memory,
+    /// where a write fault copies them. Returns the number of pages that moved.
     fn bring_back(&mut self, range: Range<usize>) -> Result<usize> {
         let mmap = self.mm.mmap_read_lock();
         let vma = LockedVma::lookup(&mmap, range.start).ok_or(EFAULT)?;
@@ -320,10 +320,10 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
     }
 }
 
-/// Maps the pages that a walk has found: all of them, if `demand` says what the device wants to do,
-/// or what is there.
+/// Maps the pages that a walk has found: all of them, for the access in `demand`, or just those
+/// that are present.
 ///
-/// Returns the addresses from the first to the last page that the device wants to write to and may
+/// Returns the addresses from the first to the last page that the device wants to write to but may
 /// only read; those are pages of its own that may be shared.
 fn map<T: DeviceOps>(
     walked: &mut WalkedView<'_, T>,
@@ -364,12 +364,12 @@ fn map<T: DeviceOps>(
     Ok(shared)
 }
 
-/// Returns the entry for a page that the process has mapped; `None` when no CPU of the kernel can
-/// reach its content.
+/// Returns the entry for a page that the process maps, or `None` if the kernel's CPUs cannot access
+/// its content.
 fn entry_of<T: DeviceOps>(pagemap: &Pagemap<T>, page: &MappedPage) -> Option<Entry> {
     let is_reachable = match page.place {
         PagePlace::PrivateLocal | PagePlace::CoherentLocal => true,
-        // A page of another device with the same owner is one that no CPU can reach.
+        // CPUs cannot access private memory of another device of the same owner.
         PagePlace::PrivateRemote => false,
         _ => is_reachable(page.frame),
     };
@@ -383,22 +383,22 @@ fn entry_of<T: DeviceOps>(pagemap: &Pagemap<T>, page: &MappedPage) -> Option<Ent
     is_reachable.then_some(Entry { pfn, access })
 }
 
-/// Returns whether the kernel can reach the content of a page that a process has mapped: not that
-/// of `memfd_secret()`, which has been taken out of its page tables.
+/// Returns whether the kernel can access the content of a page that a process maps. It cannot for
+/// pages of `memfd_secret()`, which are removed from the kernel's page tables.
 fn is_reachable(frame: Frame) -> bool {
     let page = frame.page();
-    // SAFETY: The page is mapped, which the update lock keeps so.
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
     let folio = unsafe { bindings::page_folio(page) };
-    // SAFETY: The page is mapped, which the update lock keeps so.
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
     if unsafe { bindings::folio_test_anon(folio) } {
         return true;
     }
     let mut byte = 0_u8;
-    // SAFETY: The page is mapped, which the update lock keeps so.
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
     let address = unsafe { bindings::kmap_local_page(page) };
     // SAFETY: The destination is valid; the source is read with fault handling.
     let missed = unsafe { bindings::copy_from_kernel_nofault((&raw mut byte).cast(), address, 1) };
-    // SAFETY: It is the address of the mapping that was made last.
+    // SAFETY: This is the address of the most recent mapping.
     unsafe { bindings::kunmap_local(address) };
     missed == 0
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Physical ranges that root keeps from the system for a device, claimed in `/proc/iomem`.
+//! Physical ranges that root reserves for a device, claimed in `/proc/iomem`.
 //!
 //! C header: [`include/linux/ioport.h`](srctree/include/linux/ioport.h).
 
@@ -8,31 +8,31 @@ use kernel::{module_param::ModuleParamAccess, page::PAGE_SIZE, prelude::*, str::
 
 use crate::bindings;
 
-/// A physical address, in bytes, that root vouches for: nothing else uses the memory there.
+/// A physical address, in bytes, for which root vouches: nothing else uses the memory there.
 ///
-/// Only a parameter of a module makes one. The kernel can tell neither RAM that was kept with
-/// `memmap=` from what the firmware keeps for itself, nor whether somebody else uses it; so this is
-/// the word of who loads the module, as it is for a driver of persistent memory.
+/// Only a module parameter creates one. The kernel can neither distinguish RAM reserved with
+/// `memmap=` from memory that the firmware keeps for itself, nor tell whether someone else uses it.
+/// So whoever loads the module vouches for it, as with a driver for persistent memory.
 #[derive(Clone, Copy, Debug)]
 pub struct PhysicalStart(u64);
 
 impl PhysicalStart {
-    /// Returns the address that a parameter of the module has. Does not sleep.
+    /// Returns the address given by a parameter of the module. Does not sleep.
     pub fn from_parameter(parameter: &'static ModuleParamAccess<u64>) -> Self {
         Self(parameter.value())
     }
 
-    /// Vouches for an address that is only refused.
+    /// Creates an address for tests that expect it to be refused.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn for_test(address: u64) -> Self {
         Self(address)
     }
 
-    /// Returns the address so many bytes behind this one. Does not sleep.
+    /// Returns the address that is `bytes` above this one. Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when there is none.
+    /// [`EINVAL`] when it would exceed `u64::MAX`.
     pub fn offset(self, bytes: u64) -> Result<Self> {
         Ok(Self(self.0.checked_add(bytes).ok_or(EINVAL)?))
     }
@@ -43,7 +43,7 @@ impl PhysicalStart {
     }
 }
 
-/// A physical range that is claimed, and is not RAM of the system.
+/// A claimed physical range that is not system RAM.
 ///
 /// # Invariants
 ///
@@ -55,14 +55,15 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims `size` reserved bytes from an address on, under `name`, of which it keeps a copy.
+    /// Claims `size` reserved bytes from `start` on, under a copy of `name`.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the range is not page aligned, or wraps; [`EBUSY`] when the system uses a
-    /// part of it as RAM, the range is not reserved, or somebody else has claimed it; [`ENOMEM`].
+    /// [`EINVAL`] when the range is not page aligned, or wraps around; [`EBUSY`] when the system
+    /// uses a part of it as RAM, the range is not reserved, or someone else has claimed it;
+    /// [`ENOMEM`].
     pub(crate) fn new(start: PhysicalStart, size: usize, name: &CStr) -> Result<Self> {
         let start = start.address();
         let bytes = size as u64;
@@ -85,8 +86,8 @@ impl Claim {
             return Err(EBUSY);
         }
         let name = CString::try_from_fmt(fmt!("{name}"))?;
-        // SAFETY: `iomem_resource` lives for ever; the claim keeps the copy of the name, and is
-        // released before that is freed.
+        // SAFETY: `iomem_resource` lives for ever; the claim keeps the copy of the name until the
+        // resource is released.
         let res = unsafe {
             bindings::__request_region(
                 &raw mut bindings::iomem_resource,
@@ -99,7 +100,7 @@ impl Claim {
         if res.is_null() {
             return Err(EBUSY);
         }
-        // INVARIANT: The range was claimed just now.
+        // INVARIANT: The range was just claimed.
         Ok(Self {
             start,
             size: bytes,
@@ -115,16 +116,16 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // SAFETY: Exactly this range was claimed, by the type invariant, and is released once.
+        // SAFETY: Exactly this range is claimed, by the type invariant, and it is released once.
         unsafe {
             bindings::__release_region(&raw mut bindings::iomem_resource, self.start, self.size)
         };
     }
 }
 
-/// Returns how a range lies to the resources of a kind: `REGION_DISJOINT`, `REGION_INTERSECTS`
-/// (inside) or `REGION_MIXED`.
+/// Returns how a range relates to the resources of a kind: `REGION_DISJOINT`, `REGION_INTERSECTS`
+/// (inside), or `REGION_MIXED`.
 fn intersects(start: u64, size: usize, flags: usize, desc: u32) -> u32 {
-    // SAFETY: The function only reads the tree of resources, under its lock.
+    // SAFETY: The function only reads the resource tree, under its lock.
     unsafe { bindings::region_intersects(start, size, flags, desc as usize) as u32 }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RAM that plays the memory of an emulated device.
+//! RAM that emulates the memory of a device.
 //!
-//! Page n of the device is page n of this memory, so that neither a device page nor a split of a
-//! folio needs any bookkeeping here. The CPU reaches the bytes only through this file.
+//! Page n of the device is page n of this memory, so neither a device page nor the split of a folio
+//! needs any bookkeeping here. CPUs access the bytes only through this file.
 //!
 //! C header: [`include/linux/io.h`](srctree/include/linux/io.h).
 
@@ -26,18 +26,18 @@ use crate::{
     iomem::{Claim, PhysicalStart},
 };
 
-/// A page of RAM. Its bytes are reached by raw pointer only.
+/// A page of RAM. Its bytes are accessed only through raw pointers.
 #[repr(C, align(4096))]
 struct Frame(UnsafeCell<MaybeUninit<[u8; PAGE_SIZE]>>);
 
 type Block = KVBox<MaybeUninit<[Frame; HPAGE_PMD_NR]>>;
 
 enum Backing {
-    /// Allocated a block at a time, on first use; by one task at a time, which holds the lock.
+    /// Blocks that are allocated on first use, by one task at a time, which holds the lock.
     Lazy(KVVec<SetOnce<Block>>, Pin<KBox<Mutex<()>>>),
-    /// A physical range that the system does not use as RAM, mapped whole.
+    /// A physical range that the system does not use as RAM, mapped as a whole.
     Fixed(Mapping),
-    /// A physical range that the pages of the device map themselves.
+    /// A physical range that the device pages themselves map.
     Coherent(Claim),
 }
 
@@ -45,30 +45,29 @@ enum Backing {
 ///
 /// # Invariants
 ///
-/// The bytes of page n are accessed by the copy engine for a migration that has device page n, or a
-/// destination there, locked and unmapped; and, while it is in use and this is not the case, by
-/// those who have it mapped, through a [`View`](crate::view::View) or, if it is coherent memory, as
-/// CPUs.
+/// The copy engine accesses the bytes of page n for a migration that has device page n, or a
+/// destination there, locked and unmapped. Otherwise, while the page is in use, those who map it
+/// access them: through a [`View`](crate::view::View), or as CPUs if it is coherent memory.
 pub struct Memory {
     blocks: usize,
     backing: Backing,
 }
 
-// SAFETY: The frames are plain memory; a block may be freed by any thread.
+// SAFETY: The frames are plain memory; any thread may free a block.
 unsafe impl Send for Memory {}
-// SAFETY: `populate` synchronises through `SetOnce`; access to the bytes is exclusive for a page,
-// or made for races, by the type invariant.
+// SAFETY: `populate` synchronises through `SetOnce`; access to the bytes of a page is exclusive, or
+// tolerates races, by the type invariant.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Makes memory of `npages` pages that is taken from the system a block at a time, when
-    /// [`populate`](Self::populate) asks for it, and kept until drop.
+    /// Creates memory of `npages` pages. [`populate`](Self::populate) allocates it from the system,
+    /// a block at a time, and it is kept until drop.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `npages` is 0 or no multiple of [`HPAGE_PMD_NR`]; [`ENOMEM`].
+    /// [`EINVAL`] when `npages` is 0 or not a multiple of [`HPAGE_PMD_NR`]; [`ENOMEM`].
     pub fn lazy(npages: usize) -> Result<Self> {
         let blocks = whole_blocks(npages)?;
         let mut slots = KVVec::with_capacity(blocks, GFP_KERNEL | __GFP_NOWARN)?;
@@ -81,18 +80,18 @@ impl Memory {
         })
     }
 
-    /// Makes memory of the physical range of `npages` pages from `start` on, which must have been
-    /// kept from the system, for example with `memmap=512M$0x180000000` on the kernel command line.
-    /// The range is claimed under `name` in `/proc/iomem`.
+    /// Creates memory from the physical range of `npages` pages at `start`, which must have been
+    /// reserved, for example with `memmap=512M$0x180000000` on the kernel command line. The range
+    /// is claimed under `name` in `/proc/iomem`.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `npages` is 0 or no multiple of [`HPAGE_PMD_NR`], or the range is not page
-    /// aligned, or wraps; [`EBUSY`] when the system uses a part of the range as RAM, the range is
-    /// not one that the firmware's memory map, or `memmap=`, calls reserved, or somebody else has
-    /// claimed it; [`ENOMEM`] when it cannot be mapped.
+    /// [`EINVAL`] when `npages` is 0 or not a multiple of [`HPAGE_PMD_NR`], or the range is not
+    /// page aligned or wraps around; [`EBUSY`] when the system uses a part of the range as RAM,
+    /// when neither the firmware's memory map nor `memmap=` marks the range as reserved, or when
+    /// someone else has claimed it; [`ENOMEM`] when it cannot be mapped.
     pub fn fixed(start: PhysicalStart, npages: usize, name: &CStr) -> Result<Self> {
         Ok(Self {
             blocks: whole_blocks(npages)?,
@@ -100,15 +99,15 @@ impl Memory {
         })
     }
 
-    /// Makes memory of the physical range of `npages` pages from `start` on that CPUs reach like
-    /// any other, once it is a [`device`](crate::device). It must have been kept from the system,
+    /// Creates memory from the physical range of `npages` pages at `start`, which CPUs access like
+    /// any other memory once it is a [`device`](crate::device). The range must have been reserved
     /// as for [`fixed`](Self::fixed), and is claimed in the same way.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// As for [`fixed`](Self::fixed); [`EINVAL`] also when `start` is no multiple of
+    /// As for [`fixed`](Self::fixed); [`EINVAL`] also when `start` is not a multiple of
     /// [`HPAGE_PMD_NR`] pages.
     pub fn coherent(start: PhysicalStart, npages: usize, name: &CStr) -> Result<Self> {
         let blocks = whole_blocks(npages)?;
@@ -121,13 +120,13 @@ impl Memory {
         })
     }
 
-    /// Finds page frame numbers for the pages of this memory; `name` is for those that must be
-    /// claimed.
+    /// Returns page frame numbers for the pages of this memory; `name` is for a claim on new
+    /// addresses.
     pub(crate) fn pfns(&self, name: &CStr) -> Result<PfnRange> {
         match &self.backing {
             Backing::Coherent(claim) => {
-                // SAFETY: The range is memory that root vouches for, and claimed; `Emulated` holds
-                // this memory until its pagemap was dropped.
+                // SAFETY: The range is memory that root vouches for, and it is claimed; `Emulated`
+                // holds this memory until its pagemap has been dropped.
                 unsafe { PfnRange::coherent(claim.start(), self.npages()) }
             }
             _ => PfnRange::private(self.npages(), name),
@@ -139,11 +138,10 @@ impl Memory {
         self.blocks * HPAGE_PMD_NR
     }
 
-    /// Makes sure that there is memory behind block `block` of [`HPAGE_PMD_NR`] pages. New memory is
-    /// zeroed.
+    /// Makes sure that block `block` of [`HPAGE_PMD_NR`] pages has memory. New memory is zeroed.
     ///
-    /// May sleep; takes a mutex, under which one block is allocated. Quick when the memory is there
-    /// already.
+    /// May sleep; takes a mutex, under which one block is allocated. Fast if the block already has
+    /// memory.
     ///
     /// # Errors
     ///
@@ -166,11 +164,11 @@ impl Memory {
         Ok(())
     }
 
-    /// Returns the bytes of page `page`, or `None` when there is no such page or no memory behind
-    /// it.
+    /// Returns the bytes of page `page`, or `None` if there is no such page, or it has no memory
+    /// yet.
     ///
-    /// The pointer is valid for `PAGE_SIZE` bytes and as long as `self`. The bytes of the pages of a
-    /// block follow one another.
+    /// The pointer is valid for `PAGE_SIZE` bytes, and as long as `self`. The pages of a block are
+    /// consecutive.
     pub(crate) fn frame(&self, page: usize) -> Option<NonNull<u8>> {
         if page >= self.npages() {
             return None;
@@ -184,13 +182,13 @@ impl Memory {
                 NonNull::new(frame.cast_mut().cast())
             }
             Backing::Fixed(mapping) => {
-                // SAFETY: The mapping has `npages()` pages, and `page` is below that.
+                // SAFETY: The mapping has `npages()` pages, and `page` is less than that.
                 Some(unsafe { mapping.base.byte_add(page * PAGE_SIZE) })
             }
             Backing::Coherent(claim) => {
                 let address = claim.start() + (page * PAGE_SIZE) as u64;
                 // SAFETY: The address is inside the range. It is accessed only for pages that a
-                // `DevPagemap` has handed out, and that one has mapped them.
+                // `DevPagemap` has handed out, and that `DevPagemap` has mapped them.
                 NonNull::new(unsafe { bindings::phys_to_virt(address) }.cast())
             }
         }
@@ -208,11 +206,11 @@ fn bytes_of(npages: usize) -> Result<usize> {
     npages.checked_mul(PAGE_SIZE).ok_or(EINVAL)
 }
 
-/// A physical range that the kernel can reach at `base`.
+/// A physical range that the kernel accesses at `base`.
 ///
 /// # Invariants
 ///
-/// `base` came from `memremap()` over the whole of the claimed range.
+/// `base` came from `memremap()` of the whole claimed range.
 struct Mapping {
     base: NonNull<u8>,
     _range: Claim,
@@ -221,10 +219,10 @@ struct Mapping {
 impl Mapping {
     fn new(start: PhysicalStart, size: usize, name: &CStr) -> Result<Self> {
         let range = Claim::new(start, size, name)?;
-        // SAFETY: The range is ours, reserved, and not RAM of the system.
+        // SAFETY: The range is reserved, claimed by us, and not system RAM.
         let base =
             unsafe { bindings::memremap(range.start(), size, bindings::MEMREMAP_WB as usize) };
-        // INVARIANT: `base` was mapped just now.
+        // INVARIANT: `base` was just mapped.
         Ok(Self {
             base: NonNull::new(base.cast()).ok_or(ENOMEM)?,
             _range: range,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nodes of the page table of a device, in memory of the kernel.
+//! Nodes of a device page table, in kernel memory.
 
 use core::ops::{Deref, DerefMut};
 
@@ -37,19 +37,19 @@ impl DerefMut for NodeBox {
 }
 
 impl Spares<NodeBox> {
-    /// Makes as many nodes as mapping pages of one aligned run can need.
+    /// Allocates as many nodes as mapping the pages of one aligned run can need.
     pub(crate) fn new() -> Result<Self> {
         let mut this = Self::none();
         this.refill()?;
         Ok(this)
     }
 
-    /// Returns none of them, for [`refill`](Self::refill).
+    /// Returns an empty set, for [`refill`](Self::refill).
     pub(crate) fn none() -> Self {
         Self([const { None }; MAX_SPARES])
     }
 
-    /// Makes nodes for those that were used. May sleep.
+    /// Allocates replacements for the nodes that were used. May sleep.
     pub(crate) fn refill(&mut self) -> Result {
         for spare in self.0.iter_mut().filter(|spare| spare.is_none()) {
             *spare = Some(NodeBox::new()?);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping for the device what the current task migrates, or makes exclusive.
+//! Maps for the device the pages that the current task migrates or makes exclusive.
 //!
-//! Both change the page tables of the process, so that a plain check of the sequence would always
-//! say that something has changed. A [`PendingMap`] tells the operation's own changes from those of
-//! others, by its order:
+//! Both operations change the page tables of the process, so a plain check of the sequence would
+//! always report a change. A [`PendingMap`] distinguishes the operation's own changes from those of
+//! others, by this order:
 //!
 //! ```text
-//!  View::pending_map()     at a moment when no change is going on; from then on each one is noted
+//!  View::pending_map()     waits until no change is in progress, and records each later one
 //!        |
 //!  migrate(), make_exclusive()   the C function runs, in this task: what this task changes
 //!        |                       now is part of the operation
@@ -16,9 +16,9 @@
 //!       map()              under the update lock, the folios still locked
 //! ```
 //!
-//! Any other change to the pages invalidates it, and nothing is mapped then. That is no loss: the
-//! device faults the pages in when it needs them. What changes after they were mapped finds the
-//! entries and clears them. Several may be pending in one view at a time.
+//! Any other change to the pages invalidates the pending map, and then nothing is mapped. That is
+//! no loss: the device faults the pages in when it needs them. A change after the pages were mapped
+//! finds the entries and clears them. Several maps may be pending in one view at the same time.
 
 use core::ops::{Deref, Range};
 
@@ -51,29 +51,29 @@ use crate::{
     view::{pages_of_run, State, View, ViewGuard},
 };
 
-/// The right to map what the current task is about to migrate, or to make exclusive: see the
-/// [module](self). One that is leaked costs memory, and time in each invalidation, until its view
-/// is dropped.
+/// The right to map the pages that the current task is about to migrate, or to make exclusive: see
+/// the [module](self). A leaked one costs memory, and time in each invalidation, until its view is
+/// dropped.
 pub struct PendingMap<'v, T: DeviceOps> {
     view: &'v View<T>,
-    /// The numbers of the pages.
+    /// The page numbers.
     pages: Range<usize>,
-    /// Its record in the list of the view; never dereferenced.
+    /// The map's record in the list of the view; never dereferenced.
     id: *const Record,
     spares: Spares<NodeBox>,
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Prepares to map `range` (bytes, page aligned, the end exclusive, inside one aligned run of
-    /// 512 pages) by the current task.
+    /// Prepares the current task to map `range` (bytes, page aligned, the end exclusive, inside one
+    /// aligned run of 512 pages).
     ///
-    /// May sleep: waits for changes to the page tables that are going on. The caller must not hold
-    /// the `mmap_lock` or a folio lock.
+    /// May sleep: waits for changes to the page tables that are in progress. The caller must not
+    /// hold the `mmap_lock` or a folio lock.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the address space has not held
-    /// still for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
+    /// [`EINVAL`] when the range is not as above; [`EBUSY`] when the page tables of the address
+    /// space have kept changing for a second; [`ENOMEM`]; [`EINTR`] when a fatal signal arrives.
     pub fn pending_map(&self, range: Range<usize>) -> Result<PendingMap<'_, T>> {
         let pages = pages_of_run(&range)?;
         let new = Record {
@@ -105,23 +105,23 @@ impl<T: DeviceOps> View<T> {
 }
 
 impl<T: DeviceOps> PendingMap<'_, T> {
-    /// Waits for a moment at which no change to the page tables is going on. Who finds one begins
-    /// for all that wait: where several tasks migrate at a time, each of them would have to find
-    /// one at which none of the others has begun.
+    /// Waits for a moment at which no change to the page tables is in progress. The task that finds
+    /// such a moment begins for all waiting tasks. If each had to find its own, then with several
+    /// tasks migrating at once, each would need a moment at which none of the others has begun.
     fn begin(&self) -> Result {
         let mut start = None;
         loop {
             let notifier = self.view.notifier();
             let seq = notifier.read_begin();
-            // Held while a moment is one for all: no change begins meanwhile.
+            // Held while beginning for all, so that no change starts meanwhile.
             let quiet = notifier.lock_shared_if_unchanged(seq);
             let mut pending = self.view.pending.lock();
             let record = pending.get(self.id).ok_or(EINVAL)?;
             if record.is_begun && !record.is_invalidated {
                 return Ok(());
             }
-            // Another task has begun it, and its pages have changed since: from this moment on,
-            // then, or from another.
+            // Another task has begun this map, and its pages have changed since. So begin again:
+            // now, if no change is in progress, or else later.
             record.is_begun = false;
             if quiet.is_some() {
                 pending.begin_all();
@@ -139,13 +139,13 @@ impl<T: DeviceOps> PendingMap<'_, T> {
 }
 
 impl<'v, T: DeviceOps> PendingMap<'v, T> {
-    /// Collects those pages of the range that lie in the VMA for a migration to the device, which
-    /// this becomes a part of. See [`Migration::to_device`].
+    /// Collects the pages of the range that lie in the VMA for a migration to the device, and makes
+    /// this pending map a part of it. See [`Migration::to_device`].
     ///
     /// # Errors
     ///
-    /// As for [`Migration::to_device`]; [`EINVAL`] also when the VMA is one of another address
-    /// space, or does not hold the start of the range.
+    /// As for [`Migration::to_device`]; [`EINVAL`] also when the VMA belongs to another address
+    /// space, or does not contain the start of the range.
     pub fn migrate<'m>(
         self,
         vma: LockedVma<'m>,
@@ -170,17 +170,19 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
     }
 
     /// Gives the device exclusive access to the page at `address` (bytes, page aligned), which must
-    /// be one of the range, maps it, and calls `with` on the page table, in which the page is.
+    /// lie in the range, maps the page, and calls `with` on the page table with the page in it.
     ///
-    /// May sleep. Faults the page in for writing, and returns it with what `with` has returned. A
-    /// CPU that touches the page waits until it is dropped, and ends the exclusive access: so keep
-    /// it for a bounded time, and take no lock meanwhile but the update lock.
+    /// May sleep. Faults the page in for writing, and returns it with the result of `with`. A CPU
+    /// that touches the page waits until the returned page is dropped, and then ends the exclusive
+    /// access. So keep it for a bounded time, and meanwhile take no lock except the update lock.
     ///
-    /// Returns `None` when others have changed the page tables meanwhile: begin again.
+    /// Returns `None` when others have changed the page tables meanwhile: the caller must begin
+    /// again.
     ///
     /// # Errors
     ///
-    /// As for [`ExclusivePage::new`]; [`EINVAL`] also when the range has no such page; [`ENOMEM`].
+    /// As for [`ExclusivePage::new`]; [`EINVAL`] also when the page does not lie in the range;
+    /// [`ENOMEM`].
     ///
     /// C function: `make_device_exclusive()`.
     pub fn make_exclusive<R>(
@@ -215,13 +217,14 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         Ok(Some((result, page)))
     }
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     pub fn pagemap(&self) -> &'v Pagemap<T> {
         self.view.pagemap()
     }
 
-    /// Maps what has moved to the device, as much of it as can be, in the place where the process
-    /// has it. Returns whether the pending map was valid; if not, nothing was mapped.
+    /// Maps as many as possible of the pages that have moved to the device, at the addresses where
+    /// the process maps them. Returns whether the pending map was valid; if it was not, nothing was
+    /// mapped.
     fn map(&mut self, migration: &Migration<'_, Migrated, ToDevice<'_, Emulated<T>>>) -> bool {
         let Some(mut state) = self.lock_if_valid() else {
             return false;
@@ -235,7 +238,7 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
                 Access::Read
             },
         };
-        // Where there is no node for it, the device faults it in when it needs it.
+        // If the table has no node for it, the device faults the page in when it needs it.
         match migration.moved_to(0) {
             Some(huge) if huge.order > 0 => {
                 let _ = state
@@ -258,24 +261,24 @@ impl<'v, T: DeviceOps> PendingMap<'v, T> {
         true
     }
 
-    /// From now on, what this task changes is part of the operation only as a migration, or an
-    /// exclusive access, for this device.
+    /// Arms the map: from now on, a change by this task belongs to the operation only if it is a
+    /// migration, or an exclusive access, for this device.
     fn arm(&self) {
         if let Some(record) = self.view.pending.lock().get(self.id) {
             record.is_armed = true;
         }
     }
 
-    /// From now on, what this task changes is part of the operation.
+    /// Disarms the map: from now on, every change by this task belongs to the operation.
     fn disarm(&self) {
         if let Some(record) = self.view.pending.lock().get(self.id) {
             record.is_armed = false;
         }
     }
 
-    /// Takes the update lock if the pages were changed by this operation alone.
+    /// Takes the update lock if only this operation has changed the pages.
     fn lock_if_valid(&self) -> Option<Guard<'v, State>> {
-        // Nothing changes from here on.
+        // While the lock is held, nothing changes.
         let state = self.view.notifier().lock();
         let mut pending = self.view.pending.lock();
         let is_valid = pending
@@ -293,14 +296,14 @@ impl<T: DeviceOps> Drop for PendingMap<'_, T> {
         let removed = pending.remove(self.id);
         let surplus = removed.and_then(|record| pending.keep_idle(record, spares));
         drop(pending);
-        // Freed without the lock.
+        // Freed without the lock held.
         drop(surplus);
     }
 }
 
-/// A migration to the device whose pages can be mapped for the device.
+/// A migration to the device, whose pages can be mapped for the device when they have moved.
 pub struct MappedMigration<'v, 'm, S, T: DeviceOps> {
-    // Before `pending`, so that the folios are unlocked first.
+    // Before `pending`, so that drop unlocks the folios first.
     migration: Migration<'m, S, ToDevice<'m, Emulated<T>>>,
     pending: PendingMap<'v, T>,
 }
@@ -314,8 +317,8 @@ impl<'m, S, T: DeviceOps> Deref for MappedMigration<'_, 'm, S, T> {
 }
 
 impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Collected, T> {
-    /// See [`Migration::entries`]. The migration itself is not lent for changes: another one could
-    /// be put in its place.
+    /// See [`Migration::entries`]. The migration itself is not borrowed mutably: the caller could
+    /// replace it by another one.
     pub fn entries(&mut self) -> Entries<'_, ToDevice<'m, Emulated<T>>> {
         self.migration.entries()
     }
@@ -334,8 +337,8 @@ impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Collected, T> {
 }
 
 impl<'v, 'm, T: DeviceOps> MappedMigration<'v, 'm, Copying<()>, T> {
-    /// Moves the pages that were copied, see [`Migration::commit`], and maps those that have moved
-    /// for the device.
+    /// Moves the pages that were copied, see [`Migration::commit`], and maps for the device those
+    /// that have moved.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is about to be mapped by those who change the page tables themselves, and whether others
-//! have changed them since.
+//! Records of the mappings that tasks which change the page tables are about to make, and of
+//! whether others have changed the pages since.
 
 use core::ops::Range;
 
@@ -14,17 +14,17 @@ use kernel::{
 
 use crate::{bindings, node::NodeBox, table::Spares};
 
-/// What a [`PendingMap`](crate::pending::PendingMap) stands for, in the list of its view.
+/// The record of a [`PendingMap`](crate::pending::PendingMap), in the list of its view.
 pub(crate) struct Record {
-    /// The numbers of the pages.
+    /// The page numbers.
     pub(crate) pages: Range<usize>,
-    /// The task that has it; never dereferenced.
+    /// The task that owns the pending map; never dereferenced.
     pub(crate) task: *const bindings::task_struct,
-    /// Whether a moment was found at which no change was going on, from which on changes are noted.
+    /// Whether a moment without a change in progress was found, from which on changes are recorded.
     pub(crate) is_begun: bool,
-    /// Whether the folios are locked that are to be mapped.
+    /// Whether the folios that are to be mapped are locked.
     pub(crate) is_armed: bool,
-    /// Whether the pages were changed by others since.
+    /// Whether others have changed the pages since.
     pub(crate) is_invalidated: bool,
     pub(crate) next: Option<KBox<Record>>,
 }
@@ -32,24 +32,24 @@ pub(crate) struct Record {
 // SAFETY: `task` is only compared.
 unsafe impl Send for Record {}
 
-/// A record that stands for nothing, and nodes, so that the next pending map need not allocate.
+/// An unused record and spare nodes, so that the next pending map need not allocate.
 pub(crate) type Idle = (KBox<Record>, Spares<NodeBox>);
 
-/// How many of those are kept: for as many tasks that migrate by one view at a time.
+/// How many of those are kept, for that many tasks that migrate through a view concurrently.
 const MOST_IDLE: usize = 4;
 
-/// The pending maps of a view, under a lock of their own: they are noted without waiting for those
-/// who copy under the update lock.
+/// The pending maps of a view, under a lock of their own: invalidations record changes here without
+/// waiting for those who copy under the update lock.
 pub(crate) struct PendingList {
     first: Option<KBox<Record>>,
     idle: [Option<Idle>; MOST_IDLE],
 }
 
 impl PendingList {
-    /// Makes a list of none.
+    /// Creates an empty list.
     ///
-    /// Not part of a generic function: code that is generated in several crates would give one lock
-    /// class several names, which lockdep rejects.
+    /// Not part of a generic function: each crate would instantiate the code, and one lock class
+    /// would get several names, which lockdep rejects.
     ///
     /// # Errors
     ///
@@ -63,12 +63,12 @@ impl PendingList {
         Arc::pin_init(new_spinlock!(none, "View::pending"), GFP_KERNEL)
     }
 
-    /// Takes what a pending map has left.
+    /// Takes what an earlier pending map has left for reuse, if anything.
     pub(crate) fn take_idle(&mut self) -> Option<Idle> {
         self.idle.iter_mut().find_map(Option::take)
     }
 
-    /// Keeps what a pending map has left, or returns it for the caller to free.
+    /// Keeps what a pending map leaves for reuse, or returns it for the caller to free.
     pub(crate) fn keep_idle(
         &mut self,
         record: KBox<Record>,
@@ -86,7 +86,7 @@ impl PendingList {
         self.first.is_none()
     }
 
-    /// Notes a change to pages; `is_own` says that it is a migration, or an exclusive access, for
+    /// Records a change to pages; `is_own` says that it is a migration, or an exclusive access, for
     /// the device of the view.
     pub(crate) fn invalidate(&mut self, pages: &Range<usize>, is_own: bool) {
         let task = Task::current_raw().cast_const();
@@ -106,7 +106,7 @@ impl PendingList {
         id
     }
 
-    /// Begins all those that wait for a moment like this one, at which no change is going on.
+    /// Begins all waiting records. The caller makes sure that no change is in progress.
     pub(crate) fn begin_all(&mut self) {
         let mut next = &mut self.first;
         while let Some(record) = next {
@@ -129,7 +129,7 @@ impl PendingList {
         None
     }
 
-    /// Takes a record out, for the caller to free.
+    /// Removes a record and returns it for the caller to free.
     pub(crate) fn remove(&mut self, id: *const Record) -> Option<KBox<Record>> {
         let mut place = &mut self.first;
         while place

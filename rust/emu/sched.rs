@@ -7,20 +7,20 @@
 
 use crate::bindings;
 
-/// Lets other tasks run if it is time to: `cond_resched()`.
+/// Lets other tasks run if necessary: `cond_resched()`.
 ///
 /// May sleep; must not be called under a spinlock.
 pub fn cond_resched() {
-    // SAFETY: In process context this may always be called; the callers hold no spinlock, which
-    // DEBUG_ATOMIC_SLEEP checks.
+    // SAFETY: This is always allowed in process context without a spinlock held, which the doc
+    // comment demands of the callers and DEBUG_ATOMIC_SLEEP checks.
     unsafe { bindings::cond_resched() }
 }
 
-/// Returns whether a signal that kills the current task is pending: `fatal_signal_pending(current)`.
+/// Returns whether a fatal signal is pending for the current task: `fatal_signal_pending(current)`.
 ///
 /// Does not sleep.
 pub fn fatal_signal_pending() -> bool {
-    // SAFETY: `current` is always valid.
+    // SAFETY: `current` is always a valid task.
     unsafe { bindings::fatal_signal_pending() }
 }
 
@@ -28,6 +28,6 @@ pub fn fatal_signal_pending() -> bool {
 ///
 /// Does not sleep.
 pub fn random() -> u32 {
-    // SAFETY: May be called in any context.
+    // SAFETY: The function may be called in any context.
     unsafe { bindings::get_random_u32() }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an emulated device has done: why pages moved, and the faults of both sides.
+//! Statistics of an emulated device: why pages moved, and the faults of both sides.
 //!
-//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: what moved by
-//! size, and what was freed. Each counts once a pass, a fault or an invalidation, not once a page.
+//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: what moved, by
+//! size, and what was freed. Each counter is updated once per migration, fault or invalidation, not
+//! once per page.
 
 use hmm::{
     counter::Counter,
@@ -22,33 +23,34 @@ use crate::{
     view::View,
 };
 
-/// Causes for which pages move.
+/// Number of causes for which pages move.
 const CAUSES: usize = Cause::ALL.len();
 
-/// What a device has done, see [`Emulated::stats`](crate::device::Emulated::stats).
+/// Statistics of a device; see [`Emulated::stats`](crate::device::Emulated::stats).
 #[derive(Default)]
 pub struct Stats {
-    /// Pages that moved to the device.
+    /// Number of pages that moved to the device, by cause.
     out: [Counter; CAUSES],
-    /// Pages that came back.
+    /// Number of pages that moved back, by cause.
     back: [Counter; CAUSES],
-    /// Windows of up to 512 pages that the device has faulted in, or tried to.
+    /// Number of windows of up to 512 pages that the device has faulted in, or tried to.
     pub device_faults: Counter,
-    /// Why it could not.
+    /// Device faults that failed, by reason.
     pub device_fault_failures: Failures,
-    /// How often a device fault waited, because a page that it had to bring back first stayed.
+    /// How often a device fault had to wait because a page that it had to move back first stayed.
     pub device_fault_retries: Counter,
-    /// Faults of CPUs on pages of the device.
+    /// Number of CPU faults on pages of the device.
     pub cpu_faults: Counter,
-    /// Those that nothing came back for, not even a neighbour, and that were answered with "again".
+    /// Number of CPU faults for which no page moved back, not even a neighbour, and that were
+    /// answered with "retry".
     pub cpu_fault_retries: Counter,
-    /// Those for which there was no memory.
+    /// Number of CPU faults for which there was no memory.
     pub cpu_faults_out_of_memory: Counter,
-    /// Those that ended in `SIGBUS`.
+    /// Number of CPU faults that ended in `SIGBUS`.
     pub cpu_fault_bus_errors: Counter,
-    /// Changes to the page tables of processes, as far as the device had to look.
+    /// Number of changes to the page tables of processes, as far as the device had to act.
     pub invalidations: Counter,
-    /// Pages that it had mapped and lost by them.
+    /// Number of pages that the device had mapped and lost through invalidations.
     pub cleared: Counter,
 }
 
@@ -58,7 +60,7 @@ impl Stats {
         count(&self.out[cause as usize], pages);
     }
 
-    /// Counts pages that came back. Does not sleep.
+    /// Counts pages that moved back. Does not sleep.
     pub fn came_back(&self, cause: Cause, pages: usize) {
         count(&self.back[cause as usize], pages);
     }
@@ -68,12 +70,12 @@ impl Stats {
         self.out[cause as usize].get()
     }
 
-    /// Returns the number of pages that came back. Does not sleep.
+    /// Returns the number of pages that moved back. Does not sleep.
     pub fn back(&self, cause: Cause) -> u64 {
         self.back[cause as usize].get()
     }
 
-    /// Counts a fault of a CPU.
+    /// Counts a CPU fault.
     pub(crate) fn answered(&self, answer: &FaultAnswer) {
         self.cpu_faults.add(1);
         self.came_back(Cause::CpuFault, answer.moved());
@@ -92,25 +94,25 @@ fn count(counter: &Counter, pages: usize) {
     }
 }
 
-/// Why something failed.
+/// A reason for a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// There was no memory, of the system or the device.
+    /// Not enough memory, of the system or of the device.
     NoMemory,
-    /// It was not copied.
+    /// The copy failed.
     Io,
-    /// Others had what it took, for too long.
+    /// Others used a needed resource for too long.
     Busy,
-    /// The memory is not there, or not for this.
+    /// The memory is not mapped, or not for this access.
     NoAccess,
-    /// The task was killed.
+    /// A fatal signal arrived.
     Interrupted,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 6] = [
         Self::NoMemory,
         Self::Io,
@@ -120,7 +122,7 @@ impl Reason {
         Self::Other,
     ];
 
-    /// Returns the reason that an error stands for.
+    /// Returns the reason for an error.
     fn of(error: Error) -> Self {
         match error {
             ENOMEM => Self::NoMemory,
@@ -133,7 +135,7 @@ impl Reason {
     }
 }
 
-/// How often something failed, by reason.
+/// Number of failures, by reason.
 #[derive(Default)]
 pub struct Failures([Counter; Reason::ALL.len()]);
 
@@ -143,33 +145,33 @@ impl Failures {
         self.0[Reason::of(error) as usize].add(1);
     }
 
-    /// Returns how often it was that. Does not sleep.
+    /// Returns the number of failures for a reason. Does not sleep.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0[reason as usize].get()
     }
 }
 
-/// What a [`View`] has done, and what it maps.
+/// Statistics of a [`View`], and what it maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewStats {
-    /// Windows of up to 512 pages that the device has faulted in, or tried to.
+    /// Number of windows of up to 512 pages that the device has faulted in, or tried to.
     pub faults: u64,
-    /// Pages that went back to system memory for that.
+    /// Number of pages that moved back to system memory for device faults.
     pub brought_back: u64,
-    /// Changes to the page tables of the process, as far as the device had to look.
+    /// Number of changes to the page tables of the process, as far as the device had to act.
     pub invalidations: u64,
-    /// Pages that it had mapped and lost by them.
+    /// Number of pages that the device had mapped and lost through invalidations.
     pub cleared: u64,
-    /// Pages in its own memory that the device has mapped.
+    /// Number of mapped pages that are in the device's own memory.
     pub mapped_device: u64,
-    /// Pages elsewhere that it has mapped.
+    /// Number of mapped pages that are elsewhere.
     pub mapped_system: u64,
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Returns what the view has done, and how much it maps.
+    /// Returns the statistics of the view, and how much it maps.
     ///
-    /// May sleep; takes as long as there are runs of pages that follow one another.
+    /// May sleep. The time is proportional to the number of runs of consecutive pages.
     pub fn stats(&self) -> ViewStats {
         let mut stats = ViewStats {
             faults: self.faults.get(),

@@ -2,57 +2,58 @@
 
 //! The page table of a device: pure logic, no kernel calls.
 //!
-//! A radix tree over page numbers, with [`FANOUT`] entries a node as hardware has. An entry is for
-//! one page, or for a run of [`FANOUT`] pages that are mapped as one (a PMD leaf). The caller
-//! supplies the nodes: those that a change may need are handed in as [`Spares`], so that nothing is
-//! allocated under the lock that protects the table. Clearing needs none, and frees the nodes that
-//! it empties, but for a few.
+//! A radix tree over page numbers, with [`FANOUT`] entries per node, as in hardware. An entry maps
+//! one page, or a run of [`FANOUT`] pages as a whole (a PMD leaf). The caller supplies the nodes:
+//! it passes those that a change may need as [`Spares`], so that nothing is allocated under the
+//! lock that protects the table. Clearing needs no nodes; it frees the nodes that it empties,
+//! except for a few.
 
 use core::ops::DerefMut;
 use core::ops::Range;
 
-/// Entries of a node, and pages of a run that one entry can map.
+/// Number of entries per node, and of pages in a run that one entry can map.
 pub(crate) const FANOUT: usize = 1 << BITS;
 
 const BITS: u32 = 9;
 
-/// Levels of nodes; entries for pages are in nodes of level 0, runs in those of level 1.
+/// Number of node levels; nodes of level 0 contain entries for pages, those of level 1 also entries
+/// for runs.
 const LEVELS: u32 = 5;
 
-/// A node below a place of this level is freed at once, with those that it has.
+/// A node below a place of at most this level is freed as a whole, together with its child nodes.
 const PART_LEVEL: u32 = 2;
 
-/// The first page number that has no place: bytes of 57 address bits, in pages of 4 KiB.
+/// The first page number without a place: 57 address bits, in pages of 4 KiB.
 pub(crate) const END: usize = 1 << (BITS * LEVELS);
 
-/// The most nodes that mapping pages of one aligned run of [`FANOUT`] can need.
+/// Maximum number of nodes that mapping the pages of one aligned run of [`FANOUT`] can need.
 pub(crate) const MAX_SPARES: usize = LEVELS as usize - 1;
 
 /// What a device may do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Read it.
+    /// The device may read it.
     Read,
-    /// Read and write it.
+    /// The device may read and write it.
     Write,
-    /// Read, write and do atomic operations on it, with no CPU in between.
+    /// The device may read it, write it and perform atomic operations on it, and no CPU interferes.
     Exclusive,
 }
 
 /// A page frame, and what the device may do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The page frame number; for a run that of its first page.
+    /// The page frame number; for a run, that of its first page.
     pub(crate) pfn: usize,
-    /// What the device may do.
+    /// What the device may do with the page.
     pub(crate) access: Access,
 }
 
-/// A place in a node.
+/// A place (slot) in a node.
 pub(crate) enum Place<B> {
     /// Nothing is mapped.
     Empty,
-    /// A page, or in a node of level 1 a run of pages.
+    /// A page or, in a node of level 1, a run of pages.
     Leaf(Entry),
     /// A node of the next lower level.
     Node(B),
@@ -60,13 +61,13 @@ pub(crate) enum Place<B> {
 
 /// A node of the tree.
 pub(crate) struct Node<B> {
-    /// Places that are not empty.
+    /// Number of places that are not empty.
     pub(crate) used: usize,
     /// The places.
     pub(crate) places: [Place<B>; FANOUT],
 }
 
-/// Nodes for a change, made before the lock is taken. A node holds nothing.
+/// Nodes for a change, allocated before the lock is taken. These nodes are empty.
 pub(crate) struct Spares<B>(pub(crate) [Option<B>; MAX_SPARES]);
 
 impl<B> Spares<B> {
@@ -74,7 +75,7 @@ impl<B> Spares<B> {
         self.0.iter_mut().find_map(Option::take).ok_or(NoSpare)
     }
 
-    /// Keeps a node that holds nothing, if there is room for it.
+    /// Keeps an empty node, if there is room for it.
     fn keep(&mut self, node: B) {
         if let Some(room) = self.0.iter_mut().find(|place| place.is_none()) {
             *room = Some(node);
@@ -82,20 +83,20 @@ impl<B> Spares<B> {
     }
 }
 
-/// More nodes are needed than were handed in; or there is no such page.
+/// A change needs more nodes than it was given, or the page number has no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoSpare;
 
 /// A page table.
 pub(crate) struct Table<B> {
     root: B,
-    /// Nodes that were emptied, and hold nothing. They are used before any that are handed in, so
-    /// that a page which comes and goes costs neither an allocation nor a look at each place.
+    /// Nodes that have become empty. They are used before any nodes that a caller passes, so that a
+    /// page that comes and goes costs neither an allocation nor a scan of all places.
     emptied: Spares<B>,
 }
 
 impl<B: DerefMut<Target = Node<B>>> Table<B> {
-    /// A table that maps nothing; `root` is a node that holds nothing.
+    /// Creates a table that maps nothing; `root` is an empty node.
     pub(crate) fn new(root: B) -> Self {
         Self {
             root,
@@ -103,26 +104,27 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         }
     }
 
-    /// The nodes that are kept for use again.
+    /// Returns the number of nodes that are kept for reuse.
     #[cfg(test)]
     pub(crate) fn emptied(&self) -> usize {
         self.emptied.0.iter().flatten().count()
     }
 
-    /// The entry of page number `page`; of a run, the part that is for this page.
+    /// Returns the entry of page number `page`; for a run, the part for this page.
     pub(crate) fn get(&self, page: usize) -> Option<Entry> {
         self.row(page, 1).map(|(entry, _)| entry)
     }
 
-    /// The entry of page number `page`, as [`get`](Self::get) returns it, and how many pages from
-    /// this one on, at least 1 and at most `most`, have page frames that follow one another and the
-    /// same access; none behind the end of the node.
+    /// Returns the entry of page number `page`, as [`get`](Self::get) does, and the number of pages
+    /// from this one on, at least 1 and at most `most`, that have consecutive page frames and the
+    /// same access. The pages do not go beyond the end of the node.
     pub(crate) fn row(&self, page: usize, most: usize) -> Option<(Entry, usize)> {
         self.rows(page, most).next()
     }
 
-    /// The rows of pages, as [`row`](Self::row) returns them, from page number `page` on, one after
-    /// the other, `most` pages of them: up to where nothing is mapped, or to the end of the node.
+    /// Returns consecutive rows of pages, as [`row`](Self::row) returns them, from page number
+    /// `page` on, for at most `most` pages. Stops where nothing is mapped, or at the end of the
+    /// node.
     pub(crate) fn rows(&self, page: usize, most: usize) -> Rows<'_, B> {
         let none = Rows {
             run: None,
@@ -154,7 +156,7 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         }
     }
 
-    /// Maps page number `page`. A run that covers it is dropped whole.
+    /// Maps page number `page`. A run that covers it is dropped as a whole.
     pub(crate) fn set(
         &mut self,
         page: usize,
@@ -177,10 +179,10 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         self.put(page, 1, entry, spares)
     }
 
-    /// Unmaps the pages. A run that is mapped as one, and of which a part is unmapped, is dropped
-    /// whole. Returns how many pages were mapped there, with those of such runs.
+    /// Unmaps the pages. A run of which only a part is unmapped is dropped as a whole. Returns how
+    /// many pages were mapped there, including all pages of such runs.
     ///
-    /// Calls `between` each time that it may have freed as many nodes as [`FANOUT`] and one more.
+    /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes.
     pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) -> usize {
         let end = pages.end.min(END);
         if pages.start < end {
@@ -191,7 +193,7 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         0
     }
 
-    /// The first page of the range that is mapped, and its entry.
+    /// Returns the first page of the range that is mapped, and its entry.
     pub(crate) fn find(&self, pages: Range<usize>) -> Option<(usize, Entry)> {
         let end = pages.end.min(END);
         if pages.start >= end {
@@ -200,9 +202,9 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         find_below(&self.root, LEVELS - 1, pages.start, end - 1)
     }
 
-    /// Returns the node for the aligned run of [`FANOUT`] pages that a page is in, to map several
-    /// of them. A run that is mapped as one there is dropped whole; so one of the pages must be
-    /// mapped.
+    /// Returns the node for the aligned run of [`FANOUT`] pages that contains a page, to map
+    /// several pages of the run. If the run is mapped as a whole, it is dropped; so the caller must
+    /// map at least one page.
     pub(crate) fn leaf(
         &mut self,
         page: usize,
@@ -222,7 +224,7 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         Ok(())
     }
 
-    /// Returns the node of level `at` that has the place for a page.
+    /// Returns the node of level `at` that contains the place for a page.
     fn node(
         &mut self,
         page: usize,
@@ -252,11 +254,11 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     }
 }
 
-/// Rows of pages, see [`Table::rows`].
+/// Rows of pages; see [`Table::rows`].
 pub(crate) struct Rows<'t, B> {
-    /// The part of a run that is mapped as one.
+    /// The requested part of a run that is mapped as a whole.
     run: Option<(Entry, usize)>,
-    /// Places for pages.
+    /// The places for pages.
     places: &'t [Place<B>],
 }
 
@@ -282,7 +284,7 @@ impl<B> Iterator for Rows<'_, B> {
     }
 }
 
-/// The node for the pages of an aligned run, see [`Table::leaf`].
+/// The node for the pages of an aligned run; see [`Table::leaf`].
 pub(crate) struct Leaf<'t, B>(&'t mut Node<B>);
 
 impl<B> Leaf<'_, B> {
@@ -302,19 +304,19 @@ impl<B> Node<B> {
     }
 }
 
-/// The place of a page number in a node of a level.
+/// Returns the index of the place for a page number in a node of a level.
 #[inline]
 fn index(page: usize, level: u32) -> usize {
     (page >> (BITS * level)) % FANOUT
 }
 
-/// The pages below one place of a node, less one.
+/// Returns the number of pages below one place of a node, minus one.
 #[inline]
 fn mask(level: u32) -> usize {
     (1 << (BITS * level)) - 1
 }
 
-/// Unmaps the pages from `first` to `last`, both inclusive and in the node.
+/// Unmaps the pages from `first` to `last`, both inclusive and in the node; returns their number.
 fn clear_below<B: DerefMut<Target = Node<B>>>(
     node: &mut Node<B>,
     level: u32,
@@ -337,7 +339,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
             }
             Place::Node(child) => {
                 let whole = page & mask(level) == 0 && end & mask(level) == mask(level);
-                // A node with more than two levels below it is taken apart.
+                // A node of level PART_LEVEL or higher is cleared piece by piece.
                 let at_once = whole && level <= PART_LEVEL;
                 cleared += if at_once {
                     count_below(child, level - 1)
@@ -350,7 +352,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
         if empty {
             match core::mem::replace(place, Place::Empty) {
                 Place::Node(child) if child.used == 0 => emptied.keep(child),
-                // With all that it has.
+                // This frees a node together with its child nodes.
                 Place::Node(_) | Place::Leaf(_) | Place::Empty => {}
             }
             node.used -= 1;
@@ -365,7 +367,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
     }
 }
 
-/// The number of pages that are mapped in a node.
+/// Returns the number of mapped pages in a node.
 fn count_below<B: DerefMut<Target = Node<B>>>(node: &Node<B>, level: u32) -> usize {
     if level == 0 {
         return node.used;
@@ -378,7 +380,7 @@ fn count_below<B: DerefMut<Target = Node<B>>>(node: &Node<B>, level: u32) -> usi
     node.places.iter().map(pages).sum()
 }
 
-/// The first mapped page from `first` to `last`, both inclusive and in the node.
+/// Returns the first mapped page from `first` to `last`, both inclusive and in the node.
 fn find_below<B: DerefMut<Target = Node<B>>>(
     node: &Node<B>,
     level: u32,

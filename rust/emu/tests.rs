@@ -26,7 +26,7 @@ mod snapshot;
 mod totals;
 mod view;
 
-/// What the suites use.
+/// Common imports of the suites.
 mod prelude {
     pub(super) use super::{
         clear_vm_flags, device, evict, huge::*, kill, map_over, map_shared_over, mapped, move_out,
@@ -59,36 +59,36 @@ use kernel::{
 
 use self::prelude::*;
 
-/// A device that counts what mm asks of it.
+/// A device that counts mm's requests to it.
 #[derive(Default)]
 struct Probe {
     freed: Counter,
     faults: Counter,
     copies: Counter,
-    /// Fail so many copies to system memory.
+    /// How many of the next copies to system memory fail.
     bad_copies: Counter,
-    /// Pieces that folios were split into.
+    /// Number of pieces that folios were split into.
     pieces: Counter,
-    /// Whether there is no system memory for large folios, and for how many small ones there is
-    /// none.
+    /// Whether no system memory is available for large folios, and for how many small ones none is
+    /// available.
     no_large: Counter,
     no_small: Counter,
-    /// Folios of system memory that it was asked for, large and small ones.
+    /// Number of large and small folios of system memory that were requested.
     asked_large: Counter,
     asked_small: Counter,
-    /// What the last fault said of the page that was touched.
+    /// What the last fault reported about the touched page.
     fault_address: Counter,
     fault_index: Counter,
-    /// The steps of operations, see [`steps`].
+    /// The steps of operations; see [`steps`].
     steps: Counter,
-    /// Sleep for so many milliseconds in the next operation on the way back.
+    /// How many milliseconds to sleep in the next operation to system memory.
     slow: Counter,
-    /// Walks of a device fault that were looked at before they were used.
+    /// Number of walks of a device fault that were inspected before their result was used.
     walks: Counter,
-    /// Put new memory at this address after so many of the next walks.
+    /// Put new memory at this address, after that many of the next walks.
     remap_at: Counter,
     remap_times: Counter,
-    /// Have the task killed in so many walks from now, if not 0.
+    /// Kill the task in the walk with this number, counted from now, if not 0.
     kill_in: Counter,
 }
 
@@ -100,7 +100,7 @@ impl Default for Counter {
     }
 }
 
-// ORDERING: Relaxed throughout: the tests read what they or their faults have counted.
+// ORDERING: Relaxed throughout: the tests read what they themselves, or their faults, have counted.
 impl Counter {
     fn get(&self) -> usize {
         self.0.load(Relaxed)
@@ -114,7 +114,7 @@ impl Counter {
         self.0.add(value, Relaxed);
     }
 
-    /// Takes one away, unless it is 0; says whether it did.
+    /// Decrements the number, unless it is 0; returns whether it did.
     fn take(&self) -> bool {
         let value = self.get();
         self.set(value.saturating_sub(1));
@@ -125,7 +125,7 @@ impl Counter {
 /// The driver's side of the device under test.
 struct Device(Arc<Probe>);
 
-/// What the tests hook in.
+/// The hooks of the tests.
 struct ProbeHooks(Arc<Probe>);
 
 impl Deref for Device {
@@ -209,14 +209,14 @@ impl Hooks for ProbeHooks {
             }
             probe.kill_in.take();
             if probe.remap_times.take() {
-                // No lock is held here. If it fails, the test sees that nothing has changed.
+                // No lock is held here. If this fails, the test notices that nothing has changed.
                 let _ = map_over(probe.remap_at.get(), 1, true);
             }
         }
     }
 }
 
-/// Up to 16 points as a number, of which the last four bits stand for the last one.
+/// Up to 16 sync points as a number, whose last four bits are the most recent one.
 fn steps(points: &[SyncPoint]) -> usize {
     let number = |sum, &point: &SyncPoint| sum << 4 | (point as usize + 1);
     points.iter().fold(0, number)
@@ -224,12 +224,12 @@ fn steps(points: &[SyncPoint]) -> usize {
 
 type Pagemap = crate::device::Pagemap<Device>;
 
-/// A registered device of `blocks` blocks, all of them with memory behind them.
+/// Creates a registered device of `blocks` blocks, all of which have memory.
 fn device(blocks: usize) -> Result<Pin<KBox<Pagemap>>> {
     KBox::pin_init(new_device(blocks, Owner::new()?)?, GFP_KERNEL)
 }
 
-/// The same, for views.
+/// Does the same, for views.
 fn shared_device(blocks: usize) -> Result<Arc<Pagemap>> {
     Arc::pin_init(new_device(blocks, Owner::new()?)?, GFP_KERNEL)
 }
@@ -249,13 +249,13 @@ fn new_device(blocks: usize, owner: Owner) -> Result<impl PinInit<Pagemap, Error
     Emulated::new(memory, c"hmm test", options, driver)
 }
 
-/// What a device sees of the test's own address space.
+/// Creates a device's view of the test's own address space.
 fn view(pagemap: &Arc<Pagemap>) -> Result<Pin<KBox<View<Device>>>> {
     with_mm(|mm| KBox::pin_init(View::new(mm, pagemap.clone(), None), GFP_KERNEL))
 }
 
-/// Evicts a block: the number of pages that came, and of those that are left, or the error if none
-/// came.
+/// Evicts a block: returns the numbers of pages that moved back and that are left, or the error if
+/// no page moved.
 fn evict<T: DeviceOps>(
     pagemap: &crate::device::Pagemap<T>,
     block: usize,
@@ -269,7 +269,7 @@ fn evict<T: DeviceOps>(
     }
 }
 
-/// Where a page is mapped, whether for writing, and the order of its entry.
+/// Returns where a page is mapped, whether for writing, and the order of its entry.
 fn mapped(view: PageView) -> Option<(PagePlace, bool, u32)> {
     match view {
         PageView::Mapped(page) => Some((page.place, page.is_writable, page.order)),
@@ -279,14 +279,14 @@ fn mapped(view: PageView) -> Option<(PagePlace, bool, u32)> {
 
 /// Calls `with` on the test's own address space.
 fn with_mm<R>(with: impl FnOnce(&MmWithUser) -> Result<R>) -> Result<R> {
-    // SAFETY: This runs in a KUnit test, which this gives an address space if it has none.
+    // SAFETY: This runs in a KUnit test. If the test has no address space, this attaches one.
     to_result(unsafe { bindings::kunit_attach_mm() })?;
     with(kernel::current!().mm().ok_or(EINVAL)?)
 }
 
 type Out<'s, 'p, T = Device> = Entry<'s, ToDevice<'p, Emulated<T>>>;
 
-/// Collects the range for the device, has `fill` set the destinations, copies and commits. Returns
+/// Collects the range for the device, lets `fill` set the destinations, copies and commits. Returns
 /// the number of pages that moved.
 fn move_out_by<T: DeviceOps>(
     pagemap: &crate::device::Pagemap<T>,
@@ -307,14 +307,14 @@ fn move_out_by<T: DeviceOps>(
     })
 }
 
-/// Puts new memory at an address, over what is there.
+/// Puts new memory at an address, in place of what is mapped there.
 fn map_over(start: usize, npages: usize, writable: bool) -> Result {
     // SAFETY: This runs in a KUnit test, whose address space is its own.
     let mapped = unsafe { bindings::kunit_mmap_over(start, npages * PAGE_SIZE, writable, false) };
     check_mapped(start, mapped)
 }
 
-/// Puts new memory at an address that processes would share, and that is not anonymous.
+/// Puts new shared memory, which is not anonymous, at an address.
 fn map_shared_over(start: usize, npages: usize) -> Result {
     // SAFETY: This runs in a KUnit test, whose address space is its own.
     let mapped = unsafe { bindings::kunit_mmap_over(start, npages * PAGE_SIZE, true, true) };
@@ -329,38 +329,40 @@ fn check_mapped(start: usize, mapped: usize) -> Result {
     }
 }
 
-/// Adds flags to those of the VMA at an address; page table entries stay as they are.
+/// Adds flags to the VMA at an address; page table entries stay as they are.
 fn set_vm_flags(address: usize, flags: vm_flags_t) -> Result {
     // SAFETY: This runs in a KUnit test, whose address space is its own.
     to_result(unsafe { bindings::kunit_mod_vm_flags(address, flags, 0) })
 }
 
-/// Takes them away again.
+/// Removes the flags again.
 fn clear_vm_flags(address: usize, flags: vm_flags_t) -> Result {
     // SAFETY: This runs in a KUnit test, whose address space is its own.
     to_result(unsafe { bindings::kunit_mod_vm_flags(address, 0, flags) })
 }
 
-/// An address space that is not the one of the test, and in which nothing is mapped.
+/// Creates an address space that is not the test's own, and in which nothing is mapped.
 fn other_mm() -> Result<ARef<MmWithUser>> {
     // SAFETY: This runs in a KUnit test.
     let mm = NonNull::new(unsafe { bindings::kunit_other_mm() }).ok_or(ENOMEM)?;
-    // SAFETY: It is new, with one user; an `MmWithUser` is a transparent `mm_struct`.
+    // SAFETY: The address space is new, with one user; an `MmWithUser` is a transparent
+    // `mm_struct`.
     Ok(unsafe { ARef::from_raw(mm.cast()) })
 }
 
-/// Has the test look like a task that was killed, until [`revive`].
+/// Makes the test look like a task with a fatal signal, until [`revive`].
 fn kill() {
-    // SAFETY: This runs in a KUnit test, which has a thread of its own.
+    // SAFETY: This runs in a KUnit test, which has its own thread.
     unsafe { bindings::kunit_kill() };
 }
 
 fn revive() {
-    // SAFETY: This runs in a KUnit test, which has a thread of its own.
+    // SAFETY: This runs in a KUnit test, which has its own thread.
     unsafe { bindings::kunit_revive() };
 }
 
-/// Moves what is at the range to pages 0, 1, … of the device; returns the number of pages.
+/// Moves the pages of the range to pages 0, 1, … of the device; returns the number of pages that
+/// moved.
 fn move_out<T: DeviceOps<FolioData = ()>>(
     pagemap: &crate::device::Pagemap<T>,
     range: Range<usize>,
@@ -377,7 +379,7 @@ struct UserMemory {
 }
 
 impl UserMemory {
-    /// `npages` pages that were never touched.
+    /// Creates `npages` pages that were never touched.
     fn new(npages: usize) -> Result<Self> {
         // SAFETY: This runs in a KUnit test.
         let start = unsafe { bindings::kunit_mmap_anonymous(npages * PAGE_SIZE) };
@@ -387,7 +389,7 @@ impl UserMemory {
         Ok(Self { start })
     }
 
-    /// `npages` pages, page n filled with the byte `first + n`.
+    /// Creates `npages` pages, where page n is filled with the byte `first + n`.
     fn filled(npages: usize, first: u8) -> Result<Self> {
         let this = Self::new(npages)?;
         for nth in 0..npages {
@@ -396,11 +398,11 @@ impl UserMemory {
         Ok(this)
     }
 
-    /// `npages` pages of a block that is all there is at this place: page `first` on.
+    /// Creates `npages` pages of an otherwise unmapped block, from page `first` of the block on.
     fn in_block(first: usize, npages: usize) -> Result<Self> {
         let mut this = Self::block()?;
         this.start += first * PAGE_SIZE;
-        // Never a huge page, whatever is touched.
+        // Never a huge page, whichever page is touched.
         let end = this.start + npages * PAGE_SIZE;
         let block = this.start - first * PAGE_SIZE;
         unmap(block, first)?;
@@ -408,12 +410,13 @@ impl UserMemory {
         Ok(this)
     }
 
-    /// A block of pages that were never touched, at an address that one entry could map.
+    /// Creates a block of pages that were never touched, at an address that one PMD entry could
+    /// map.
     fn block() -> Result<Self> {
         Self::blocks(1)
     }
 
-    /// Several of them, one after the other.
+    /// Creates several consecutive blocks.
     fn blocks(blocks: usize) -> Result<Self> {
         let npages = blocks * HPAGE_PMD_NR;
         let around = Self::new(npages + 2 * HPAGE_PMD_NR)?;
@@ -424,19 +427,19 @@ impl UserMemory {
         Ok(Self { start })
     }
 
-    /// The memory from a page on.
+    /// Returns the memory from a page on.
     fn from(&self, nth: usize) -> Self {
         Self {
             start: self.at(nth),
         }
     }
 
-    /// The address of a page.
+    /// Returns the address of a page.
     fn at(&self, nth: usize) -> usize {
         self.start + nth * PAGE_SIZE
     }
 
-    /// The addresses of pages.
+    /// Returns the addresses of pages.
     fn range(&self, pages: Range<usize>) -> Range<usize> {
         self.at(pages.start)..self.at(pages.end)
     }
@@ -445,13 +448,14 @@ impl UserMemory {
         UserSlice::new(UserPtr::from_addr(self.start + nth * PAGE_SIZE), PAGE_SIZE)
     }
 
-    /// Writes as a CPU does, faults and all.
+    /// Writes as a CPU does, including faults.
     fn fill(&self, nth: usize, byte: u8) -> Result {
         let bytes = KVec::from_elem(byte, PAGE_SIZE, GFP_KERNEL)?;
         self.page(nth).writer().write_slice(&bytes)
     }
 
-    /// Whether a page holds one byte all over. Reads as a CPU does, faults and all.
+    /// Returns whether all bytes of a page are equal to one value. Reads as a CPU does, including
+    /// faults.
     fn is_filled(&self, nth: usize, byte: u8) -> Result<bool> {
         let mut bytes = KVec::from_elem(!byte, PAGE_SIZE, GFP_KERNEL)?;
         self.page(nth).reader().read_slice(&mut bytes)?;

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Trace events of a driver: what perf, trace-cmd and bpftrace can see of it.
+//! Trace events of a driver: what perf, trace-cmd and bpftrace can observe.
 //!
-//! C headers: `rust/helpers/dmirror_events.h`, which has the fields of the events and what the
-//! numbers in them mean, and [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h).
+//! C headers: `rust/helpers/dmirror_events.h`, which defines the fields of the events and the
+//! meaning of the numbers in them, and
+//! [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h).
 //!
-//! An event is a struct, which [`emit`](Invalidate::emit) makes and hands to those who listen. If
-//! nobody does, that is a static branch and nothing else: a `nop` where the kernel has
-//! `CONFIG_JUMP_LABEL`. What must be known before the event is asked for under
-//! [`is_enabled`](Invalidate::is_enabled).
+//! An event is a struct, which [`emit`](Invalidate::emit) creates and passes to the listeners. If
+//! there are none, this costs a static branch and nothing else: a `nop` if the kernel has
+//! `CONFIG_JUMP_LABEL`. Code that has to collect data before the event asks
+//! [`is_enabled`](Invalidate::is_enabled) first.
 //!
-//! The events are in a trace system of the module's name: each module links an object of its own
-//! that defines them, see `rust/helpers/trace.c`. This crate fires [`DeviceFault`], [`CpuFault`]
-//! with its [`Migrate`], and [`Invalidate`]; the driver fires the others, among them those of its
+//! The events are in a trace system with the module's name: each module links its own object that
+//! defines them, see `rust/helpers/trace.c`. This crate emits [`DeviceFault`], [`CpuFault`] with
+//! its [`Migrate`], and [`Invalidate`]; the driver emits the others, among them those of its
 //! [`engine`]s.
 //!
-//! An event may be fired in any context and under any lock: it neither sleeps nor allocates.
+//! Events may be emitted in any context and under any lock: emitting neither sleeps nor allocates.
 
 use core::ops::Range;
 
@@ -47,11 +48,11 @@ pub enum Cause {
     DeviceFault = bindings::DMIRROR_CAUSE_DEVICE_FAULT,
     /// A CPU touched them.
     CpuFault = bindings::DMIRROR_CAUSE_CPU_FAULT,
-    /// The device needs room for others.
+    /// The device needs space for other pages.
     Eviction = bindings::DMIRROR_CAUSE_EVICTION,
-    /// A process asked for all that is on the device to go back.
+    /// A process asked for everything on the device to move back.
     Release = bindings::DMIRROR_CAUSE_RELEASE,
-    /// The device goes away.
+    /// The device is being removed.
     Unload = bindings::DMIRROR_CAUSE_UNLOAD,
 }
 
@@ -59,14 +60,14 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Place {
-    /// In memory of the system.
+    /// In system memory.
     System = bindings::DMIRROR_PLACE_SYSTEM,
-    /// In memory of the device.
+    /// In device memory.
     Device = bindings::DMIRROR_PLACE_DEVICE,
 }
 
 impl Cause {
-    /// All of them, in the order of their numbers.
+    /// All causes, in the order of their numbers.
     pub const ALL: [Self; 6] = [
         Self::Request,
         Self::DeviceFault,
@@ -86,19 +87,19 @@ impl Place {
     }
 }
 
-/// Defines `is_enabled()` and `emit()` of an event, whose tracepoint has that name in C and takes
-/// those arguments.
+/// Defines `is_enabled()` and `emit()` for an event whose tracepoint has the given name in C and
+/// takes the given arguments.
 macro_rules! event {
     ($event:ident, $name:ident, |$this:ident| $($argument:expr),* $(,)?) => {
         impl $event {
-            /// Returns whether somebody listens to the event: a static branch.
+            /// Returns whether anyone listens to the event: a static branch.
             #[inline(always)]
             pub fn is_enabled() -> bool {
                 is_enabled!($name)
             }
 
-            /// Makes the event and tells those who listen; a static branch if nobody does. Does not
-            /// sleep.
+            /// Creates the event and passes it to the listeners; only a static branch if there are
+            /// none. Does not sleep.
             #[inline(always)]
             pub fn emit(make: impl FnOnce() -> Self) {
                 if Self::is_enabled() {
@@ -110,13 +111,13 @@ macro_rules! event {
     };
 }
 
-/// Whether somebody listens to the tracepoint of a name.
+/// Evaluates to whether anyone listens to the tracepoint with a given name.
 macro_rules! is_enabled {
     ($name:ident) => {
         paste! {{
             #[cfg(CONFIG_TRACEPOINTS)]
-            // SAFETY: The key is that of a tracepoint which `rust/helpers/trace.c` defines in this
-            // module, so that it lives as long as this code; modpost refuses a module without it.
+            // SAFETY: The key belongs to a tracepoint that `rust/helpers/trace.c` defines in this
+            // module, so it lives as long as this code; modpost rejects a module without it.
             let is_enabled = unsafe {
                 static_branch_unlikely!(
                     bindings::[< __tracepoint_ $name >],
@@ -131,13 +132,13 @@ macro_rules! is_enabled {
     };
 }
 
-/// Tells those who listen to the tracepoint of a name.
+/// Passes an event to the listeners of the tracepoint with a given name.
 macro_rules! fire {
     ($name:ident, $($argument:expr),*) => {
         paste! {
             #[cfg(CONFIG_TRACEPOINTS)]
-            // SAFETY: The arguments are numbers, with no demand on them; a tracepoint may be called
-            // in any context.
+            // SAFETY: The arguments are numbers without restrictions; a tracepoint may be called in
+            // any context.
             unsafe { bindings::[< rust_do_trace_ $name >]($($argument),*) };
             #[cfg(not(CONFIG_TRACEPOINTS))]
             let _ = ($($argument,)*);
@@ -145,39 +146,40 @@ macro_rules! fire {
     };
 }
 
-// After the macros, which it uses.
+// After the macros, which this module uses.
 pub mod engine;
 
 fn errno(error: Option<Error>) -> i32 {
     error.map_or(0, Error::to_errno)
 }
 
-/// A pass of a migration: `migrate_begin` and `migrate_end`.
+/// One migration: `migrate_begin` and `migrate_end`.
 #[derive(Clone, Debug)]
 pub struct Migrate {
     /// The number of the device.
     pub device: u32,
-    /// The addresses, in bytes, page aligned. It begins at 0 where the pages are those of a block
-    /// of the device, whoever has them mapped. Of a CPU's fault it is what the touched entry maps:
-    /// its window is chosen later, so that more may move.
+    /// The addresses, in bytes, page aligned. The range begins at 0 if the pages are those of a
+    /// block of the device, whoever maps them. For a CPU fault, it is what the touched entry maps:
+    /// the window is chosen later, so more may move.
     pub range: Range<usize>,
-    /// The order of the largest folio that may move whole, if the range has so many pages.
+    /// The order of the largest folio that may move as a whole, if the range has that many pages.
     pub order: u32,
-    /// Where the pages are to go.
+    /// Where the pages move to.
     pub to: Place,
-    /// Why.
+    /// Why the pages move.
     pub cause: Cause,
 }
 
 impl Migrate {
-    /// Returns whether somebody listens to the begin or the end: two static branches.
+    /// Returns whether anyone listens to the begin or the end event: two static branches.
     #[inline(always)]
     pub fn is_enabled() -> bool {
         is_enabled!(migrate_begin) || is_enabled!(migrate_end)
     }
 
-    /// Does `pass`, and tells those who listen of its begin and its end; `outcome` says how many
-    /// pages moved, and what kept others from it. Two static branches if nobody listens.
+    /// Calls `pass`, and emits the begin and the end events; `outcome` returns how many pages
+    /// moved, and the error that kept others from moving. Costs two static branches if nobody
+    /// listens.
     #[inline(always)]
     pub fn trace<R>(
         make: impl Fn() -> Self,
@@ -241,7 +243,7 @@ pub struct DeviceFault {
     pub range: Range<usize>,
     /// What the device wants to do.
     pub access: Access,
-    /// Why not all of them are mapped for the device.
+    /// Why not all pages are mapped for the device.
     pub error: Option<Error>,
 }
 
@@ -264,13 +266,13 @@ event!(
 pub struct CpuFault {
     /// The number of the device.
     pub device: u32,
-    /// The page that was touched, in bytes, page aligned.
+    /// The address of the touched page, in bytes, page aligned.
     pub address: usize,
-    /// The pages that were to come back together, in bytes, page aligned: the window.
+    /// The pages that were to move back together, in bytes, page aligned: the window.
     pub window: Range<usize>,
-    /// Pages that came.
+    /// Number of pages that moved.
     pub moved: usize,
-    /// What the driver answered.
+    /// The driver's answer.
     pub answer: Answer,
 }
 
@@ -290,7 +292,7 @@ event!(
 );
 
 impl CpuFault {
-    /// Answers a fault of the device of a number, and tells those who listen.
+    /// Answers a CPU fault on a page of device number `device`, and emits the events.
     pub(crate) fn trace<T: DeviceOps>(
         device: u32,
         fault: hmm::memremap::CpuFault<'_, Emulated<T>>,
@@ -320,18 +322,18 @@ impl CpuFault {
     }
 }
 
-/// The page tables of a process have changed, so that the device has lost pages.
+/// The page tables of a process have changed, so the device has lost pages.
 #[derive(Clone, Debug)]
 pub struct Invalidate {
     /// The number of the device.
     pub device: u32,
     /// The addresses, in bytes, page aligned.
     pub range: Range<usize>,
-    /// Why.
+    /// Why they change.
     pub event: Event,
-    /// Whether it is a migration, or an exclusive access, for this device.
+    /// Whether the change is a migration, or an exclusive access, for this device.
     pub is_own: bool,
-    /// Pages that the device had mapped.
+    /// Number of pages that the device had mapped.
     pub cleared: usize,
 }
 
@@ -363,15 +365,15 @@ pub struct Evict {
     pub device: u32,
     /// The number of the block.
     pub block: usize,
-    /// Why.
+    /// Why they are evicted.
     pub cause: Cause,
-    /// Pages that came back.
+    /// Number of pages that moved back.
     pub moved: usize,
-    /// Pages that are in use still.
+    /// Number of pages that are still in use.
     pub left: usize,
-    /// What kept them.
+    /// The error that kept them.
     pub error: Option<Error>,
-    /// When it began.
+    /// When the eviction began.
     pub start: Instant<Monotonic>,
 }
 
@@ -384,20 +386,20 @@ event!(
     this.moved,
     this.left,
     errno(this.error),
-    // CAST: No moment that has been lies before the one that was taken first.
+    // CAST: Monotonic time does not go backwards, so the elapsed time is not negative.
     this.start.elapsed().as_nanos() as u64,
 );
 
-/// The device got exclusive access to pages, or asked for it.
+/// The device got exclusive access to pages, or tried to.
 #[derive(Clone, Debug)]
 pub struct Exclusive {
     /// The number of the device.
     pub device: u32,
     /// The addresses, in bytes, page aligned.
     pub range: Range<usize>,
-    /// Pages that became exclusive, counted from the start.
+    /// Number of pages that became exclusive, counted from the start.
     pub made: usize,
-    /// Why not more.
+    /// Why not more pages became exclusive.
     pub error: Option<Error>,
 }
 
@@ -411,18 +413,18 @@ event!(
     errno(this.error),
 );
 
-/// A migration to the device took pages of it, before it began.
+/// A migration to the device reserved pages of the device before it began.
 #[derive(Clone, Debug)]
 pub struct Reserve {
     /// The number of the device.
     pub device: u32,
-    /// Whether it wanted a block.
+    /// Whether it requested a block.
     pub block: bool,
-    /// The number of small pages that it wanted.
+    /// Number of small pages that it requested.
     pub pages: usize,
-    /// Whether others were to be evicted if nothing was free.
+    /// Whether other pages were to be evicted if none was free.
     pub evict: bool,
-    /// The number of pages that it got.
+    /// Number of pages that it got.
     pub got: usize,
     /// Why it got none.
     pub error: Option<Error>,

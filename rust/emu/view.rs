@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The view that a device has of an address space: its page table, kept true.
+//! A device's view of an address space: its page table, kept consistent with that of the process.
 //!
 //! C document: [`Documentation/mm/hmm.rst`](srctree/Documentation/mm/hmm.rst), "Address space
 //! mirroring implementation and API".
@@ -36,14 +36,14 @@ use crate::{
 };
 pub use crate::{table::Access, word::Word};
 
-/// What the update lock of a [`View`] protects.
+/// The data that the update lock of a [`View`] protects.
 pub(crate) struct State {
     pub(crate) table: Table<NodeBox>,
     pending: Arc<SpinLock<PendingList>>,
     owner: Owner,
     /// The number of the device, for trace events.
     device: u32,
-    /// What the device has done.
+    /// Statistics of the device.
     stats: Arc<Stats>,
     observer: Option<Arc<dyn UnmapObserver>>,
     pub(crate) invalidations: u64,
@@ -57,7 +57,7 @@ impl Invalidate for State {
         let is_own = event.is_by(&self.owner);
         tell_unmapped(self.observer.as_deref(), event);
         self.pending.lock().invalidate(&pages, is_own);
-        // The end of an address space clears all that there is, which takes long.
+        // The end of an address space clears all entries, which takes long.
         let maybe_resched = || {
             if event.is_blockable() {
                 cond_resched();
@@ -86,37 +86,37 @@ impl Drop for State {
     }
 }
 
-/// The view that a device has of an address space.
+/// A device's view of an address space.
 ///
-/// It owns the device's page table, the lock that protects it, and the notifier that keeps it true.
-/// A page behind an entry is valid only under that lock, so that access to it goes through a
-/// [`ViewGuard`]. Every change to the page tables of the process, whoever causes it, clears the
-/// entries that it covers; the device faults them in again. So several views of one address space,
+/// A view owns the device's page table, the lock that protects it, and the notifier that keeps it
+/// consistent. The page of an entry is valid only under that lock, so access to it goes through a
+/// [`ViewGuard`]. Every change to the page tables of the process, whatever its cause, clears the
+/// entries in its range; the device faults them in again. So several views of one address space,
 /// fork, and CPU faults need no special case.
 ///
-/// It keeps the `mm_struct` from being freed, but not alive; the pagemap lives as long as it does.
-/// Dropping it waits for changes to the page tables, see [`hmm::interval`].
+/// A view keeps the `mm_struct` from being freed, but does not keep its users. The pagemap lives as
+/// long as the view. Dropping a view waits for changes to the page tables, see [`hmm::interval`].
 ///
 /// # Invariants
 ///
-/// An entry is there only while the page that it names is mapped in the address space with at least
-/// the same rights, or is being mapped there by a migration that has its folio locked.
+/// An entry exists only while the address space maps the entry's page with at least the same
+/// rights, or while a migration that has locked the page's folio is mapping it there.
 #[pin_data]
 pub struct View<T: DeviceOps> {
-    // Before the pagemap, so that it is dropped first.
+    // Before the pagemap, so that drop drops the notifier first.
     #[pin]
     notifier: Notifier<State>,
     pagemap: Arc<Pagemap<T>>,
-    /// What is about to be mapped by those who change the page tables themselves.
+    /// The pending maps of tasks that change the page tables themselves.
     pub(crate) pending: Arc<SpinLock<PendingList>>,
-    /// Windows that were faulted in.
+    /// Number of windows that were faulted in.
     pub(crate) faults: Counter,
-    /// Pages that went back to system memory for that.
+    /// Number of pages that moved back to system memory for device faults.
     pub(crate) brought_back: Counter,
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Makes a view of `mm` that shows nothing yet. `observer` learns what is unmapped from now on.
+    /// Creates an empty view of `mm`. From now on, `observer` receives what is unmapped.
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     ///
@@ -135,7 +135,7 @@ impl<T: DeviceOps> View<T> {
                 let root = NodeBox::new()?;
                 let (owner, stats) = (pagemap.owner().clone(), pagemap.ops().stats().clone());
                 let device = pagemap.ops().number();
-                // Made in its place: it is large.
+                // Initialised in place, because it is large.
                 Notifier::new(mm, all, init!(State {
                     table: Table::new(root),
                     pending: pending.clone(),
@@ -153,16 +153,16 @@ impl<T: DeviceOps> View<T> {
         }? Error)
     }
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     pub fn pagemap(&self) -> &Pagemap<T> {
         &self.pagemap
     }
 
-    /// Takes the update lock, together with other readers, to look at the page table or to access
+    /// Takes the update lock, shared with other readers, to look at the page table or to access
     /// pages through it.
     ///
-    /// May sleep. While the guard lives, the caller must not access user memory, nor allocate
-    /// memory in a way that may sleep: mm waits for the lock.
+    /// May sleep. While the guard lives, the caller must not access user memory, or allocate memory
+    /// in a way that may sleep: mm waits for the lock.
     pub fn lock(&self) -> ViewGuard<'_, T> {
         ViewGuard {
             state: self.notifier.lock_shared(),
@@ -175,12 +175,12 @@ impl<T: DeviceOps> View<T> {
     }
 }
 
-/// Returns the page numbers of an address range, in bytes, page aligned.
+/// Returns the page numbers of an address range (bytes, page aligned, the end exclusive).
 ///
 /// # Errors
 ///
 /// [`EINVAL`] when the range is empty, not page aligned, or not inside one aligned run of
-/// [`FANOUT`] pages, which one set of spare nodes is for.
+/// [`FANOUT`] pages, for which one set of spare nodes suffices.
 pub(crate) fn pages_of_run(range: &Range<usize>) -> Result<Range<usize>> {
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
     if (range.start | range.end) % PAGE_SIZE != 0
@@ -193,15 +193,15 @@ pub(crate) fn pages_of_run(range: &Range<usize>) -> Result<Range<usize>> {
 }
 
 /// The page table of a device, under the update lock, which other readers may share: all of them
-/// look, and copy from and to the pages as several CPUs do. What has to be atomic for others needs
-/// more than this.
+/// read the table, and access the pages concurrently, as CPUs do. This lock alone makes no access
+/// atomic to others.
 pub struct ViewGuard<'v, T: DeviceOps> {
     pub(crate) state: SharedGuard<'v, State>,
     pub(crate) pagemap: &'v Pagemap<T>,
 }
 
 impl<T: DeviceOps> ViewGuard<'_, T> {
-    /// Returns the page that the device has mapped at an address (bytes).
+    /// Returns the page that the device maps at `address` (bytes).
     ///
     /// Does not sleep.
     pub fn page(&self, address: usize) -> Option<ViewPages<'_, T>> {
@@ -209,11 +209,11 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
         Some(self.pages_of(entry, 1))
     }
 
-    /// Returns the pages that the device has mapped from an address (bytes) on, one after the
-    /// other, at most `most` of them, as many at a time as have page frames that follow one
-    /// another.
+    /// Returns the consecutive pages that the device maps from `address` (bytes) on, at most `most`
+    /// of them. Each item has as many pages as have consecutive page frames.
     ///
-    /// Does not sleep; takes as long as there are pages. There may be more behind them.
+    /// Does not sleep; the time is proportional to the number of pages. More mapped pages may
+    /// follow.
     pub fn runs(&self, address: usize, most: usize) -> impl Iterator<Item = ViewPages<'_, T>> {
         let mut rows = self.state.table.rows(address >> PAGE_SHIFT, most);
         let mut rest = None;
@@ -228,10 +228,10 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
         })
     }
 
-    /// Returns the first page of `range` (bytes, the end exclusive) that the device has mapped, and
-    /// its address.
+    /// Returns the first page in `range` (bytes, the end exclusive) that the device maps, and its
+    /// address.
     ///
-    /// Does not sleep; takes as long as the range has nodes, not pages.
+    /// Does not sleep; the time is proportional to the number of nodes in the range, not of pages.
     pub fn next(&self, range: Range<usize>) -> Option<(usize, ViewPages<'_, T>)> {
         let pages = range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE);
         let (page, entry) = self.state.table.find(pages)?;
@@ -241,15 +241,15 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     fn pages_of(&self, entry: Entry, npages: usize) -> ViewPages<'_, T> {
         let index_of = |n: usize| self.pagemap.index_of(Frame::from_bits(entry.pfn + n));
         let first = index_of(0);
-        // The bytes of the device follow one another in a block; and its memory may lie beside
-        // that of the system.
+        // The bytes of device pages are consecutive within a block only; and device memory may lie
+        // directly beside system memory.
         let npages = match first {
             Some(index) => npages.min(HPAGE_PMD_NR - index % HPAGE_PMD_NR),
             None if npages > 1 && index_of(npages - 1).is_some() => 1,
             None => npages,
         };
-        // INVARIANT: The entries are those of the table, and the update lock is held. All pages are
-        // in one block of the device, as its pagemap has whole blocks, or none is.
+        // INVARIANT: The entries come from the table, and the update lock is held. Either all pages
+        // are in one block of the device, since its pagemap has whole blocks, or none is.
         ViewPages {
             entry,
             npages,
@@ -260,19 +260,19 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 }
 
-/// Pages that a device has mapped, with page frames that follow one another. They live no longer
-/// than the update lock is held.
+/// Pages that a device maps, with consecutive page frames. They live no longer than the update lock
+/// is held.
 ///
-/// Their content is that of user memory: CPUs, and other devices that have them mapped, may change
-/// it at the same time, unless the mapping is exclusive. So it is copied, and never borrowed.
+/// Their content is user memory: CPUs, and other devices that map the pages, may change it
+/// concurrently, unless the mapping is exclusive. So it is copied, and never borrowed.
 ///
 /// # Invariants
 ///
-/// The pages are those that the address space has mapped, with the rights of the entry, until the
-/// update lock is released. If `first` is set, they are that page of the device and those behind
-/// it, in one block; else, none of them is in its memory.
+/// The address space maps the pages, with the rights of the entry, until the update lock is
+/// released. If `first` is set, the pages are that page of the device and those after it, in one
+/// block; otherwise none of them is in the device's memory.
 pub struct ViewPages<'g, T: DeviceOps> {
-    /// That of the first page.
+    /// The entry of the first page.
     entry: Entry,
     npages: usize,
     first: Option<usize>,
@@ -286,28 +286,28 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         self.npages
     }
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     pub fn pagemap(&self) -> &Pagemap<T> {
         self.pagemap
     }
 
-    /// Returns what the device may do with them.
+    /// Returns what the device may do with the pages.
     pub fn access(&self) -> Access {
         self.entry.access
     }
 
-    /// Returns which page of the device the first one is, if they are in the device's own memory.
+    /// Returns the device's number for the first page, if the pages are in the device's own memory.
     pub fn device_index(&self) -> Option<usize> {
         self.first
     }
 
-    /// Copies from the first page, from byte `offset` on, to `out`.
+    /// Copies bytes of the first page, from byte `offset` on, to `out`.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the page has no such bytes.
+    /// [`EINVAL`] when the range of bytes exceeds the page.
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result {
         check(offset, out.len())?;
         let to = out.as_mut_ptr().cast();
@@ -315,8 +315,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
             Some(bytes) => {
                 // SAFETY: The page has PAGE_SIZE bytes, and the offset is below that.
                 let from = unsafe { bytes.add(offset) };
-                // SAFETY: Both have that many bytes, as was checked. Others may write at the same
-                // time, which the C function is made for.
+                // SAFETY: Both sides have that many bytes, as checked above. Others may write
+                // concurrently, which the C function tolerates.
                 unsafe { bindings::memcpy_racy(to, from.as_ptr().cast(), out.len()) };
             }
             None => {
@@ -334,7 +334,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
     ///
     /// # Errors
     ///
-    /// [`EPERM`] when the device may only read the page; [`EINVAL`] when it has no such bytes.
+    /// [`EPERM`] when the device may only read the page; [`EINVAL`] when the range of bytes exceeds
+    /// the page.
     pub fn write(&self, offset: usize, data: &[u8]) -> Result {
         check(offset, data.len())?;
         self.check_write()?;
@@ -343,8 +344,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
             Some(bytes) => {
                 // SAFETY: The page has PAGE_SIZE bytes, and the offset is below that.
                 let to = unsafe { bytes.add(offset) };
-                // SAFETY: Both have that many bytes, as was checked. Others may read and write at
-                // the same time, which the C function is made for.
+                // SAFETY: Both sides have that many bytes, as checked above. Others may read and
+                // write concurrently, which the C function tolerates.
                 unsafe { bindings::memcpy_racy(to.as_ptr().cast(), from, data.len()) };
             }
             None => {
@@ -358,46 +359,45 @@ impl<T: DeviceOps> ViewPages<'_, T> {
     }
 
     /// Copies the pages to user memory of the current task, as far as that is present: nothing is
-    /// faulted in, so that this can be done under the update lock. Returns the number of pages that
-    /// were copied whole, which is less than [`npages`](Self::npages) when the next one was not
-    /// present; a part of that may have been written to.
+    /// faulted in, so this is allowed under the update lock. Returns the number of pages that were
+    /// copied completely. It is less than [`npages`](Self::npages) if the next user page was not
+    /// present; a part of that page may have been written to.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EIO`] when there is no memory behind a page of the device.
+    /// [`EIO`] when a page of the device has no memory.
     ///
     /// C function: `__copy_to_user_inatomic()`.
     pub fn copy_to_user(&self, to: UserPtr) -> Result<usize> {
         let to = to.as_mut_ptr();
         Ok(match self.device_bytes()? {
             Some(bytes) => {
-                // SAFETY: There are as many pages at `bytes`, by the type invariant. Others may
-                // write to them at the same time, which the C function is made for; it checks the
-                // address of user space.
+                // SAFETY: There are `npages` pages at `bytes`, by the type invariant. Others may
+                // write to them concurrently, which the C function tolerates; it checks the user
+                // address.
                 unsafe { bindings::copy_to_user_present(to, bytes.as_ptr().cast(), self.npages) }
             }
             None => {
                 let page = self.frame().page();
-                // SAFETY: The pages are valid, by the type invariant. Others may write to them at
-                // the same time, which the C function is made for; it checks the address of user
-                // space.
+                // SAFETY: The pages are valid, by the type invariant. Others may write to them
+                // concurrently, which the C function tolerates; it checks the user address.
                 unsafe { bindings::copy_pages_to_user_present(to, page, self.npages) }
             }
         })
     }
 
-    /// Copies user memory of the current task to the pages, as far as that is present, as
-    /// [`copy_to_user`](Self::copy_to_user) does in the other direction. A part of the first page
-    /// that was not copied whole may have been written to.
+    /// Copies user memory of the current task to the pages, as far as that is present, like
+    /// [`copy_to_user`](Self::copy_to_user) in the other direction. A part of the first page that
+    /// was not copied completely may have been written to.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EPERM`] when the device may only read the pages; [`EIO`] when there is no memory behind a
-    /// page of the device.
+    /// [`EPERM`] when the device may only read the pages; [`EIO`] when a page of the device has no
+    /// memory.
     ///
     /// C function: `__copy_from_user_inatomic()`.
     pub fn copy_from_user(&self, from: UserPtr) -> Result<usize> {
@@ -405,9 +405,9 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         let from = from.as_const_ptr();
         let copied = match self.device_bytes()? {
             Some(bytes) => {
-                // SAFETY: There are as many pages at `bytes`, by the type invariant. Others may
-                // read and write them at the same time, which the C function is made for; it checks
-                // the address of user space.
+                // SAFETY: There are `npages` pages at `bytes`, by the type invariant. Others may
+                // read and write them concurrently, which the C function tolerates; it checks the
+                // user address.
                 unsafe {
                     bindings::copy_from_user_present(bytes.as_ptr().cast(), from, self.npages)
                 }
@@ -415,12 +415,11 @@ impl<T: DeviceOps> ViewPages<'_, T> {
             None => {
                 let page = self.frame().page();
                 // SAFETY: The pages are valid, by the type invariant. Others may read and write
-                // them at the same time, which the C function is made for; it checks the address of
-                // user space.
+                // them concurrently, which the C function tolerates; it checks the user address.
                 unsafe { bindings::copy_pages_from_user_present(page, from, self.npages) }
             }
         };
-        // With the page that may have been written in part.
+        // This includes the page that may have been written in part.
         self.mark_dirty((copied + 1).min(self.npages));
         Ok(copied)
     }
@@ -432,15 +431,16 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         }
     }
 
-    /// Makes sure that reclaim does not take the first `npages` pages for ones that nobody has
-    /// written to. A page of the device takes the mark along when it comes back.
+    /// Marks the first `npages` pages dirty, so that reclaim does not take them for unmodified
+    /// ones. A page of the device keeps the mark when it moves back.
     pub(crate) fn mark_dirty(&self, npages: usize) {
-        // SAFETY: The pages are valid, by the type invariant, and `npages` is no more than that.
+        // SAFETY: The pages are valid, by the type invariant, and `npages` does not exceed their
+        // number.
         unsafe { bindings::mark_pages_dirty(self.frame().page(), npages) };
     }
 
-    /// Returns the bytes of the first page, and behind them those of the others, in the device's
-    /// own memory; `None` for other memory.
+    /// Returns the address of the consecutive bytes of all pages if they are in the device's own
+    /// memory, or `None` for other memory.
     pub(crate) fn device_bytes(&self) -> Result<Option<NonNull<u8>>> {
         let Some(index) = self.first else {
             return Ok(None);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Words in pages that a device has mapped: read and written whole, and changed by its atomic
-//! operations.
+//! Words in pages that a device maps: read and written in a single access, and changed by the
+//! device's atomic operations.
 
 use kernel::{ffi::c_void, page::PAGE_SIZE, prelude::*};
 
@@ -29,29 +29,29 @@ impl Word {
 const WORD: usize = Word::Eight.bytes();
 
 impl<T: DeviceOps> ViewPages<'_, T> {
-    /// Reads the word of 8 bytes at byte `offset` of the first page, a multiple of 8: all of it at
-    /// once, whoever writes to it.
+    /// Reads the word of 8 bytes at byte `offset` of the first page, a multiple of 8, in a single
+    /// access: concurrent writers cannot tear it.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the page has no such word; [`EIO`] when there is no memory behind a page of
-    /// the device.
+    /// [`EINVAL`] when the page has no such word; [`EIO`] when a page of the device has no memory.
     pub fn read_word(&self, offset: usize) -> Result<u64> {
         check(offset, Word::Eight)?;
         // SAFETY: The address is that of an aligned word, as was checked.
         self.at(offset, |word| unsafe { bindings::read_sized(word, WORD) })
     }
 
-    /// Writes the word of 8 bytes at byte `offset` of the first page, a multiple of 8: all of it at
-    /// once, whoever reads it.
+    /// Writes the word of 8 bytes at byte `offset` of the first page, a multiple of 8, in a single
+    /// access: concurrent readers do not see a part of it.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EPERM`] when the device may only read the page; as for [`read_word`](Self::read_word).
+    /// [`EPERM`] when the device may only read the page; otherwise as for
+    /// [`read_word`](Self::read_word).
     pub fn write_word(&self, offset: usize, value: u64) -> Result {
         check(offset, Word::Eight)?;
         self.check_write()?;
@@ -63,13 +63,12 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         Ok(())
     }
 
-    /// Makes an atomic operation on the word at byte `offset` of the first page, a multiple of its
-    /// size: `change` returns what is to be written in its place, if anything. Returns what was
-    /// there.
+    /// Performs an atomic operation on the word at byte `offset` of the first page, a multiple of
+    /// the word's size: `change` returns the value to write, if any. Returns the old value.
     ///
-    /// It is atomic to all that the device does in this way, not to what CPUs do: the word is read,
-    /// and then written, as by a device on a bus that knows nothing else. To keep CPUs out is what
-    /// exclusive access is for, or memory that they do not reach.
+    /// The operation is atomic with respect to this device's other atomic operations, but not to
+    /// CPUs: it reads the word and then writes it, like a device on a bus without atomic
+    /// operations. To keep CPUs out, use exclusive access, or memory that CPUs cannot access.
     ///
     /// Does not sleep.
     ///
@@ -99,9 +98,9 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         Ok(found)
     }
 
-    /// Makes an operation on a word, as [`read_modify_write`](Self::read_modify_write) does, that
-    /// is atomic to CPUs as well: as a device on a bus that can lock, which needs no exclusive
-    /// access.
+    /// Performs an operation on a word, as [`read_modify_write`](Self::read_modify_write) does, but
+    /// atomic with respect to CPUs too, like a device on a bus with atomic operations. Needs no
+    /// exclusive access.
     ///
     /// Does not sleep.
     ///
@@ -145,7 +144,7 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         // SAFETY: The page is valid, by the type invariant.
         let start = unsafe { bindings::kmap_local_page(self.frame().page()) };
         let result = with(start.cast::<u8>().wrapping_add(offset).cast());
-        // SAFETY: It is the address of the mapping that was made last.
+        // SAFETY: This is the address of the most recent mapping.
         unsafe { bindings::kunmap_local(start) };
         Ok(result)
     }

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The trace events of engines: the faults that they post, what is done about them, and
- * their jobs. A part of dmirror_events.h, which is read several times, and this with it.
+ * The trace events of engines: the faults that they post, how these are handled, and their jobs. A
+ * part of dmirror_events.h: the headers are read several times.
  *
- * They are those of a thread of the device. pid is the process that opened the device
- * file for which it works, and whose addresses it uses; client is drm-client-id in the
- * fdinfo of that file.
+ * A thread of the device emits them. pid is the process that opened the device file for which the
+ * thread works, and whose addresses it uses; client is drm-client-id in the fdinfo of that file.
  */
 
 TRACE_EVENT(fault_post,
@@ -41,7 +40,7 @@ TRACE_EVENT(fault_post,
 		  __entry->overflow)
 );
 
-/* A batch has faults of all engines and processes. */
+/* A batch contains faults of all engines and processes. */
 TRACE_EVENT(fault_batch,
 
 	TP_PROTO(unsigned int device, unsigned long entries, unsigned long groups,

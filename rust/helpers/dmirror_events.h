@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The trace events of a driver on `emu`, and what the numbers in them mean. The Rust
- * side, rust/emu/trace.rs, has its values from here, through bindgen.
+ * The trace events of a driver on `emu`, and the meaning of the numbers in them. The Rust side,
+ * rust/emu/trace.rs, gets its values from here, through bindgen.
  *
- * Those of engines are in dmirror_engine_events.h.
+ * The events of engines are in dmirror_engine_events.h.
  *
- * A module defines them by an object that includes trace.c. They are in a trace system
- * of the name that the module gives, DMIRROR_TRACE_SYSTEM: two modules that are loaded
- * at a time do not meet.
+ * A module defines the events with an object that includes trace.c. They are in the trace system
+ * that the module names in DMIRROR_TRACE_SYSTEM, so two modules that are loaded at the same time do
+ * not conflict.
  */
 #ifndef DMIRROR_TRACE_SYSTEM
 #define DMIRROR_TRACE_SYSTEM dmirror
@@ -34,13 +34,13 @@
 	EM( DMIRROR_PLACE_SYSTEM,	"system")		\
 	EMe(DMIRROR_PLACE_DEVICE,	"device")
 
-/* What a device wants to do with pages. */
+/* How a device accesses pages. */
 #define DMIRROR_ACCESSES					\
 	EM( DMIRROR_ACCESS_READ,	"read")			\
 	EM( DMIRROR_ACCESS_WRITE,	"write")		\
 	EMe(DMIRROR_ACCESS_EXCLUSIVE,	"exclusive")
 
-/* What a driver answers to a CPU that touched a page of the device. */
+/* A driver's answer to a CPU that touched a page of the device. */
 #define DMIRROR_ANSWERS						\
 	EM( DMIRROR_ANSWER_RETRY,	"retry")		\
 	EM( DMIRROR_ANSWER_OUT_OF_MEMORY, "out_of_memory")	\
@@ -53,7 +53,7 @@
 	EM( DMIRROR_REASON_ATOMIC,	"atomic")		\
 	EMe(DMIRROR_REASON_HOT,		"hot")
 
-/* What is done about it. */
+/* How the page is handled. */
 #define DMIRROR_DECISIONS					\
 	EM( DMIRROR_DECISION_MAP,	"map")			\
 	EM( DMIRROR_DECISION_MOVE,	"move")			\
@@ -92,7 +92,7 @@ enum dmirror_trace_decision { DMIRROR_DECISIONS };
 	EM( MMU_NOTIFY_MIGRATE,		"migrate")		\
 	EMe(MMU_NOTIFY_EXCLUSIVE,	"exclusive")
 
-/* For tools that read the format of an event and do not know the enums. */
+/* For tools that read the format of an event but do not know the enums. */
 #undef EM
 #undef EMe
 #define EM(value, name)		TRACE_DEFINE_ENUM(value);
@@ -112,8 +112,8 @@ DMIRROR_DECISIONS
 #define EMe(value, name)	{ value, name }
 
 /*
- * pid is that of the process which runs; common_pid is that of its thread. Addresses
- * and numbers of pages are those of user memory, ranges without their end.
+ * pid is the current process; common_pid is the current thread. Addresses and page numbers refer to
+ * user memory; the ends of ranges are exclusive.
  */
 TRACE_EVENT(migrate_begin,
 
@@ -256,7 +256,7 @@ TRACE_EVENT(cpu_fault,
 		  __print_symbolic(__entry->answer, DMIRROR_ANSWERS))
 );
 
-/* The pid is that of who changes the page tables, which may be another process. */
+/* The pid is that of the task that changes the page tables, which may be another process. */
 TRACE_EVENT(invalidate,
 
 	TP_PROTO(unsigned int device, unsigned long address, unsigned long pages, int event,
@@ -290,7 +290,7 @@ TRACE_EVENT(invalidate,
 		  __entry->cleared)
 );
 
-/* The pages are those of a block of the device, whoever has them mapped. */
+/* The pages are those of a block of the device, whoever maps them. */
 TRACE_EVENT(evict,
 
 	TP_PROTO(unsigned int device, unsigned long block, unsigned int cause,
@@ -392,7 +392,7 @@ TRACE_EVENT(reserve,
 
 #endif
 
-/* Outside of the kernel's tree, so found by a path that Kbuild gives. */
+/* Outside the kernel tree, so found through a path that Kbuild sets. */
 #undef TRACE_INCLUDE_PATH
 #define TRACE_INCLUDE_PATH .
 #undef TRACE_INCLUDE_FILE

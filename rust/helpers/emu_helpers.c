@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * C wrappers for `emu`, on top of those that helpers.c has: include/linux/eventfd.h,
- * include/linux/highmem.h, include/linux/io.h, include/linux/kthread.h,
- * include/linux/memcontrol.h, include/linux/page-flags.h, include/linux/sched/signal.h, include/linux/uaccess.h, and
+ * C wrappers for `emu`, in addition to those in helpers.c: for include/linux/eventfd.h,
+ * include/linux/highmem.h, include/linux/io.h, include/linux/kthread.h, include/linux/memcontrol.h,
+ * include/linux/page-flags.h, include/linux/sched/signal.h and include/linux/uaccess.h, and for
  * copying. The prefix is emu_helper_.
  */
 #include <linux/eventfd.h>
@@ -21,7 +21,7 @@ void *emu_helper_phys_to_virt(phys_addr_t addr)
 	return phys_to_virt(addr);
 }
 
-/* Whole pages, which follow one another on both sides. */
+/* Copies whole pages, which are consecutive on both sides. */
 void emu_helper_copy_from_pages(void *to, struct page *from, unsigned long nr)
 {
 	for (unsigned long n = 0; n < nr; n++) {
@@ -48,15 +48,14 @@ void emu_helper_clear_pages(void *to, unsigned long nr)
 		clear_page(to + n * PAGE_SIZE);
 }
 
-/* What others may change at the same time; the compiler must not be told otherwise. */
+/* Others may access the bytes concurrently, so the compiler must not assume otherwise. */
 void emu_helper_memcpy_racy(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
 }
 
 /*
- * Makes sure that reclaim does not take pages for ones that nobody has written to: mm does not
- * see what a device writes.
+ * Keeps reclaim from taking the pages for unmodified ones: mm does not see the writes of a device.
  */
 void emu_helper_mark_pages_dirty(struct page *page, unsigned long nr)
 {
@@ -70,8 +69,8 @@ void emu_helper_mark_pages_dirty(struct page *page, unsigned long nr)
 		last = folio;
 		/*
 		 * A page of a file on a disk can be written to only through a page table entry that
-		 * is dirty already, and its file system may want the lock of the folio to hear of
-		 * it. For others this only sets flags.
+		 * is already dirty, and its file system may need the folio lock when it is marked
+		 * dirty. For other pages, this only sets flags.
 		 */
 		if (!folio_test_dirty(folio) && (folio_test_anon(folio) || folio_test_swapbacked(folio)))
 			folio_mark_dirty(folio);
@@ -89,8 +88,8 @@ void emu_helper_memcpy_to_page(struct page *page, size_t offset, const void *fro
 }
 
 /*
- * Copying as far as user memory is present, whatever locks are held; these return the number of
- * pages that were copied whole, of those that follow one another on both sides.
+ * Copy as far as user memory is present, whatever locks are held. The pages are consecutive on both
+ * sides. These functions return the number of pages that were copied completely.
  */
 unsigned long emu_helper_copy_to_user_present(void __user *to, const void *from, unsigned long nr)
 {
@@ -111,7 +110,7 @@ unsigned long emu_helper_copy_from_user_present(void *to, const void __user *fro
 	if (!access_ok(from, left))
 		return 0;
 	pagefault_disable();
-	/* Not the form that zeroes what it could not copy. */
+	/* Not the variant that zeroes the rest after a partial copy. */
 	left = __copy_from_user_inatomic(to, from, left);
 	pagefault_enable();
 	return nr - DIV_ROUND_UP(left, PAGE_SIZE);
@@ -157,13 +156,13 @@ unsigned long emu_helper_copy_pages_from_user_present(struct page *to, const voi
 	return n;
 }
 
-/* Returns the bytes that are not there. */
+/* Returns the number of bytes that are not present. */
 unsigned long emu_helper_fault_in_readable(const char __user *from, unsigned long len)
 {
 	return fault_in_readable(from, len);
 }
 
-/* A thread that runs at once, with a reference to its task. */
+/* Starts a thread, and returns its task with a reference. */
 struct task_struct *emu_helper_kthread_run(int (*body)(void *data), void *data, const char *name)
 {
 	struct task_struct *task = kthread_create(body, data, "%s", name);
@@ -180,7 +179,7 @@ int emu_helper_kthread_stop_put(struct task_struct *task)
 	return kthread_stop_put(task);
 }
 
-/* A thread of the kernel ignores all signals, unless it says that it takes one. */
+/* A kernel thread ignores all signals except those that it has allowed. */
 void emu_helper_allow_sigkill(void)
 {
 	allow_kernel_signal(SIGKILL);
@@ -212,7 +211,7 @@ void emu_helper_eventfd_signal(struct eventfd_ctx *ctx)
 	eventfd_signal(ctx);
 }
 
-/* An aligned word of 4 or 8 bytes is read and written whole. */
+/* These access an aligned word of 4 or 8 bytes in one piece. */
 u64 emu_helper_read_sized(const void *from, size_t size)
 {
 	return size == sizeof(u64) ? READ_ONCE(*(const u64 *)from) : READ_ONCE(*(const u32 *)from);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * C wrappers of inline functions and macros for `hmm`, which bindgen cannot see:
- * one file for each C header, no logic. The prefix hmm_helper_ is removed again
- * on the Rust side.
+ * C wrappers for `hmm`, of inline functions and macros, which bindgen cannot see: one file for each
+ * C header, no logic. The Rust side strips the prefix hmm_helper_.
  */
 #include "hmm.c"
 #include "kunit.c"

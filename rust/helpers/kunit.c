@@ -41,7 +41,7 @@ int hmm_helper_kunit_munmap(unsigned long addr, unsigned long len)
 	return vm_munmap(addr, len);
 }
 
-/* VM_WRITE is as mprotect(), which is not exported; page table entries stay as they are. */
+/* Changes VM_WRITE like mprotect(), which is not exported; page table entries stay as they are. */
 int hmm_helper_kunit_mod_vm_flags(unsigned long addr, unsigned long set, unsigned long clear)
 {
 	struct vm_area_struct *vma;
@@ -71,7 +71,7 @@ struct mm_struct *hmm_helper_kunit_other_mm(void)
 	return mm_alloc();
 }
 
-/* As a debugger does. */
+/* Accesses the page as a debugger does. */
 int hmm_helper_kunit_touch(struct mm_struct *mm, unsigned long addr)
 {
 	struct page *page;
@@ -85,7 +85,7 @@ int hmm_helper_kunit_touch(struct mm_struct *mm, unsigned long addr)
 	return ret == 1 ? 0 : -EFAULT;
 }
 
-/* The thread of a test ignores all signals, unless it is told not to. */
+/* The thread of a test ignores all signals except those that it has allowed. */
 void hmm_helper_kunit_kill(void)
 {
 	allow_signal(SIGKILL);
@@ -105,7 +105,7 @@ static int hmm_kunit_mark_accessed(void *folio)
 	return 0;
 }
 
-/* For a page that is on an LRU list. The caller stays on its CPU from now on. */
+/* The page must be on an LRU list. The caller stays on its CPU from now on. */
 int hmm_helper_kunit_use_on_another_cpu(unsigned long addr)
 {
 	unsigned int here = raw_smp_processor_id();
@@ -125,7 +125,7 @@ int hmm_helper_kunit_use_on_another_cpu(unsigned long addr)
 	return ret;
 }
 
-/* As programs see the path: threads of the kernel have a root of their own, with nothing in it. */
+/* Resolves the path as programs do: kernel threads have a root of their own, which is empty. */
 struct file *hmm_helper_kunit_open(const char *path)
 {
 	scoped_with_init_fs()

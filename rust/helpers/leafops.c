@@ -15,8 +15,8 @@ bool hmm_helper_softleaf_is_device_private_write(softleaf_t entry)
 }
 
 /*
- * Whether a huge page of a device is mapped at an address in a VMA at this moment. The caller has
- * the mmap_lock, so that in a VMA of anonymous memory no table above those of pages is freed.
+ * Returns whether a huge device page is mapped at an address of a VMA now. The caller holds the
+ * mmap_lock, so in a VMA of anonymous memory, no page table above the PTE level is freed.
  */
 bool hmm_helper_maps_huge_device_page(struct vm_area_struct *vma, unsigned long address)
 {
@@ -45,9 +45,9 @@ static bool hmm_maps_private_page(pte_t *pte, unsigned long first, unsigned long
 }
 
 /*
- * Narrows *start and *end, which lie below one entry of the PMD's, to the pages around an address
- * that are mapped one after the other, are of the nr pages from page frame first on, and not of a
- * large folio. The page at the address counts as one. The caller has the mmap_lock.
+ * Narrows *start and *end, which lie below the PMD entry, to the consecutive pages around an
+ * address that are mapped, are among the nr pages from page frame first on, and do not belong to a
+ * large folio. The page at the address counts as such a page. The caller holds the mmap_lock.
  */
 void hmm_helper_private_run(pmd_t *pmd, unsigned long address, unsigned long first,
 			    unsigned long nr, unsigned long *start, unsigned long *end)

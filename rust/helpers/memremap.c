@@ -38,14 +38,14 @@ void hmm_helper_folio_set_zone_device_data(struct folio *folio, void *data)
 	folio->page.zone_device_data = data;
 }
 
-/* What zone_device_private_split_cb() does for a driver without folio_split. */
+/* Does what zone_device_private_split_cb() does for a driver without folio_split. */
 void hmm_helper_folio_split_default(struct folio *head, struct folio *tail)
 {
 	tail->pgmap = head->pgmap;
 	tail->page.mapping = head->page.mapping;
 }
 
-/* What zone_device_page_init() does to each page of a folio, without using them. */
+/* Does what zone_device_page_init() does to each page of a folio, but leaves the pages unused. */
 void hmm_helper_zone_device_folio_dissolve(struct folio *folio, unsigned int order)
 {
 	struct dev_pagemap *pgmap = folio->pgmap;

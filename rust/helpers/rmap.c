@@ -15,7 +15,7 @@ static inline pgoff_t hmm_avc_last(struct anon_vma_chain *avc)
 	return vma_last_anon_pgoff(avc->vma);
 }
 
-/* The tree that mm keeps: mm does not export its iterators. */
+/* Iterates over the tree that mm maintains: mm does not export its own iterators. */
 INTERVAL_TREE_DEFINE(struct anon_vma_chain, rb, pgoff_t, rb_subtree_last,
 		     hmm_avc_first, hmm_avc_last, static inline, hmm_avc_tree)
 
@@ -39,7 +39,7 @@ unsigned long hmm_helper_vma_start_anon_pgoff(const struct vm_area_struct *vma)
 	return vma_start_anon_pgoff(vma);
 }
 
-/* NULL unless it is a folio of anonymous memory, and not one of KSM. */
+/* Returns NULL unless the folio is anonymous memory and does not belong to KSM. */
 struct anon_vma *hmm_helper_folio_anon_vma(const struct folio *folio)
 {
 	unsigned long mapping = (unsigned long)READ_ONCE(folio->mapping);
@@ -59,7 +59,7 @@ unsigned long hmm_helper_page_pgoff(const struct folio *folio, const struct page
 	return page_pgoff(folio, page);
 }
 
-/* Returns what was locked, or NULL: a freed anon_vma may have got another root by the unlock. */
+/* Returns the locked root, or NULL. A freed anon_vma may have another root when it is unlocked. */
 struct anon_vma *hmm_helper_anon_vma_trylock_root(struct anon_vma *anon_vma)
 {
 	struct anon_vma *root = READ_ONCE(anon_vma->root);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C side: what our own bindgen pass made of `rust/bindings/bindings.h` and of the helpers in
-//! `rust/helpers/`, on top of the kernel crate's own bindings.
+//! The C side: the bindings that our own bindgen pass generates from `rust/bindings/bindings.h` and
+//! the helpers in `rust/helpers/`, on top of the kernel crate's own bindings.
 //!
-//! Private to this crate: nothing outside it can name a C function.
+//! Private to this crate: code outside it cannot name a C function.
 
 #![allow(
     clippy::all,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers for statistics.
+//! Counters for statistics.
 //!
 //! C header: [`include/linux/atomic.h`](srctree/include/linux/atomic.h).
 
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 
-/// A number that only grows. Nothing is concluded from it but itself.
+/// A counter that only grows. It orders no other memory access.
 pub struct Counter(Atomic<u64>);
 
 impl Default for Counter {
@@ -16,24 +16,24 @@ impl Default for Counter {
 }
 
 impl Counter {
-    /// Adds to the number. Does not sleep.
+    /// Adds `more` to the counter. Does not sleep.
     #[inline]
     pub fn add(&self, more: u64) {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.add(more, Relaxed);
     }
 
-    /// Adds one to the number, and returns what it was. Does not sleep.
+    /// Adds one to the counter and returns the previous value. Does not sleep.
     #[inline]
     pub(crate) fn next(&self) -> u64 {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.fetch_add(1_u64, Relaxed)
     }
 
-    /// Returns the number. Does not sleep.
+    /// Returns the value. Does not sleep.
     #[inline]
     pub fn get(&self) -> u64 {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the counter orders no other memory access.
         self.0.load(Relaxed)
     }
 }

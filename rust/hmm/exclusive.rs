@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Exclusive access: a device does atomic operations on a page, and no CPU comes in between.
+//! Exclusive access: a device performs atomic operations on a page, and no CPU interferes.
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
 //! source: [`mm/rmap.c`](srctree/mm/rmap.c).
@@ -19,12 +19,12 @@ use crate::{
     memremap::{unlock_and_put, Frame, Owner},
 };
 
-/// A page that a device has exclusive access to, as long as no CPU touches it. While this lives its
-/// folio is locked: a CPU that wants the page back waits.
+/// A page that a device has exclusive access to, as long as no CPU touches it. While this value
+/// lives, its folio is locked: a CPU that wants the page back waits.
 ///
 /// # Invariants
 ///
-/// We own the lock of the folio of the frame, and a reference to it.
+/// We own the lock of the frame's folio and a reference to that folio.
 pub struct ExclusivePage {
     frame: Frame,
 }
@@ -32,15 +32,17 @@ pub struct ExclusivePage {
 impl ExclusivePage {
     /// Makes the page at `address` (bytes, page aligned) exclusive to the devices of `owner`.
     ///
-    /// May sleep. Faults the page in for writing, and locks its folio. Makes an event
-    /// [`Exclusive`](crate::interval::Event::Exclusive) that carries the owner, in this task; a CPU
-    /// that touches the page afterwards makes another one, and ends the exclusive access.
+    /// May sleep. Faults the page in for writing, and locks its folio. Sends an
+    /// [`Exclusive`](crate::interval::Event::Exclusive) event that carries the owner, in this task;
+    /// a CPU that touches the page afterwards causes another such event and ends the exclusive
+    /// access.
     ///
     /// # Errors
     ///
-    /// [`EFAULT`] when there is nothing that can be written to; [`EOPNOTSUPP`] when the page is one
-    /// of a file, or of hugetlb; [`EINVAL`] when the address is not aligned, or `mmap` locks another
-    /// address space; [`EBUSY`] when others have the folio locked; [`EINTR`]; [`ENOMEM`].
+    /// [`EFAULT`] when no writable page is mapped at the address; [`EOPNOTSUPP`] when the page
+    /// belongs to a file or to hugetlb; [`EINVAL`] when the address is not aligned, or when `mmap`
+    /// locks another address space; [`EBUSY`] when someone else has the folio locked; [`EINTR`];
+    /// [`ENOMEM`].
     ///
     /// C function: `make_device_exclusive()`.
     pub fn new(
@@ -49,7 +51,7 @@ impl ExclusivePage {
         address: usize,
         owner: &Owner,
     ) -> Result<Self> {
-        // The guard says that the lock is held; it does not say whose, so that is checked.
+        // The guard proves that an `mmap_lock` is held, but not which one, so check that.
         let vma = mmap.vma_lookup(address).ok_or(EFAULT)?;
         if vma.mm().as_raw() != mm.as_raw() || address % PAGE_SIZE != 0 {
             return Err(EINVAL);
@@ -60,9 +62,9 @@ impl ExclusivePage {
         let page = from_err_ptr(unsafe {
             bindings::make_device_exclusive(mm.as_raw(), address, owner, &mut folio)
         })?;
-        // INVARIANT: The C function has locked the folio, and given us a reference to it.
+        // INVARIANT: The C function has locked the folio, and has given us a reference to it.
         Ok(Self {
-            // SAFETY: The page is one of the memory map.
+            // SAFETY: The page that the C function returned belongs to the memory map.
             frame: unsafe { Frame::of_page(page) },
         })
     }
@@ -75,7 +77,8 @@ impl ExclusivePage {
 
 impl Drop for ExclusivePage {
     fn drop(&mut self) {
-        // SAFETY: The lock and the reference are ours, by the type invariant, and not used again.
+        // SAFETY: We own the lock and the reference, by the type invariant, and do not use them
+        // again.
         unsafe { unlock_and_put(self.frame) };
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios of system memory: those that a migration reads, and those that it allocates.
+//! Folios of system memory: those that a migration reads, and those that it allocates as
+//! destinations.
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/highmem.h`](srctree/include/linux/highmem.h).
@@ -15,7 +16,7 @@ use crate::{
     vma::LockedVma,
 };
 
-/// Pages of system memory that a migration reads or writes: a folio, or one page of it.
+/// Pages of system memory that a migration reads or writes: a whole folio, or one page of it.
 ///
 /// # Invariants
 ///
@@ -45,34 +46,35 @@ impl SystemPages<'_> {
         1 << self.order
     }
 
-    /// Returns page `n`, counted from 0, as hardware and C functions want it. It is valid for as
-    /// long as `self` is, and only a copy engine may write to it.
+    /// Returns the `struct page` of page `n`, counted from 0, for hardware and C functions. The
+    /// pointer is valid as long as `self`, and only a copy engine may write to the page.
     ///
     /// # Panics
     ///
-    /// When there is no page `n`.
+    /// When `n` is not less than [`npages`](Self::npages).
     pub fn page(&self, n: usize) -> *mut bindings::page {
-        // PANIC: The caller counts to `npages()`.
+        // PANIC: Callers keep `n` below `npages()`.
         assert!(n < self.npages());
-        // SAFETY: The pages of a folio follow one another in the memory map, and there are more
-        // than `n`, by the type invariant.
+        // SAFETY: The pages of a folio are consecutive in the memory map, and the folio has more
+        // than `n` of them, by the type invariant.
         unsafe { self.page.as_ptr().add(n) }
     }
 
-    /// Calls `f` with the address of page `n`, counted from 0, where it is mapped for this CPU
-    /// meanwhile; `PAGE_SIZE` bytes. `f` must not sleep longer than it has to.
+    /// Maps page `n`, counted from 0, for this CPU, and calls `f` with the address of its
+    /// `PAGE_SIZE` bytes. The mapping ends when `f` returns. `f` should sleep no longer than
+    /// necessary.
     ///
     /// # Panics
     ///
-    /// When there is no page `n`.
+    /// When `n` is not less than [`npages`](Self::npages).
     ///
     /// C function: `kmap_local_page()`.
     pub fn with_page<R>(&self, n: usize, f: impl FnOnce(NonNull<u8>) -> R) -> R {
         // SAFETY: The page is valid, by the type invariant.
         let address = unsafe { bindings::kmap_local_page(self.page(n)) };
-        // SAFETY: Each page can be mapped, at an address of the kernel.
+        // SAFETY: Every page can be mapped, at a kernel address, which is not null.
         let result = f(unsafe { NonNull::new_unchecked(address.cast()) });
-        // SAFETY: It is the address of the mapping that was made last.
+        // SAFETY: This is the address of the most recent mapping.
         unsafe { bindings::kunmap_local(address) };
         result
     }
@@ -81,28 +83,28 @@ impl SystemPages<'_> {
 /// How hard an allocation tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reclaim {
-    /// As for small pages of user memory.
+    /// As hard as for small pages of user memory.
     Default,
-    /// Compacts memory once, and takes a no: `__GFP_NORETRY`.
+    /// Compacts memory once, and may fail: `__GFP_NORETRY`.
     NoRetry,
-    /// Reclaims and compacts memory, but kills nobody: `__GFP_RETRY_MAYFAIL`.
+    /// Reclaims and compacts memory, but does not invoke the OOM killer: `__GFP_RETRY_MAYFAIL`.
     RetryMayFail,
 }
 
-/// A new folio of system memory that the driver alone holds: reference count 1, locked, mapped
-/// nowhere. Dropping it frees it.
+/// A new folio of system memory that only the driver holds: reference count 1, locked, not mapped.
+/// Dropping it frees it.
 ///
 /// # Invariants
 ///
-/// `folio` is locked by us and has one reference, which is ours, and `1 << order` pages.
+/// We have locked `folio` and own its only reference; it has `1 << order` pages.
 pub(crate) struct SystemFolio {
     folio: NonNull<bindings::folio>,
     order: u32,
 }
 
 impl SystemFolio {
-    /// Allocates a folio of `1 << order` pages for an address (bytes) of a VMA, whose memory
-    /// policy says where. Its content is undefined.
+    /// Allocates a folio of `1 << order` pages for `address` (bytes) of a VMA, on the node that the
+    /// VMA's memory policy chooses. Its content is undefined.
     ///
     /// May sleep.
     ///
@@ -126,12 +128,12 @@ impl SystemFolio {
             Reclaim::NoRetry => flags |= bindings::__GFP_NORETRY,
             Reclaim::RetryMayFail => flags |= bindings::__GFP_RETRY_MAYFAIL,
         }
-        // SAFETY: A `LockedVma` is valid and its `mmap_lock` held; the address lies in it.
+        // SAFETY: A `LockedVma` is valid and its `mmap_lock` is held; the address lies in it.
         let folio =
             unsafe { bindings::vma_alloc_folio_noprof(flags, order as i32, vma.as_ptr(), address) };
         let folio = NonNull::new(folio).ok_or(ENOMEM)?;
-        // SAFETY: The folio is valid and ours. The function sleeps for a moment if somebody who
-        // walks page frames has it locked.
+        // SAFETY: The folio is valid and ours. The function sleeps briefly if a page frame walker
+        // has it locked.
         unsafe { bindings::folio_lock(folio.as_ptr()) };
         // INVARIANT: The folio is new, and was just locked.
         Ok(Self { folio, order })
@@ -142,20 +144,20 @@ impl SystemFolio {
         self.order
     }
 
-    /// Gives up the folio; its lock and reference go to the caller.
+    /// Consumes the value; the folio's lock and reference pass to the caller.
     pub(crate) fn into_frame(self) -> Frame {
         ManuallyDrop::new(self).frame()
     }
 
     fn frame(&self) -> Frame {
-        // SAFETY: A folio begins with its first page, which is one of the memory map.
+        // SAFETY: A folio begins with its first page, which belongs to the memory map.
         unsafe { Frame::of_page(self.folio.as_ptr().cast()) }
     }
 }
 
 impl Drop for SystemFolio {
     fn drop(&mut self) {
-        // SAFETY: The folio is locked and held by us alone, and we use it no more.
+        // SAFETY: We alone hold the folio and its lock, and do not use it again.
         unsafe { unlock_and_put(self.frame()) };
     }
 }

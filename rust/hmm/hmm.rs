@@ -5,11 +5,12 @@
 //!
 //! | module | what it offers | C header |
 //! | --- | --- | --- |
-//! | [`memremap`] | device pages that mm knows of, who owns them, CPU faults | `linux/memremap.h` |
+//! | [`memremap`] | device pages registered with mm, their owners, CPU faults | `linux/memremap.h`
+//! |
 //! | [`migrate`] | migration to the device and back, copy engines, eviction | `linux/migrate.h` |
 //! | [`interval`] | changes to the page tables of a process | `linux/mmu_notifier.h` |
-//! | [`range`] | device faults, and how a process has memory mapped | `linux/hmm.h` |
-//! | [`counter`] | numbers for statistics | `linux/atomic.h` |
+//! | [`range`] | device faults, and how a process maps memory | `linux/hmm.h` |
+//! | [`counter`] | counters for statistics | `linux/atomic.h` |
 //! | [`rwsem`] | a lock that readers share | `linux/rwsem.h` |
 //! | [`exclusive`] | exclusive access for device atomics | `linux/rmap.h` |
 //! | [`vma`], [`folio`], [`lru`] | VMAs under the `mmap_lock`, system folios, LRU batches | `linux/mm.h` |
@@ -20,20 +21,18 @@
 //! and answers a CPU that touches a page on the device through [`CpuFault`](memremap::CpuFault).
 //!
 //! # Locks
-//!
-//! `mmap_lock` (shown as [`LockedVma`](vma::LockedVma)) is taken before folio locks (taken by
-//! `migrate_vma_setup()` and held by a [`Migration`](migrate::Migration)), and those before the
-//! update lock of an [`interval::Notifier`] and before whatever lock the driver's allocator has,
-//! which [`folio_free`](memremap::DevPagemapOps::folio_free) takes in atomic context.
+//! The `mmap_lock` (represented by [`LockedVma`](vma::LockedVma)) is taken first. Folio locks come
+//! next; `migrate_vma_setup()` takes them, and a [`Migration`](migrate::Migration) holds them.
+//! Inside folio locks come the update lock of an [`interval::Notifier`] and any lock of the
+//! driver's allocator, which [`folio_free`](memremap::DevPagemapOps::folio_free) takes in atomic
+//! context.
 //!
 //! # What a leak does
-//!
-//! Rust lets safe code leak any value with `mem::forget`. A leaked
+//! Safe Rust code can leak any value with `mem::forget`. A leaked
 //! [`FreeFolio`](memremap::FreeFolio), [`FreePages`](memremap::FreePages) or
-//! [`Migration`](migrate::Migration) makes the drop of its
-//! [`DevPagemap`](memremap::DevPagemap) wait for ever, and a leaked `DevPagemap` must not outlive
-//! the module whose code it calls: mm would call text that was freed. No type can forbid that in
-//! Rust; keep each of them in a value that is dropped.
+//! [`Migration`](migrate::Migration) makes the drop of its [`DevPagemap`](memremap::DevPagemap)
+//! wait for ever. A leaked `DevPagemap` must not outlive the module whose code it calls: mm would
+//! call freed text. No Rust type can forbid that, so keep each of them in a value that is dropped.
 //!
 //! Reference: <https://docs.kernel.org/mm/hmm.html>
 

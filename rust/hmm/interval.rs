@@ -7,20 +7,21 @@
 //!
 //! # Locks
 //!
-//! The update lock of a [`Notifier`] is the one that C calls the user lock. Readers share it
-//! ([`SharedGuard`]); who changes what it protects has it alone ([`Guard`]). mm takes it alone in
-//! the callback, under whatever locks it holds, reclaim included: so under it, shared or not, there
-//! is no allocation that may sleep, no access to user memory, and no wait for a folio.
+//! C calls the update lock of a [`Notifier`] the user lock. Readers share it ([`SharedGuard`]);
+//! whoever changes the protected data holds it exclusively ([`Guard`]). mm takes it exclusively in
+//! the callback, under whatever locks mm holds, reclaim included. So a holder of the update lock,
+//! shared or exclusive, must not do an allocation that may sleep, access user memory, or wait for a
+//! folio.
 //!
 //! # Deadlocks
 //!
-//! Dropping a [`Notifier`] waits until no change to the page tables of its address space is going
-//! on, so it must not be dropped
+//! Dropping a [`Notifier`] waits until no change to the page tables of its address space is in
+//! progress, so it must not be dropped
 //!
 //! - in a callback of any notifier of that address space, or under an update lock: lockdep knows
-//!   the map that C keeps for this, and says so;
-//! - while a folio is locked or a [`Migration`](crate::migrate::Migration) lives: whoever makes the
-//!   change may wait for the folio (`UFFDIO_MOVE` does).
+//!   the map that C keeps for this, and reports it;
+//! - while a folio is locked or a [`Migration`](crate::migrate::Migration) lives: the task that
+//!   changes the page tables may wait for the folio (`UFFDIO_MOVE` does).
 
 use core::{marker::PhantomData, ops::Range};
 
@@ -35,28 +36,28 @@ mod guard;
 
 pub use self::guard::{Guard, SharedGuard, UpdateGuard};
 
-/// What is kept true by a [`Notifier`].
+/// Data that a [`Notifier`] keeps consistent with the page tables.
 pub trait Invalidate: Send + Sync + Unpin + 'static {
-    /// Forgets what it knows of a range.
+    /// Discards what this data holds for a range.
     ///
-    /// Called with the update lock held, alone. Must not sleep, allocate memory in a way that
-    /// could, or drop a [`Notifier`].
+    /// Called with the update lock held exclusively. Must not sleep, allocate memory in a way that
+    /// may sleep, or drop a [`Notifier`].
     fn invalidate(&mut self, event: &Invalidation<'_>);
 }
 
-/// What is kept true in two passes: all devices are told to begin before any is waited for.
+/// Data that is invalidated in two passes: all devices begin before mm waits for any of them.
 ///
 /// C: `mmu_interval_notifier_ops.invalidate_start` and `invalidate_finish`.
 pub trait InvalidateTwoPass: Invalidate {
-    /// Begins to forget what it knows of a range, and returns whether
-    /// [`invalidate_finish`](Self::invalidate_finish) is to be called.
+    /// Begins to discard what this data holds for a range, and returns whether
+    /// [`invalidate_finish`](Self::invalidate_finish) must be called.
     ///
-    /// Called with the update lock held, as [`Invalidate::invalidate`] is; that one is called
-    /// instead while another change has not come to its second pass.
+    /// Called with the update lock held, as [`Invalidate::invalidate`] is. While another change
+    /// waits for its second pass, [`Invalidate::invalidate`] is called instead.
     fn invalidate_start(&mut self, event: &Invalidation<'_>) -> bool;
 
-    /// Waits until what was begun is complete. Called with the update lock held, which others may
-    /// have had in between.
+    /// Waits until the first pass is complete. Called with the update lock held; others may have
+    /// held the lock between the passes.
     fn invalidate_finish(&mut self);
 }
 
@@ -66,9 +67,9 @@ pub trait InvalidateTwoPass: Invalidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A range is unmapped, or moved away.
+    /// A range is unmapped or moved.
     Unmap,
-    /// Entries are cleared, or point to other pages.
+    /// Entries are cleared, or replaced by entries for other pages.
     Clear,
     /// The protection of a VMA changes.
     ProtectionVma,
@@ -76,13 +77,13 @@ pub enum Event {
     ProtectionPage,
     /// Soft-dirty bits are cleared.
     SoftDirty,
-    /// The address space goes away.
+    /// The address space is torn down.
     Release,
-    /// A driver migrates pages; the event has its owner.
+    /// A driver migrates pages; the event carries its owner.
     Migrate,
-    /// A driver gets exclusive access; the event has its owner.
+    /// A driver gets exclusive access; the event carries its owner.
     Exclusive,
-    /// An event of a newer kernel.
+    /// An event that only newer kernels have.
     Other,
 }
 
@@ -90,14 +91,14 @@ pub enum Event {
 pub struct Invalidation<'a>(&'a bindings::mmu_notifier_range);
 
 impl Invalidation<'_> {
-    /// Returns the addresses that change, in bytes, page aligned, the end exclusive.
+    /// Returns the affected addresses, in bytes, page aligned, the end exclusive.
     pub fn range(&self) -> Range<usize> {
         let mask = PAGE_SIZE - 1;
-        // Where the address space goes away, C gives an end that is not aligned.
+        // When the address space is torn down, C passes an end that is not aligned.
         self.0.start & !mask..self.0.end.saturating_add(mask) & !mask
     }
 
-    /// Returns why they change.
+    /// Returns why the page tables change.
     pub fn event(&self) -> Event {
         match self.0.event {
             bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => Event::Unmap,
@@ -112,35 +113,34 @@ impl Invalidation<'_> {
         }
     }
 
-    /// Returns whether the change is a migration, or an exclusive access, of this owner.
+    /// Returns whether the change is a migration, or an exclusive access, by this owner.
     pub fn is_by(&self, owner: &Owner) -> bool {
         matches!(self.event(), Event::Migrate | Event::Exclusive) && self.0.owner == owner.as_ptr()
     }
 
-    /// Returns whether the callback may wait for a lock.
+    /// Returns whether the callback may sleep, for example to wait for a lock.
     pub fn is_blockable(&self) -> bool {
-        // SAFETY: The range is valid.
+        // SAFETY: mm passes a valid range to the callback, and `self` borrows it.
         unsafe { bindings::mmu_notifier_range_blockable(self.0) }
     }
 }
 
-/// A moment between two changes to the page tables: what was read after it is true as long as
+/// A point in time between two changes to the page tables: data read after it is current as long as
 /// [`lock_if_unchanged`](Notifier::lock_if_unchanged) accepts it.
 #[derive(Clone, Copy)]
 pub struct Sequence(pub(crate) usize);
 
-/// What the update lock protects.
+/// The data that the update lock protects.
 struct Guarded<T> {
     value: T,
     /// Whether a change is between its two passes.
     is_finishing: bool,
 }
 
-/// Data that depends on the page tables of an address space, under the update lock.
+/// Data that depends on the page tables of an address space, and the update lock that protects it.
 ///
-/// Each change to the page tables in the interval, whoever causes it and for whatever reason, sets
-/// the sequence and calls [`Invalidate::invalidate`] with the lock held alone; neither can be
-/// forgotten.
+/// Each change to the page tables in the interval, whatever its cause, sets the sequence and calls
+/// [`Invalidate::invalidate`] with the lock held exclusively; users cannot forget either.
 ///
 /// # Invariants
 ///
@@ -164,26 +164,25 @@ struct Guarded<T> {
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub struct Notifier<T: Invalidate> {
-    // First, so that the pointer that C has is one to the whole as well.
+    // First, so that the pointer that C holds also points to the whole struct.
     #[pin]
     raw: Opaque<bindings::mmu_interval_notifier>,
-    /// What C links between two passes; it belongs to C while `is_finishing` is set.
+    /// The link that C uses between the two passes; it belongs to C while `is_finishing` is set.
     #[pin]
     finish: Opaque<bindings::mmu_interval_notifier_finish>,
     #[pin]
     state: RwSemaphore<Guarded<T>>,
 }
 
-// SAFETY: It may be removed by any thread; C synchronises the notifier by itself.
+// SAFETY: Any thread may remove the notifier; C synchronises it internally.
 unsafe impl<T: Invalidate> Send for Notifier<T> {}
-// SAFETY: C synchronises the notifier by itself; the state, which is `Send` and `Sync`, is under a
-// lock.
+// SAFETY: C synchronises the notifier internally; the state is `Send` and `Sync`, and under a lock.
 unsafe impl<T: Invalidate> Sync for Notifier<T> {}
 
 impl<T: Invalidate> Notifier<T> {
-    /// Listens to changes in `interval` (bytes, page aligned, the end exclusive) of an address
-    /// space, from initialisation to drop, and keeps a reference to the `mm_struct`, not to the
-    /// users of it.
+    /// Creates a notifier that listens to changes in `interval` (bytes, page aligned, the end
+    /// exclusive) of an address space, from initialisation to drop. It keeps a reference to the
+    /// `mm_struct`, but not to its users (`mm_count`, not `mm_users`).
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     ///
@@ -214,10 +213,11 @@ impl<T: Invalidate> Notifier<T> {
         try_pin_init!(Self {
             state <- RwSemaphore::new(state, name, key),
             finish: Opaque::zeroed(),
-            // Last: the callback can run as soon as this is done.
+            // Last: the callback can run as soon as the notifier is inserted.
             raw <- Opaque::try_ffi_init(move |slot: *mut bindings::mmu_interval_notifier| {
                 // SAFETY: `slot` is valid and stays in place until `mmu_interval_notifier_remove()`
-                // in drop; the address space has users; the rest is checked by the C function.
+                // in drop; `mm` keeps the users of the address space; the C function checks the
+                // rest.
                 to_result(unsafe {
                     bindings::mmu_interval_notifier_insert(
                         slot,
@@ -231,10 +231,10 @@ impl<T: Invalidate> Notifier<T> {
         }? Error)
     }
 
-    /// Waits until no change is going on, and returns the moment.
+    /// Waits until no change is in progress, and returns the current sequence.
     ///
-    /// May sleep. Must not be called with the update lock held, or with a folio locked: whoever
-    /// makes the change may wait for it.
+    /// May sleep. Must not be called with the update lock held or a folio locked: the task that
+    /// makes the change may wait for either.
     ///
     /// C function: `mmu_interval_read_begin()`.
     pub fn read_begin(&self) -> Sequence {
@@ -242,21 +242,22 @@ impl<T: Invalidate> Notifier<T> {
         Sequence(unsafe { bindings::mmu_interval_read_begin(self.raw.get()) })
     }
 
-    /// Takes the update lock, to change what it protects.
+    /// Takes the update lock exclusively, to change what it protects.
     ///
     /// May sleep.
     pub fn lock(&self) -> Guard<'_, T> {
         Guard(self.state.write())
     }
 
-    /// Takes the update lock together with other readers.
+    /// Takes the update lock, shared with other readers.
     ///
-    /// May sleep. A task that holds the lock in any way must not take it again.
+    /// May sleep. A task that holds the lock, shared or exclusive, must not take it again.
     pub fn lock_shared(&self) -> SharedGuard<'_, T> {
         SharedGuard(self.state.read())
     }
 
-    /// Takes the update lock if nothing has changed since `seq`, and nothing is about to.
+    /// Takes the update lock exclusively if nothing has changed since `seq`, and no change is in
+    /// progress.
     ///
     /// May sleep.
     ///
@@ -266,8 +267,8 @@ impl<T: Invalidate> Notifier<T> {
         (!self.has_changed(&guard, seq)).then_some(guard)
     }
 
-    /// Takes the update lock, as [`lock_if_unchanged`](Self::lock_if_unchanged) does, together with
-    /// other readers.
+    /// Takes the update lock as [`lock_if_unchanged`](Self::lock_if_unchanged) does, but shared
+    /// with other readers.
     ///
     /// May sleep.
     ///
@@ -277,10 +278,11 @@ impl<T: Invalidate> Notifier<T> {
         (!self.has_changed(&guard, seq)).then_some(guard)
     }
 
-    /// Returns whether something has changed since `seq`, or is about to.
+    /// Returns whether something has changed since `seq`, or a change is in progress.
     fn has_changed<'n>(&'n self, _: &impl UpdateGuard<'n, State = T>, seq: Sequence) -> bool {
         // SAFETY: The notifier is inserted, by the type invariant. The update lock is held, shared
-        // or not; both keep the callback out, which sets the sequence with the lock held alone.
+        // or exclusive; either excludes the callback, which sets the sequence under the exclusive
+        // lock.
         unsafe { bindings::mmu_interval_read_retry(self.raw.get(), seq.0) }
     }
 
@@ -291,9 +293,10 @@ impl<T: Invalidate> Notifier<T> {
         own == mm.as_raw()
     }
 
-    /// Returns whether the notifier hears of each change to a range (bytes, the end exclusive).
+    /// Returns whether the notifier receives each change to a range (bytes, the end exclusive).
     pub(crate) fn covers(&self, range: &Range<usize>) -> bool {
-        // SAFETY: The notifier is inserted; its interval does not change, and has no lock.
+        // SAFETY: The notifier is inserted; its interval never changes, so reading it needs no
+        // lock.
         let interval = unsafe { &(*self.raw.get()).interval_tree };
         !range.is_empty() && interval.start <= range.start && range.end - 1 <= interval.last
     }
@@ -304,7 +307,7 @@ impl<T: Invalidate> Notifier<T> {
 }
 
 impl<T: InvalidateTwoPass> Notifier<T> {
-    /// Does the same as [`new`](Self::new), for data that is kept true in two passes.
+    /// Creates a notifier as [`new`](Self::new) does, for data that is invalidated in two passes.
     ///
     /// # Errors
     ///
@@ -320,10 +323,10 @@ impl<T: InvalidateTwoPass> Notifier<T> {
     }
 }
 
-/// Returns the name and the class of the update lock.
+/// Returns the name and the lockdep class of the update lock.
 ///
-/// Not part of a generic function: code that is generated in several crates would give one lock
-/// class several names, which lockdep rejects.
+/// Not part of a generic function: each crate would instantiate the code, and one lock class would
+/// get several names, which lockdep rejects.
 #[inline(never)]
 fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"interval::Notifier::state", kernel::static_lock_class!())
@@ -332,8 +335,8 @@ fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
 #[pinned_drop]
 impl<T: Invalidate> PinnedDrop for Notifier<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The notifier is inserted, by the type invariant, and removed once. No lock of
-        // ours is held that the callback takes, because all guards borrow `self`.
+        // SAFETY: The notifier is inserted, by the type invariant, and removed once. This task
+        // holds no update lock that the callback takes, because all guards borrow `self`.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
 }
@@ -348,13 +351,12 @@ impl<T: Invalidate> Callbacks<T> {
         invalidate_finish: None,
     };
 
-    /// Calls `with` with the update lock held and the sequence set, unless the lock cannot be had
-    /// and must not be waited for. Returns whether it did.
+    /// Calls `with` with the update lock held and the sequence set, unless the lock is taken and
+    /// the callback must not sleep. Returns whether it called `with`.
     ///
     /// # Safety
     ///
-    /// The arguments are those of a callback for the notifier of a `Notifier<T>`, which is
-    /// inserted.
+    /// The arguments are those of a callback for the notifier of a `Notifier<T>` that is inserted.
     unsafe fn update(
         notifier: *mut bindings::mmu_interval_notifier,
         range: *const bindings::mmu_notifier_range,
@@ -362,10 +364,10 @@ impl<T: Invalidate> Callbacks<T> {
         with: impl FnOnce(&Notifier<T>, &mut Guarded<T>, &Invalidation<'_>),
     ) -> bool {
         let this: *const Notifier<T> = notifier.cast();
-        // SAFETY: The notifier is the first field of a `repr(C)` struct, which drop keeps in place
-        // until the notifier is removed.
+        // SAFETY: The notifier is the first field of a `repr(C)` struct. Drop removes the notifier
+        // before that struct goes away.
         let this = unsafe { &*this };
-        // SAFETY: mm passes a valid range.
+        // SAFETY: mm passes a range that is valid until the callback returns.
         let event = Invalidation(unsafe { &*range });
         let mut state = if event.is_blockable() {
             this.state.write()
@@ -375,8 +377,8 @@ impl<T: Invalidate> Callbacks<T> {
                 None => return false,
             }
         };
-        // SAFETY: This is the callback, and the lock is held, alone, that readers check the
-        // sequence under.
+        // SAFETY: This is the callback, and it holds exclusively the lock under which readers check
+        // the sequence.
         unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
         with(this, &mut state, &event);
         true
@@ -384,13 +386,13 @@ impl<T: Invalidate> Callbacks<T> {
 
     /// # Safety
     ///
-    /// Called by mm for the notifier of a `Notifier<T>`, which is inserted.
+    /// mm calls this for the notifier of a `Notifier<T>` that is inserted.
     unsafe extern "C" fn invalidate(
         notifier: *mut bindings::mmu_interval_notifier,
         range: *const bindings::mmu_notifier_range,
         seq: usize,
     ) -> bool {
-        // SAFETY: By the safety requirement.
+        // SAFETY: These are the arguments of this callback, by the safety requirement.
         unsafe {
             Self::update(notifier, range, seq, |_, state, event| {
                 state.value.invalidate(event)
@@ -408,7 +410,7 @@ impl<T: InvalidateTwoPass> Callbacks<T> {
 
     /// # Safety
     ///
-    /// Called by mm for the notifier of a `Notifier<T>`, which is inserted; `finish` is valid.
+    /// mm calls this for the notifier of a `Notifier<T>` that is inserted; `finish` is valid.
     unsafe extern "C" fn invalidate_start(
         notifier: *mut bindings::mmu_interval_notifier,
         range: *const bindings::mmu_notifier_range,
@@ -417,27 +419,28 @@ impl<T: InvalidateTwoPass> Callbacks<T> {
     ) -> bool {
         let begin = |this: &Notifier<T>, state: &mut Guarded<T>, event: &Invalidation<'_>| {
             if state.is_finishing || !event.is_blockable() {
-                // C has the link for another change, or the second pass must not wait.
+                // C still uses the link for another change, or the second pass must not wait.
                 state.value.invalidate(event);
             } else if state.value.invalidate_start(event) {
                 state.is_finishing = true;
-                // SAFETY: `finish` is valid, by the safety requirement. C has the link until it
-                // calls the second pass.
+                // SAFETY: `finish` is valid, by the safety requirement. The link belongs to C until
+                // it calls the second pass.
                 unsafe { *finish = this.finish.get() };
             }
         };
-        // SAFETY: By the safety requirement.
+        // SAFETY: These are the arguments of this callback, by the safety requirement.
         unsafe { Self::update(notifier, range, seq, begin) }
     }
 
     /// # Safety
     ///
-    /// Called by mm with what `invalidate_start` gave it, once, while the notifier is inserted.
+    /// mm calls this once, with the link that `invalidate_start` returned, while the notifier is
+    /// inserted.
     unsafe extern "C" fn invalidate_finish(finish: *mut bindings::mmu_interval_notifier_finish) {
         // SAFETY: `finish` is valid, and C has set this member.
         let this: *const Notifier<T> = unsafe { (*finish).notifier }.cast();
-        // SAFETY: The notifier is the first field of a `repr(C)` struct, which drop keeps in place
-        // until the notifier is removed; that waits for this.
+        // SAFETY: The notifier is the first field of a `repr(C)` struct. Drop keeps that struct in
+        // place until the notifier is removed, and the removal waits for this callback.
         let this = unsafe { &*this };
         let mut state = this.state.write();
         state.value.invalidate_finish();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device pages that mm knows of: registration, ownership, and what mm calls the driver for.
+//! Device pages registered with mm: registration, ownership, and the callbacks from mm to the
+//! driver.
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
 //! source: [`mm/memremap.c`](srctree/mm/memremap.c).
@@ -24,8 +25,8 @@
 //!
 //! # Locks
 //!
-//! This module has none of its own. Eviction tries the `mmap_lock` of the processes whose pages it
-//! moves, and then locks folios.
+//! This module has no locks of its own. Eviction tries the `mmap_lock` of the processes whose pages
+//! it moves, and then locks folios.
 
 mod fault;
 mod folio;

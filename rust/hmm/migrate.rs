@@ -17,25 +17,26 @@
 //!      all pages are mapped again where they were, or where they moved; unlocked, put
 //! ```
 //!
-//! While one lives, its owner must not touch user memory: a fault on a page of the migration would
-//! wait for the migration, for ever. Whatever state it is dropped in, the C protocol is completed.
+//! While a migration lives, its owner must not touch user memory: a fault on a page of the
+//! migration would wait for the migration, for ever. In whatever state a migration is dropped, drop
+//! completes the C protocol.
 //!
 //! # Copying
 //!
-//! [`Migration::copy`] hands the [`CopyEngine`] of the device one [`CopyBatch`] with all that there
-//! is to copy, a folio an operation. The engine may go on after that; [`Migration::commit`] waits
-//! for it, and so does drop, before any destination is put.
+//! [`Migration::copy`] passes the [`CopyEngine`] of the device one [`CopyBatch`] with everything to
+//! copy, one operation per folio. The engine may continue after `copy` returns;
+//! [`Migration::commit`] waits for it, and so does drop, before any destination is put.
 //!
 //! # Eviction
 //!
 //! [`DevPagemap::evict`](crate::memremap::DevPagemap::evict) asks mm's reverse map which processes
-//! may have a page mapped, and migrates it by address, with the `mmap_lock` of such a process
-//! held. `migrate_device_range()`, which is made for eviction, is not used: it walks an `anon_vma`
-//! that nothing keeps from being freed.
+//! may map a page, and migrates the page by address, with the `mmap_lock` of such a process held.
+//! It does not use `migrate_device_range()`, which is made for eviction, because that walks an
+//! `anon_vma` that nothing keeps from being freed.
 //!
 //! # Locks
 //!
-//! A migration wants the `mmap_lock` (held for reading at least, shown as
+//! A migration requires the `mmap_lock` (held at least for reading, represented by
 //! [`LockedVma`](crate::vma::LockedVma)), and holds the locks of the folios that it has collected.
 
 mod buffer;

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device faults, and how a process has memory mapped.
+//! Device faults, and how a process maps memory.
 //!
 //! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h),
 //! source: [`mm/hmm.c`](srctree/mm/hmm.c).
 //!
-//! Locks: [`walk`] takes the `mmap_lock` for reading and folio locks, and returns with the update
-//! lock of the notifier held and nothing else: alone, or with other readers, as the caller says by
-//! the type of the guard.
+//! Locks: [`walk`] takes the `mmap_lock` for reading and folio locks. It returns with only the
+//! update lock of the notifier held, exclusively or shared, as the guard type chooses.
 
 use core::{iter::zip, ops::Range};
 
@@ -26,7 +25,7 @@ use crate::{
     memremap::{DevPagemap, DevPagemapOps, Frame, Hooks, SyncPoint, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
 };
 
-// The bits of a page in C's array.
+// The bits of an entry in C's array.
 const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 const WRITABLE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
 const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
@@ -37,41 +36,41 @@ const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 /// How long [`Timeout::Bounded`] waits, in milliseconds: `HMM_RANGE_DEFAULT_TIMEOUT`.
 const TIMEOUT_MS: u32 = 1000;
 
-/// How long a device tries to get a range that does not hold still.
+/// How long a walk retries while its range keeps changing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
-    /// A second, not counting the time that a fault itself takes.
+    /// One second, not counting the time of the faults themselves.
     Bounded,
     /// Until a fatal signal arrives.
     Never,
 }
 
 impl Timeout {
-    /// Returns whether the time since `start` is over. Does not sleep.
+    /// Returns whether this timeout has expired since `start`. Does not sleep.
     pub fn is_over(self, start: Instant<Monotonic>) -> bool {
         self == Self::Bounded && start.elapsed().as_millis() > TIMEOUT_MS.into()
     }
 }
 
-/// What a walk asks of each page of its range.
+/// What a walk requires of each page of its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Nothing: look, and change nothing.
+    /// Nothing: the walk only looks, and changes nothing.
     Snapshot,
-    /// That it can be read; what is missing is faulted in.
+    /// The page must be readable; a missing page is faulted in.
     Read,
-    /// That it can be written to. A page in memory of the pagemap's owner is left as it is, also
-    /// where the process may only read it.
+    /// The page must be writable; a missing page is faulted in. A page in memory of the pagemap's
+    /// owner is left as it is, even if the process may only read it.
     Write,
 }
 
-/// Arrays for a walk over a range of pages, made once and used again and again.
+/// Arrays for walks over a range of pages, allocated once and reused.
 pub struct RangeBuffer {
     pfns: KVVec<usize>,
 }
 
 impl RangeBuffer {
-    /// Makes arrays for up to `npages` pages; 8 bytes a page.
+    /// Allocates arrays for up to `npages` pages; 8 bytes per page.
     ///
     /// May sleep.
     ///
@@ -85,36 +84,36 @@ impl RangeBuffer {
     }
 }
 
-/// How a process has a page mapped.
+/// How a process maps a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageView {
-    /// No mapping, or one that no device may use.
+    /// No mapping, or one that devices must not use.
     Error,
-    /// Nothing that this device could use as it is.
+    /// No mapping that this device could use as it is.
     None,
-    /// A page.
+    /// A mapped page.
     Mapped(MappedPage),
 }
 
-/// A page that a process has mapped.
+/// A page that a process maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappedPage {
-    /// The page frame; it stays in use for as long as the update lock is held, at least.
+    /// The page frame; it stays in use at least as long as the update lock is held.
     pub frame: Frame,
-    /// Where it is.
+    /// The place of the page.
     pub place: PagePlace,
-    /// Whether it may be written to.
+    /// Whether the process may write to the page.
     pub is_writable: bool,
     /// The order of the page table entry that maps it.
     pub order: u32,
 }
 
-/// Where a page is.
+/// The place of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PagePlace {
     /// In system memory.
     System,
-    /// It is the zero page.
+    /// The zero page.
     Zero,
     /// In private memory of this device.
     PrivateLocal,
@@ -134,17 +133,17 @@ impl PagePlace {
 }
 
 /// Walks over `range` (bytes, page aligned, the end exclusive, no more pages than the buffer has),
-/// faulting in what `request` asks for, until nothing has changed meanwhile.
+/// and faults in what `request` requires. Repeats this until nothing has changed meanwhile.
 ///
-/// May sleep, for as long as user space wants where a fault is answered there. Takes the
-/// `mmap_lock` for reading and folio locks; the caller holds none, and not the update lock.
+/// May sleep, without a bound if user space handles a fault (userfaultfd). Takes the `mmap_lock`
+/// for reading and folio locks; the caller must hold neither of them, nor the update lock.
 ///
 /// # Errors
 ///
-/// [`EFAULT`] when something that was asked for is not mapped, not readable, or not ordinary
-/// memory, or was lost to a memory error; [`EPERM`] when it is not for writing; [`EBUSY`] when time
-/// ran out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as
-/// above, or the notifier listens to another address space, or not to all of the range.
+/// [`EFAULT`] when a requested page is not mapped, not readable, not ordinary memory, or lost to a
+/// memory error; [`EPERM`] when a requested page is not writable; [`EBUSY`] when the time has run
+/// out; [`ENOMEM`]; [`EINTR`] when a fatal signal arrived; [`EINVAL`] when the range is not as
+/// above, or the notifier listens to another address space, or not to the whole range.
 ///
 /// C function: `hmm_range_fault_unlocked_timeout()`.
 ///
@@ -180,7 +179,7 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
     }
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
     let pfns = buffer.pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
-    // When the range was seen not to hold still: not before, since most do.
+    // Set when the range was seen to change: not before, since most ranges do not.
     let mut start = None;
     loop {
         pfns.fill(0);
@@ -198,15 +197,15 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
             pfn_flags_mask: 0,
             dev_private_owner: pagemap.owner().as_ptr(),
         };
-        // SAFETY: The notifier is inserted and covers the range, as was checked; the array has an
+        // SAFETY: The notifier is inserted and covers the range, as checked above; the array has an
         // entry for each page; the address space has users.
         let walked = to_result(unsafe {
             bindings::hmm_range_fault_unlocked_timeout(&mut args, msecs_to_jiffies(TIMEOUT_MS))
         });
-        // SAFETY: `current` is always valid.
+        // SAFETY: `current` is always a valid task.
         let killed = unsafe { bindings::fatal_signal_pending() };
         match walked {
-            // Without a limit the C function would not look for signals.
+            // With no time limit, the C function would not check for signals.
             Err(EBUSY) if timeout == Timeout::Never && !killed => continue,
             Err(EBUSY) if timeout == Timeout::Never => return Err(EINTR),
             walked => walked?,
@@ -220,7 +219,7 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
                 pagemap,
             });
         }
-        // SAFETY: `current` is always valid.
+        // SAFETY: `current` is always a valid task.
         if unsafe { bindings::fatal_signal_pending() } {
             return Err(EINTR);
         }
@@ -230,23 +229,23 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
     }
 }
 
-/// What a walk found, under the update lock: nothing has changed since.
+/// The result of a walk, under the update lock: nothing has changed since.
 pub struct Walked<'w, G, T: DevPagemapOps> {
     guard: G,
-    /// The page numbers of the range.
+    /// The page numbers of the range, in the address space.
     pages: Range<usize>,
-    /// What C says of each page.
+    /// C's entry for each page.
     pfns: &'w [usize],
     pagemap: &'w DevPagemap<T>,
 }
 
 impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, Guard<'w, S>, T> {
-    /// Calls `with` on what the update lock protects, and each page of the range with its number
-    /// in the address space, in order, as long as it returns `Ok`.
+    /// Calls `with` on the data that the update lock protects and on each page of the range with
+    /// its page number in the address space, in order, as long as `with` returns `Ok`.
     ///
     /// # Errors
     ///
-    /// What `with` returns.
+    /// The error of `with`.
     pub fn try_for_each(
         &mut self,
         mut with: impl FnMut(&mut S, usize, PageView) -> Result,
@@ -259,13 +258,13 @@ impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, Guard<'w, S>, T> {
 }
 
 impl<'w, G: UpdateGuard<'w>, T: DevPagemapOps> Walked<'w, G, T> {
-    /// Returns how each page of the range is mapped, in order. Does not sleep.
+    /// Returns how the process maps each page of the range, in order. Does not sleep.
     pub fn views(&self) -> impl Iterator<Item = PageView> + use<'_, 'w, G, T> {
         let view = |(page, &pfn)| view_of(self.pagemap, page, pfn);
         zip(self.pages.clone(), self.pfns).map(view)
     }
 
-    /// Returns the first page, if one entry of the process's page table maps all of the range.
+    /// Returns the first page, if one entry of the process's page table maps the whole range.
     pub fn as_huge(&self) -> Option<MappedPage> {
         let is_huge = |&pfn| pfn & VALID != 0 && map_order(pfn) == HPAGE_PMD_ORDER;
         if self.pfns.len() != HPAGE_PMD_NR || !self.pfns.iter().all(is_huge) {
@@ -277,7 +276,7 @@ impl<'w, G: UpdateGuard<'w>, T: DevPagemapOps> Walked<'w, G, T> {
         }
     }
 
-    /// Returns what the update lock protects, still locked.
+    /// Returns the data that the update lock protects, still locked.
     pub fn into_guard(self) -> G {
         self.guard
     }
@@ -285,11 +284,11 @@ impl<'w, G: UpdateGuard<'w>, T: DevPagemapOps> Walked<'w, G, T> {
 
 /// Returns the order of the page table entry that maps a page.
 fn map_order(pfn: usize) -> u32 {
-    // SAFETY: The function computes with the bits alone.
+    // SAFETY: The function only computes with the bits.
     unsafe { bindings::hmm_pfn_to_map_order(pfn) }
 }
 
-/// Returns what C says of a page, while the update lock keeps it mapped.
+/// Interprets C's entry for a page, which the update lock keeps mapped.
 fn view_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, page: usize, pfn: usize) -> PageView {
     if pfn & ERROR != 0 {
         return PageView::Error;
@@ -300,17 +299,18 @@ fn view_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, page: usize, pfn: usize) -
     let order = map_order(pfn);
     let mut number = pfn & !FLAGS;
     if order == HPAGE_PMD_ORDER {
-        // For a part of a huge page of a device, C gives the page frames from its head on:
-        // see Documentation/known-mm-issues.md. Both begin at a multiple of the same number.
+        // For a part of a huge device page, C gives the page frames from the head page on (see
+        // Documentation/known-mm-issues.md). The address and the frame of the huge page are aligned
+        // alike, so compute the frame from the page number.
         number = (number & !(HPAGE_PMD_NR - 1)) | (page & (HPAGE_PMD_NR - 1));
     }
     let frame = Frame::new(number);
     let is_local = pagemap.index_of(frame).is_some();
-    // SAFETY: The page is mapped, which the update lock keeps so.
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
     let is_private = unsafe { bindings::is_device_private_page(frame.page()) };
-    // SAFETY: The page is mapped, which the update lock keeps so.
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
     let is_coherent = unsafe { bindings::is_device_coherent_page(frame.page()) };
-    // SAFETY: The function compares numbers.
+    // SAFETY: The function only compares numbers.
     let is_zero = unsafe { bindings::is_zero_pfn(number) };
     PageView::Mapped(MappedPage {
         frame,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A lock that readers share.
+//! A read-write semaphore: a sleeping lock that readers share.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h),
 //! source: [`kernel/locking/rwsem.c`](srctree/kernel/locking/rwsem.c).
 //!
-//! The kernel crate has none. Nobody starves: a reader that comes while somebody waits queues
-//! behind.
+//! The kernel crate has none. The lock is fair: a reader that arrives while a writer waits queues
+//! behind the writer.
 
 use core::{
     cell::UnsafeCell,
@@ -22,10 +22,10 @@ use pin_init::Wrapper;
 
 use crate::bindings;
 
-/// A value under a lock that either several readers hold, or one writer.
+/// A value under a lock that either several readers or one writer can hold.
 ///
-/// A task takes it once at a time, for reading too: a writer that waits in between would wait for
-/// ever, and the task with it. Lockdep says so.
+/// A task must not take the lock again while it holds it, not even for reading: a writer that waits
+/// in between would wait for ever, and the task would wait for the writer. Lockdep reports this.
 ///
 /// C type: `struct rw_semaphore`.
 ///
@@ -61,7 +61,7 @@ unsafe impl<T: Send> Send for RwSemaphore<T> {}
 unsafe impl<T: Send + Sync> Sync for RwSemaphore<T> {}
 
 impl<T> RwSemaphore<T> {
-    /// Makes a semaphore that nobody holds. `name` and `key` are what lockdep calls its class.
+    /// Creates a semaphore that nobody holds. `name` and `key` identify its lockdep class.
     pub fn new(
         value: impl PinInit<T>,
         name: &'static CStr,
@@ -69,7 +69,7 @@ impl<T> RwSemaphore<T> {
     ) -> impl PinInit<Self> {
         // INVARIANT: The C function initialises it, and it is pinned from then on.
         pin_init!(Self {
-            // SAFETY: `slot` is valid while the closure is called, and stays in place, as the type
+            // SAFETY: `slot` is valid while the closure runs, and stays in place, because the type
             // is pinned; the name and the key live for ever.
             raw <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
@@ -78,7 +78,7 @@ impl<T> RwSemaphore<T> {
         })
     }
 
-    /// Takes it for reading, together with others.
+    /// Takes the lock for reading, shared with other readers.
     ///
     /// May sleep.
     ///
@@ -86,14 +86,14 @@ impl<T> RwSemaphore<T> {
     pub fn read(&self) -> ReadGuard<'_, T> {
         // SAFETY: The semaphore is initialised, by the type invariant.
         unsafe { bindings::down_read(self.raw.get()) };
-        // INVARIANT: It was taken for reading just now.
+        // INVARIANT: The semaphore was just taken for reading.
         ReadGuard {
             semaphore: self,
             _not_send: NotThreadSafe,
         }
     }
 
-    /// Takes it for writing, alone.
+    /// Takes the lock for writing, exclusively.
     ///
     /// May sleep.
     ///
@@ -101,14 +101,14 @@ impl<T> RwSemaphore<T> {
     pub fn write(&self) -> WriteGuard<'_, T> {
         // SAFETY: The semaphore is initialised, by the type invariant.
         unsafe { bindings::down_write(self.raw.get()) };
-        // INVARIANT: It was taken for writing just now.
+        // INVARIANT: The semaphore was just taken for writing.
         WriteGuard {
             semaphore: self,
             _not_send: NotThreadSafe,
         }
     }
 
-    /// Takes it for writing, if nobody holds it.
+    /// Takes the lock for writing, if nobody holds it.
     ///
     /// Does not sleep.
     ///
@@ -117,7 +117,7 @@ impl<T> RwSemaphore<T> {
     pub fn try_write(&self) -> Option<WriteGuard<'_, T>> {
         // SAFETY: The semaphore is initialised, by the type invariant.
         let is_taken = unsafe { bindings::down_write_trylock(self.raw.get()) } != 0;
-        // INVARIANT: It was taken for writing just now.
+        // INVARIANT: The semaphore was just taken for writing.
         is_taken.then(|| WriteGuard {
             semaphore: self,
             _not_send: NotThreadSafe,
@@ -125,66 +125,69 @@ impl<T> RwSemaphore<T> {
     }
 }
 
-/// An [`RwSemaphore`] that is held for reading, together with others.
+/// An [`RwSemaphore`] that is held for reading, shared with other readers.
 ///
 /// # Invariants
 ///
-/// This task holds it for reading.
+/// This task holds the semaphore for reading.
 #[must_use = "if unused, it is released at once"]
 pub struct ReadGuard<'s, T> {
     semaphore: &'s RwSemaphore<T>,
-    /// Who takes it releases it: lockdep, and owners on a real-time kernel.
+    /// The task that takes the lock must release it: lockdep requires it, and so do real-time
+    /// kernels, which track owners.
     _not_send: NotThreadSafe,
 }
 
-// SAFETY: A shared guard lends the value for reading, to threads that may have it.
+// SAFETY: A shared guard only lends the value for reading, which `T: Sync` allows from several
+// threads.
 unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: The semaphore is held for reading, by the type invariant: nobody writes.
+        // SAFETY: The semaphore is held for reading, by the type invariant: so nobody writes.
         unsafe { &*self.semaphore.value.get() }
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: The semaphore is held for reading, by the type invariant, and what was lent does
-        // not outlive the guard.
+        // SAFETY: The semaphore is held for reading, by the type invariant, and references to the
+        // value do not outlive the guard.
         unsafe { bindings::up_read(self.semaphore.raw.get()) };
     }
 }
 
-/// An [`RwSemaphore`] that is held for writing, alone.
+/// An [`RwSemaphore`] that is held for writing, exclusively.
 ///
 /// # Invariants
 ///
-/// This task holds it for writing.
+/// This task holds the semaphore for writing.
 #[must_use = "if unused, it is released at once"]
 pub struct WriteGuard<'s, T> {
     semaphore: &'s RwSemaphore<T>,
     _not_send: NotThreadSafe,
 }
 
-// SAFETY: A shared guard lends the value for reading, to threads that may have it.
+// SAFETY: A shared guard only lends the value for reading, which `T: Sync` allows from several
+// threads.
 unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<'s, T> WriteGuard<'s, T> {
-    /// Lets other readers in, and keeps reading; nobody writes in between.
+    /// Downgrades the lock to reading, which lets other readers in; nobody writes in between.
     ///
     /// Does not sleep.
     ///
     /// C function: `downgrade_write()`.
     pub fn downgrade(self) -> ReadGuard<'s, T> {
         let semaphore = self.semaphore;
-        // It is not released.
+        // The semaphore is not released here, so the destructor must not run.
         core::mem::forget(self);
-        // SAFETY: The semaphore is held for writing, by the type invariant of the guard that is
-        // gone, and what that has lent with it.
+        // SAFETY: The semaphore is held for writing, by the type invariant of the forgotten guard.
+        // Nobody uses the references that this guard has lent any more, because it was moved.
         unsafe { bindings::downgrade_write(semaphore.raw.get()) };
-        // INVARIANT: From now on it is held for reading.
+        // INVARIANT: The semaphore is held for reading from now on.
         ReadGuard {
             semaphore,
             _not_send: NotThreadSafe,
@@ -196,22 +199,24 @@ impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: The semaphore is held for writing, by the type invariant: nobody else has it.
+        // SAFETY: The semaphore is held for writing, by the type invariant: so nobody else holds
+        // it.
         unsafe { &*self.semaphore.value.get() }
     }
 }
 
 impl<T: Unpin> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: The semaphore is held for writing, by the type invariant: nobody else has it.
+        // SAFETY: The semaphore is held for writing, by the type invariant: so nobody else holds
+        // it.
         unsafe { &mut *self.semaphore.value.get() }
     }
 }
 
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: The semaphore is held for writing, by the type invariant, and what was lent does
-        // not outlive the guard.
+        // SAFETY: The semaphore is held for writing, by the type invariant, and references to the
+        // value do not outlive the guard.
         unsafe { bindings::up_write(self.semaphore.raw.get()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VMA under the `mmap_lock`, and where an address space ends.
+//! A VMA under the `mmap_lock`, and the end of an address space.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h).
 
@@ -15,8 +15,8 @@ use crate::bindings;
 
 /// A VMA of an address space whose `mmap_lock` is held at least for reading.
 ///
-/// A [`VmaRef`] alone does not say that: it may rest on the lock of the VMA only, and migration
-/// needs the `mmap_lock`.
+/// A [`VmaRef`] alone does not prove that: it may rely on the lock of the VMA only, and a migration
+/// requires the `mmap_lock`.
 ///
 /// # Invariants
 ///
@@ -33,12 +33,12 @@ impl<'a> LockedVma<'a> {
     ///
     /// C function: `vma_lookup()`.
     pub fn lookup(mmap: &'a MmapReadGuard<'_>, address: usize) -> Option<Self> {
-        // INVARIANT: The guard holds the lock, and is borrowed for 'a.
+        // INVARIANT: The guard holds the `mmap_lock`, and is borrowed for 'a.
         mmap.vma_lookup(address).map(|vma| Self { vma })
     }
 
-    /// Returns whether it is of a kind whose pages never migrate: of hugetlb, or mapped by a device.
-    /// There are others, which a migration finds out.
+    /// Returns whether the VMA is of a kind whose pages never migrate: hugetlb, or mapped by a
+    /// device. A migration detects the other kinds.
     ///
     /// Does not sleep.
     ///
@@ -49,23 +49,24 @@ impl<'a> LockedVma<'a> {
         self.vma.flags() & KINDS != 0
     }
 
-    /// Returns whether there can be anonymous pages in it: not before one was made.
+    /// Returns whether the VMA may contain anonymous pages; it does not before the first one was
+    /// created.
     ///
-    /// Does not sleep. A fault that comes just now may make the first one.
+    /// Does not sleep. A concurrent fault may create the first one.
     ///
     /// C: `vm_area_struct.anon_vma`.
     pub fn may_have_anonymous_pages(&self) -> bool {
         // SAFETY: The VMA is valid, by the type invariant.
         let anon_vma = unsafe { &raw const (*self.vma.as_ptr()).anon_vma };
-        // SAFETY: The member is valid while the VMA is. A fault may set it meanwhile, so the
-        // compiler shall read it once.
+        // SAFETY: The member is valid while the VMA is. A concurrent fault may set it, so the
+        // compiler must read it exactly once.
         !unsafe { anon_vma.read_volatile() }.is_null()
     }
 
-    /// Returns whether one entry of the page table maps a huge page of device-private memory at an
-    /// address (bytes), which must lie in the VMA.
+    /// Returns whether a single page table entry maps a huge page of device-private memory at
+    /// `address` (bytes), which must lie in the VMA.
     ///
-    /// Does not sleep. The answer may be old when it arrives.
+    /// Does not sleep. The answer may be stale.
     pub(crate) fn maps_huge_device_page(&self, address: usize) -> bool {
         if !(self.vma.start()..self.vma.end()).contains(&address) {
             return false;
@@ -91,14 +92,15 @@ impl Deref for LockedVma<'_> {
     }
 }
 
-/// Returns the end of an address space: the first address, in bytes, that no user mapping can have.
+/// Returns the end of an address space: the first address, in bytes, that no user mapping can
+/// contain.
 ///
 /// Does not sleep.
 ///
 /// C: `mm_struct.task_size`.
 pub fn task_size(mm: &MmWithUser) -> usize {
-    // SAFETY: The struct is valid while we have a reference to it. The member is written by exec
-    // alone, before the task returns to user space, so before any program could have handed the
-    // address space to a driver.
+    // SAFETY: The struct is valid while we have a reference to it. Only exec writes the member,
+    // before the task returns to user space, and so before any program can have passed the address
+    // space to a driver.
     unsafe { (*mm.as_raw()).__bindgen_anon_1.task_size }
 }

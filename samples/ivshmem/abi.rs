@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the driver has agreed with others: with programs, the commands of `/dev/hmm_ivshmem`; with
-//! whoever looks at the device's memory from outside, its layout.
+//! The interfaces of the driver: the commands of `/dev/hmm_ivshmem`, for programs, and the layout
+//! of the device's memory, for those who look at it from outside.
 //!
-//! This file is also a part of `samples/ivshmem-test`, so that nothing is written down twice.
+//! This file is also a part of `samples/ivshmem-test`, so that nothing is defined twice.
 //!
 //! # The memory of the device
 //!
@@ -16,25 +16,25 @@
 //! at 16     the data pages
 //! ```
 //!
-//! All numbers have 8 bytes, in little endian. A page that was moved by one process and is shared
-//! by its children is that of the process that moved it.
+//! All numbers have 8 bytes, in little endian. A page that one process has moved and its children
+//! share belongs to the process that has moved it.
 
-/// What the memory begins with while a driver is bound.
+/// The first word of the memory while a driver is bound.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"hmm-ivsh");
 
-/// Where the number of data pages is.
+/// The offset of the number of data pages, in bytes.
 pub(crate) const NPAGES_AT: usize = 8;
 
-/// Where it says where the data pages begin.
+/// The offset of the word with the start of the data pages, in bytes.
 pub(crate) const DATA_AT: usize = 16;
 
-/// Where the directory begins.
+/// The offset of the directory, in bytes.
 pub(crate) const DIRECTORY_AT: usize = 64;
 
-/// Bytes of an entry of the directory: a process id, and an address.
+/// Number of bytes of a directory entry: a process ID, and an address.
 pub(crate) const ENTRY_SIZE: usize = 16;
 
-/// Bytes of a page.
+/// Number of bytes of a page.
 pub(crate) const PAGE: usize = 4096;
 
 /// How the memory of a device is divided.
@@ -42,14 +42,14 @@ pub(crate) const PAGE: usize = 4096;
 pub(crate) struct Layout {
     /// The number of data pages.
     pub(crate) npages: usize,
-    /// Where they begin, in bytes.
+    /// The offset of the data pages, in bytes.
     pub(crate) data: usize,
 }
 
 impl Layout {
-    /// Divides a memory of `bytes` bytes, or returns `None` when that is too small for a page.
+    /// Divides a memory of `bytes` bytes; returns `None` when it is too small for a data page.
     pub(crate) const fn new(bytes: usize) -> Option<Self> {
-        // What the directory needs to start its first page is not shared with data.
+        // The first page, in which the directory starts, contains no data.
         let Some(room) = bytes.checked_sub(DIRECTORY_AT + PAGE) else {
             return None;
         };
@@ -61,31 +61,31 @@ impl Layout {
         Some(Self { npages, data })
     }
 
-    /// Returns where the entry of data page `page` is, in bytes.
+    /// Returns the offset of the entry of data page `page`, in bytes.
     pub(crate) const fn entry(&self, page: usize) -> usize {
         DIRECTORY_AT + page * ENTRY_SIZE
     }
 
-    /// Returns where data page `page` is, in bytes.
+    /// Returns the offset of data page `page`, in bytes.
     pub(crate) const fn page(&self, page: usize) -> usize {
         self.data + page * PAGE
     }
 }
 
-/// The type of the commands, an argument of `_IOWR()`.
+/// The type of the commands: an argument of `_IOWR()`.
 pub(crate) const IOC_TYPE: u8 = b'v';
 
 /// Number of the command that moves pages to the device.
 ///
-/// Fails with `ENOSPC` when the device is full, and as [`TO_SYSTEM`] does.
+/// Fails with `ENOSPC` when the device is full, and otherwise as [`TO_SYSTEM`] does.
 pub(crate) const TO_DEVICE: u8 = 0;
 
 /// Number of the command that moves pages back to system memory.
 ///
-/// Fails with `ENODEV` when the device has gone, `EINVAL` when the address is no multiple of a page
-/// or the memory is of a kind that never migrates, `EFAULT` when something in the range is not
-/// mapped, `EINTR` when a signal is pending, `ENOMEM`. What had moved before that is in
-/// [`Request::moved`].
+/// Fails with `ENODEV` when the device is gone; `EINVAL` when the address is not a multiple of the
+/// page size, or the memory is of a kind that never migrates; `EFAULT` when a part of the range is
+/// not mapped; `EINTR` when a signal is pending; and `ENOMEM`. [`Request::moved`] counts the pages
+/// that moved before the error.
 pub(crate) const TO_SYSTEM: u8 = 1;
 
 /// The argument of both commands.
@@ -96,7 +96,7 @@ pub(crate) struct Request {
     pub(crate) address: u64,
     /// In: the number of pages.
     pub(crate) npages: u64,
-    /// Out, whether the command fails or not: how many pages have moved. Pages that somebody else
-    /// holds, and those that are there already, do not.
+    /// Out, whether or not the command fails: the number of pages that moved. Pages that someone
+    /// else holds, and those that are already there, do not move.
     pub(crate) moved: u64,
 }

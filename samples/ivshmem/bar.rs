@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of the device as the CPU reaches it: the BAR, the directory at its start, and a copy
-//! engine that is the CPU.
+//! The memory of the device, as the CPU accesses it: the BAR, the directory at its start, and a
+//! copy engine that is the CPU.
 //!
 //! # Unsafe
 //!
-//! The kernel crate maps a BAR and gives access to its registers without `unsafe`. Two things are
-//! left: to name a part of the BAR ([`BarMemory::with_page`]), and to copy between that and a
-//! page, of which nobody may make a slice. And to be a [`CopyEngine`] is a promise.
+//! The kernel crate maps a BAR and gives access to its registers without `unsafe`. Three things
+//! need it here: selecting a part of the BAR ([`BarMemory::with_page`]); copying between that and a
+//! page, which must not become a slice; and implementing [`CopyEngine`], which is a promise.
 
 use core::ptr::slice_from_raw_parts_mut;
 
@@ -26,7 +26,7 @@ use kernel::{
 
 use crate::abi;
 
-/// The number of the BAR that is memory.
+/// The number of the BAR that contains the memory.
 const BAR: u32 = 2;
 
 const _: () = assert!(abi::PAGE == PAGE_SIZE);
@@ -35,8 +35,8 @@ static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// The memory of the device.
 ///
-/// Whoever owns it can reach it: the mapping goes when this is dropped, or when the device is
-/// unbound, whatever comes first. After that, copies fail.
+/// The owner can access the memory. The mapping goes away when this is dropped, or when the device
+/// is unbound, whichever comes first. After that, copies fail.
 pub(crate) struct BarMemory {
     bar: pci::DevresBar,
     layout: abi::Layout,
@@ -47,8 +47,8 @@ impl BarMemory {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] when the device has no such BAR, or it cannot be mapped; [`EBUSY`] when somebody
-    /// else has it; [`ENOSPC`] when it is too small.
+    /// [`ENOMEM`] when the device has no such BAR, or the BAR cannot be mapped; [`EBUSY`] when
+    /// someone else has claimed it; [`ENOSPC`] when it is too small.
     pub(crate) fn new(pdev: &pci::Device<Core<'_>>) -> Result<Self> {
         pdev.enable_device_mem()?;
         let bar = pdev.iomap_region(BAR, c"hmm_ivshmem")?;
@@ -71,7 +71,7 @@ impl BarMemory {
         self.layout.npages
     }
 
-    /// Writes down whose data page `page` is, and its address there; 0 and 0 for nobody's.
+    /// Records the owner of data page `page`, and its address there; 0 and 0 if it has no owner.
     ///
     /// Does not sleep and takes no lock.
     pub(crate) fn set_entry(&self, page: usize, pid: u64, address: u64) {
@@ -81,13 +81,13 @@ impl BarMemory {
     }
 
     fn write(&self, offset: usize, value: u64) {
-        // Nobody reads the directory of a device that has gone.
+        // Nobody reads the directory of a device that is gone.
         if let Some(bar) = self.bar.try_access() {
             let _ = bar.try_write64(value, offset);
         }
     }
 
-    /// Fails when the device has gone without a word: then all bits that are read are ones.
+    /// Fails when the device was removed without notice: then all bits read as ones.
     fn check_presence(&self) -> Result {
         let bar = self.bar.try_access().ok_or(ENODEV)?;
         match bar.try_read64(0)? {
@@ -96,8 +96,8 @@ impl BarMemory {
         }
     }
 
-    /// Calls `with` for a data page. It must not sleep: this is an RCU read section, which keeps
-    /// the mapping.
+    /// Calls `with` on a data page. `with` must not sleep: it runs in an RCU read section, which
+    /// keeps the mapping.
     fn with_page<R>(&self, page: usize, with: impl FnOnce(Mmio<'_, [u8]>) -> R) -> Result<R> {
         let bar = self.bar.try_access().ok_or(ENODEV)?;
         let region = (&*bar).as_view();
@@ -107,7 +107,7 @@ impl BarMemory {
         }
         let base: *mut u8 = MmioBackend::as_ptr(region).cast();
         let part = slice_from_raw_parts_mut(base.wrapping_add(start), PAGE_SIZE);
-        // SAFETY: The part lies in the region, as has just been checked.
+        // SAFETY: The part lies in the region, as checked above.
         Ok(with(unsafe { MmioBackend::project_view(region, part) }))
     }
 
@@ -126,7 +126,7 @@ impl BarMemory {
         }
     }
 
-    /// Calls `with` for each of the data pages, with its number among them.
+    /// Calls `with` on each of the data pages, with its index among them.
     fn each_page(&self, pages: DevicePages, with: impl Fn(usize, Mmio<'_, [u8]>)) -> Result {
         for (n, page) in pages.range().enumerate() {
             self.with_page(page, |view| with(n, view))?;
@@ -141,19 +141,19 @@ impl Drop for BarMemory {
     }
 }
 
-// SAFETY: Each operation is done in full, by this CPU, before `copy` returns; or it is rejected, or
-// `copy` fails. Nothing goes on after that.
+// SAFETY: This CPU completes each operation before `copy` returns, or the operation is rejected, or
+// `copy` fails. Nothing continues after that.
 //
-// Writes to a PCI device may be on their way still when they have been done. Whatever reads them
-// comes the same way, through the BAR, and does not overtake them.
+// Writes to a PCI device are posted, and may still be in flight when they have been issued. Reads
+// take the same path, through the BAR, and do not overtake them.
 //
-// It cannot be cloned: who has it, the driver's side of the one pagemap for a BAR, owns it.
+// The engine cannot be cloned: its owner is the driver's side of the only pagemap for the BAR.
 unsafe impl<T: DevPagemapOps> CopyEngine<T> for BarMemory {
     type Pending = ();
 
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {
         batch.for_each(|op| self.copy_op(op));
-        // What was read of a device that has gone must not become somebody's data.
+        // Data read from a device that is gone must not become the data of a process.
         self.check_presence()
     }
 }
@@ -161,8 +161,8 @@ unsafe impl<T: DevPagemapOps> CopyEngine<T> for BarMemory {
 /// Copies page `n` of `from` to a page of the BAR.
 fn copy_from_system(from: &SystemPages<'_>, n: usize, to: Mmio<'_, [u8]>) {
     from.with_page(n, |from| {
-        // SAFETY: The page can be read for PAGE_SIZE bytes, which is the size of the view, and is
-        // no part of a BAR.
+        // SAFETY: The page is readable for PAGE_SIZE bytes, which is the size of the view, and is
+        // not part of a BAR.
         unsafe { MmioBackend::copy_to_io(to, from.as_ptr()) }
     });
 }
@@ -170,8 +170,8 @@ fn copy_from_system(from: &SystemPages<'_>, n: usize, to: Mmio<'_, [u8]>) {
 /// Copies a page of the BAR to page `n` of `to`.
 fn copy_to_system(to: &SystemPages<'_>, n: usize, from: Mmio<'_, [u8]>) {
     to.with_page(n, |to| {
-        // SAFETY: The page can be written for PAGE_SIZE bytes, which is the size of the view: only
-        // the engine of the migration, so this, writes to it. It is no part of a BAR.
+        // SAFETY: The page is writable for PAGE_SIZE bytes, which is the size of the view: only the
+        // engine of the migration, which is this code, writes to it. It is not part of a BAR.
         unsafe { MmioBackend::copy_from_io(from, to.as_ptr()) }
     });
 }

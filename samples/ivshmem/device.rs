@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A bound device: the pages that mm knows of, which of them are free, and how pages of a process
-//! get there and back.
+//! A bound device: its pages as mm knows them, which of them are free, and how pages of a process
+//! move there and back.
 //!
 //! Locks, in this order: [`Device::pagemap`], the `mmap_lock`, folio locks, [`Pool::free`].
 
@@ -31,16 +31,16 @@ use kernel::{
 
 use crate::bar::BarMemory;
 
-/// How many pages are moved at a time.
+/// How many pages move in one step.
 pub(crate) const STEP_PAGES: usize = 512;
 
-/// How often a step is tried. The second time, mm itself holds no page any more.
+/// How often a step is tried. By the second try, mm itself has dropped its temporary references.
 const TRIES: usize = 2;
 
 pub(crate) type Pagemap = DevPagemap<Pool>;
 
-/// On whose account pages are on the device. Each open file has one, which lives on while pages are
-/// on it.
+/// Counts the pages that an open file has on the device. Each open file has an account, which lives
+/// on as long as pages are charged to it.
 pub(crate) struct Account {
     npages: Atomic<usize>,
 }
@@ -51,9 +51,9 @@ impl Account {
         Ok(Arc::new(Self { npages }, GFP_KERNEL)?)
     }
 
-    /// Returns how many pages are on it.
+    /// Returns the number of pages charged to this account.
     pub(crate) fn npages(&self) -> usize {
-        // ORDERING: Relaxed, a number for people.
+        // ORDERING: Relaxed: the number is only for display.
         self.npages.load(Relaxed)
     }
 }
@@ -71,7 +71,7 @@ impl Pool {
     fn new(memory: BarMemory) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             free <- {
-                // Room for all of them, so that giving one back never needs memory.
+                // With room for all pages, so that returning one never needs memory.
                 let mut free = KVVec::with_capacity(memory.npages(), GFP_KERNEL)?;
                 for page in (0..memory.npages()).rev() {
                     free.push(page, GFP_KERNEL)?;
@@ -83,7 +83,7 @@ impl Pool {
     }
 
     fn put(&self, page: usize) {
-        // There was room for each page at the start, so there is now.
+        // There was room for each page initially, so there is now.
         let _ = self.free.lock().push_within_capacity(page);
     }
 }
@@ -99,9 +99,9 @@ impl DevPagemapOps for Pool {
 
     fn folio_free(&self, pages: DevicePages, account: Arc<Account>) {
         for page in pages.range() {
-            // Before the page can be somebody else's.
+            // Before the page can get another owner.
             self.memory.set_entry(page, 0, 0);
-            // ORDERING: Relaxed, a number for people.
+            // ORDERING: Relaxed: the number is only for display.
             account.npages.fetch_sub(1, Relaxed);
             self.put(page);
         }
@@ -116,25 +116,25 @@ impl DevPagemapOps for Pool {
     }
 }
 
-/// The one device that is bound, and what is left of it for files that are open when it goes.
+/// The one bound device, which open files keep after it is gone.
 #[pin_data]
 pub(crate) struct Device {
-    /// `None` before it is there, and when it has gone. A request holds the lock for one step, so
-    /// that requests take turns. (A driver that wants more than one at a time uses SRCU, as
+    /// `None` before the device is started, and after it is gone. A request holds the lock for one
+    /// step, so requests take turns. (A driver that allows concurrent requests uses SRCU, as
     /// `drm_dev_enter()` does.)
     #[pin]
     pagemap: Mutex<Option<Pin<KBox<Pagemap>>>>,
 }
 
 impl Device {
-    /// Returns one without pages.
+    /// Creates a device without pages.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             pagemap <- new_mutex!(None),
         })
     }
 
-    /// Gives it the memory of a PCI device; returns the number of pages.
+    /// Attaches the memory of a PCI device; returns the number of pages.
     pub(crate) fn start(&self, pdev: &pci::Device<Core<'_>>) -> Result<usize> {
         let memory = BarMemory::new(pdev)?;
         let npages = memory.npages();
@@ -145,24 +145,26 @@ impl Device {
         Ok(npages)
     }
 
-    /// Takes its pages away: requests fail from now on, and what is on the device comes back.
+    /// Detaches the memory: requests fail from now on, and the pages on the device move back.
     pub(crate) fn stop(&self) {
-        // First nobody finds the pagemap any more. The lock is not held while it is dropped, so
-        // that requests fail, and do not wait.
+        // First remove the pagemap from view. The lock is not held while the pagemap is dropped, so
+        // that requests fail instead of waiting.
         let pagemap = self.pagemap.lock().take();
-        // Then all that is on the device comes back to its processes. The copy engine, which the
-        // pagemap owns, reaches the memory until that is done; the mapping of the BAR goes with it.
+        // Then all pages on the device move back to their processes. The copy engine, which the
+        // pagemap owns, can access the memory until that is done; the mapping of the BAR goes away
+        // with it.
         drop(pagemap);
     }
 
-    /// Fails when the device has gone.
+    /// Fails when the device is gone.
     pub(crate) fn check(&self) -> Result {
         self.pagemap.lock().as_ref().map(|_| ()).ok_or(ENODEV)
     }
 
-    /// Does one step of a request: calls `migrate` for the pages at the start of `range` (bytes) that
-    /// lie in one VMA, [`STEP_PAGES`] at most, and once more if not all of them have moved. Adds the
-    /// pages that it has moved to `moved`, and returns the address behind the step.
+    /// Performs one step of a request: calls `migrate` for the pages at the start of `range`
+    /// (bytes) that lie in one VMA, at most [`STEP_PAGES`], and again if not all of them have
+    /// moved. Adds the number of pages that moved to `moved`, and returns the end address of the
+    /// step.
     pub(crate) fn step(
         &self,
         mm: &MmWithUser,
@@ -197,15 +199,15 @@ impl Device {
     }
 }
 
-/// Who moves pages to the device.
+/// The process that moves pages to the device.
 pub(crate) struct Mover {
-    /// The process, as the directory shows it.
+    /// The process ID, as the directory shows it.
     pub(crate) pid: u64,
     pub(crate) account: Arc<Account>,
 }
 
-/// Moves those pages of a range (bytes) of a VMA to the device that can be moved. Returns how many
-/// moved, and what kept others from it.
+/// Moves those pages of a range (bytes) of a VMA that can move to the device. Returns how many
+/// moved, and the error that kept others from moving.
 pub(crate) fn to_device(
     pagemap: &Pagemap,
     vma: LockedVma<'_>,
@@ -220,7 +222,7 @@ pub(crate) fn to_device(
         match reserve(pagemap, start + entry.index() * PAGE_SIZE, mover) {
             Ok(folio) => entry.set_dst(folio)?,
             Err(error) => {
-                // The device is full. What has a destination moves.
+                // The device is full. Move the pages that have a destination.
                 filled = Err(error);
                 break;
             }
@@ -238,8 +240,8 @@ fn reserve<'p>(pagemap: &'p Pagemap, address: usize, mover: &Mover) -> Result<Fr
     let folio = DevicePages::new(page, 0)
         .and_then(|pages| pagemap.reserve(pages, mover.account.clone()))
         .inspect_err(|_| pool.put(page))?;
-    // From here on it comes back by `folio_free`, whatever happens.
-    // ORDERING: Relaxed, a number for people.
+    // From here on, `folio_free` gives the page back, whatever happens.
+    // ORDERING: Relaxed: the number is only for display.
     mover.account.npages.fetch_add(1, Relaxed);
     pool.memory.set_entry(page, mover.pid, address as u64);
     Ok(folio)

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A driver for a PCI device whose BAR is memory, QEMU's `ivshmem-plain`: that memory is the
-//! private memory of a device, which processes move their pages to.
+//! A driver for a PCI device whose BAR is memory, QEMU's `ivshmem-plain`: that memory becomes the
+//! private memory of a device, to which processes move their pages.
 //!
-//! `/dev/hmm_ivshmem` has two commands, to move pages there and back ([`abi`]). A CPU that touches
-//! a page on the device brings it back. The device can be unbound and unplugged while pages are on
-//! it: they come back first. At the start of its memory is a directory that says whose each page is,
-//! for those who look at the device from outside.
+//! `/dev/hmm_ivshmem` has two commands, which move pages there and back ([`abi`]). When a CPU
+//! touches a page on the device, the page moves back. The device can be unbound and unplugged while
+//! pages are on it: they move back first. The directory at the start of its memory tells which
+//! process each page belongs to, for those who look at the device from outside.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! | --- | --- |
 //! | `driver.rs` | the PCI driver: bind, unbind |
 //! | `device.rs` | the pages of the device, and how they are moved |
@@ -16,12 +16,12 @@
 //! | `file.rs` | the device file |
 //! | `abi.rs` | what others need to know |
 //!
-//! Documentation/porting.md takes a driver author from an empty module to this one.
+//! Documentation/porting.md leads a driver author from an empty module to this driver.
 //!
-//! Left out, and to be found in dmirror: huge pages, eviction when the device is full, a page table
-//! of the device. A device that goes without a word (not by unbind, and not by an eject that the
-//! system agrees to) takes the data with it: who touches that gets `SIGBUS`, and unbinding waits
-//! until nobody has such a page any more.
+//! Not here, but in dmirror: huge pages, eviction when the device is full, and a device page table.
+//! If the device is removed without notice (neither by unbind, nor by an eject that the system
+//! agrees to), its data is lost: whoever touches that data gets `SIGBUS`, and unbinding waits until
+//! nobody has such a page any more.
 
 #![deny(unsafe_code)]
 
@@ -55,7 +55,7 @@ module! {
 }
 
 kernel::sync::global_lock! {
-    /// The device that is bound, which whoever opens the file gets.
+    /// The bound device, which everyone who opens the file gets.
     // SAFETY: `Ivshmem::init` initialises it before anything can use it.
     unsafe(uninit) static BOUND: Mutex<Option<Arc<Device>>> = None;
 }
@@ -88,7 +88,7 @@ impl pci::Driver for Driver {
             dev_info!(pdev, "{} pages of device memory\n", npages);
             let name = c"hmm_ivshmem";
             Ok(try_pin_init!(Bound {
-                // Last: who opens the file finds a device that is complete.
+                // Last: whoever opens the file finds a complete device.
                 _file <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
                 _claim: claim,
             }))
@@ -96,10 +96,10 @@ impl pci::Driver for Driver {
     }
 }
 
-/// What is there while a device is bound. The driver core drops it when it unbinds the device,
-/// while the BAR is still the driver's.
+/// The state of a bound device. The driver core drops it when it unbinds the device, while the
+/// driver still owns the BAR.
 ///
-/// Fields are dropped in this order: first nobody can open the file any more, then the pages come
+/// Fields are dropped in this order: first, the file can no longer be opened, then the pages move
 /// back.
 #[pin_data]
 struct Bound {
@@ -108,7 +108,7 @@ struct Bound {
     _claim: Claim,
 }
 
-/// Makes a device the one that is bound, until drop, which stops it.
+/// Registers a device as the bound one, until drop, which stops it.
 struct Claim(Arc<Device>);
 
 impl Claim {
@@ -130,7 +130,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.stop();
-        // Last, so that a device that comes meanwhile finds this one, and is refused.
+        // Last, so that a device that is probed meanwhile finds this one, and is refused.
         BOUND.lock().take();
     }
 }
@@ -145,8 +145,8 @@ struct Ivshmem {
 impl InPlaceModule for Ivshmem {
     #[expect(unsafe_code, reason = "a lock that is a static")]
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: This is called once, before the driver and its file are registered, so before
-        // anybody else can use the lock.
+        // SAFETY: This is called once, before the driver and its file are registered, and so before
+        // anyone else can use the lock.
         unsafe { BOUND.init() };
         try_pin_init!(Self {
             _driver <- Registration::new(<Self as ModuleMetadata>::NAME, module),

@@ -27,14 +27,14 @@ use crate::{
 const TO_DEVICE: u32 = _IOWR::<abi::Request>(abi::IOC_TYPE as u32, abi::TO_DEVICE as u32);
 const TO_SYSTEM: u32 = _IOWR::<abi::Request>(abi::IOC_TYPE as u32, abi::TO_SYSTEM as u32);
 
-/// Where pages are to go.
+/// Where pages move to.
 #[derive(Clone, Copy)]
 enum Direction {
     ToDevice,
     ToSystem,
 }
 
-/// An open file. It holds the device as driver data, not the hardware, which may go at any time.
+/// An open file. It holds the device data, not the hardware, which may go away at any time.
 pub(crate) struct OpenFile {
     device: Arc<Device>,
     account: Arc<Account>,
@@ -66,7 +66,7 @@ impl MiscDevice for OpenFile {
 }
 
 impl OpenFile {
-    /// Reads a request, does it, and writes back how many pages have moved.
+    /// Reads a request, executes it, and writes back how many pages moved.
     fn migrate(&self, direction: Direction, arg: usize) -> Result<isize> {
         let slice = UserSlice::new(UserPtr::from_addr(arg), size_of::<abi::Request>());
         let (mut reader, mut writer) = slice.reader_writer();

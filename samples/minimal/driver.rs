@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The smallest driver with device memory: a starting point to copy from.
+//! The smallest driver for device memory: a starting point to copy.
 //!
 //! `/dev/hmm_minimal` has one command: `ioctl(fd, _IO('m', 0), address)` moves the page of the
 //! calling process at that address to the device, and returns 1, or 0 when the page cannot move.
-//! A CPU that touches the page brings it back.
+//! When a CPU touches the page, it moves back.
 //!
-//! Left out, and to be found in dmirror: several pages at once, eviction when the device is full,
-//! retries for pages that others have locked.
+//! Not here, but in dmirror: several pages at once, eviction when the device is full, and retries
+//! for pages that others have locked.
 
 #![deny(unsafe_code)]
 
@@ -40,7 +40,7 @@ module! {
 /// The command of the device file.
 const TO_DEVICE: u32 = _IO('m' as u32, 0);
 
-/// Pages of the device.
+/// Number of pages of the device.
 const NPAGES: usize = HPAGE_PMD_NR;
 
 /// The driver's side of the device pages: which of them are free.
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     fn put(&self, pages: DevicePages) {
-        // There was room for each page at the start, so there is now.
+        // There was room for each page initially, so there is now.
         let _ = self.free.lock().push_within_capacity(pages.first());
     }
 }
@@ -87,9 +87,9 @@ impl DeviceOps for Pool {
     }
 }
 
-/// Moves the page of the current process at `address` to the device; returns how many moved.
+/// Moves the page of the current process at `address` to the device; returns how many pages moved.
 fn to_device(pagemap: &Pagemap<Pool>, address: usize) -> Result<usize> {
-    // Reserved before anything is locked, and given back by drop if it is not used.
+    // Reserved before anything is locked; drop gives the page back if it is not used.
     let page = pagemap.ops().free.lock().pop().ok_or(ENOMEM)?;
     let page = DevicePages::new(page, 0)?;
     let folio = pagemap
@@ -109,7 +109,7 @@ fn to_device(pagemap: &Pagemap<Pool>, address: usize) -> Result<usize> {
     Ok(moved)
 }
 
-/// An open file: it needs nothing but the device.
+/// An open file: it needs nothing except the device.
 struct MinimalFile;
 
 impl DeviceFileOps for MinimalFile {
@@ -134,7 +134,7 @@ impl DeviceFileOps for MinimalFile {
     }
 }
 
-/// The device, from load to unload. Unloading brings every page back.
+/// The device, from load to unload. On unload, every page moves back.
 struct Minimal {
     _files: DeviceFiles<MinimalFile>,
 }

@@ -2,11 +2,11 @@
 
 //! Atomic operations of an engine.
 //!
-//! No CPU may come in between the two halves of one. So the device makes them on a page that it has
-//! in memory of its own, which no CPU reaches; else on one to which it has exclusive access; and on
-//! a page of a file, of which neither can be had, by a bus that CPUs respect. Either of the first
-//! two can be taken from it at any time, but not in the midst of an operation, since that takes the
-//! update lock.
+//! No CPU may interfere between the read and the write of an operation. So the device operates on a
+//! page in its own memory, which CPUs cannot access, or on one to which it has exclusive access.
+//! For a page of a file, neither is possible, so the device uses a bus whose atomic operations CPUs
+//! respect. A page of the first two kinds can be taken away at any time, but not during an
+//! operation, since that takes the update lock.
 
 use core::ops::Range;
 
@@ -39,23 +39,23 @@ struct Operations<'c> {
     client: &'c Client,
     at: u64,
     op: AtomicOp,
-    /// How many are left to be made.
+    /// Number of remaining operations.
     left: u64,
-    /// What the last has found.
+    /// The value that the last operation found.
     found: u64,
 }
 
-/// How a device makes atomic operations.
+/// How a device performs atomic operations.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Atomics {
-    /// On a page that no CPU reaches meanwhile.
+    /// On a page that CPUs cannot access meanwhile.
     OnPage,
-    /// By a bus that CPUs respect.
+    /// With atomic operations of the bus, which CPUs respect.
     OnBus,
 }
 
 impl Operations<'_> {
-    /// The bytes of the word.
+    /// Returns the addresses of the word's bytes.
     fn range(&self) -> Range<u64> {
         let size = if self.op.is_64 {
             Word::Eight
@@ -65,8 +65,8 @@ impl Operations<'_> {
         self.at..self.at + size.bytes() as u64
     }
 
-    /// Makes some of the operations, if the device can make them here: so few that a CPU that wants
-    /// the page does not wait for long. Returns whether it could.
+    /// Performs some of the operations, if the device can perform them now: so few that a CPU that
+    /// wants the page does not wait for long. Returns whether it could.
     fn make(&mut self, guard: &ViewGuard<'_, DeviceMemory>, atomics: Atomics) -> Result<bool> {
         self.client.check_access(self.range())?;
         let (advice, _) = self.client.attributes_at(self.at as usize);
@@ -85,7 +85,7 @@ impl Operations<'_> {
         if !is_alone && atomics == Atomics::OnPage {
             return Ok(false);
         }
-        // CAST: Below the size of a page.
+        // CAST: The offset is below the size of a page.
         let offset = (self.at % PAGE_SIZE as u64) as usize;
         let size = if self.op.is_64 {
             Word::Eight
@@ -107,7 +107,8 @@ impl Operations<'_> {
 }
 
 impl Execution<'_> {
-    /// Makes atomic operations on a word, at least one, and returns what the last of them found.
+    /// Performs atomic operations on a word, at least one, and returns the value that the last one
+    /// found.
     pub(super) fn atomic(&mut self, at: u64, op: AtomicOp, times: u64) -> Result<u64, Stop> {
         let stop = |error| Stop::Access {
             error,
@@ -129,7 +130,7 @@ impl Execution<'_> {
             if !made.map_err(stop)? {
                 self.service(&operations.range(), at, Reason::Atomic)?;
                 match self.make_after_fault(&mut operations) {
-                    // The page did not hold still.
+                    // The page was taken away again.
                     Err(EBUSY) => patience.try_again().map_err(stop)?,
                     made => made.map_err(stop)?,
                 }
@@ -142,8 +143,8 @@ impl Execution<'_> {
         Ok(operations.found)
     }
 
-    /// Makes operations on a word that the device cannot make them on yet. It may be that none is
-    /// made.
+    /// Makes a word accessible for atomic operations, and performs some of them. It may perform
+    /// none.
     fn make_after_fault(&mut self, operations: &mut Operations<'_>) -> Result {
         let users = self.client.users().ok_or(EFAULT)?;
         let result = if operations.at < task_size(&users) as u64 {
@@ -153,9 +154,9 @@ impl Execution<'_> {
         };
         put(users);
         match result {
-            // Others were faster.
+            // Others changed the page first.
             Err(EAGAIN) => Ok(()),
-            // `check()` knows whether to go on.
+            // `check()` decides whether to continue.
             Err(_) if fatal_signal_pending() => {
                 clear_interrupt();
                 Ok(())
@@ -168,7 +169,7 @@ impl Execution<'_> {
         let page = operations.at as usize & !(PAGE_SIZE - 1);
         let window = page..page + PAGE_SIZE;
         let view = self.client.view();
-        // Where it is in the memory of the device, it can stay.
+        // If the page is in device memory, it can stay there.
         let mut made = Ok(false);
         view.fault(
             users,
@@ -188,10 +189,10 @@ impl Execution<'_> {
         });
         drop(pending);
         let result = match exclusive {
-            // A page of a file cannot be made exclusive.
+            // A page of a file cannot become exclusive.
             Err(EOPNOTSUPP) => operations.make(&view.lock(), Atomics::OnBus).map(drop),
-            // It was there a moment ago. Who answers for it, a userfaultfd, is not waited for here,
-            // but by the fault that comes next.
+            // The page was present a moment ago. If a userfaultfd has to provide it, the next fault
+            // waits for that, not this code.
             Err(EFAULT) => Err(EBUSY),
             Err(error) => Err(error),
             Ok(None) => Err(EAGAIN),
@@ -203,8 +204,8 @@ impl Execution<'_> {
         result
     }
 
-    /// Goes on with a page that is exclusive for as long as its time slice is: a CPU that touches
-    /// it waits for the lock of its folio.
+    /// Continues with an exclusive page until the end of its time slice: a CPU that touches the
+    /// page waits for its folio lock.
     fn use_timeslice(&self, operations: &mut Operations<'_>, page: ExclusivePage) -> Result {
         let memory = self.client.device().pagemap().ops();
         let slice = memory
@@ -212,7 +213,7 @@ impl Execution<'_> {
             .min(MAX_TIMESLICE_US);
         let end = memory.now_ns() + u64::from(slice) * 1000;
         while operations.left > 0 && memory.now_ns() < end && self.check().is_ok() {
-            // It is taken away at any time by who unmaps it, which takes no lock of the folio.
+            // A task that unmaps the page takes no folio lock, and so can take it away at any time.
             if !operations.make(&self.client.view().lock(), Atomics::OnPage)? {
                 break;
             }

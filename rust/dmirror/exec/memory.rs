@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How an engine reaches memory: through the page table of its device, and by faulting in what that
-//! lacks.
+//! Memory accesses of an engine: through the page table of its device, with faults for what is
+//! missing there.
 
 use core::ops::Range;
 
@@ -43,8 +43,8 @@ impl Execution<'_> {
         })
     }
 
-    /// Accesses a range through the page table of the device, page after page: `access` gets each
-    /// page with the part of it that is meant, and the bounce buffer.
+    /// Accesses a range through the page table of the device, page by page. `access` gets each page
+    /// with the part of it to access, and the bounce buffer.
     pub(super) fn on_pages(
         &mut self,
         range: Range<u64>,
@@ -78,8 +78,9 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Faults in what an access needs, and makes as much of it as is mapped then. Returns how many
-    /// bytes; 0 if the page did not hold still, or the thread was interrupted.
+    /// Faults in what an access needs, and performs as much of the access as is mapped then.
+    /// Returns the number of bytes; 0 if the page was taken away again, or the thread was
+    /// interrupted.
     fn fault(
         &mut self,
         range: &Range<u64>,
@@ -100,18 +101,18 @@ impl Execution<'_> {
         }
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
-        // What it gets to later on, as far as the same was advised for it; and if something there
-        // cannot be had, this page alone.
+        // Also fault in what the access gets to later, as far as it has the same advice. If
+        // something there fails, fault in only this page.
         let (advice, same) = self.client.attributes_at(page);
         let ahead_end = (end as usize).next_multiple_of(PAGE_SIZE).min(same.end);
         let mut ahead = window_at(page, ahead_end);
-        // Where pages are to move, no more than policy was asked for: what this maps is missed no
-        // more.
+        // If pages are to move, map no more than the policy was asked about: pages that are mapped
+        // here are not missed later.
         if moves(self.client.device().pagemap().ops(), &advice, kind.into()) {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
         let alone = page..page + PAGE_SIZE;
-        // One page is walked the fastest.
+        // A walk over one page is the fastest.
         if patience.is_tried() {
             ahead = alone.clone();
         }
@@ -122,7 +123,7 @@ impl Execution<'_> {
         }
         put(users);
         match (done?, faulted) {
-            // An interrupt shows in other errors, too; `check()` knows whether to go on.
+            // An interrupt causes other errors, too; `check()` decides whether to continue.
             (0, Err(_)) if fatal_signal_pending() => {
                 clear_interrupt();
                 Ok(0)
@@ -159,14 +160,14 @@ impl Execution<'_> {
     }
 }
 
-/// Lets go of the users of an address space. If these are the last, it goes away, which takes locks
-/// that others wait under: so in another thread.
+/// Drops the users of an address space. If they are the last ones, the address space is torn down,
+/// which takes locks under which others wait; so this happens in another thread.
 pub(super) fn put(users: ARef<MmWithUser>) {
     drop(MmWithUser::into_mmput_async(users));
 }
 
-/// Makes an access to what is mapped from `at` on, one page after the other, up to
-/// [`BOUNCE_PAGES`]. Returns how many bytes.
+/// Accesses what is mapped from `at` on, page by page, for at most [`BOUNCE_PAGES`] pages. Returns
+/// the number of bytes.
 fn access_mapped(
     client: &Client,
     guard: &ViewGuard<'_, DeviceMemory>,
@@ -205,7 +206,7 @@ fn access_mapped(
         if !is_allowed {
             break;
         }
-        // CAST: Below the size of a page.
+        // CAST: The offset is below the size of a page.
         let offset = (address % PAGE_SIZE as u64) as usize;
         let len = (end - address).min((PAGE_SIZE - offset) as u64);
         let part = Part {
@@ -215,7 +216,7 @@ fn access_mapped(
         };
         match access(&page, part, bounce) {
             Ok(()) => done += len,
-            // What was accessed counts, and is not accessed again.
+            // Count what was accessed, since it is not accessed again.
             Err(_) if done > 0 => break,
             Err(error) => {
                 return Err(Stop::Access {
@@ -233,7 +234,7 @@ fn access_mapped(
     Ok(done)
 }
 
-/// What the device uses is not the first to be evicted.
+/// Pages that the device uses should not be evicted first.
 pub(super) fn note_use(page: &Pages<'_>, used: &mut Option<usize>) {
     let block = page.device_index().map(|index| index / BLOCK_PAGES);
     if let Some(block) = block.filter(|_| block != *used) {

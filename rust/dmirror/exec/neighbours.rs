@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What may move together with a page that an engine misses.
+//! The pages that may move together with a page that an engine misses.
 
 use core::ops::Range;
 
@@ -14,8 +14,8 @@ use crate::{
     policy::{self, Setting},
 };
 
-/// Returns the pages, by number, of the VMA that a page is in, as far as the same was advised for
-/// them (bytes), if they may be ones that can move.
+/// Returns the page numbers of the VMA that contains a page, limited to those with the same advice
+/// (`same`, in bytes), if they may be of a kind that can move.
 pub(super) fn movable_bounds(
     users: &MmWithUser,
     page: usize,
@@ -29,7 +29,7 @@ pub(super) fn movable_bounds(
     may_move.then_some(bounds)
 }
 
-/// Returns a granule with what is to be moved together with it.
+/// Returns a granule, extended by the pages that are to move together with it.
 pub(super) fn with_dense_rest(
     client: &Client,
     buffers: &mut Buffers,
@@ -53,7 +53,7 @@ pub(super) fn with_dense_rest(
     let (missed, inside_block) = (relative(&part), relative(&inside));
     let dense = policy::dense_part(missed, &inside_block, HPAGE_PMD_NR, percent, is_there);
     let whole = dense.start + block..dense.end + block;
-    // What is used where it is shall not come along with what is missed near it.
+    // Pages that are pinned where they are must not move along with a neighbour.
     let is_pinned = client.thrashing.lock().is_pinned(&whole, memory.now_ns());
     if is_pinned {
         part

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an engine does about pages that it misses, as the policy of its device says; and the
+//! How an engine handles pages that it misses, according to the policy of its device; and the
 //! packets that move pages.
 //!
-//! Nothing here faults a page in: what is not there is left to the access itself. So this takes no
-//! longer than moving pages does.
+//! Nothing here faults a page in: missing pages are left to the access itself. So this takes no
+//! longer than moving pages.
 
 use core::ops::Range;
 
@@ -84,7 +84,8 @@ impl Misses {
         self.misses.get(..self.count).unwrap_or(&[])
     }
 
-    /// Adds the page at an address, if the device cannot access it yet and it was not added before.
+    /// Adds the page at an address, if the device cannot access it yet and it has not been added
+    /// before.
     fn add(&mut self, guard: &ViewGuard<'_, DeviceMemory>, address: u64, is_write: bool) {
         let Ok(address) = usize::try_from(address) else {
             return;
@@ -99,7 +100,7 @@ impl Misses {
         self.push(page);
     }
 
-    /// Adds a page, by number, if there is room.
+    /// Adds a page number, if there is room.
     fn push(&mut self, page: usize) {
         if let Some(miss) = self.misses.get_mut(self.count) {
             miss.page = page;
@@ -109,8 +110,8 @@ impl Misses {
 }
 
 impl Execution<'_> {
-    /// Posts the page that an access misses at `at`, and others that come next in `range`, to the
-    /// fault buffer; stalls until policy was followed for them.
+    /// Posts the page that an access misses at `at`, and the next pages of `range`, to the fault
+    /// buffer; stalls until the policy has been applied to them.
     pub(super) fn service(
         &mut self,
         range: &Range<u64>,
@@ -121,7 +122,7 @@ impl Execution<'_> {
         let is_write = matches!(reason, Reason::Write);
         let guard = self.client.view().lock();
         if let (Reason::Atomic, Ok(at)) = (reason, usize::try_from(at)) {
-            // However it is mapped.
+            // Regardless of how the page is mapped.
             misses.push(at >> PAGE_SHIFT);
         }
         misses.add(&guard, at, is_write);
@@ -143,7 +144,7 @@ impl Execution<'_> {
         self.serve(&misses)
     }
 
-    /// Moves a block whose pages the device has accessed often enough where they were.
+    /// Moves a block whose pages the device has accessed often enough where they are.
     pub(super) fn notice_hot_block(&mut self) -> Result<(), Stop> {
         let Some(page) = self.client.hits.take_hot() else {
             return Ok(());
@@ -180,12 +181,12 @@ impl Execution<'_> {
             |group| see_to(client, engine, buffers, group, may_go_on),
         )?;
         clear_interrupt();
-        // After that, so that no interrupt is lost.
+        // Checked after the interrupt was cleared, so that no interrupt is lost.
         self.check()
     }
 
     pub(super) fn prefetch(&mut self, range: Range<u64>, to: Side) -> Result<(), Stop> {
-        // What is not there cannot be moved, and is no error.
+        // Pages that are not there cannot move; that is no error.
         let Some(users) = self.client.users() else {
             return Ok(());
         };
@@ -209,7 +210,7 @@ impl Execution<'_> {
                 to,
                 Cause::Request,
             );
-            // What was interrupted is done again, if the check says so.
+            // An interrupted step is repeated, if the check allows it.
             if fatal_signal_pending() {
                 clear_interrupt();
             } else {
@@ -222,8 +223,7 @@ impl Execution<'_> {
     }
 }
 
-/// Moves the pages of a window, of which what cannot be moved stays, and returns how many moved to
-/// the device.
+/// Moves those pages of a window that can move, and returns how many moved to the device.
 fn move_pages(
     client: &Client,
     buffers: &mut Buffers,
@@ -254,17 +254,17 @@ fn move_pages(
 
 /// What was done about a granule.
 struct Service {
-    /// The pages of the granule, by number.
+    /// The page numbers of the granule.
     granule: Range<usize>,
-    /// The same, with what goes with them.
+    /// The page numbers of the granule and of the pages that are handled with it.
     pages: Range<usize>,
     decision: Decision,
-    /// Pages that have moved to the device.
+    /// Number of pages that moved to the device.
     moved: u64,
 }
 
 impl Service {
-    /// Nothing has moved.
+    /// Returns a service in which nothing moved.
     fn nothing(granule: Range<usize>, decision: Decision) -> Self {
         Self {
             pages: granule.clone(),
@@ -275,7 +275,7 @@ impl Service {
     }
 }
 
-/// Does for a group of faults what policy says, by an engine, as long as its job may go on.
+/// Applies the policy to a group of faults, as long as the engine's job may continue.
 fn see_to(
     client: &Client,
     engine: usize,
@@ -306,7 +306,7 @@ fn see_to(
     put(users);
 }
 
-/// Does what policy says for the granule of a page of a group, by number.
+/// Applies the policy to the granule of a page of a group; `page` is a page number.
 fn see_to_granule(
     client: &Client,
     buffers: &mut Buffers,
@@ -318,8 +318,8 @@ fn see_to_granule(
     let memory = client.device().pagemap().ops();
     let (advice, same) = client.attributes_at(page << PAGE_SHIFT);
     if !reasons.any(|reason| moves(memory, &advice, reason)) {
-        // What is missed is mapped where it is, by the access itself: the page, and those behind it
-        // for which the same was advised.
+        // The access itself maps the missed page where it is, and the following pages that have the
+        // same advice.
         let end = group.pages.end.min(same.end >> PAGE_SHIFT).max(page + 1);
         return Service::nothing(page..end, Decision::Map);
     }
@@ -343,12 +343,12 @@ fn see_to_granule(
         }
     };
     if !is_hot && is_on_device(client, page..page + 1) {
-        // It came with another one.
+        // The page has moved together with another one.
         return Service::nothing(page..page + 1, Decision::Present);
     }
     let now = memory.now_ns();
     let limits = thrash_limits(memory);
-    // Not in the match, for all of which the lock would be held.
+    // Not inside the match, which would hold the lock during all of it.
     let verdict = client.thrashing.lock().missed(part.start, now, &limits);
     let decision = match verdict {
         Verdict::Move => Decision::Move,
@@ -365,7 +365,7 @@ fn see_to_granule(
             return Service::nothing(part, Decision::Pin);
         }
     };
-    // A hot block is all that there is to move.
+    // Only the hot block moves.
     let whole = if is_hot {
         part.clone()
     } else {
@@ -385,8 +385,8 @@ fn see_to_granule(
         Side::Device,
         Cause::DeviceFault,
     );
-    // To move some pages of a range takes the others from the device, wherever they are. What is
-    // not mapped now is faulted in when it is accessed.
+    // Moving some pages of a range unmaps the others from the device, wherever they are. Map them
+    // again now; pages that are not present now are faulted in when they are accessed.
     let view = client.view();
     let _ = charge_to(users, || view.map_present(users, bytes, &mut buffers.fault));
     grant_timeslice(client, &part);
@@ -398,7 +398,7 @@ fn see_to_granule(
     }
 }
 
-/// Returns whether the device has all of the pages, by number, mapped in its own memory.
+/// Returns whether the device maps all of the pages (page numbers) in its own memory.
 fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
     let guard = client.view().lock();
     pages.all(|page| {
@@ -407,8 +407,7 @@ fn is_on_device(client: &Client, mut pages: Range<usize>) -> bool {
     })
 }
 
-/// Returns whether pages are to be moved to the device: what was advised for them goes before
-/// policy.
+/// Returns whether pages are to move to the device; their advice takes precedence over the policy.
 pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) -> bool {
     let is_elsewhere = matches!(advice.location, Location::System | Location::Peer(_));
     match (reason, advice.reach) {
@@ -419,7 +418,7 @@ pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) 
             Atomics::Any => memory.setting(Setting::AtomicsMigrate) != 0 && !is_elsewhere,
         },
         (_, Reach::InPlace) => false,
-        // None of the other devices can be reached: they count as the system.
+        // The device cannot access other devices, so their memory counts as system memory.
         _ if is_elsewhere => false,
         (_, Reach::Migrate) | (Reason::Hot, Reach::Any) => true,
         (Reason::Read | Reason::Write, Reach::Any) => {
@@ -428,7 +427,7 @@ pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) 
     }
 }
 
-/// Lets what has moved stay for a while, before a CPU gets it.
+/// Grants pages that have moved a time slice before a CPU gets them.
 fn grant_timeslice(client: &Client, part: &Range<usize>) {
     let pagemap = client.device().pagemap();
     let memory = pagemap.ops();

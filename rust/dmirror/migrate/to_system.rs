@@ -38,8 +38,8 @@ pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
     }
 }
 
-/// Moves those pages of a window that are on the device, with bounded retries for those that are
-/// locked or referenced by somebody else. Returns how many stayed.
+/// Moves those pages of a window that are on the device, with bounded retries for pages that
+/// someone else has locked or referenced. Returns how many pages stayed.
 fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mut left = 0;
     for attempt in 0..IDLE_PASSES {
@@ -53,7 +53,7 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
         }
         let moved = pass_to_system(call, range)?;
         left = if moved == range.len() / PAGE_SIZE {
-            // That is all of them: no need to look.
+            // All pages have moved, so there is no need to walk.
             0
         } else {
             on_device(call.view, call.mm, range.clone(), &mut call.buffers.fault)?.len()
@@ -69,7 +69,7 @@ fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     Ok(left)
 }
 
-/// Moves those pages of a window that can be moved back to system memory.
+/// Moves those pages of the range that can move back to system memory.
 ///
 /// May sleep.
 pub(crate) fn prefetch_back(call: &mut Call<'_>) {
@@ -87,7 +87,7 @@ pub(crate) fn prefetch_back(call: &mut Call<'_>) {
     }
 }
 
-/// Makes one pass back; returns how many pages came.
+/// Performs one pass back; returns how many pages moved.
 fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, range.start)?;
@@ -103,7 +103,7 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let stats = pagemap.ops().stats();
     stats.came_back(cause, moved);
     match outcome {
-        // Told to fail once: the next pass tries again.
+        // An injected failure happens only once: the next pass tries again.
         Ok(()) | Err(EAGAIN) => Ok(moved),
         Err(error) => {
             pagemap.ops().attempts().failures.note(error);

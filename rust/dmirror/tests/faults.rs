@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fault buffer, with threads in place of engines.
+//! The fault buffer, with test threads in place of engines.
 
 use core::ops::Range;
 
@@ -20,7 +20,7 @@ use kernel::{
 
 use crate::faults::{FaultBuffer, FaultLimits, Miss, Reason};
 
-/// Waits, not for ever, until something is so, and returns whether it is.
+/// Waits, within a bound, until `is_so` returns true; returns whether it did.
 fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     for _ in 0..5000 {
         if is_so() {
@@ -34,20 +34,20 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
 /// What the engines have done.
 #[pin_data]
 struct Log {
-    /// Who has seen to which pages of whom.
+    /// Which engine has handled which pages of which client.
     #[pin]
     seen: Mutex<KVec<(usize, u64, Range<usize>)>>,
-    /// Engines that have gone on.
+    /// Number of engines that have continued.
     done: Atomic<u32>,
-    /// Those of them whose job was cancelled.
+    /// Number of engines whose job was cancelled.
     cancelled: Atomic<u32>,
-    /// Whether their jobs are.
+    /// Whether the jobs of the engines are cancelled.
     is_cancelled: Atomic<bool>,
-    /// Whether who sees to pages is to wait.
+    /// Whether an engine that handles pages must wait.
     is_held: Atomic<bool>,
 }
 
-/// A fault buffer, and what its engines have done; the handler does not run yet.
+/// A fault buffer, and the log of its engines; the handler is not started yet.
 struct Bench {
     faults: Arc<FaultBuffer>,
     log: Arc<Log>,
@@ -68,8 +68,8 @@ impl Bench {
         })
     }
 
-    /// Starts an engine that misses some pages of address spaces, and waits until as many entries
-    /// as `posted` are counted.
+    /// Starts an engine that misses some pages of clients, and waits until the buffer has counted
+    /// `posted` entries.
     fn engine(
         &self,
         engine: usize,
@@ -106,31 +106,31 @@ impl Bench {
         self.faults.start(fmt!("dmirror_kunit_faults"))
     }
 
-    /// Cancels all jobs, and tells one engine.
+    /// Cancels all jobs, and interrupts one engine.
     fn cancel(&self, engine: &Kthread<Engine>) {
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         self.log.is_cancelled.store(true, Relaxed);
         engine.interrupt();
     }
 
     fn done(&self) -> u32 {
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         self.log.done.load(Relaxed)
     }
 
-    /// Whether so many engines go on before long.
+    /// Returns whether that many engines continue within a bounded time.
     fn is_done(&self, engines: u32) -> bool {
         soon(|| self.done() == engines)
     }
 
-    /// Who has seen to what, in the order of the pages.
+    /// Returns which engine has handled what, in the order of the pages.
     fn seen(&self) -> KVec<(usize, u64, Range<usize>)> {
         let mut seen = core::mem::take(&mut *self.log.seen.lock());
         seen.sort_unstable_by_key(|(_, client, pages)| (*client, pages.start));
         seen
     }
 
-    /// Posted, merged, batches, cancelled.
+    /// Returns the numbers of posted and merged entries, of batches, and of cancelled entries.
     fn counts(&self) -> [u64; 4] {
         let stats = self.faults.stats();
         [
@@ -161,7 +161,7 @@ impl KthreadBody for Engine {
     fn run(self) {
         let Self { log, engine, .. } = &self;
         let check = || {
-            // ORDERING: Relaxed: the flag stands for itself.
+            // ORDERING: Relaxed: the flag orders no other memory access.
             if log.is_cancelled.load(Relaxed) {
                 return Err(ECANCELED);
             }
@@ -171,16 +171,16 @@ impl KthreadBody for Engine {
             .faults
             .serve(*engine, &self.misses, self.limits, check, |group| {
                 let group = (*engine, group.client(), group.pages.clone());
-                // What is not logged fails the case.
+                // A missing log entry fails the test.
                 let _ = log.seen.lock().push(group, GFP_KERNEL);
-                // ORDERING: Relaxed: the flag stands for itself.
+                // ORDERING: Relaxed: the flag orders no other memory access.
                 soon(|| !log.is_held.load(Relaxed));
             });
         if result.is_err() {
-            // ORDERING: Relaxed: the number stands for itself.
+            // ORDERING: Relaxed: the number orders no other memory access.
             log.cancelled.fetch_add(1_u32, Relaxed);
         }
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         log.done.fetch_add(1_u32, Relaxed);
     }
 }
@@ -266,17 +266,18 @@ mod cases {
     #[test]
     fn the_others_of_a_group_wait_until_it_is_done() -> Result {
         let bench = Bench::new()?;
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         bench.log.is_held.store(true, Relaxed);
         let _zero = bench.engine(0, &[(1, 1)], LIMITS, 1)?;
         let _one = bench.engine(1, &[(1, 2)], LIMITS, 2)?;
         let _two = bench.engine(2, &[(1, 8)], LIMITS, 3)?;
         bench.start()?;
-        // Each has its own; the third is none of theirs, and would go on if it was not held.
+        // Engines 0 and 1 share a group. The third engine has its own, and would continue if it
+        // were not held.
         assert!(soon(|| bench.log.seen.lock().len() == 2));
         fsleep(Delta::from_millis(50));
         assert_eq!(bench.done(), 0);
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         bench.log.is_held.store(false, Relaxed);
         assert!(bench.is_done(3));
         assert_eq!(bench.seen()[..], [(0, 1, 1..3), (2, 1, 8..9)]);
@@ -296,7 +297,7 @@ mod cases {
         assert!(bench.is_done(1));
         assert_eq!(bench.counts()[0], 4);
         assert_eq!(bench.seen().len(), 4);
-        // Once an entry, however often that looks.
+        // Counted once per entry, however often the engine checks for room.
         assert!((1..=2).contains(&bench.faults.stats().overflows.get()));
         Ok(())
     }
@@ -338,7 +339,7 @@ mod cases {
         let _one = bench.engine(1, &[(1, 8)], limits, 1)?;
         assert!(soon(|| bench.faults.stats().overflows.get() == 1));
         bench.cancel(&zero);
-        // Nobody else posts, and no handler runs.
+        // No other engine posts, and no handler is running.
         let used = soon(|| bench.counts()[0] == 2);
         bench.start()?;
         assert!(used);
@@ -349,7 +350,7 @@ mod cases {
     #[test]
     fn an_engine_that_is_cancelled_waits_for_who_sees_to_its_page() -> Result {
         let bench = Bench::new()?;
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         bench.log.is_held.store(true, Relaxed);
         let _zero = bench.engine(0, &[(1, 0)], LIMITS, 1)?;
         let one = bench.engine(1, &[(1, 1)], LIMITS, 2)?;
@@ -358,10 +359,10 @@ mod cases {
         bench.cancel(&one);
         fsleep(Delta::from_millis(20));
         assert_eq!(bench.done(), 0);
-        // ORDERING: Relaxed: the flag stands for itself.
+        // ORDERING: Relaxed: the flag orders no other memory access.
         bench.log.is_held.store(false, Relaxed);
         assert!(bench.is_done(2));
-        // ORDERING: Relaxed: the number stands for itself.
+        // ORDERING: Relaxed: the number orders no other memory access.
         assert_eq!(bench.log.cancelled.load(Relaxed), 1);
         assert_eq!(bench.counts(), [2, 1, 1, 0]);
         Ok(())

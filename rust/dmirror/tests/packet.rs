@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which packets are well formed, and what they say.
+//! Which packets are well formed, and how they are decoded.
 
 use core::mem::offset_of;
 
@@ -13,7 +13,7 @@ use crate::{
 
 const PAGE: u64 = 4096;
 
-/// The members of a packet, in the order of the struct, but for those that are reserved.
+/// The members of a packet, in the order of the struct, without the reserved ones.
 type Members = (u32, u32, u64, u64, u64, u64, u64);
 
 fn decode(members: Members) -> core::result::Result<Packet, Malformed> {
@@ -53,11 +53,11 @@ const IS_64: u32 = uapi::DMIRROR_ATOMIC_64;
 const CAS: u32 = uapi::DMIRROR_ATOMIC_CAS;
 const SYSTEM: u32 = uapi::DMIRROR_PREFETCH_SYSTEM;
 
-/// The last address, and the last of a word.
+/// The last address, and the last one of an aligned word.
 const LAST: u64 = u64::MAX;
 const LAST_WORD: u64 = u64::MAX - 7;
 
-/// Well-formed packets, one of each kind, that have as many members 0 as they can.
+/// Well-formed packets, one of each kind, with as many members 0 as possible.
 const GOOD: [Members; 13] = [
     (FILL, 0, 3, 0, 5, 7, 0),
     (COPY, 0, 1, 100, 99, 0, 0),
@@ -183,13 +183,14 @@ mod cases {
                     ATOMIC => 2,
                     _ => 0,
                 };
-                // Those that are known make another packet of it.
+                // A known flag makes a different packet.
                 if bit >= known {
                     let other = (opcode, flags | 1 << bit, dst, src, len, value, value2);
                     assert_eq!(decode(other), Err(Malformed));
                 }
             }
-            // What an opcode does not name; 64 would do for each alignment but that of PREFETCH.
+            // A member that the opcode does not use; 64 would satisfy every alignment except that
+            // of PREFETCH.
             for (is_named, other) in [
                 (dst, (opcode, flags, 64, src, len, value, value2)),
                 (src, (opcode, flags, dst, 64, len, value, value2)),
@@ -215,7 +216,7 @@ mod cases {
     #[test]
     fn bounds_are_those_of_the_manual() {
         let table: &[(bool, Members)] = &[
-            // Ranges end below 2^64; empty ones do always.
+            // Ranges end below 2^64; empty ranges may begin anywhere.
             (true, (FILL, 0, LAST, 0, 0, 0, 0)),
             (true, (FILL, 0, LAST - 1, 0, 1, 0, 0)),
             (false, (FILL, 0, LAST, 0, 1, 0, 0)),
@@ -235,7 +236,7 @@ mod cases {
             (true, (ATOMIC, 0, 0, LAST - 7, 1, 0, 0)),
             (false, (PREFETCH, 0, 0, !(PAGE - 1), PAGE, 0, 0)),
             (true, (PREFETCH, 0, 0, !(PAGE - 1) - PAGE, PAGE, 0, 0)),
-            // So do those of results.
+            // So do the ranges of results.
             (false, (SUM, 0, LAST_WORD, 0, 0, 0, 0)),
             (true, (SUM, 0, LAST_WORD - 8, 0, 0, 0, 0)),
             (false, (CHASE, 0, LAST_WORD - 8, 0, 0, 0, 0)),
@@ -243,7 +244,7 @@ mod cases {
             (false, (RANDOM, 0, LAST_WORD, 0, 1, 0, 8)),
             (false, (ATOMIC, 0, LAST_WORD, 0, 1, 0, 0)),
             (false, (FENCE, 0, LAST_WORD, 0, 0, 0, 0)),
-            // COPY's ranges do not overlap, but may touch.
+            // The ranges of COPY must not overlap, but may touch.
             (true, (COPY, 0, 100, 90, 10, 0, 0)),
             (false, (COPY, 0, 100, 91, 10, 0, 0)),
             (false, (COPY, 0, 100, 100, 1, 0, 0)),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bringing back what is on the device, without a say in it.
+//! Moving back pages that are on the device, without the driver's involvement.
 
 use super::prelude::*;
 use kernel::mm::virt::flags::DONTEXPAND;
 
-/// Brings back what is at the addresses, with a buffer of so many pages.
+/// Moves back the pages at the addresses, with a buffer of the given number of pages.
 fn bring_back_by(pagemap: &Pagemap, range: Range<usize>, buffer: usize) -> Result<(usize, Result)> {
     with_mm(|mm| {
         let mmap = mm.mmap_read_lock();
@@ -15,7 +15,7 @@ fn bring_back_by(pagemap: &Pagemap, range: Range<usize>, buffer: usize) -> Resul
     })
 }
 
-/// The same for pages, with a buffer that is large enough.
+/// Does the same for pages, with a buffer that is large enough.
 fn bring_back(
     pagemap: &Pagemap,
     memory: &UserMemory,
@@ -24,7 +24,8 @@ fn bring_back(
     bring_back_by(pagemap, memory.range(pages), HPAGE_PMD_NR)
 }
 
-/// The large and small folios of system memory that were asked for since the last call.
+/// Returns the numbers of large and small folios of system memory that were requested since the
+/// last call.
 fn asked(pagemap: &Pagemap) -> (usize, usize) {
     let Probe {
         asked_large,
@@ -52,7 +53,7 @@ mod suite {
         for nth in 0..6 {
             assert_eq!(memory.is_filled(nth, 1 + nth as u8), Ok(true));
         }
-        // Two came by faults.
+        // Two moved back by faults.
         assert_eq!(pagemap.ops().faults.get(), 2);
         assert_eq!(asked(&pagemap), (0, 4));
         Ok(())
@@ -66,7 +67,7 @@ mod suite {
         assert_eq!(move_whole(&pagemap, &memory), Ok(HPAGE_PMD_NR));
         let back = bring_back(&pagemap, &memory, 0..HPAGE_PMD_NR);
         assert_eq!(back, Ok((HPAGE_PMD_NR, Ok(()))));
-        // The one that was allocated before was used.
+        // The folio that was allocated before was used.
         assert_eq!(asked(&pagemap), (1, 0));
         assert_eq!((pagemap.owned(), pagemap.ops().pieces.get()), (0, 0));
         assert_eq!(holds(&memory, 51), Ok(true));
@@ -79,7 +80,7 @@ mod suite {
         for writable in [true, false] {
             let pagemap = device(1)?;
             let memory = UserMemory::block()?;
-            // What cannot be written to may be shared with other processes.
+            // A page that cannot be written to may be shared with other processes.
             map_over(memory.start, HPAGE_PMD_NR, writable)?;
             assert_eq!(move_whole(&pagemap, &memory), Ok(HPAGE_PMD_NR));
             pagemap.ops().no_large.set(1);
@@ -117,7 +118,7 @@ mod suite {
         );
         let back = bring_back(&pagemap, &memory, 0..HPAGE_PMD_NR);
         assert_eq!(back, Ok((HPAGE_PMD_NR, Ok(()))));
-        // A huge page is asked for only where one is mapped.
+        // A huge folio is requested only where a huge page is mapped.
         assert_eq!(asked(&pagemap), (0, HPAGE_PMD_NR));
         assert_eq!(holds(&memory, 52), Ok(true));
         let back = bring_back(&pagemap, &memory, 0..HPAGE_PMD_NR);
@@ -188,7 +189,7 @@ mod suite {
         assert_eq!(move_out(&pagemap, memory.range(border.clone())), Ok(4));
         pagemap.ops().no_small.set(1);
         let back = bring_back(&pagemap, &memory, border.clone());
-        // The other page of the first block came.
+        // The other page of the first block moved back.
         assert_eq!(back, Ok((1, Err(ENOMEM))));
         assert_eq!(pagemap.owned(), 3);
         let back = bring_back(&pagemap, &memory, border.clone());
@@ -213,19 +214,19 @@ mod suite {
         ] {
             assert_eq!(bring_back_by(&pagemap, range, HPAGE_PMD_NR), refused);
         }
-        // A buffer that is too small.
+        // The buffer is too small.
         assert_eq!(bring_back_by(&pagemap, start..end, 1), refused);
         assert_eq!(asked(&pagemap), (1, 0));
         let nothing = Ok((0, Ok(())));
         assert_eq!(bring_back_by(&pagemap, start..start, 1), nothing);
-        // A block of which the VMA is a part.
+        // The VMA is only a part of the block.
         unmap(memory.at(HPAGE_PMD_NR - 1), 1)?;
         assert_eq!(bring_back_by(&pagemap, start..end, HPAGE_PMD_NR), refused);
         assert_eq!(asked(&pagemap), (0, 0));
-        // One of a kind that never migrates.
+        // The VMA is of a kind that never migrates.
         set_vm_flags(start, DONTEXPAND)?;
         assert_eq!(bring_back(&pagemap, &memory, 0..1), refused);
-        // The device cannot go before its pages can.
+        // The device cannot be dropped before its pages can move.
         clear_vm_flags(start, DONTEXPAND)?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copy engines that work beside the CPU, or fail; data in folios; owners.
+//! Copy engines that run asynchronously, or fail; data in folios; owners.
 
 use core::ptr::NonNull;
 
@@ -8,28 +8,28 @@ use kernel::alloc::KVVec;
 
 use super::prelude::*;
 
-/// What an engine has yet to do: copy so many bytes from one address to another.
+/// A copy that an engine has not done yet: the number of bytes, and the two addresses.
 struct Job {
     from: NonNull<u8>,
     to: NonNull<u8>,
 }
 
-/// What the tests see and say of a [`Slow`] device.
+/// What the tests observe of a [`Slow`] device, and what they tell it to do.
 #[derive(Default)]
 struct Told {
-    /// Operations, and the pages that they were for.
+    /// Number of operations, and of their pages.
     ops: Counter,
     pages: Counter,
-    /// Batches that were waited for.
+    /// Number of batches that were waited for.
     waited: Counter,
     /// Fail in `copy()`, or in `wait()`.
     bad_copy: Counter,
     bad_wait: Counter,
-    /// Reject the operation at this index, counted from 1.
+    /// Reject the operation with this index, counted from 1.
     reject: Counter,
-    /// Data that came back with folios.
+    /// Number of data values that came back with folios.
     returned: Counter,
-    /// Pages that came back.
+    /// Number of pages that came back.
     freed: Counter,
 }
 
@@ -46,7 +46,7 @@ struct SlowPending {
 
 impl SlowEngine {
     fn address(&self, page: usize) -> NonNull<u8> {
-        // SAFETY: The device has fewer pages than that many bytes.
+        // SAFETY: The page is one of the device, whose bytes begin at `base`.
         unsafe { self.base.add(page * PAGE_SIZE) }
     }
 }
@@ -56,13 +56,13 @@ struct SlowEngine {
     base: NonNull<u8>,
 }
 
-// SAFETY: The bytes belong to the device, whose `Slow` outlives the engine's use.
+// SAFETY: The bytes belong to the device, whose `Slow` outlives all uses by the engine.
 unsafe impl Send for SlowEngine {}
 // SAFETY: The engine only computes addresses.
 unsafe impl Sync for SlowEngine {}
 
-// SAFETY: What `wait` returns Ok for was copied; zeroes are written at once. The bytes are those of
-// the device that the test has made it for.
+// SAFETY: Everything for which `wait` returned `Ok` was copied; zeros are written at once. The
+// bytes belong to the device that the test has created with them.
 unsafe impl CopyEngine<SlowOps> for SlowEngine {
     type Pending = SlowPending;
 
@@ -89,7 +89,7 @@ unsafe impl CopyEngine<SlowOps> for SlowEngine {
                     }
                     (Place::Zero, Place::Device(to)) => {
                         let to = self.address(to.first() + n);
-                        // SAFETY: The page is the migration's alone.
+                        // SAFETY: Only the migration uses the page.
                         unsafe { to.write_bytes(0, PAGE_SIZE) };
                         continue;
                     }
@@ -110,8 +110,8 @@ impl Pending for SlowPending {
     fn wait(&mut self) -> Result {
         self.told.waited.add(1);
         for job in &self.jobs {
-            // SAFETY: Both are pages of bytes that are the migration's alone until this returns; on
-            // x86-64 the address of a page of the system does not change.
+            // SAFETY: Both are pages of bytes that only the migration uses until this returns; on
+            // x86-64, the kernel address of a system page does not change.
             unsafe { job.to.copy_from_nonoverlapping(job.from, PAGE_SIZE) };
         }
         if self.told.bad_wait.take() {
@@ -121,7 +121,7 @@ impl Pending for SlowPending {
     }
 }
 
-/// The driver's side: the bytes, and the engine for them.
+/// The driver's side: the bytes of the device, and the engine for them.
 struct SlowOps {
     slow: Slow,
     engine: SlowEngine,
@@ -170,7 +170,7 @@ fn slow_device(owner: Owner) -> Result<(Arc<Told>, SlowPagemap)> {
         node: None,
         hooks: (),
     };
-    // The name is a copy, which is gone before the pagemap.
+    // The name is copied: this one is freed before the pagemap.
     let name = kernel::str::CString::try_from_fmt(fmt!("hmm test {}", 7))?;
     let pfns = PfnRange::private(HPAGE_PMD_NR, &name)?;
     drop(name);
@@ -258,7 +258,7 @@ mod suite {
         }
         let moved = out(&pagemap, &told, memory.range(0..2), LargeFolios::Split);
         assert_eq!(moved, Ok(2));
-        // On the way back it is the CPU that gets no answer, and tries again.
+        // On the way back, the engine fails until it is told not to; the pages stay meanwhile.
         let mut buffer = MigrateBuffer::new(2)?;
         told.bad_wait.set(8);
         let evicted = pagemap.evict(0..2, &mut buffer);
@@ -306,7 +306,7 @@ mod suite {
         let range = memory.range(0..HPAGE_PMD_NR);
         let moved = out(&pagemap, &told, range, LargeFolios::Keep);
         assert_eq!(moved, Ok(HPAGE_PMD_NR));
-        // A part is unmapped: what is left of the folio is split when it is evicted.
+        // A part is unmapped; the rest of the folio is split when it is evicted.
         unmap(memory.at(1), 3)?;
         let mut buffer = MigrateBuffer::new(HPAGE_PMD_NR)?;
         pagemap.evict(0..HPAGE_PMD_NR, &mut buffer);
@@ -330,7 +330,7 @@ mod suite {
         assert_eq!(moved, Ok(1));
         let moved = out(&two, &told, memory.range(1..2), LargeFolios::Split);
         assert_eq!(moved, Ok(1));
-        // What is on one of them does not go to another.
+        // Pages of one device do not move to another.
         let moved = out(&two, &told, memory.range(0..2), LargeFolios::Split);
         assert_eq!(moved, Ok(0));
         let back = with_mm(|mm| {

@@ -62,7 +62,7 @@ mod suite {
 
     #[test]
     fn the_directory_goes_with_the_numbers() -> Result {
-        // A second one of the same name would be an error that debugfs prints.
+        // A second directory of the same name would be an error that debugfs prints.
         for _ in 0..3 {
             drop(numbers()?);
         }

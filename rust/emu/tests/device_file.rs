@@ -2,7 +2,7 @@
 
 //! Device files that know their device.
 //!
-//! They are opened through devtmpfs, where programs see it.
+//! The tests open them through devtmpfs, where programs see them.
 
 use super::prelude::*;
 use core::ffi::CStr;
@@ -15,13 +15,13 @@ use kernel::seq_file::SeqFile;
 use kernel::seq_print;
 use kernel::ModuleMetadata;
 
-/// What stands for the module: the test itself keeps it loaded while a file is open.
+/// Stands for the module: the test itself keeps its code loaded while a file is open.
 struct Nobody;
 
 impl ModuleMetadata for Nobody {
     const NAME: &'static CStr = c"hmm test";
 
-    // SAFETY: A null pointer stands for code that is always there.
+    // SAFETY: A null pointer stands for built-in code, which always exists.
     const THIS_MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
 }
 
@@ -30,11 +30,11 @@ impl ModuleMetadata for Nobody {
 struct Counted {
     opened: Counter,
     mapped: Counter,
-    /// Let `open` fail.
+    /// Makes `open` fail.
     broken: Counter,
 }
 
-/// A file that knows its device, and how many were opened before.
+/// A file that knows its device, and how many files were opened before it.
 struct Handle {
     device: Arc<Counted>,
     before: usize,
@@ -69,7 +69,7 @@ impl Handle {
     }
 }
 
-/// The same with words in fdinfo, and mappings, of which it counts the bytes.
+/// The same, with words in fdinfo, and with mappings, whose bytes it counts.
 struct Talkative;
 
 impl DeviceFileOps for Talkative {
@@ -99,19 +99,20 @@ impl DeviceFileOps for Talkative {
 ///
 /// # Invariants
 ///
-/// The file is open, and this is the only reference to it.
+/// The file is open, and we own the only reference to it.
 struct Open(NonNull<bindings::file>);
 
 impl Open {
     fn new(path: &'static CStr) -> Result<Self> {
-        // SAFETY: The path is a string of C.
+        // SAFETY: The path is a C string.
         let file = from_err_ptr(unsafe { bindings::kunit_open(path.as_ptr().cast()) })?;
-        // INVARIANT: It was opened just now.
+        // INVARIANT: The file was just opened.
         Ok(Self(NonNull::new(file).ok_or(EINVAL)?))
     }
 
     fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
-        // SAFETY: The file is open, by the type invariant; it is one of a node, which has an ioctl.
+        // SAFETY: The file is open, by the type invariant; it belongs to a device node, which has
+        // an ioctl.
         let ret = unsafe { bindings::kunit_ioctl(self.0.as_ptr(), cmd, arg) };
         usize::try_from(ret)
             .map(|ret| ret as isize)
@@ -127,10 +128,10 @@ impl Open {
         })
     }
 
-    /// Copies what fdinfo has of the file to `out`; returns the length.
+    /// Copies the fdinfo of the file to `out`; returns the length.
     fn fdinfo(&self, out: &mut [u8]) -> usize {
-        // SAFETY: The file is open, by the type invariant, and one of a node; the length is that of
-        // `out`.
+        // SAFETY: The file is open, by the type invariant, and belongs to a device node; the length
+        // is that of `out`.
         unsafe { bindings::kunit_show_fdinfo(self.0.as_ptr(), out.as_mut_ptr().cast(), out.len()) }
     }
 }
@@ -209,7 +210,7 @@ mod suite {
             let file = Open::new(ONE)?;
             drop(files);
             assert_eq!(Open::new(ONE).err(), Some(ENOENT));
-            // An open file keeps what it has.
+            // An open file keeps its data.
             assert_eq!(file.ioctl(1, 3), Ok(103));
             drop(file);
             assert!(Arc::into_unique_or_drop(device).is_some());
@@ -221,7 +222,7 @@ mod suite {
     fn there_are_all_files_or_none() -> Result {
         let device = Arc::new(Counted::default(), GFP_KERNEL)?;
         let mut devices = KVec::new();
-        // A name that is taken twice is refused, with a line in the log.
+        // A name that is already taken is refused, with a line in the log.
         for name in [c"hmm-test-one", c"hmm-test-two", c"hmm-test-one"] {
             devices.push((name, device.clone()), GFP_KERNEL)?;
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fault says, and how it can be answered.
+//! What a fault reports, and how it can be answered.
 
 use super::prelude::*;
 use kernel::mm::virt::flags::DONTEXPAND;
@@ -41,8 +41,8 @@ mod suite {
         set_vm_flags(memory.at(0), DONTEXPAND)?;
         assert_eq!(memory.is_filled(0, 0), Err(EFAULT));
         assert_eq!(pagemap.owned(), 1);
-        // Nor does an eviction, which goes by the VMA: the page comes back when the kind is the old
-        // one again.
+        // Neither does an eviction, which uses the VMA: the page moves back when the VMA is of the
+        // old kind again.
         assert_eq!(evict(&pagemap, 0), Err(EINVAL));
         clear_vm_flags(memory.at(0), DONTEXPAND)?;
         assert_eq!(evict(&pagemap, 0), Ok((1, 0)));

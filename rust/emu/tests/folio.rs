@@ -15,7 +15,7 @@ mod suite {
         drop(pagemap.reserve(pages, ())?);
         assert_eq!(pagemap.ops().freed.get(), HPAGE_PMD_NR);
         assert_eq!(pagemap.owned(), 0);
-        // Small pages of what was a large folio, and the large folio again.
+        // Small pages of a former large folio, and then the large folio again.
         for nth in [0, 1, HPAGE_PMD_NR - 1] {
             drop(pagemap.reserve(DevicePages::new(HPAGE_PMD_NR + nth, 0)?, ())?);
         }

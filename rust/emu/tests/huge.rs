@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages: moved whole, split, evicted, and seen by the device as one.
+//! Huge pages: moved as a whole, split, evicted, and mapped by the device as one.
 
 use super::prelude::*;
 
-/// Collects a block for the device, has `fill` fill the slots, and commits. Returns the number of
-/// pages that moved.
+/// Collects a block for the device, lets `fill` set the destinations, and commits. Returns the
+/// number of pages that moved.
 pub(super) fn move_block(
     pagemap: &Pagemap,
     memory: &UserMemory,
@@ -27,7 +27,7 @@ pub(super) fn move_whole(pagemap: &Pagemap, memory: &UserMemory) -> Result<usize
     })
 }
 
-/// Splits a block, and gives pages of block 0 of the device to the first `npages` pages of it.
+/// Splits a block, and gives its first `npages` pages destinations in block 0 of the device.
 pub(super) fn move_split(pagemap: &Pagemap, memory: &UserMemory, npages: usize) -> Result<usize> {
     move_block(pagemap, memory, |entry| {
         let mut small = entry.split()?;
@@ -41,7 +41,7 @@ pub(super) fn move_split(pagemap: &Pagemap, memory: &UserMemory, npages: usize) 
     })
 }
 
-/// Brings pages of a block back to system memory; the number that came, or the error if none did.
+/// Moves pages of a block back to system memory; returns their number, or the error if none moved.
 fn move_back(pagemap: &Pagemap, memory: &UserMemory, pages: Range<usize>) -> Result<usize> {
     with_mm(|mm| {
         let mmap = mm.mmap_read_lock();
@@ -54,18 +54,19 @@ fn move_back(pagemap: &Pagemap, memory: &UserMemory, pages: Range<usize>) -> Res
     })
 }
 
-/// The first and the last page of a block that was filled with `with`.
+/// Returns whether the first and the last page of a block are filled with `with`.
 pub(super) fn holds(memory: &UserMemory, with: u8) -> Result<bool> {
     Ok(memory.is_filled(0, with)? && memory.is_filled(HPAGE_PMD_NR - 1, with)?)
 }
 
-/// Fills the first and the last page of a block: as the block is aligned, that makes a huge page.
+/// Fills the first and the last page of a block: since the block is aligned, that creates a huge
+/// page.
 pub(super) fn fill_ends(memory: &UserMemory, with: u8) -> Result {
     memory.fill(0, with)?;
     memory.fill(HPAGE_PMD_NR - 1, with)
 }
 
-/// What the device is told of the pages of a block, of which it gives those that are not `view`.
+/// Checks how the device sees the pages of a block; returns those that are not `view`.
 fn others(
     pagemap: &Arc<Pagemap>,
     memory: &UserMemory,
@@ -109,7 +110,7 @@ mod suite {
         assert_eq!((moved, seen), (Ok(HPAGE_PMD_NR), 1));
         assert_eq!(pagemap.owned(), HPAGE_PMD_NR);
         assert_eq!(others(&pagemap, &memory, WHOLE), Ok(0));
-        // A CPU that touches one page gets all of them back.
+        // A CPU that touches one page gets all pages back.
         assert_eq!(memory.is_filled(77, 0), Ok(true));
         assert_eq!(pagemap.owned(), 0);
         assert_eq!(pagemap.ops().faults.get(), 1);
@@ -261,7 +262,7 @@ mod suite {
         assert_eq!(move_whole(&pagemap, &memory), Ok(HPAGE_PMD_NR));
         pagemap.ops().no_large.set(1);
         pagemap.ops().no_small.set(1);
-        // mm has split it, and there was no memory for one of the pages.
+        // mm has split the folio, and there was no memory for one of the pages.
         let back = move_back(&pagemap, &memory, 0..HPAGE_PMD_NR);
         assert_eq!(back, Ok(HPAGE_PMD_NR - 1));
         assert_eq!(pagemap.owned(), 1);
@@ -278,8 +279,8 @@ mod suite {
         assert_eq!(move_whole(&pagemap, &memory), Ok(HPAGE_PMD_NR));
         pagemap.ops().no_large.set(1);
         assert_eq!(holds(&memory, 38), Ok(true));
-        // The core does not split a folio that a fault has a reference to, but what maps it; so the
-        // pages come one by one, each when it is touched.
+        // The core does not split a folio that a fault has a reference to, only the entry that maps
+        // it; so the pages move back one by one, each when it is touched.
         let left = pagemap.owned();
         assert!(left <= HPAGE_PMD_NR - 2);
         assert_eq!(pagemap.ops().freed.get(), HPAGE_PMD_NR - left);
@@ -310,7 +311,7 @@ mod suite {
         let back = move_back(&pagemap, &memory, 0..8);
         assert_eq!(back, Ok(8));
         assert_eq!(pagemap.owned(), HPAGE_PMD_NR - 8);
-        // The driver has learnt of each piece.
+        // The driver was notified of each piece.
         assert_eq!(pagemap.ops().pieces.get(), HPAGE_PMD_NR);
         assert_eq!(evict(&pagemap, 0), Ok((HPAGE_PMD_NR - 8, 0)));
         assert_eq!(holds(&memory, 40), Ok(true));
@@ -364,7 +365,7 @@ mod suite {
         assert_eq!(read(0), Ok((42, true, Access::Write)));
         assert_eq!(read(1), Ok((0, true, Access::Write)));
         assert_eq!(read(HPAGE_PMD_NR - 1), Ok((42, true, Access::Write)));
-        // A CPU takes one page, and with it all of them.
+        // A CPU takes one page back, and with it all pages.
         assert_eq!(memory.is_filled(0, 42), Ok(true));
         assert_eq!(read(HPAGE_PMD_NR - 1).err(), Some(ENOENT));
         Ok(())
@@ -401,7 +402,7 @@ mod suite {
                 assert_eq!(page.device_index().is_some(), on_device);
                 page.write(0, &bytes)?;
             }
-            // A part that is cleared takes all of it along: the device faults it in again.
+            // Clearing a part clears the whole entry: the device faults the rest in again.
             unmap(memory.at(3), 1)?;
             assert!(view.lock().page(memory.at(300)).is_none());
             map_over(memory.at(3), 1, true)?;

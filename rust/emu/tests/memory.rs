@@ -4,7 +4,7 @@
 
 use super::prelude::*;
 
-/// Whether there is memory behind a page.
+/// Returns whether a page has memory.
 fn is_populated(memory: &Memory, page: usize) -> bool {
     memory.frame(page).is_some()
 }
@@ -58,7 +58,7 @@ mod suite {
         let refused = [
             // The kernel itself starts at 16 MiB.
             (16 << 20, HPAGE_PMD_NR, EBUSY),
-            // Free addresses, as far as anybody knows; but nobody said that they are set aside.
+            // These addresses are free, as far as is known, but not reserved.
             (1 << 40, HPAGE_PMD_NR, EBUSY),
             (1 << 40, 0, EINVAL),
             (1 << 40, HPAGE_PMD_NR - 1, EINVAL),
@@ -71,7 +71,7 @@ mod suite {
                 assert_eq!(made.err(), Some(error));
             }
         }
-        // Coherent memory is in whole blocks of addresses as well.
+        // Coherent memory needs whole, aligned blocks of addresses.
         let start = PhysicalStart::for_test((1 << 40) + 0x1000);
         assert_eq!(
             Memory::coherent(start, HPAGE_PMD_NR, c"x").err(),

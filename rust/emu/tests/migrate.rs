@@ -5,8 +5,8 @@
 use super::prelude::*;
 use kernel::mm::virt::flags::{DONTEXPAND, MERGEABLE};
 
-/// Moves `npages` pages to pages 0, 1, … of the device, as far as `give` says so for each; commits
-/// if `commit` says so. Returns the number of pages that moved.
+/// Moves `npages` pages to pages 0, 1, … of the device, those for which `give` returns true;
+/// commits if `commit` is true. Returns the number of pages that moved.
 fn migrate(
     pagemap: &Pagemap,
     memory: &UserMemory,
@@ -187,7 +187,7 @@ mod suite {
         let pagemap = device(1)?;
         drop(pagemap.reserve(DevicePages::new(0, HPAGE_PMD_ORDER)?, ())?);
         let memory = UserMemory::filled(4, 75)?;
-        // Not the first page, where the head of the large folio was.
+        // Not the first page, which was the head of the large folio.
         assert_eq!(migrate(&pagemap, &memory, 4, true, |nth| nth > 1), Ok(2));
         assert_eq!(evict(&pagemap, 0), Ok((2, 0)));
         assert_eq!(memory.is_filled(3, 78), Ok(true));
@@ -211,7 +211,7 @@ mod suite {
         let pagemap = device(1)?;
         let memory = UserMemory::filled(1, 90)?;
         assert_eq!(migrate(&pagemap, &memory, 1, true, |_| true), Ok(1));
-        // An access from the kernel may be tried again, by bytes for words.
+        // A kernel access may be retried, byte by byte instead of by words.
         pagemap.ops().bad_copies.set(9);
         assert_eq!(memory.is_filled(0, 90), Err(EFAULT));
         assert_eq!(pagemap.owned(), 1);
@@ -225,7 +225,7 @@ mod suite {
         let pagemap = device(1)?;
         let memory = UserMemory::filled(2, 110)?;
         assert_eq!(migrate(&pagemap, &memory, 2, true, |_| true), Ok(2));
-        // It tries four times.
+        // Eviction tries four times.
         pagemap.ops().bad_copies.set(4 * 2);
         assert_eq!(evict(&pagemap, 0), Err(EIO));
         pagemap.ops().bad_copies.set(3 * 2 + 1);
@@ -251,7 +251,7 @@ mod suite {
     #[test]
     fn pages_come_back_for_whoever_maps_them_wherever_they_lie() -> Result {
         let pagemap = device(1)?;
-        // Each in a VMA of its own, and one that begins in the midst of a run of device pages.
+        // Each page is in a VMA of its own; one VMA begins inside a run of device pages.
         let memories = [
             UserMemory::in_block(0, 1)?,
             UserMemory::in_block(7, 3)?,
@@ -291,7 +291,7 @@ mod suite {
         // SAFETY: This runs in a KUnit test, whose address space is its own; it is unlocked below.
         unsafe { bindings::kunit_mmap_write_lock() };
         let locked = evict(&pagemap, 0);
-        // SAFETY: It was locked above.
+        // SAFETY: The lock was taken above.
         unsafe { bindings::kunit_mmap_write_unlock() };
         assert_eq!(locked, Ok((0, 2)));
         assert_eq!(evict(&pagemap, 0), Ok((2, 0)));
@@ -361,7 +361,7 @@ mod suite {
         seen();
         assert_eq!(evict(&pagemap, 0), Ok((1, 0)));
         assert_eq!(seen(), steps(&back));
-        // What is dropped is not copied.
+        // A dropped migration does not copy.
         assert_eq!(migrate(&pagemap, &memory, 1, false, |_| true), Ok(0));
         assert_eq!(seen(), 0);
         Ok(())

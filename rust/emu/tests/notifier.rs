@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Learning of changes to page tables.
+//! Notification of changes to page tables.
 
 use super::prelude::*;
 
-/// Remembers the last change, and counts all.
+/// Remembers the last change, and counts all changes.
 struct Watch {
     last: Range<usize>,
     changes: Arc<Counter>,
@@ -152,7 +152,7 @@ mod suite {
         one: usize,
         begun: usize,
         finished: usize,
-        /// A change to make within the second pass, at this address.
+        /// The event of the last first pass.
         events: [Option<Event>; 1],
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who learns what is unmapped.
+//! Observers of unmapped ranges.
 
 use super::prelude::*;
 use crate::observer::UnmapObserver;
@@ -17,7 +17,7 @@ struct Seen {
 
 impl UnmapObserver for Seen {
     fn unmapped(&self, range: Range<usize>) {
-        // Only in a test: those who implement this must not sleep.
+        // Allowed only in a test: real implementations must not sleep.
         if let Some(mut seen) = self.range.try_lock() {
             *seen = range;
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Another task, which does something to the test's address space or its device.
+//! Another task, which changes the test's address space or device.
 
 use super::prelude::*;
 use kernel::error::to_result;
@@ -41,7 +41,7 @@ impl WorkItem for Other {
 }
 
 impl Other {
-    /// Has another task call `job` on the test's address space.
+    /// Makes another task call `job` on the test's address space.
     pub(super) fn start(job: impl Fn(&Mm) -> Result + Send + Sync + 'static) -> Result<Arc<Self>> {
         let job: Job = KBox::new(job, GFP_KERNEL)?;
         let other = with_mm(|mm| {
@@ -63,7 +63,7 @@ impl Other {
         Ok(other)
     }
 
-    /// Waits until it has.
+    /// Waits until the job is done.
     pub(super) fn wait(&self) -> Result {
         self.done.wait_for_completion();
         if self.succeeded.get() == 1 {
@@ -74,10 +74,10 @@ impl Other {
     }
 }
 
-/// Collects a page for a migration, which takes it out of the page tables, and puts it back.
+/// Collects a page for a migration, which removes its page table entry, and puts the entry back.
 fn change(mm: &Mm, pagemap: &Pagemap, address: usize) -> Result {
     let mm = mm.mmget_not_zero().ok_or(EFAULT)?;
-    // The test may hold the lock for reading and wait for this: so never wait for a writer.
+    // The test may hold the lock for reading and wait for this, so never wait for a writer.
     for _ in 0..1000 {
         let Some(mmap) = mm.mmap_read_trylock() else {
             fsleep(Delta::from_millis(1));
@@ -98,13 +98,13 @@ fn change(mm: &Mm, pagemap: &Pagemap, address: usize) -> Result {
     Err(EBUSY)
 }
 
-/// Has another task change the page table entry of an address, and waits for it.
+/// Makes another task change the page table entry of an address, and waits for it.
 pub(super) fn change_by_another_task(pagemap: &Arc<Pagemap>, address: usize) -> Result {
     let pagemap = pagemap.clone();
     Other::start(move |mm| change(mm, &pagemap, address))?.wait()
 }
 
-/// Touches a page of an address space that need not be the task's own.
+/// Touches a page of an address space, which may be that of another task.
 pub(super) fn touch(mm: &Mm, address: usize) -> Result {
     let mm = mm.mmget_not_zero().ok_or(EFAULT)?;
     // SAFETY: The address space has users; this runs in a KUnit test.

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Registration, and taking pages.
+//! Registration and reservation of pages.
 
 use super::prelude::*;
 use kernel::sync::Completion;
 
-/// A device that leaves to the library what it may, and runs short of system memory.
+/// A device that leaves as much as possible to the library, and runs out of system memory.
 struct Plain(Arc<Told>);
 
-/// What it has learnt, and what it is told to do.
+/// What the device has observed, and what it is told to do.
 #[pin_data]
 struct Told {
     freed: Counter,
-    /// There is no system memory until a fault.
+    /// There is no system memory until a fault occurs.
     is_short: Counter,
-    /// The error that a fault got when it took a page.
+    /// The error that a fault got when it reserved a page.
     refused: Counter,
     #[pin]
     asked: Completion,
@@ -158,7 +158,7 @@ mod suite {
         assert_eq!(told.refused.get(), 0);
         assert_eq!(evict(&pagemap, 0), Ok((1, 0)));
         assert_eq!(memory.is_filled(1, 12), Ok(true));
-        // With the page that the fault took, and gave back.
+        // This includes the page that the fault reserved and gave back.
         assert_eq!(told.freed.get(), 3);
         drop(pagemap.reserve(DevicePages::new(0, 1)?, ())?.into_pages());
         assert_eq!(told.freed.get(), 5);
@@ -176,7 +176,7 @@ mod suite {
             going.asked.wait_for_completion();
             touch(mm, address)
         })?;
-        // It waits for the page, which only the fault brings back.
+        // Drop waits for the page, which only the fault moves back.
         drop(pagemap);
         assert_eq!(
             told.refused.get(),

@@ -7,7 +7,7 @@ use hmm::exclusive::ExclusivePage;
 use super::prelude::*;
 
 /// Moves the pages of a pending map to pages 0, 1, … of the device; calls `meanwhile` when they
-/// have been copied, which is before they move. Returns how many have moved.
+/// have been copied, before they move. Returns how many have moved.
 fn move_and_map(
     pending: PendingMap<'_, Device>,
     range: Range<usize>,
@@ -36,12 +36,12 @@ fn access(view: &View<Device>, address: usize) -> Option<Access> {
     Some(page.access())
 }
 
-/// Lets go of the page, and returns the rest.
+/// Drops the page, and returns the rest.
 pub(super) fn result_of<R>(made: Result<Option<(R, ExclusivePage)>>) -> Result<Option<R>> {
     Ok(made?.map(|(result, _page)| result))
 }
 
-/// Makes a page exclusive through a new pending of the range.
+/// Makes a page exclusive through a new pending map of the range.
 fn exclusive(view: &View<Device>, range: Range<usize>, address: usize) -> Result<Option<()>> {
     let mut pending = view.pending_map(range)?;
     with_mm(|mm| {
@@ -69,7 +69,7 @@ mod suite {
             let page = guard.page(memory.at(index)).ok_or(ENOENT)?;
             assert!(page.device_index().is_some());
             page.read(0, &mut byte)?;
-            // C does not say of what was a hole that it may be written to.
+            // C does not report a former hole as writable.
             let expected = if index == 1 {
                 (21, Access::Write)
             } else {
@@ -117,7 +117,7 @@ mod suite {
 
     #[test]
     fn a_change_by_another_task_invalidates_it() -> Result {
-        // Before the pages are collected, and when they are.
+        // Before the pages are collected, and afterwards.
         for early in [true, false] {
             let pagemap = shared_device(1)?;
             let view = view(&pagemap)?;
@@ -132,7 +132,7 @@ mod suite {
                 true => Ok(()),
                 false => change(),
             });
-            // What has moved has moved.
+            // The migration itself has succeeded.
             assert_eq!(moved, Ok(2));
             for index in 0..4 {
                 assert_eq!(access(&view, memory.at(index)), None);
@@ -183,7 +183,8 @@ mod suite {
         memory.fill(1, 4)?;
         let range = memory.range(0..2);
         let pending = view.pending_map(range.clone())?;
-        // The folios are collected; what takes them from the process is no part of the migration.
+        // The folios are collected; a change that takes them from the process is not part of the
+        // migration.
         let moved = move_and_map(pending, range, |vma| {
             vma.zap_vma_range(memory.at(0), PAGE_SIZE);
             Ok(())
@@ -242,7 +243,7 @@ mod suite {
             assert_eq!(made, Ok(Some(())));
             assert_eq!(access(&view, memory.at(nth)), Some(Access::Exclusive));
         }
-        // The one that was on the device came back for it.
+        // The page that was on the device moved back for the exclusive access.
         assert_eq!(pagemap.owned(), 0);
         assert_eq!(memory.is_filled(0, 0), Ok(true));
         assert_eq!(memory.is_filled(1, 8), Ok(true));
@@ -263,7 +264,7 @@ mod suite {
         assert_eq!(made(memory.at(1)), Err(EFAULT));
         assert_eq!(made(memory.at(2)), Err(EFAULT));
         assert_eq!(made(memory.at(0) + 1), Err(EINVAL));
-        // Not one of the range.
+        // A page outside the range.
         assert_eq!(made(memory.at(3)), Err(EINVAL));
         assert_eq!(made(memory.at(0)), Ok(Some(())));
         Ok(())
@@ -330,7 +331,7 @@ mod suite {
         let made = with_mm(|mm| {
             let mmap = mm.mmap_read_lock();
             let made = result_of(pending.make_exclusive(mm, &mmap, memory.at(0), |_| ()));
-            // The lock is that of another address space than the one that is named.
+            // The lock belongs to another address space than the given one.
             let named = pending.make_exclusive(&other, &mmap, memory.at(0), |_| ());
             let named = result_of(named);
             Ok((made, named))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces, tasks, and what mm holds of their pages.
+//! Address spaces, tasks, and references that mm holds to their pages.
 
 use super::prelude::*;
 use kernel::mm::virt::flags::WRITE;
@@ -15,7 +15,7 @@ mod suite {
         let end = with_mm(|mm| Ok(task_size(mm)))?;
         assert!(memory.at(2) <= end);
         assert_eq!(end % PAGE_SIZE, 0);
-        // No program has the other half, which is the kernel's.
+        // No program has the upper half, which is the kernel's.
         assert!(end <= 1 << (usize::BITS - 1));
         Ok(())
     }
@@ -74,18 +74,18 @@ mod suite {
 
     #[test]
     fn a_page_in_a_batch_of_another_cpu_moves_when_that_was_emptied() -> Result {
-        // Others may empty the batch first: khugepaged does.
+        // Others may empty the batch first, for example khugepaged.
         const TRIES: usize = 10;
         let pagemap = device(1)?;
         let memory = UserMemory::in_block(0, 1)?;
         for _ in 0..TRIES {
             memory.fill(0, 5)?;
-            // A new page is in a batch of its own.
+            // A new page gets into a batch of this CPU.
             drain_lru_batches();
             // SAFETY: This runs in a KUnit test, whose address space and thread are its own.
             let used = unsafe { bindings::kunit_use_on_another_cpu(memory.at(0)) };
             if used == ENODEV.to_errno() {
-                // With one CPU there is no other one's batch.
+                // With one CPU there is no batch of another one.
                 return Ok(());
             }
             assert_eq!(used, 0);
@@ -102,7 +102,7 @@ mod suite {
     #[test]
     fn random_numbers_differ() {
         let first = random();
-        // That all of them are the same by chance is less likely than a broken test.
+        // That all of them are equal by chance is less likely than a broken test.
         let differs = (0..8).any(|_| {
             cond_resched();
             random() != first

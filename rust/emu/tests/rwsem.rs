@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The lock that readers share.
+//! The read-write semaphore.
 
 use super::prelude::*;
 use hmm::rwsem::RwSemaphore;
@@ -12,7 +12,7 @@ fn semaphore() -> Result<Shared> {
     Arc::pin_init(RwSemaphore::new(1_usize, name, key), GFP_KERNEL)
 }
 
-/// Has another task write as soon as it can.
+/// Makes another task write as soon as it can.
 fn write_by_another_task(semaphore: &Shared) -> Result<Arc<Other>> {
     let semaphore = semaphore.clone();
     Other::start(move |_| {

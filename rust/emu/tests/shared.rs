@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages that other processes may share. To this crate they are those that the process cannot
-//! write to without a fault, so that a test needs no second process.
+//! Huge pages that other processes may share. To this crate, these are huge pages that the process
+//! cannot write to without a fault, so a test needs no second process.
 
 use super::prelude::*;
 use kernel::mm::virt::flags::WRITE;
 
-/// A device, and a huge page on it that the process may only read.
+/// Creates a device, and a huge page on it that the process may only read.
 fn read_only_there() -> Result<(Pin<KBox<Pagemap>>, UserMemory)> {
     let pagemap = device(1)?;
     let memory = UserMemory::block()?;
@@ -27,7 +27,7 @@ mod suite {
         let pagemap = device(1)?;
         let memory = UserMemory::block()?;
         let mut hole = None;
-        // Nobody shares a hole.
+        // A hole is never shared.
         move_block(&pagemap, &memory, |entry| {
             hole = Some((entry.order(), entry.can_split(), entry.split().is_ok()));
             Ok(())

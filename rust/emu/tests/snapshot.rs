@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device is told of how a process has its pages mapped.
+//! How a device sees the mappings of a process.
 
 use super::prelude::*;
 
-/// The first `npages` pages as a device sees them.
+/// Returns the first `npages` pages as a device sees them.
 fn snapshot(pagemap: &Arc<Pagemap>, memory: &UserMemory, npages: usize) -> Result<KVec<PageView>> {
     let view = view(pagemap)?;
     let mut buffer = FaultBuffer::new()?;
     let mut views = KVec::with_capacity(npages, GFP_KERNEL)?;
     with_mm(|mm| {
         view.snapshot(mm, memory.range(0..npages), &mut buffer, |view| {
-            // There is room for as many as there are pages.
+            // The buffer has room for exactly that many pages.
             let _ = views.push_within_capacity(view);
         })
     })?;
@@ -34,7 +34,7 @@ mod suite {
         // 0: never touched. 1: read only so far. 2: written.
         assert_eq!(memory.is_filled(1, 0), Ok(true));
         memory.fill(2, 2)?;
-        // 3: here. 4: on another device. 5: not for writing. 6: nothing.
+        // 3: on this device. 4: on another device. 5: not writable. 6: not mapped.
         memory.fill(3, 3)?;
         assert_eq!(move_out(&pagemap, memory.range(3..4)), Ok(1));
         memory.fill(4, 4)?;
@@ -52,7 +52,7 @@ mod suite {
         assert_eq!(mapped(views[5]), small(PagePlace::Zero, false));
         assert_eq!(views[6], PageView::Error);
         assert_eq!(views.len(), 7);
-        // Nothing has moved for it.
+        // The snapshot has moved no page.
         assert_eq!((pagemap.owned(), other.owned()), (1, 1));
         assert_eq!(pagemap.ops().faults.get() + other.ops().faults.get(), 0);
 

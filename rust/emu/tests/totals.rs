@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted of pages that move, and of faults.
+//! Statistics of pages that move, and of faults.
 
 use super::prelude::*;
 use crate::trace::Cause;
 
-/// Pages that moved out and back, in small folios and in large ones, that were freed, and that are
-/// there. Checks that they agree.
+/// Returns the numbers of pages that moved to the device and back, in small folios and in large
+/// ones, that were freed, and that are resident. Checks that they are consistent.
 fn sums(pagemap: &Pagemap) -> [u64; 6] {
     let Totals {
         to_device: out,
@@ -87,7 +87,7 @@ mod suite {
         let pagemap = device(1)?;
         let memory = UserMemory::filled(2, 1)?;
         drop(pagemap.reserve(DevicePages::new(0, 0)?, ())?);
-        // Each destination is put when the migration is.
+        // Each destination is put together with the migration.
         let moved = move_out_by(&pagemap, memory.range(0..2), LargeFolios::Split, |entry| {
             let folio = pagemap.reserve(DevicePages::new(entry.index(), 0)?, ())?;
             entry.set_dst(folio)?;
@@ -110,7 +110,7 @@ mod suite {
         let back = pagemap.totals().to_system;
         let phases = [Phase::Collect, Phase::Copy, Phase::Move, Phase::Map];
         let ns: u64 = phases.iter().map(|&phase| back.ns(phase)).sum();
-        // The clock may go in ticks.
+        // The clock may be coarse.
         assert!(ns >= 10_000_000);
         Ok(())
     }
@@ -144,7 +144,7 @@ mod suite {
         assert_eq!(memory.is_filled(0, 1), Ok(true));
         assert_eq!(stats.cpu_faults.get(), 1);
         assert_eq!(stats.back(Cause::CpuFault), 1);
-        // The fault has taken the page from the device, too.
+        // The fault has also taken the page from the device's page table.
         assert_eq!(view.stats().cleared, seen.cleared + 1);
         assert_eq!(stats.cleared.get(), seen.cleared + 1);
         assert!(view.stats().invalidations > seen.invalidations);

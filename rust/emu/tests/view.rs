@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The page table of a device: faults, what clears entries, and access through them.
+//! The device page table: faults, what clears entries, and access through it.
 
 use super::{pending::result_of, prelude::*};
 use kernel::mm::virt::flags::WRITE;
 
-/// A device, what it sees of the test's address space, and memory there.
+/// A device, its view of the test's address space, and memory there.
 struct Bench {
     view: Pin<KBox<View<Device>>>,
     pagemap: Arc<Pagemap>,
@@ -13,7 +13,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With `npages` pages that were never touched.
+    /// Creates it with `npages` pages that were never touched.
     fn new(npages: usize) -> Result<Self> {
         let pagemap = shared_device(1)?;
         Ok(Self {
@@ -23,7 +23,7 @@ impl Bench {
         })
     }
 
-    /// With pages that are filled with 1, 2, ….
+    /// Creates it with pages that are filled with 1, 2, ….
     fn filled(npages: usize) -> Result<Self> {
         let this = Self::new(npages)?;
         for nth in 0..npages {
@@ -56,7 +56,7 @@ impl Bench {
         Some(page.access())
     }
 
-    /// The first and the last byte of a page, as the device reads them.
+    /// Returns the first and the last byte of a page, as the device reads them.
     fn read(&self, nth: usize) -> Result<[u8; 2]> {
         let guard = self.view.lock();
         let page = guard.page(self.memory.at(nth)).ok_or(ENOENT)?;
@@ -66,7 +66,7 @@ impl Bench {
         Ok(bytes)
     }
 
-    /// The device fills a page.
+    /// Fills a page from the device.
     fn write(&self, nth: usize, byte: u8) -> Result {
         let bytes = KVec::from_elem(byte, PAGE_SIZE, GFP_KERNEL)?;
         let guard = self.view.lock();
@@ -182,7 +182,7 @@ mod suite {
         bench.write(1, 77)?;
         assert_eq!(bench.pagemap.owned(), 2);
         assert_eq!(bench.pagemap.ops().faults.get(), 0);
-        // A CPU that touches it takes it away from the device.
+        // A CPU that touches the page takes it away from the device.
         assert_eq!(bench.memory.is_filled(1, 77), Ok(true));
         assert_eq!(bench.pagemap.owned(), 1);
         assert_eq!(bench.access(0), Some(Access::Write));
@@ -238,7 +238,7 @@ mod suite {
         assert_eq!(next(2..6), Some(4));
         assert_eq!(next(2..4), None);
         assert_eq!(next(5..6), None);
-        // A part of a page stands for it.
+        // One byte of a page represents it.
         let inside = bench.memory.at(4)..bench.memory.at(4) + 1;
         assert!(guard.next(inside).is_some());
         Ok(())
@@ -268,7 +268,7 @@ mod suite {
         assert_eq!(bench.read(1), Ok([99, 99]));
         assert_eq!(bench.memory.is_filled(0, 1), Ok(true));
         assert_eq!(bench.access(1), Some(Access::Exclusive));
-        // A CPU that touches the page itself ends it.
+        // A CPU that touches the page itself ends the exclusive access.
         assert_eq!(bench.memory.is_filled(1, 99), Ok(true));
         assert_eq!(bench.access(1), None);
         Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The trace events of engines, threads of a device that work by themselves: the faults that they
-//! post, what is done about them, and their jobs. The driver fires them.
+//! The trace events of engines, which are threads of a device that work on their own: the faults
+//! that they post, how these are handled, and the engines' jobs. The driver emits these events.
 //!
 //! C header: `rust/helpers/dmirror_engine_events.h`.
 
@@ -12,30 +12,30 @@ use kernel::{jump_label::static_branch_unlikely, macros::paste, page::PAGE_SIZE,
 use super::errno;
 use crate::bindings;
 
-/// For whom an engine works.
+/// The client that an engine works for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The number of the open file, as its fdinfo has it.
+    /// The number of the open file, as in its fdinfo.
     pub number: u64,
     /// The process that opened it, whose addresses the engine uses.
     pub pid: i32,
 }
 
-/// Why an engine posts a page.
+/// Why an engine posts a page to the fault buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
-    /// It cannot read it, or fetch a packet from it.
+    /// It cannot read the page, or fetch a packet from it.
     Read = bindings::DMIRROR_REASON_READ,
-    /// It cannot write to it.
+    /// It cannot write to the page.
     Write = bindings::DMIRROR_REASON_WRITE,
-    /// It cannot make atomic operations on it.
+    /// It cannot perform atomic operations on the page.
     Atomic = bindings::DMIRROR_REASON_ATOMIC,
-    /// It has used the block that the page is in often enough where that is.
+    /// It has accessed the block of the page often at its current place.
     Hot = bindings::DMIRROR_REASON_HOT,
 }
 
-/// What is done about pages that an engine has posted.
+/// How pages that an engine has posted are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Decision {
@@ -43,11 +43,11 @@ pub enum Decision {
     Map = bindings::DMIRROR_DECISION_MAP,
     /// They are moved to the device.
     Move = bindings::DMIRROR_DECISION_MOVE,
-    /// They are moved after a nap, because CPUs want them as well.
+    /// They are moved after a pause, because CPUs use them as well.
     Nap = bindings::DMIRROR_DECISION_NAP,
-    /// They are used where they are for a while, because naps did not help.
+    /// They are used where they are for a while, because pauses did not help.
     Pin = bindings::DMIRROR_DECISION_PIN,
-    /// Nothing: they have come to the device with others.
+    /// Nothing is done: they have moved to the device together with other pages.
     Present = bindings::DMIRROR_DECISION_PRESENT,
 }
 
@@ -58,13 +58,13 @@ pub struct FaultPost {
     pub device: u32,
     /// The number of the engine.
     pub engine: usize,
-    /// For whom it works.
+    /// The client that the engine works for.
     pub client: Client,
-    /// The number of the page.
+    /// The page number.
     pub page: usize,
-    /// Why it is posted.
+    /// Why the page is posted.
     pub reason: Reason,
-    /// Whether the engine has waited for room for it, and for those that come after it.
+    /// Whether the engine had to wait for room for this page and the following ones.
     pub overflow: bool,
 }
 
@@ -73,7 +73,7 @@ event!(
     fault_post,
     |this| this.device,
     this.client.pid,
-    // CAST: An engine is one of a few.
+    // CAST: There are only a few engines.
     this.engine as u32,
     this.client.number,
     this.page * PAGE_SIZE,
@@ -81,14 +81,14 @@ event!(
     this.overflow,
 );
 
-/// The handler has taken a batch out of the fault buffer.
+/// The fault handler has taken a batch out of the fault buffer.
 #[derive(Clone, Debug)]
 pub struct FaultBatch {
     /// The number of the device.
     pub device: u32,
-    /// Entries of it.
+    /// Number of entries in the batch.
     pub entries: usize,
-    /// Those of them that went to the group of another one.
+    /// Number of entries that were merged into the group of another entry.
     pub merged: usize,
 }
 
@@ -101,22 +101,23 @@ event!(
     this.merged,
 );
 
-/// An engine has seen to a granule in which pages were posted.
+/// An engine has handled a granule in which pages were posted.
 #[derive(Clone, Debug)]
 pub struct FaultService {
     /// The number of the device.
     pub device: u32,
     /// The number of the engine.
     pub engine: usize,
-    /// For whom it works.
+    /// The client that the engine works for.
     pub client: Client,
-    /// The pages, by number, that the decision is about: the granule, and what goes with it.
+    /// The page numbers that the decision covers: the granule, and the pages that are handled with
+    /// it.
     pub pages: Range<usize>,
-    /// Pages of the granule.
+    /// Number of pages of the granule.
     pub granule: usize,
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
-    /// Pages that moved to the device.
+    /// Number of pages that moved to the device.
     pub moved: usize,
 }
 
@@ -125,7 +126,7 @@ event!(
     fault_service,
     |this| this.device,
     this.client.pid,
-    // CAST: An engine is one of a few.
+    // CAST: There are only a few engines.
     this.engine as u32,
     this.client.number,
     this.pages.start * PAGE_SIZE,
@@ -142,22 +143,22 @@ pub struct Job {
     pub device: u32,
     /// The number of the engine.
     pub engine: usize,
-    /// For whom it works.
+    /// The client that the engine works for.
     pub client: Client,
-    /// The number of the queue in the open file.
+    /// The number of the queue in its open file.
     pub queue: u32,
-    /// The number of the job in the queue.
+    /// The number of the job in its queue.
     pub seqno: u64,
 }
 
-/// An engine begins with a job.
+/// An engine begins a job.
 #[derive(Clone, Debug)]
 pub struct JobBegin {
-    /// Which one.
+    /// The job.
     pub job: Job,
     /// The address of its first packet, in bytes.
     pub address: u64,
-    /// How many it executes.
+    /// Number of packets in the job.
     pub packets: u64,
 }
 
@@ -166,7 +167,7 @@ event!(
     job_begin,
     |this| this.job.device,
     this.job.client.pid,
-    // CAST: An engine is one of a few.
+    // CAST: There are only a few engines.
     this.job.engine as u32,
     this.job.client.number,
     this.job.queue,
@@ -175,16 +176,16 @@ event!(
     this.packets,
 );
 
-/// An engine is through with a job.
+/// An engine has finished a job.
 #[derive(Clone, Debug)]
 pub struct JobEnd {
-    /// Which one.
+    /// The job.
     pub job: Job,
-    /// Packets that were executed whole.
+    /// Number of packets that were executed completely.
     pub executed: u64,
-    /// Why not all.
+    /// Why not all packets were executed.
     pub error: Option<Error>,
-    /// The address that an error is about, in bytes; else 0.
+    /// The address that the error is about, in bytes; 0 without an error.
     pub address: u64,
 }
 
@@ -193,7 +194,7 @@ event!(
     job_end,
     |this| this.job.device,
     this.job.client.pid,
-    // CAST: An engine is one of a few.
+    // CAST: There are only a few engines.
     this.job.engine as u32,
     this.job.client.number,
     this.job.queue,

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The update lock, held alone or together with other readers.
+//! The update lock, held exclusively or shared with other readers.
 
 use core::ops::{Deref, DerefMut};
 
 use super::{Guarded, Invalidate, Notifier, Sequence};
 use crate::rwsem::{ReadGuard, WriteGuard};
 
-/// The update lock, held alone.
+/// The update lock, held exclusively.
 pub struct Guard<'n, T: Invalidate>(pub(super) WriteGuard<'n, Guarded<T>>);
 
 impl<'n, T: Invalidate> Guard<'n, T> {
-    /// Lets readers share the lock from now on; nothing changes in between.
+    /// Downgrades the lock to a shared one, which readers can share; nothing changes in between.
     ///
     /// Does not sleep.
     pub fn downgrade(self) -> SharedGuard<'n, T> {
@@ -33,7 +33,7 @@ impl<T: Invalidate> DerefMut for Guard<'_, T> {
     }
 }
 
-/// The update lock, held together with other readers: nothing changes meanwhile.
+/// The update lock, held shared with other readers: nothing changes while it is held.
 pub struct SharedGuard<'n, T: Invalidate>(pub(super) ReadGuard<'n, Guarded<T>>);
 
 impl<T: Invalidate> Deref for SharedGuard<'_, T> {
@@ -46,11 +46,11 @@ impl<T: Invalidate> Deref for SharedGuard<'_, T> {
 
 /// A way to hold the update lock: [`Guard`] or [`SharedGuard`].
 pub trait UpdateGuard<'n>: private::Sealed + Sized {
-    /// What the lock protects.
+    /// The data that the lock protects.
     type State: Invalidate;
 
-    /// Takes the update lock in this way if nothing has changed since `seq`, and nothing is about
-    /// to.
+    /// Takes the update lock in this way if nothing has changed since `seq`, and no change is in
+    /// progress.
     ///
     /// May sleep.
     fn lock_if_unchanged(notifier: &'n Notifier<Self::State>, seq: Sequence) -> Option<Self>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A CPU that touched a page on the device.
+//! A CPU fault on a page that is on the device.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault`,
 //! source: [`mm/memory.c`](srctree/mm/memory.c), `do_swap_page()`.
@@ -12,9 +12,9 @@ use kernel::{mm::virt::VmaRef, page::PAGE_SIZE, prelude::*};
 use super::{DevPagemap, DevPagemapOps, Frame, HPAGE_PMD_NR};
 use crate::{bindings, vma::LockedVma};
 
-/// A fault on a page of the device, which the driver must answer.
+/// A CPU fault on a page of the device, which the driver must answer.
 ///
-/// Consuming it is the only way to make a [`FaultAnswer`].
+/// Consuming it is the only way to create a [`FaultAnswer`].
 ///
 /// # Invariants
 ///
@@ -37,8 +37,8 @@ use crate::{bindings, vma::LockedVma};
 pub struct CpuFault<'f, T: DevPagemapOps> {
     vmf: NonNull<bindings::vm_fault>,
     pagemap: &'f DevPagemap<T>,
-    /// The start and the end of what was tried to move back last, how many pages moved, and what
-    /// kept the touched one.
+    /// The start and the end of the last attempted range, the number of pages that moved, and the
+    /// error that kept the touched page on the device.
     outcome: Cell<(usize, usize, usize, Option<Error>)>,
 }
 
@@ -49,14 +49,14 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     pub(super) unsafe fn new(vmf: *mut bindings::vm_fault, pagemap: &'f DevPagemap<T>) -> Self {
         // INVARIANT: By the safety requirement.
         Self {
-            // SAFETY: What is valid is not null.
+            // SAFETY: `vmf` is valid, by the safety requirement, and so not null.
             vmf: unsafe { NonNull::new_unchecked(vmf) },
             pagemap,
             outcome: Cell::new((0, 0, 0, None)),
         }
     }
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     pub fn pagemap(&self) -> &'f DevPagemap<T> {
         self.pagemap
     }
@@ -74,14 +74,14 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
         // SAFETY: The VMA is valid for 'f, because its `mmap_lock` is held, by the type invariant.
         let vma = unsafe { VmaRef::from_raw(info.vma) };
-        // SAFETY: Its `mmap_lock` is held for 'f, by the type invariant.
+        // SAFETY: The `mmap_lock` of the VMA is held for 'f, by the type invariant.
         unsafe { LockedVma::new(vma) }
     }
 
-    /// Returns the number of pages that the touched page table entry maps: 1, or
-    /// [`HPAGE_PMD_NR`]. They come back together.
+    /// Returns the number of pages that the touched page table entry maps: 1, or [`HPAGE_PMD_NR`].
+    /// They move back together.
     pub fn npages(&self) -> usize {
-        // SAFETY: `vmf` is valid, by the type invariant. The core leaves `pte` alone for an entry
+        // SAFETY: `vmf` is valid, by the type invariant. The core leaves `pte` null for an entry
         // that maps a huge page.
         if unsafe { self.vmf.as_ref().pte.is_null() } {
             HPAGE_PMD_NR
@@ -90,28 +90,28 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         }
     }
 
-    /// Returns whether the touched page is one of a folio of several pages.
+    /// Returns whether the touched page belongs to a folio of several pages.
     pub(crate) fn is_in_large_folio(&self) -> bool {
         // SAFETY: The core holds a reference to the page, by the type invariant.
         let folio = unsafe { bindings::page_folio(self.page()) };
-        // SAFETY: The core has locked the folio, by the type invariant, so that it is not split.
+        // SAFETY: The core has locked the folio, by the type invariant, so nobody can split it.
         (unsafe { bindings::folio_order(folio) }) > 0
     }
 
-    /// Narrows `window` (bytes, page aligned, the end exclusive, below one entry of a PMD), in
-    /// which the touched page is, to the pages around that one that are on this device too, one
-    /// after the other, and of folios of one page. The answer may be old.
+    /// Narrows `window` to the run of consecutive pages around the touched page that are also on
+    /// this device, in folios of one page. `window` (bytes, page aligned, the end exclusive)
+    /// contains the touched page and lies below one PMD entry. The answer may be stale.
     ///
-    /// A migration announces a change to all of its range: what is not on the device shall not hear
-    /// of it. Devices would lose what they have mapped there, and exclusive access to it. And where
-    /// mm cannot split a large folio, it leaves out all pages behind it.
+    /// A migration announces a change to its whole range, so pages that are not on the device must
+    /// be left out: devices would lose their mappings of those pages, and exclusive access to them.
+    /// Also, where mm cannot split a large folio, it leaves out all pages behind it.
     pub(crate) fn resident_run(&self, window: Range<usize>) -> Range<usize> {
         let Range { mut start, mut end } = window;
         let pfns = self.pagemap.pfns();
         // SAFETY: `vmf` is valid, by the type invariant.
         let pmd = unsafe { self.vmf.as_ref().pmd };
         // SAFETY: The entry is that of the touched address, and the `mmap_lock` is held, by the
-        // type invariant; all of the window lies below it, by the doc comment.
+        // type invariant; the caller has made sure that the whole window lies below the entry.
         unsafe {
             bindings::private_run(
                 pmd,
@@ -125,50 +125,50 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         start..end
     }
 
-    /// Returns which of them was touched, counted from 0.
+    /// Returns which of the [`npages`](Self::npages) pages was touched, counted from 0.
     pub fn index(&self) -> usize {
         self.address() / PAGE_SIZE % self.npages()
     }
 
-    /// Returns which page of the device the touched one is, or the first of a huge page; `None` if
-    /// it is none of this device, which mm does not ask a driver about.
+    /// Returns the device's number for the touched page, or for the first page of a touched huge
+    /// page. `None` means that the page belongs to another device; mm does not ask a driver about
+    /// such pages.
     ///
     /// Does not sleep.
     pub fn device_index(&self) -> Option<usize> {
-        // SAFETY: The core has given the page, which is in the memory map.
+        // SAFETY: The core passes a valid page, so it belongs to the memory map.
         let frame = unsafe { Frame::of_page(self.page()) };
         self.pagemap.index_of(frame)
     }
 
-    /// Returns the page that was touched, which the core has locked and holds.
+    /// Returns the touched page. The core has locked it and holds a reference to it.
     pub(crate) fn page(&self) -> *mut bindings::page {
         // SAFETY: `vmf` is valid, by the type invariant.
         unsafe { self.vmf.as_ref().page }
     }
 
-    /// Returns whether the process may write to a huge page without a fault.
+    /// Returns whether the process may write to the touched huge page without a fault.
     pub(crate) fn is_writable(&self) -> bool {
         // SAFETY: `vmf` is valid, by the type invariant.
         let fault = unsafe { self.vmf.as_ref() };
-        // SAFETY: The core has set the entry before it called us; any bits are a value of it.
+        // SAFETY: The core sets the entry before it calls the driver; any bits are a valid value.
         let pmd = unsafe { fault.__bindgen_anon_2.orig_pmd };
-        // SAFETY: The function computes with the bits alone.
+        // SAFETY: The function only computes with the bits.
         let entry = unsafe { bindings::softleaf_from_pmd(pmd) };
-        // SAFETY: The function computes with the bits alone.
+        // SAFETY: The function only computes with the bits.
         unsafe { bindings::softleaf_is_device_private_write(entry) }
     }
 
-    /// Answers that the page came back, or that somebody else has changed the page table; the CPU
+    /// Answers that the page is back, or that someone else has changed the page table; the CPU
     /// tries again.
     ///
-    /// If neither is the case, it faults again at once, for ever. Does not sleep.
+    /// If neither is true, the CPU faults again at once, for ever. Does not sleep.
     pub fn retry(self) -> FaultAnswer {
         self.answer(Answer::Retry)
     }
 
-    /// Answers that there was no memory to bring the page back to. The core prints a line about
-    /// that, at a bounded rate, and the CPU tries again; so this is for the case that nothing else
-    /// helps. Does not sleep.
+    /// Answers that there is no system memory for the page. The core prints a rate-limited message,
+    /// and the CPU tries again; so use this only when nothing else helps. Does not sleep.
     pub fn out_of_memory(self) -> FaultAnswer {
         self.answer(Answer::OutOfMemory)
     }
@@ -178,7 +178,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         self.answer(Answer::BusError)
     }
 
-    /// Notes what has come of an attempt to move the pages.
+    /// Records the outcome of an attempt to move the pages.
     pub(crate) fn note(&self, range: Range<usize>, moved: usize, error: Option<Error>) {
         let before = self.outcome.get().2;
         let outcome = (range.start, range.end, before + moved, error);
@@ -196,7 +196,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     }
 }
 
-/// What becomes of a CPU that touched a page on the device.
+/// What happens to a CPU that touched a page on the device.
 #[must_use]
 #[derive(Debug)]
 pub struct FaultAnswer {
@@ -206,7 +206,7 @@ pub struct FaultAnswer {
     error: Option<Error>,
 }
 
-/// Which [`FaultAnswer`] it is.
+/// The kind of a [`FaultAnswer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// See [`CpuFault::retry`].
@@ -218,23 +218,23 @@ pub enum Answer {
 }
 
 impl FaultAnswer {
-    /// Returns which it is.
+    /// Returns the kind.
     pub fn kind(&self) -> Answer {
         self.kind
     }
 
-    /// Returns the addresses (bytes, the end exclusive) of what was to come back; empty if nothing
+    /// Returns the addresses (bytes, the end exclusive) that were to move back; empty if nothing
     /// was tried.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// Returns the number of pages that came back.
+    /// Returns the number of pages that moved back.
     pub fn moved(&self) -> usize {
         self.moved
     }
 
-    /// Returns what kept the page that was touched on the device, if anything did.
+    /// Returns the error that kept the touched page on the device, if any.
     pub fn error(&self) -> Option<Error> {
         self.error
     }

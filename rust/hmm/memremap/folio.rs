@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios of the device that are not in use by mm, and the driver's data in them.
+//! Folios of the device that mm does not use, and the driver's data in them.
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h).
 
@@ -11,8 +11,8 @@ use kernel::sync::Arc;
 use super::{DevPagemap, DevPagemapOps, DevicePages, Frame, HPAGE_PMD_ORDER};
 use crate::bindings;
 
-/// What a driver keeps in each folio of its device while that is in use: `()` for nothing, or an
-/// [`Arc`]. A folio that is split has a clone of it in each piece.
+/// The driver's data in each folio of its device while the folio is in use: `()` for nothing, or an
+/// [`Arc`]. When a folio is split, each piece gets a clone.
 ///
 /// C: `page.zone_device_data`.
 pub trait FolioData: Clone + Send + Sync + Sized + 'static + private::Sealed {
@@ -21,7 +21,7 @@ pub trait FolioData: Clone + Send + Sync + Sized + 'static + private::Sealed {
 
     /// # Safety
     ///
-    /// `raw` came from `into_raw()`, and this is called once for it.
+    /// `raw` came from `into_raw()`, and this is called only once for it.
     #[doc(hidden)]
     unsafe fn from_raw(raw: *mut c_void) -> Self;
 }
@@ -47,14 +47,15 @@ impl<T: Send + Sync + 'static> FolioData for Arc<T> {
     }
 
     unsafe fn from_raw(raw: *mut c_void) -> Self {
-        // SAFETY: `raw` came from `Arc::into_raw()`, and is used once, by the safety requirement.
+        // SAFETY: `raw` came from `Arc::into_raw()`, and is consumed once, by the safety
+        // requirement.
         unsafe { Arc::from_raw(raw.cast_const().cast()) }
     }
 }
 
-/// Pages of a device that are reserved and not in use yet: reference count 0.
+/// Device pages that are reserved and not in use yet: reference count 0.
 ///
-/// Nobody else can hold a reference to them. Dropping it gives the pages back by
+/// Nobody else can hold a reference to them. Dropping the value gives the pages back through
 /// [`DevPagemapOps::folio_free`].
 ///
 /// # Invariants
@@ -67,9 +68,10 @@ pub struct FreeFolio<'p, T: DevPagemapOps> {
 }
 
 impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
-    /// The bits of `pages` were just set in the ownership map, for the result alone.
+    /// The caller has just set the bits of `pages` in the ownership map, for the returned value
+    /// alone.
     pub(super) fn new(pagemap: &'p DevPagemap<T>, pages: DevicePages, data: T::FolioData) -> Self {
-        // INVARIANT: The caller has set the bits; this is private to the module.
+        // INVARIANT: The caller has set the bits; only this module can call this function.
         Self {
             pagemap,
             pages,
@@ -82,7 +84,8 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
         self.pages
     }
 
-    /// Makes small pages of it, for the driver to take one by one. The driver tells its allocator.
+    /// Converts the folio into small pages, which the driver takes one by one and reports to its
+    /// allocator.
     ///
     /// Does not sleep.
     pub fn into_pages(self) -> FreePages<'p, T> {
@@ -90,23 +93,23 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
         FreePages::new(pagemap, pages.range(), data)
     }
 
-    /// Returns whether it is one of a pagemap.
+    /// Returns whether the folio belongs to `pagemap`.
     pub(crate) fn is_of(&self, pagemap: &DevPagemap<T>) -> bool {
         core::ptr::eq(self.pagemap, pagemap)
     }
 
     /// Puts the folio in use: reference count 1, locked, with a reference to the pagemap for each
-    /// page. The lock and the reference go to the caller.
+    /// page. The lock and the reference pass to the caller.
     ///
-    /// May sleep, if somebody who walks page frames has the folio locked.
+    /// May sleep if a page frame walker has the folio locked.
     ///
     /// C function: `zone_device_folio_init()`.
     pub(crate) fn init(self) -> Frame {
         let (pagemap, pages, data) = self.take_apart();
         let frame = pagemap.pfns().frame(pages.first());
         let folio: *mut bindings::folio = frame.page().cast();
-        // SAFETY: The pages are free and ours, by the type invariant; the pagemap is alive,
-        // because we borrow it, and its drop unmaps it only when no page has an owner.
+        // SAFETY: The pages are free and ours, by the type invariant. The pagemap is alive, because
+        // we borrow it, and its drop unmaps it only when no page has an owner.
         unsafe { bindings::zone_device_folio_init(folio, pagemap.as_raw(), pages.order()) };
         // SAFETY: We own the lock of the folio and the reference to it.
         unsafe { bindings::folio_set_zone_device_data(folio, data.into_raw()) };
@@ -123,14 +126,14 @@ impl<'p, T: DevPagemapOps> FreeFolio<'p, T> {
 
 impl<T: DevPagemapOps> Drop for FreeFolio<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: The data is not used again.
+        // SAFETY: This is the drop, after which nobody uses the data.
         let data = unsafe { ManuallyDrop::take(&mut self.data) };
         self.pagemap.release(self.pages, data);
     }
 }
 
-/// Pages of a device that are reserved and not in use yet, one after the other: small folios are
-/// taken from it. Dropping it gives back those that are left, by [`DevPagemapOps::folio_free`].
+/// A run of device pages that are reserved and not in use yet, from which small folios are taken.
+/// Dropping the value gives the remaining pages back through [`DevPagemapOps::folio_free`].
 ///
 /// # Invariants
 ///
@@ -142,10 +145,10 @@ pub struct FreePages<'p, T: DevPagemapOps> {
 }
 
 impl<'p, T: DevPagemapOps> FreePages<'p, T> {
-    /// The bits of `pages` were just set in the ownership map, for the result alone, or are those
-    /// of a folio that is no more.
+    /// The bits of `pages` are set in the ownership map, for the returned value alone: the caller
+    /// has just set them, or has taken over those of a folio that no longer exists.
     pub(super) fn new(pagemap: &'p DevPagemap<T>, pages: Range<usize>, data: T::FolioData) -> Self {
-        // INVARIANT: The caller has set the bits; this is private to the module.
+        // INVARIANT: The caller has set the bits; only this module can call this function.
         Self {
             pagemap,
             pages,
@@ -153,16 +156,16 @@ impl<'p, T: DevPagemapOps> FreePages<'p, T> {
         }
     }
 
-    /// Returns the number of pages that are left.
+    /// Returns the number of remaining pages.
     pub fn npages(&self) -> usize {
         self.pages.len()
     }
 
-    /// Takes the first page, if one is left. Does not sleep.
+    /// Takes the first page, if one remains. Does not sleep.
     pub fn pop(&mut self) -> Option<FreeFolio<'p, T>> {
         let page = self.pages.next()?;
         let pages = DevicePages::new(page, 0).ok()?;
-        // The page is no longer one of these.
+        // `self` no longer covers the page.
         Some(FreeFolio::new(self.pagemap, pages, self.data.clone()))
     }
 }
@@ -170,7 +173,7 @@ impl<'p, T: DevPagemapOps> FreePages<'p, T> {
 impl<T: DevPagemapOps> Drop for FreePages<'_, T> {
     fn drop(&mut self) {
         while let Some(left) = NonZero::new(self.pages.len()) {
-            // As large as the pages are aligned, so that there are few calls.
+            // As large as the alignment allows, to make few calls.
             let order = left.ilog2().min(HPAGE_PMD_ORDER);
             let order = order.min(self.pages.start.trailing_zeros());
             let Ok(pages) = DevicePages::new(self.pages.start, order) else {

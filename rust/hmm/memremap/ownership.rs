@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which device pages have an owner, and which of them are resident: two bits a page.
+//! Which device pages have an owner, and which are resident: two bits per page.
 //!
-//! The allocator that chooses pages belongs to the driver. This map makes sure that, whatever it
-//! does, a page has one owner. C has no such map: `zone_device_folio_init()`, of
-//! [`include/linux/memremap.h`](srctree/include/linux/memremap.h), takes the driver's word.
+//! The allocator that chooses pages belongs to the driver. This map makes sure that a page has one
+//! owner, whatever the allocator does. C has no such map: `zone_device_folio_init()`, of
+//! [`include/linux/memremap.h`](srctree/include/linux/memremap.h), trusts the driver.
 //!
-//! A page is resident from when it has moved to the device until it has moved back, or is freed. In
-//! a word, the lower half says which pages have an owner, the upper half which are resident: so a
-//! page that is given back costs one update, which tells whether it was resident.
+//! A page is resident from when it has moved to the device until it has moved back or is freed. The
+//! lower half of each `u64` word says which pages have an owner, the upper half which are resident.
+//! So one update releases a page and tells whether it was resident.
 
 use core::ops::Range;
 
@@ -24,10 +24,10 @@ use kernel::{
     },
 };
 
-/// Pages that a word is for.
+/// Pages per word.
 const BITS: usize = (u64::BITS / 2) as usize;
 
-/// A bit for each page of a word.
+/// The owner bits of all pages of a word.
 const ALL: u64 = (1 << BITS) - 1;
 
 /// Which pages have an owner, and which are resident.
@@ -36,7 +36,7 @@ pub(super) struct OwnershipMap {
 }
 
 impl OwnershipMap {
-    /// Returns a map of `npages` pages, none of which has an owner.
+    /// Creates a map of `npages` pages, none of which has an owner.
     pub(super) fn new(npages: usize) -> Result<Self> {
         let len = npages.div_ceil(BITS);
         let mut words = KVVec::with_capacity(len, GFP_KERNEL | __GFP_NOWARN)?;
@@ -46,7 +46,7 @@ impl OwnershipMap {
         Ok(Self { words })
     }
 
-    /// Marks the pages as owned, all or none; returns whether it did. Does not sleep.
+    /// Marks all of the pages as owned, or none; returns whether it succeeded. Does not sleep.
     pub(super) fn reserve(&self, pages: Range<usize>) -> bool {
         if pages.end - pages.start == 1 {
             let mask = 1 << (pages.start % BITS);
@@ -66,18 +66,19 @@ impl OwnershipMap {
         true
     }
 
-    /// Marks pages as free all of which have an owner; returns how many of them were resident. Does
-    /// not sleep.
+    /// Marks pages as free, all of which must have an owner; returns how many of them were
+    /// resident. Does not sleep.
     pub(super) fn release(&self, pages: Range<usize>) -> usize {
         let mut resident = 0;
         for_each_mask(pages, |word, mask| {
             let Some(word) = self.words.get(word) else {
                 return;
             };
-            // ORDERING: Relaxed: until they are free, these bits are the caller's.
+            // ORDERING: Relaxed: only the owner changes the bits of these pages, and that is the
+            // caller.
             let there = word.load(Relaxed) & mask << BITS;
-            // The bits are set, so that subtracting them clears them and leaves the others.
-            // ORDERING: Full: a page goes from one owner to the next through this word.
+            // The bits are set, so subtracting them clears them without a borrow from other bits.
+            // ORDERING: Full: a page passes from one owner to the next through this word.
             let old = word.fetch_add((mask | there).wrapping_neg(), Full);
             debug_assert!(old & mask == mask);
             if there != 0 {
@@ -87,25 +88,27 @@ impl OwnershipMap {
         resident
     }
 
-    /// Marks pages that have an owner, and are not resident, as resident. Does not sleep.
+    /// Marks owned pages that are not resident as resident. Does not sleep.
     #[inline]
     pub(super) fn add_resident(&self, pages: Range<usize>) {
         for_each_mask(pages, |word, mask| {
             if let Some(word) = self.words.get(word) {
-                // No carry: the bits are not set. One would not get into those of owners.
-                // ORDERING: Relaxed: the folios of these pages are the caller's.
+                // No carry: the bits are clear. Even a carry could not reach the owner bits, which
+                // are lower.
+                // ORDERING: Relaxed: the caller owns the folios of these pages.
                 word.add(mask << BITS, Relaxed);
             }
         });
     }
 
-    /// Marks pages that are resident as not being so. Does not sleep.
+    /// Marks resident pages as not resident. Does not sleep.
     #[inline]
     pub(super) fn remove_resident(&self, pages: Range<usize>) {
         for_each_mask(pages, |word, mask| {
             if let Some(word) = self.words.get(word) {
-                // No borrow: the bits are set. One would not get into those of owners.
-                // ORDERING: Relaxed: the folios of these pages are the caller's.
+                // No borrow: the bits are set. Even a borrow could not reach the owner bits, which
+                // are lower.
+                // ORDERING: Relaxed: the caller owns the folios of these pages.
                 word.add((mask << BITS).wrapping_neg(), Relaxed);
             }
         });
@@ -114,7 +117,7 @@ impl OwnershipMap {
     /// Returns the first owned page of the range. Does not sleep.
     pub(super) fn first(&self, pages: Range<usize>) -> Option<usize> {
         masks(pages).find_map(|(word, mask)| {
-            // ORDERING: Relaxed, because the answer may be old when it arrives.
+            // ORDERING: Relaxed: the answer may be stale in any case.
             let owned = self.words.get(word)?.load(Relaxed) & mask;
             (owned != 0).then(|| word * BITS + owned.trailing_zeros() as usize)
         })
@@ -124,8 +127,8 @@ impl OwnershipMap {
     pub(super) fn count(&self, pages: Range<usize>) -> usize {
         masks(pages)
             .filter_map(|(word, mask)| Some((self.words.get(word)?, mask)))
-            // ORDERING: Acquire pairs with the update that cleared a bit, so that who sees a page
-            // as free sees what its owner did before.
+            // ORDERING: Acquire pairs with the update that cleared a bit: whoever sees a page as
+            // free also sees what its owner did before.
             .map(|(word, mask)| (word.load(Acquire) & mask).count_ones() as usize)
             .sum()
     }
@@ -134,19 +137,19 @@ impl OwnershipMap {
     pub(super) fn resident(&self) -> usize {
         let words = self.words.iter();
         words
-            // ORDERING: Relaxed, because the answer may be old when it arrives.
+            // ORDERING: Relaxed: the answer may be stale in any case.
             .map(|word| (word.load(Relaxed) >> BITS).count_ones() as usize)
             .sum()
     }
 
-    /// Changes a word as `change` says, unless that is `None`; returns what it was before.
+    /// Changes a word as `change` requests, unless that returns `None`; returns the old value.
     #[inline(always)]
     fn update(&self, word: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let word = self.words.get(word)?;
-        // ORDERING: Relaxed, because the compare-and-exchange below checks the value.
+        // ORDERING: Relaxed: the compare-and-exchange below checks the value.
         let mut old = word.load(Relaxed);
         while let Some(new) = change(old) {
-            // ORDERING: Full: a page goes from one owner to the next through this word.
+            // ORDERING: Full: a page passes from one owner to the next through this word.
             match word.cmpxchg(old, new, Full) {
                 Ok(_) => return Some(old),
                 Err(seen) => old = seen,
@@ -156,7 +159,7 @@ impl OwnershipMap {
     }
 }
 
-/// Calls `with` for each of [`masks`]: at once for a single page, which is the most frequent case.
+/// Calls `with` for each of [`masks`], with a shortcut for a single page, the most frequent case.
 #[inline(always)]
 fn for_each_mask(pages: Range<usize>, mut with: impl FnMut(usize, u64)) {
     if pages.end - pages.start == 1 {
@@ -167,7 +170,7 @@ fn for_each_mask(pages: Range<usize>, mut with: impl FnMut(usize, u64)) {
     }
 }
 
-/// Returns the words that hold a range of bits, each with the mask of its part.
+/// Returns the words that hold a range of bits, each with the mask of the bits in it.
 fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     let Range { start, end } = pages;
     let words = if start < end {

@@ -33,23 +33,23 @@ use crate::{
     migrate::MigrateBuffer,
 };
 
-/// How long drop waits before it tries pages again that could not be evicted.
+/// How long drop waits before it tries again to evict pages.
 const DROP_PAUSE: Delta = Delta::from_millis(1);
 
-/// Who owns device memory, as mm knows it: a migration and a walk over a range treat the pages of
-/// one owner alike. Devices that can reach each other's memory share one.
+/// An owner of device memory, as mm knows it: a migration and a walk over a range treat all pages
+/// of one owner alike. Devices that can access each other's memory share one.
 ///
 /// C: `dev_pagemap.owner`.
 #[derive(Clone)]
 pub struct Owner(Arc<OwnerTag>);
 
-/// Not of size 0, so that each has an address of its own.
+/// Not zero-sized, so that each has its own address.
 struct OwnerTag {
     _tag: u8,
 }
 
 impl Owner {
-    /// Makes an owner that differs from all others. May sleep.
+    /// Creates an owner that differs from all others. May sleep.
     ///
     /// # Errors
     ///
@@ -63,19 +63,18 @@ impl Owner {
     }
 }
 
-/// What a [`DevPagemap`] is made with besides its pages.
+/// The parameters of a [`DevPagemap`] besides its pages.
 pub struct Options<H> {
-    /// Who owns the memory.
+    /// The owner of the memory.
     pub owner: Owner,
-    /// The NUMA node that `struct page`s are allocated on, and that the pages belong to; `None` to
-    /// let mm choose.
+    /// The NUMA node of the pages and of their `struct page`s; `None` lets mm choose.
     pub node: Option<u32>,
-    /// What tests hook in; `()` for nothing.
+    /// Hooks for tests; `()` for none.
     pub hooks: H,
 }
 
 impl Options<()> {
-    /// Returns those of a device of its own, on no particular node, without hooks.
+    /// Returns options with an owner of their own, no particular node, and no hooks.
     ///
     /// # Errors
     ///
@@ -89,33 +88,33 @@ impl Options<()> {
     }
 }
 
-/// What an eviction has come to, see [`DevPagemap::evict`].
+/// The outcome of an eviction; see [`DevPagemap::evict`].
 #[derive(Debug, Default)]
 pub struct Evicted {
-    /// Pages that came back.
+    /// Number of pages that moved back.
     pub moved: usize,
-    /// Pages of the range that are in use still.
+    /// Number of pages of the range that are still in use.
     pub left: usize,
     /// The last error that kept pages on the device.
     pub error: Option<Error>,
 }
 
-/// Device pages that mm knows of, and the driver's data that goes with them.
+/// Device pages registered with mm, and the driver's data that belongs to them.
 ///
-/// Pages are reserved for use with [`reserve`](Self::reserve) and
-/// [`reserve_pages`](Self::reserve_pages), which work until drop begins.
+/// [`reserve`](Self::reserve) and [`reserve_pages`](Self::reserve_pages) reserve pages for use,
+/// until drop begins.
 ///
-/// Drop brings every page that is in use back to system memory, waits for the last owner, and
-/// unregisters the pages; it sleeps, and does not give up. So it must not run in a callback of
-/// [`DevPagemapOps`], with a folio or an `mmap_lock` held, or while a
-/// [`Migration`](crate::migrate::Migration) lives. A [`FreeFolio`], a [`FreePages`] or a migration
-/// that was leaked makes it wait for ever.
+/// Drop moves every page that is in use back to system memory, waits for the last owner, and
+/// unregisters the pages. It sleeps, and does not give up. So it must not run in a callback of
+/// [`DevPagemapOps`], with a folio locked or an `mmap_lock` held, or while a
+/// [`Migration`](crate::migrate::Migration) lives. It waits for ever if a [`FreeFolio`], a
+/// [`FreePages`] or a migration was leaked.
 ///
 /// # Invariants
 ///
-/// `pgmap` was registered by `memremap_pages()` for the range of `pfns`. A page is in use, or has
-/// a [`FreeFolio`] or a [`FreePages`], exactly while its bit in `owned` is set. From when `closing`
-/// was seen to be set, no bit is set any more.
+/// `pgmap` was registered by `memremap_pages()` for the range of `pfns`. The bit of a page in
+/// `owned` is set exactly while the page is in use, or in a [`FreeFolio`] or a [`FreePages`]. Once
+/// `closing` is seen as set, no bit becomes set any more.
 ///
 /// # Examples
 ///
@@ -134,13 +133,13 @@ pub struct Evicted {
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub struct DevPagemap<T: DevPagemapOps> {
-    // First, so that the pointer that C has is one to the whole as well.
+    // First, so that the pointer that C holds also points to the whole struct.
     #[pin]
     pgmap: Opaque<bindings::dev_pagemap>,
     pub(super) owned: OwnershipMap,
-    /// Pages that were resident when they were freed.
+    /// Number of pages that were resident when they were freed.
     pub(super) freed: Counter,
-    /// What has moved back, and to the device.
+    /// Statistics of the moves to system memory (0) and to the device (1).
     pub(super) ways: [Way; 2],
     /// Set when drop begins.
     closing: Atomic<bool>,
@@ -153,20 +152,20 @@ pub struct DevPagemap<T: DevPagemapOps> {
     ops: T,
 }
 
-// SAFETY: All of it may be used and dropped by any thread; C synchronises `pgmap` by itself.
+// SAFETY: Any thread may use and drop all of the fields; C synchronises `pgmap` internally.
 unsafe impl<T: DevPagemapOps> Send for DevPagemap<T> {}
-// SAFETY: C synchronises `pgmap` by itself; `T` and `T::Hooks` are `Sync` by their traits, and
-// `buffer` is used in drop alone.
+// SAFETY: C synchronises `pgmap` internally; `T` and `T::Hooks` are `Sync` by their traits, and
+// only drop uses `buffer`.
 unsafe impl<T: DevPagemapOps> Sync for DevPagemap<T> {}
 
 impl<T: DevPagemapOps> DevPagemap<T> {
-    /// Registers the pages of `pfns` with mm; `ops` is what the callbacks are called on.
+    /// Registers the pages of `pfns` with mm; the callbacks are called on `ops`.
     ///
     /// May sleep. Takes the memory hotplug lock.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the node is not online; [`ENOMEM`], and what `memremap_pages()` returns.
+    /// [`EINVAL`] when the node is not online; [`ENOMEM`], or any error of `memremap_pages()`.
     ///
     /// C function: `memremap_pages()`.
     pub fn new<E>(
@@ -194,7 +193,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             owner,
             hooks,
             ops <- ops,
-            // Last: nothing below can fail after it, so that it need not be undone here.
+            // Last: nothing can fail after the registration, so it never has to be undone here.
             pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
                 let node = match node {
                     None => bindings::NUMA_NO_NODE,
@@ -213,8 +212,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 unsafe { *pgmap.__bindgen_anon_1.range.as_mut() = range };
                 // SAFETY: `slot` is valid for writes, and pinned from now on.
                 unsafe { slot.write(pgmap) };
-                // SAFETY: The struct is filled in as the function wants it, and stays in place
-                // until `memunmap_pages()` in drop, or until this has failed.
+                // SAFETY: The struct is filled in as the function requires, and stays in place
+                // until `memunmap_pages()` in drop, or until this call has failed.
                 from_err_ptr(unsafe { bindings::memremap_pages(slot, node) }).map(|_| ())
             }),
         }? Error)
@@ -225,7 +224,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         &self.ops
     }
 
-    /// Returns what tests hook in.
+    /// Returns the test hooks.
     pub fn hooks(&self) -> &T::Hooks {
         &self.hooks
     }
@@ -235,45 +234,46 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.pfns.npages()
     }
 
-    /// Returns what kind of memory it is.
+    /// Returns the kind of memory.
     pub fn kind(&self) -> Kind {
         self.pfns.kind()
     }
 
     /// Returns the number of pages that are in use, or in a [`FreeFolio`] or a [`FreePages`].
     ///
-    /// Does not sleep. The answer may be old when it arrives.
+    /// Does not sleep. The answer may be stale.
     pub fn owned(&self) -> usize {
         self.owned.count(0..self.npages())
     }
 
-    /// Returns who owns the memory.
+    /// Returns the owner of the memory.
     pub fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// Returns which page of this device a page frame is, if it is one.
+    /// Returns the device's number for the page in `frame`, or `None` if it belongs to another
+    /// device.
     pub fn index_of(&self, frame: Frame) -> Option<usize> {
         self.pfns.index_of(frame)
     }
 
-    /// Reserves pages that the driver's allocator has found to be free; `data` goes into the folio
-    /// when it is used, and comes back with the pages.
+    /// Reserves pages that the driver's allocator has found to be free. `data` goes into the folio
+    /// when the pages are used, and comes back with them.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
     /// [`ENODEV`] when the pagemap is being dropped, which callbacks can see; [`EINVAL`] when it
-    /// has no such pages; [`EBUSY`] when one of them has an owner: a bug of the allocator, found
+    /// has no such pages; [`EBUSY`] when one of them has an owner: a bug in the allocator, detected
     /// before it corrupts memory.
     pub fn reserve(&self, pages: DevicePages, data: T::FolioData) -> Result<FreeFolio<'_, T>> {
         self.own(pages.range())?;
         Ok(FreeFolio::new(self, pages, data))
     }
 
-    /// Reserves pages (the end exclusive) as [`reserve`](Self::reserve) does, to take small folios
-    /// from; each gets a clone of `data`.
+    /// Reserves pages (the end exclusive) as [`reserve`](Self::reserve) does, so that small folios
+    /// can be taken from them; each folio gets a clone of `data`.
     ///
     /// Does not sleep.
     ///
@@ -289,7 +289,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         Ok(FreePages::new(self, pages, data))
     }
 
-    /// Sets the bits of pages that have no owner.
+    /// Sets the owner bits of pages that have no owner.
     fn own(&self, pages: Range<usize>) -> Result {
         if pages.is_empty() || pages.end > self.npages() {
             return Err(EINVAL);
@@ -297,8 +297,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         if !self.owned.reserve(pages.clone()) {
             return Err(EBUSY);
         }
-        // ORDERING: Relaxed, because the update of the map was a full barrier: either drop sees
-        // the bits, or this sees the flag.
+        // ORDERING: Relaxed: the update of the map was a full barrier, so either drop sees the
+        // bits, or this load sees the flag.
         if self.closing.load(Relaxed) {
             self.owned.release(pages);
             return Err(ENODEV);
@@ -308,7 +308,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 
     /// Gives back pages that nobody uses any more.
     pub(super) fn release(&self, pages: DevicePages, data: T::FolioData) {
-        // What a migration has taken away is not resident, and what it did not use never was.
+        // Pages that a migration has moved away are no longer resident; unused destinations never
+        // were.
         let freed = self.owned.release(pages.range());
         if freed > 0 {
             self.freed.add(freed as u64);
@@ -321,10 +322,10 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.owned.first(pages)
     }
 
-    /// Returns whether a page, below the number of pages, is in use: has an owner who is neither
-    /// a [`FreeFolio`] nor a [`FreePages`]. The answer may be old.
+    /// Returns whether `page`, which is below the number of pages, is in use: it has an owner that
+    /// is neither a [`FreeFolio`] nor a [`FreePages`]. The answer may be stale.
     pub(crate) fn is_in_use(&self, page: usize) -> bool {
-        // Those have no reference.
+        // Pages in a `FreeFolio` or `FreePages` have reference count 0.
         self.first_owned(page..page + 1).is_some() && try_get_page(self.page(page)).is_some()
     }
 
@@ -332,11 +333,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         &self.pfns
     }
 
-    /// Returns the `struct page` of a page, below the number of pages.
+    /// Returns the `struct page` of page `index`, which is below the number of pages.
     pub(crate) fn page(&self, index: usize) -> PagePtr {
         debug_assert!(index < self.npages());
-        // SAFETY: The memory map, which lies in the kernel's half of the address space, has an
-        // entry for each page of a registered range.
+        // SAFETY: The memory map has an entry for each page of a registered range, and lies in the
+        // kernel's half of the address space.
         unsafe { PagePtr::new_unchecked(self.pfns.frame(index).page()) }
     }
 
@@ -346,7 +347,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 
     /// # Safety
     ///
-    /// `pgmap` is the one of a `DevPagemap<T>` that is not dropped for `'a`.
+    /// `pgmap` belongs to a `DevPagemap<T>` that is not dropped during `'a`.
     unsafe fn from_raw<'a>(pgmap: *mut bindings::dev_pagemap) -> &'a Self {
         let this: *const Self = pgmap.cast();
         // SAFETY: `pgmap` is the first field of a `repr(C)` struct, which lives for 'a by the
@@ -358,11 +359,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     ///
     /// # Safety
     ///
-    /// `folio` is a folio of this pagemap whose order can be read.
+    /// `folio` is a folio of this pagemap, and its order can be read.
     unsafe fn pages_of(&self, folio: *mut bindings::folio) -> Option<DevicePages> {
-        // SAFETY: By the safety requirement.
+        // SAFETY: The order can be read, by the safety requirement.
         let order = unsafe { bindings::folio_order(folio) };
-        // SAFETY: A folio begins with its first page, which is one of the memory map.
+        // SAFETY: A folio begins with its first page, which belongs to the memory map.
         let frame = unsafe { Frame::of_page(folio.cast()) };
         self.pfns.pages_of(frame, order)
     }
@@ -373,22 +374,22 @@ impl<T: DevPagemapOps> PinnedDrop for DevPagemap<T> {
     fn drop(mut self: Pin<&mut Self>) {
         let mut buffer = core::mem::take(self.as_mut().project().buffer);
         let this = self.into_ref();
-        // Resident pages keep working: their callbacks use shared references only. But they
-        // reserve no pages any more.
-        // ORDERING: Full pairs with the update of the map in `reserve`.
+        // Resident pages keep working, because their callbacks use only shared references. But from
+        // now on, they cannot reserve pages.
+        // ORDERING: Full: pairs with the update of the map in `reserve`.
         this.closing.xchg(true, Full);
         let all = 0..this.npages();
         while this.first_owned(all.clone()).is_some() {
-            // There is no way back from here: a page that stays would make the last step wait as
-            // well. So an error means: again, after a pause.
+            // Drop cannot be aborted, and a page that stays would also make `memunmap_pages()`
+            // wait. So after an error, try again after a pause.
             this.evict(all.clone(), &mut buffer);
             if this.first_owned(all.clone()).is_some() {
                 fsleep(DROP_PAUSE);
                 drain_lru_batches();
             }
         }
-        // SAFETY: Registered, by the type invariant, and called once. No page has an owner, and
-        // none gets one any more.
+        // SAFETY: The pages are registered, by the type invariant, and this is called once. No page
+        // has an owner, and none can get one any more.
         unsafe { bindings::memunmap_pages(this.as_raw()) };
     }
 }
@@ -406,25 +407,27 @@ impl<T: DevPagemapOps> Callbacks<T> {
 
     /// # Safety
     ///
-    /// Called by mm for a folio of a `DevPagemap<T>` whose last reference was put; the pagemap
-    /// lives, because the folio's references to it are put after this.
+    /// mm calls this for a folio of a `DevPagemap<T>` whose last reference was put. The pagemap is
+    /// alive, because the folio's references to it are put after this.
     unsafe extern "C" fn folio_free(folio: *mut bindings::folio) {
         // SAFETY: The folio is one of ours, by the safety requirement.
         let pgmap = unsafe { bindings::page_pgmap(folio.cast()) };
         // SAFETY: The pagemap lives, by the safety requirement.
         let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
-        // SAFETY: The folio is one of ours, and its order is reset only when its pages are used
-        // again, which nobody can before the release below.
+        // SAFETY: The folio is one of ours, by the safety requirement. Its order changes only when
+        // its pages are used again, which is impossible before the release below.
         let Some(pages) = (unsafe { pagemap.pages_of(folio) }) else {
             return;
         };
-        // SAFETY: The folio is ours, and nobody uses it.
+        // SAFETY: The folio is one of ours, by the safety requirement, and its last reference was
+        // put.
         let data = unsafe { bindings::folio_zone_device_data(folio) };
-        // SAFETY: `FreeFolio::init`, or the split, has put it there, and it is taken once.
+        // SAFETY: `FreeFolio::init`, or a split, has stored the data, and it is taken once.
         let data = unsafe { T::FolioData::from_raw(data) };
         if pages.order() > 0 {
-            // A head that stays behind would make C take small pages after it for its tails.
-            // SAFETY: The folio is ours and nobody uses it; the core has what it needs of it.
+            // If it stayed a head page, C would take small pages after it for its tails.
+            // SAFETY: The folio is ours and nobody uses it; the core does not need its order any
+            // more.
             unsafe { bindings::zone_device_folio_dissolve(folio, pages.order()) };
         }
         pagemap.release(pages, data);
@@ -432,15 +435,16 @@ impl<T: DevPagemapOps> Callbacks<T> {
 
     /// # Safety
     ///
-    /// Called by mm for a fault on a page of a `DevPagemap<T>`, which is locked and referenced.
+    /// mm calls this for a fault on a page of a `DevPagemap<T>`, which is locked and referenced.
     unsafe extern "C" fn migrate_to_ram(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: `vmf` is valid, by the safety requirement.
         let page = unsafe { (*vmf).page };
         // SAFETY: The page is one of ours, by the safety requirement.
         let pgmap = unsafe { bindings::page_pgmap(page) };
-        // SAFETY: The reference to the page, which the core has, holds the pagemap.
+        // SAFETY: The core's reference to the page keeps the pagemap alive.
         let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
-        // SAFETY: By the safety requirement.
+        // SAFETY: The core keeps `vmf` valid and its page locked and referenced during this call,
+        // by the safety requirement, and holds the `mmap_lock`.
         let fault = unsafe { CpuFault::new(vmf, pagemap) };
         pagemap.hooks.sync_point(SyncPoint::CpuFault);
         pagemap.ops.migrate_to_ram(fault).into_raw()
@@ -448,7 +452,7 @@ impl<T: DevPagemapOps> Callbacks<T> {
 
     /// # Safety
     ///
-    /// Called by mm when it splits a folio of a `DevPagemap<T>`: for each new folio `tail`, then
+    /// mm calls this when it splits a folio of a `DevPagemap<T>`: for each new folio `tail`, then
     /// with `tail` null.
     unsafe extern "C" fn folio_split(head: *mut bindings::folio, tail: *mut bindings::folio) {
         let piece = if tail.is_null() {
@@ -458,7 +462,8 @@ impl<T: DevPagemapOps> Callbacks<T> {
             unsafe { bindings::folio_split_default(head, tail) };
             // SAFETY: The head is valid, by the safety requirement.
             let data = unsafe { bindings::folio_zone_device_data(head) };
-            // SAFETY: The head keeps what `FreeFolio::init` has put there: it is not dropped here.
+            // SAFETY: `FreeFolio::init` has stored the data in the head, which keeps it: it is not
+            // dropped here.
             let data = core::mem::ManuallyDrop::new(unsafe { T::FolioData::from_raw(data) });
             // SAFETY: The tail is a new folio, which nobody uses yet.
             unsafe {
@@ -468,9 +473,9 @@ impl<T: DevPagemapOps> Callbacks<T> {
         };
         // SAFETY: The folio is one of ours, by the safety requirement.
         let pgmap = unsafe { bindings::page_pgmap(head.cast()) };
-        // SAFETY: The folio holds its pagemap.
+        // SAFETY: The folio keeps its pagemap alive.
         let pagemap: &DevPagemap<T> = unsafe { DevPagemap::from_raw(pgmap) };
-        // SAFETY: The core has set the order of each piece before it calls.
+        // SAFETY: The core sets the order of each piece before it calls this.
         if let Some(pages) = unsafe { pagemap.pages_of(piece) } {
             pagemap.ops.folio_split(pages);
         }

@@ -13,16 +13,16 @@ use crate::bindings;
 /// Order of a folio that one PMD entry maps: `1 << HPAGE_PMD_ORDER` pages.
 pub const HPAGE_PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
 
-/// Order of what one PUD entry maps.
+/// Order of a folio that one PUD entry maps.
 pub const HPAGE_PUD_ORDER: u32 = bindings::HPAGE_PUD_ORDER;
 
-/// Pages of a folio that one PMD entry maps.
+/// Number of pages of a folio that one PMD entry maps.
 pub const HPAGE_PMD_NR: usize = 1 << HPAGE_PMD_ORDER;
 
-/// A run of device pages that one folio can cover: `1 << order` pages, the first of them at a
-/// multiple of that number, numbered from the start of the pagemap.
+/// A run of device pages that one folio can cover: `1 << order` pages, the first of which is a
+/// multiple of that number, counted from the start of the pagemap.
 ///
-/// This is plain data; it does not say who owns the pages.
+/// This is plain data; it says nothing about the owner of the pages.
 ///
 /// # Invariants
 ///
@@ -35,14 +35,14 @@ pub struct DevicePages {
 }
 
 impl DevicePages {
-    /// Returns the `1 << order` pages from page `first` on.
+    /// Creates the run of `1 << order` pages that begins with page `first`.
     ///
     /// Does not sleep and takes no lock.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `order` is above [`HPAGE_PMD_ORDER`], `first` is no multiple of
-    /// `1 << order`, or the end of the run is above `usize::MAX`.
+    /// [`EINVAL`] when `order` is above [`HPAGE_PMD_ORDER`], `first` is not a multiple of `1 <<
+    /// order`, or the end of the run is above `usize::MAX`.
     ///
     /// # Examples
     ///
@@ -65,7 +65,7 @@ impl DevicePages {
         Ok(Self { first, order })
     }
 
-    /// Returns the first page, numbered from the start of the pagemap.
+    /// Returns the first page, counted from the start of the pagemap.
     pub fn first(self) -> usize {
         self.first
     }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page frame numbers: the one place that knows that device pages have some.
+//! Page frame numbers: only this file knows that device pages have them.
 //!
 //! C headers: [`include/linux/ioport.h`](srctree/include/linux/ioport.h),
 //! [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
 //!
-//! mm numbers device-private pages by physical addresses that lead nowhere. That is about to
-//! change, so the rest of the crate asks this file: [`PfnRange`] numbers the pages of a device,
-//! [`Mpfn`] is an entry of a migration's arrays, [`Frame`] what a page table entry maps.
+//! mm numbers device-private pages by physical addresses that address no memory. That is about to
+//! change, so the rest of the crate uses the types of this file: [`PfnRange`] numbers the pages of
+//! a device, [`Mpfn`] is an entry in the arrays of a migration, and [`Frame`] is what a page table
+//! entry maps.
 
 use core::ptr::NonNull;
 
@@ -21,32 +22,32 @@ use kernel::{
 use super::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
 use crate::bindings;
 
-/// What kind of memory a device has.
+/// The kind of a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// No CPU can reach it: `MEMORY_DEVICE_PRIVATE`.
+    /// CPUs cannot access it: `MEMORY_DEVICE_PRIVATE`.
     Private,
-    /// CPUs reach it like any other memory: `MEMORY_DEVICE_COHERENT`.
+    /// CPUs access it like any other memory: `MEMORY_DEVICE_COHERENT`.
     Coherent,
 }
 
-/// The page frame numbers that the pages of a device have.
+/// The page frame numbers of a device's pages.
 ///
 /// # Invariants
 ///
-/// The range starts at a multiple of the section size (private) or of [`HPAGE_PMD_NR`]
-/// (coherent), and nothing else has these numbers until drop.
+/// The range starts at a multiple of the section size (private) or of [`HPAGE_PMD_NR`] (coherent),
+/// and nothing else uses these numbers until drop.
 pub struct PfnRange {
     kind: Kind,
     first: usize,
     npages: usize,
-    /// What was claimed for private pages.
+    /// The claim on the addresses of private pages.
     _claim: Option<Claim>,
 }
 
 impl PfnRange {
-    /// Finds free physical addresses for `npages` device-private pages, and claims them under
-    /// `name`, of which it keeps a copy, in `/proc/iomem`.
+    /// Finds free physical addresses for `npages` device-private pages, and claims them in
+    /// `/proc/iomem` under a copy of `name`.
     ///
     /// May sleep.
     ///
@@ -62,8 +63,8 @@ impl PfnRange {
             return Err(EINVAL);
         }
         let name = CString::try_from_fmt(fmt!("{name}"))?;
-        // SAFETY: `iomem_resource` lives for ever; the claim keeps the copy of the name, and is
-        // released before that is freed.
+        // SAFETY: `iomem_resource` lives for ever; the claim keeps the copy of the name until the
+        // resource is released.
         let res = from_err_ptr(unsafe {
             bindings::request_free_mem_region(
                 &raw mut bindings::iomem_resource,
@@ -71,11 +72,11 @@ impl PfnRange {
                 name.as_char_ptr(),
             )
         })?;
-        // SAFETY: The resource was just made and is not freed before the claim is dropped.
+        // SAFETY: The resource was just created and is not freed before the claim is dropped.
         let start = unsafe { (*res).start };
-        // SAFETY: The resource was just made and is not freed before the claim is dropped.
+        // SAFETY: The resource was just created and is not freed before the claim is dropped.
         let end = unsafe { (*res).end };
-        // INVARIANT: The C function claims a range that starts at a section.
+        // INVARIANT: The C function claims a range that starts at a section boundary.
         Ok(Self {
             kind: Kind::Private,
             first: (start >> PAGE_SHIFT) as usize,
@@ -88,18 +89,18 @@ impl PfnRange {
         })
     }
 
-    /// Returns the numbers of `npages` pages of coherent memory from physical address `start`
-    /// (bytes) on.
+    /// Returns the numbers of `npages` pages of coherent memory that start at physical address
+    /// `start` (bytes).
     ///
     /// # Safety
     ///
-    /// The range is memory that CPUs can reach, and the caller's alone until the
-    /// [`DevPagemap`](super::DevPagemap) that is made of it has been dropped.
+    /// The range is memory that CPUs can access. It belongs to the caller alone until the
+    /// [`DevPagemap`](super::DevPagemap) created from it is dropped.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `npages` is 0 or no multiple of [`HPAGE_PMD_NR`], `start` is no multiple
-    /// of as many bytes, or the end of the range is above `u64::MAX`.
+    /// [`EINVAL`] when `npages` is 0 or not a multiple of [`HPAGE_PMD_NR`], when `start` is not a
+    /// multiple of that many pages, or when the end of the range is above `u64::MAX`.
     pub unsafe fn coherent(start: u64, npages: usize) -> Result<Self> {
         let size = npages.checked_mul(PAGE_SIZE).ok_or(EINVAL)? as u64;
         start.checked_add(size).ok_or(EINVAL)?;
@@ -109,7 +110,7 @@ impl PfnRange {
         if start % (HPAGE_PMD_NR * PAGE_SIZE) as u64 != 0 {
             return Err(EINVAL);
         }
-        // INVARIANT: The start was checked; the rest is by the safety requirement.
+        // INVARIANT: The start was checked; the safety requirement guarantees the rest.
         Ok(Self {
             kind: Kind::Coherent,
             first: (start >> PAGE_SHIFT) as usize,
@@ -118,7 +119,7 @@ impl PfnRange {
         })
     }
 
-    /// Returns what kind of memory it is.
+    /// Returns the kind of memory.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -130,9 +131,9 @@ impl PfnRange {
 
     /// Returns the physical addresses, in bytes, the end inclusive.
     ///
-    /// mm registers whole subsections, of [`HPAGE_PMD_NR`] pages, and warns of everything else. So
-    /// there may be pages behind the last one that nobody ever uses; what was claimed for a private
-    /// device goes up to the end of a section.
+    /// mm registers whole subsections, of [`HPAGE_PMD_NR`] pages, and warns about any other range.
+    /// So there may be pages after the last one that nobody ever uses; the claim of a private
+    /// device reaches to the end of a section.
     pub(super) fn addresses(&self) -> bindings::range {
         let start = (self.first as u64) << PAGE_SHIFT;
         let npages = self.npages.next_multiple_of(HPAGE_PMD_NR);
@@ -142,23 +143,23 @@ impl PfnRange {
         }
     }
 
-    /// Returns the page frame of a page.
+    /// Returns the frame of page `index`.
     pub(super) fn frame(&self, index: usize) -> Frame {
         Frame(self.first + index)
     }
 
-    /// Returns the number of the first page frame.
+    /// Returns the first page frame number.
     pub(super) fn first(&self) -> usize {
         self.first
     }
 
-    /// Returns the number of the page in a page frame, or `None` if it is none of these.
+    /// Returns the number of the page in `frame`, or `None` if the frame is outside the range.
     pub(crate) fn index_of(&self, frame: Frame) -> Option<usize> {
         let index = frame.0.checked_sub(self.first)?;
         (index < self.npages).then_some(index)
     }
 
-    /// Returns the device pages that `1 << order` pages from a page frame on are.
+    /// Returns the device pages in the `1 << order` page frames from `frame` on.
     pub(crate) fn pages_of(&self, frame: Frame, order: u32) -> Option<DevicePages> {
         DevicePages::new(self.index_of(frame)?, order).ok()
     }
@@ -168,22 +169,22 @@ impl PfnRange {
 struct Claim {
     start: u64,
     size: u64,
-    // The resource refers to it, so it is freed last.
+    // The resource refers to the name, so the name is freed last.
     _name: CString,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // SAFETY: `request_free_mem_region()` has claimed exactly this range for us, and it is
-        // released once.
+        // SAFETY: `request_free_mem_region()` has claimed exactly this range for us, and we release
+        // it once.
         unsafe {
             bindings::__release_region(&raw mut bindings::iomem_resource, self.start, self.size)
         };
     }
 }
 
-/// A page frame, of a system page or of a device page alike. Plain data: it does not say that the
-/// page is still there, or whose it is.
+/// A page frame, of a system page or of a device page. Plain data: it does not say that the page
+/// still exists, or whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame(usize);
 
@@ -192,21 +193,22 @@ impl Frame {
         Self(pfn)
     }
 
-    /// Returns the frame as a number, for a page table of the driver. The frames of a folio that
-    /// one entry maps have numbers that follow one another.
+    /// Returns the page frame number, for a page table of the driver. A folio that one entry maps
+    /// has consecutive numbers.
     pub const fn into_bits(self) -> usize {
         self.0
     }
 
-    /// Returns the frame of a number that [`into_bits`](Self::into_bits) gave.
+    /// Returns the frame with a number from [`into_bits`](Self::into_bits).
     pub const fn from_bits(bits: usize) -> Self {
         Self(bits)
     }
 
-    /// Returns the `struct page`. Only an address: the page is valid for as long as the caller
+    /// Returns the `struct page`. This is only an address: the page is valid as long as the caller
     /// knows that the frame is in use.
     pub fn page(self) -> *mut bindings::page {
-        // SAFETY: The macro only computes an address: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
+        // SAFETY: With SPARSEMEM_VMEMMAP, which ZONE_DEVICE requires, the macro only computes an
+        // address.
         unsafe { bindings::pfn_to_page(self.0) }
     }
 
@@ -214,14 +216,14 @@ impl Frame {
     ///
     /// # Safety
     ///
-    /// `page` points at a `struct page` of the memory map.
+    /// `page` points to a `struct page` of the memory map.
     pub(crate) unsafe fn of_page(page: *const bindings::page) -> Self {
-        // SAFETY: By the safety requirement.
+        // SAFETY: The page belongs to the memory map, by the safety requirement.
         Self(unsafe { bindings::page_to_pfn(page) })
     }
 }
 
-/// An entry of the arrays of a migration: a page frame and flags, `MIGRATE_PFN_*`.
+/// An entry in the arrays of a migration: a page frame and flags, `MIGRATE_PFN_*`.
 ///
 /// C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
 #[derive(Clone, Copy)]
@@ -232,7 +234,7 @@ impl Mpfn {
         Self(bits)
     }
 
-    /// Returns the entry of a destination.
+    /// Creates the entry for a destination.
     pub(crate) fn of_destination(frame: Frame, order: u32) -> Self {
         let compound = if order > 0 {
             bindings::MIGRATE_PFN_COMPOUND
@@ -246,7 +248,7 @@ impl Mpfn {
         self.0
     }
 
-    /// Returns whether the page, or the hole, was collected or has moved.
+    /// Returns whether the page, or the hole, was collected, or has moved.
     pub(crate) fn is_migrating(self) -> bool {
         self.0 & bindings::MIGRATE_PFN_MIGRATE != 0
     }
@@ -256,18 +258,18 @@ impl Mpfn {
         self.0 & bindings::MIGRATE_PFN_WRITE != 0
     }
 
-    /// Returns whether the entry is that of a folio, or of a hole, of several pages.
+    /// Returns whether the entry belongs to a folio, or to a hole, of several pages.
     pub(crate) fn is_compound(self) -> bool {
         self.0 & bindings::MIGRATE_PFN_COMPOUND != 0
     }
 
-    /// Returns the page frame, if the entry has one.
+    /// Returns the page frame, or `None` for a hole.
     pub(crate) fn frame(self) -> Option<Frame> {
         let frame = Frame(self.0 >> bindings::MIGRATE_PFN_SHIFT);
         (self.0 & bindings::MIGRATE_PFN_VALID != 0).then_some(frame)
     }
 
-    /// Returns the entry of page `n` of the folio, or hole, as if that were split.
+    /// Returns the entry that page `n` of the folio, or hole, would have after a split.
     pub(crate) fn piece(self, n: usize) -> Self {
         let step = self.frame().map_or(0, |_| n << bindings::MIGRATE_PFN_SHIFT);
         Self((self.0 & !bindings::MIGRATE_PFN_COMPOUND) + step)
@@ -277,7 +279,7 @@ impl Mpfn {
     ///
     /// # Safety
     ///
-    /// If the entry has a page, that is valid, and its folio is not split meanwhile.
+    /// If the entry has a page, the page is valid, and its folio is not split during the call.
     pub(crate) unsafe fn order(self) -> u32 {
         match (self.is_compound(), self.frame()) {
             (false, _) => 0,
@@ -299,13 +301,13 @@ pub(crate) type PagePtr = NonNull<bindings::page>;
 ///
 /// # Safety
 ///
-/// The caller owns the lock of the folio and a reference to it, and uses neither again.
+/// The caller owns the lock of the folio and a reference to it, and gives up both.
 pub(crate) unsafe fn unlock_and_put(frame: Frame) {
     // SAFETY: The page is valid, because the caller has a reference to it.
     let folio = unsafe { bindings::page_folio(frame.page()) };
-    // SAFETY: The caller owns the lock.
+    // SAFETY: The caller owns the lock, by the safety requirement.
     unsafe { bindings::folio_unlock(folio) };
-    // SAFETY: The caller owns the reference.
+    // SAFETY: The caller owns the reference, by the safety requirement.
     unsafe { bindings::folio_put(folio) };
 }
 
@@ -316,20 +318,20 @@ pub(crate) unsafe fn unlock_and_put(frame: Frame) {
 /// We own a reference to `folio`.
 pub(crate) struct FolioRef(*mut bindings::folio);
 
-/// Takes a reference to the folio of a page, unless that is free. Does not sleep.
+/// Takes a reference to the folio of a page, unless the folio is free. Does not sleep.
 pub(crate) fn try_get_page(page: PagePtr) -> Option<FolioRef> {
-    // SAFETY: It is a page of the memory map. What the function reads may be old by now.
+    // SAFETY: The page belongs to the memory map. The result may be stale.
     let folio = unsafe { bindings::page_folio(page.as_ptr()) };
-    // SAFETY: The folio is a page of the memory map; the function takes no reference to what has
-    // none.
+    // SAFETY: The folio is a page of the memory map; the function takes no reference to a folio
+    // that has none.
     if !unsafe { bindings::folio_try_get(folio) } {
         return None;
     }
     // INVARIANT: The reference was just taken.
     let folio = FolioRef(folio);
-    // SAFETY: It is a page of the memory map.
+    // SAFETY: The page belongs to the memory map.
     let now = unsafe { bindings::page_folio(page.as_ptr()) };
-    // Before we had the reference, the pages may have become another folio.
+    // Before we took the reference, the page may have become part of another folio.
     (now == folio.0).then_some(folio)
 }
 
@@ -341,7 +343,7 @@ impl FolioRef {
 
 impl Drop for FolioRef {
     fn drop(&mut self) {
-        // SAFETY: The reference is ours, by the type invariant.
+        // SAFETY: We own the reference, by the type invariant.
         unsafe { bindings::folio_put(self.0) };
     }
 }

@@ -1,43 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has moved to a device and back, and how long that took.
+//! Statistics: what has moved to a device and back, and how long that took.
 //!
 //! C header: [`include/linux/sched/clock.h`](srctree/include/linux/sched/clock.h).
 //!
-//! A migration counts once, not once a page: [`Way`] has one atomic addition for what moved, and
-//! one for each [`Phase`]. Where it is for few pages, even the clock costs more than one in a
-//! hundred of the instructions: so of those, one of [`SAMPLE`] is timed, and counts for all.
+//! A migration costs a fixed number of updates, not some for each page: [`Way`] needs one atomic
+//! addition for the moved pages, and one for each [`Phase`]. For a migration of few pages, even
+//! reading the clock would cost more than 1 % of the instructions, so only one in [`SAMPLE`] of
+//! those is timed, and counts for all.
 
 use core::ops::Range;
 
 use super::{DevPagemap, DevPagemapOps};
 use crate::{bindings, counter::Counter};
 
-/// A part of a migration whose time is counted.
+/// A phase of a migration whose time is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The pages are locked and unmapped, and get destinations.
     Collect,
-    /// The engine copies them.
+    /// The engine copies the pages.
     Copy,
-    /// Their folios change places.
+    /// The folios are replaced.
     Move,
-    /// They are mapped again: by the device, for a driver that has a page table, and by processes.
-    /// Of a migration that ends with an error, all that came since the last phase.
+    /// The pages are mapped again: by the device, if the driver has a page table, and by processes.
+    /// For a migration that ends with an error, this includes everything since the last completed
+    /// phase.
     Map,
 }
 
-/// The phases, in their order.
+/// The number of phases.
 const PHASES: usize = [Phase::Collect, Phase::Copy, Phase::Move, Phase::Map].len();
 
-/// What has moved one way, to the device or back.
+/// The moves in one direction, to the device or back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moves {
-    /// Pages that moved in folios of one page.
+    /// Number of pages that moved in folios of one page.
     pub small_pages: u64,
-    /// Pages that moved in folios of [`HPAGE_PMD_NR`](super::HPAGE_PMD_NR) pages.
+    /// Number of pages that moved in folios of [`HPAGE_PMD_NR`](super::HPAGE_PMD_NR) pages.
     pub huge_pages: u64,
-    /// Nanoseconds that each [`Phase`] took, as far as it was timed.
+    /// Nanoseconds that each [`Phase`] took; see [`ns`](Self::ns).
     ns: [u64; PHASES],
 }
 
@@ -47,44 +49,44 @@ impl Moves {
         self.small_pages + self.huge_pages
     }
 
-    /// Returns how long a phase took, in nanoseconds, with what it waited for. That of migrations
-    /// for less than 64 pages is known by samples.
+    /// Returns how long a phase took in total, in nanoseconds, including waits. For migrations of
+    /// less than 64 pages, this is an estimate from samples.
     pub fn ns(&self, phase: Phase) -> u64 {
         self.ns[phase as usize]
     }
 }
 
-/// What has become of the pages of a device, see [`DevPagemap::totals`](super::DevPagemap::totals).
+/// Statistics of a device's pages; see [`DevPagemap::totals`](super::DevPagemap::totals).
 ///
-/// While no page moves and none is freed,
+/// While no page moves and no page is freed,
 ///
 /// ```text
 /// to_device.pages() - to_system.pages() - freed == resident
 /// ```
 ///
-/// The four are counted apart: what moved by the migrations, what was freed where mm hands a folio
-/// back that no migration of this crate has taken away (mm itself takes coherent ones for a
-/// long-term pin), and what is resident in a map with a bit for each page.
+/// The four are counted independently: migrations count what moved; `freed` counts where mm returns
+/// a folio that no migration of this crate has moved away (mm itself moves coherent folios away for
+/// a long-term pin); and `resident` comes from a map with a bit for each page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// What has moved to the device.
+    /// Pages that moved to the device.
     pub to_device: Moves,
-    /// What came back, for whatever reason.
+    /// Pages that moved back, for whatever reason.
     pub to_system: Moves,
-    /// Pages that were on the device when their last user let go of them.
+    /// Number of pages that were on the device when their last user released them.
     pub freed: u64,
-    /// Pages that are on the device.
+    /// Number of pages that are on the device.
     pub resident: u64,
 }
 
 impl<T: DevPagemapOps> DevPagemap<T> {
-    /// Returns what has moved, what was freed, and what is there.
+    /// Returns the numbers of pages that moved, were freed, and are resident.
     ///
-    /// Does not sleep; takes as long as the device has pages, 32 at a time. What moves meanwhile
-    /// may be counted here and not there.
+    /// Does not sleep. The time is proportional to the size of the device, 32 pages per step. A
+    /// page that moves meanwhile may be counted in one number and not in another.
     pub fn totals(&self) -> Totals {
-        // First what is taken away, so that the difference is hardly ever below 0; processors may
-        // see the numbers change in another order.
+        // Read first what is subtracted, so that the difference is hardly ever negative; CPUs may
+        // still see the counters change in another order.
         let freed = self.freed.get();
         let to_system = self.way(false).get();
         Totals {
@@ -95,12 +97,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
     }
 
-    /// Returns the counters of a way.
+    /// Returns the counters of one direction.
     pub(crate) fn way(&self, to_device: bool) -> &Way {
         &self.ways[usize::from(to_device)]
     }
 
-    /// Notes that pages have moved to the device, or back. Their folios are locked, and held.
+    /// Records that pages have moved to the device, or back. Their folios are locked and
+    /// referenced.
     #[inline(always)]
     pub(crate) fn note_moved(&self, pages: Range<usize>, to_device: bool) {
         if pages.is_empty() {
@@ -114,12 +117,12 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     }
 }
 
-/// The counters of one way.
+/// The counters of one direction.
 #[derive(Default)]
 pub(crate) struct Way {
     small_pages: Counter,
     huge_pages: Counter,
-    /// Migrations for few pages, of which one of [`SAMPLE`] is timed.
+    /// Number of migrations of few pages, of which one in [`SAMPLE`] is timed.
     few: Counter,
     ns: [Counter; PHASES],
 }
@@ -133,7 +136,7 @@ impl Way {
         }
     }
 
-    /// Counts what a migration has moved.
+    /// Counts the pages that a migration has moved.
     #[inline(always)]
     fn count(&self, small_pages: usize, huge_pages: usize) {
         if small_pages > 0 {
@@ -145,26 +148,26 @@ impl Way {
     }
 }
 
-/// Migrations for less pages are timed by samples.
+/// Migrations of less than this number of pages are timed by sampling.
 const FEW: usize = 64;
 
-/// How many of them one that is timed stands for: a prime, so that what repeats does not always
-/// fall on the same one.
+/// How many migrations one timed sample represents: a prime, so that a repeating pattern does not
+/// always hit the same migration.
 const SAMPLE: u32 = 61;
 
-/// Times the phases of a migration, for the counters of its way. As small as can be: a migration is
-/// handed on by value.
+/// Measures the phases of a migration, for the counters of its direction. Kept small, because a
+/// migration is passed on by value.
 pub(crate) struct Stopwatch<'w> {
     way: &'w Way,
-    /// When the current phase began, with [`IS_SAMPLE`]; 0 if it is not timed.
+    /// When the current phase began, with the bit [`IS_SAMPLE`]; 0 if it is not timed.
     since: u64,
 }
 
-/// Bit of a time: it is that of a migration for [`FEW`] pages.
+/// Bit of a time: the migration has less than [`FEW`] pages, and is a sample.
 const IS_SAMPLE: u64 = 1;
 
 impl<'w> Stopwatch<'w> {
-    /// Starts it, for a migration of up to `npages` pages that begins now.
+    /// Starts the stopwatch for a migration of up to `npages` pages that begins now.
     pub(crate) fn start(way: &'w Way, npages: usize) -> Self {
         let since = if npages >= FEW {
             now() & !IS_SAMPLE
@@ -176,20 +179,20 @@ impl<'w> Stopwatch<'w> {
         Self { way, since }
     }
 
-    /// Notes that the pages are collected and have destinations.
+    /// Records that the pages are collected and have destinations.
     #[inline]
     pub(crate) fn collected(&mut self) {
         self.end_of(Phase::Collect);
     }
 
-    /// Notes that the pages are copied.
+    /// Records that the pages are copied.
     #[inline]
     pub(crate) fn copied(&mut self) {
         self.end_of(Phase::Copy);
     }
 
-    /// Notes that pages have moved, in folios of one page and in large ones. What remains, until
-    /// the stopwatch is dropped, is to map them.
+    /// Records that pages have moved, in folios of one page and in large ones. The time until the
+    /// stopwatch is dropped is that of mapping them.
     #[inline(always)]
     pub(crate) fn moved(&mut self, small_pages: usize, huge_pages: usize) {
         self.way.count(small_pages, huge_pages);
@@ -203,12 +206,12 @@ impl<'w> Stopwatch<'w> {
         }
     }
 
-    /// Counts the time since the last call, or the start, for a phase.
+    /// Adds the time since the last call, or since the start, to a phase.
     #[cold]
     fn lap(&mut self, phase: Phase) {
         let sample = self.since & IS_SAMPLE;
         let now = now() & !IS_SAMPLE | sample;
-        // The clocks of two CPUs may differ.
+        // The clocks of two CPUs may differ, so the difference may be negative.
         let ns = now.saturating_sub(self.since);
         let weight = if sample > 0 { SAMPLE.into() } else { 1 };
         self.way.ns[phase as usize].add(ns.wrapping_mul(weight));
@@ -223,7 +226,7 @@ impl Drop for Stopwatch<'_> {
     }
 }
 
-/// Nanoseconds of a clock that costs little.
+/// Returns the time in nanoseconds, from a cheap clock.
 fn now() -> u64 {
     // SAFETY: The function may be called in any context.
     unsafe { bindings::local_clock() }

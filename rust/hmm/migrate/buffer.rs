@@ -10,7 +10,7 @@ use kernel::{
     prelude::*,
 };
 
-/// Arrays for a migration of up to a number of pages, made once and used again and again.
+/// Arrays for migrations of up to a fixed number of pages, allocated once and reused.
 #[derive(Default)]
 pub struct MigrateBuffer {
     src: KVVec<usize>,
@@ -18,7 +18,7 @@ pub struct MigrateBuffer {
 }
 
 impl MigrateBuffer {
-    /// Makes arrays for up to `npages` pages; 16 bytes a page.
+    /// Allocates arrays for up to `npages` pages; 16 bytes per page.
     ///
     /// May sleep.
     ///
@@ -32,7 +32,7 @@ impl MigrateBuffer {
         })
     }
 
-    /// Returns the most pages that a migration with this buffer can have.
+    /// Returns the maximum number of pages of a migration with this buffer.
     pub fn npages(&self) -> usize {
         self.src.len()
     }
@@ -41,7 +41,7 @@ impl MigrateBuffer {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when they are shorter than that.
+    /// [`EINVAL`] when `npages` is more than the buffer has.
     pub(crate) fn arrays(&mut self, npages: usize) -> Result<PfnArrays<'_>> {
         Ok(PfnArrays {
             src: self.src.get_mut(..npages).ok_or(EINVAL)?,
@@ -50,7 +50,7 @@ impl MigrateBuffer {
     }
 }
 
-/// The arrays of one migration, of one length.
+/// The arrays of one migration, both of the same length.
 pub(crate) struct PfnArrays<'a> {
     pub(crate) src: &'a mut [usize],
     pub(crate) dst: &'a mut [usize],

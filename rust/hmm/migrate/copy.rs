@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How pages are copied: by an engine of the driver, which gets batches.
+//! How pages are copied: by an engine of the driver, in batches.
 //!
 //! C header: [`include/drm/drm_pagemap.h`](srctree/include/drm/drm_pagemap.h) has the model,
 //! `copy_to_devmem` and `copy_to_ram` of `struct drm_pagemap_devmem_ops`.
@@ -15,21 +15,21 @@ use crate::{
     memremap::{unlock_and_put, DevPagemapOps, DevicePages, Frame, Mpfn, PfnRange},
 };
 
-/// What copies pages between system memory and the memory of a device: a DMA engine, or a CPU.
+/// Copies pages between system memory and the memory of a device: a DMA engine, or a CPU.
 ///
 /// # Safety
 ///
-/// Each [`Place::Device`] is a page of a pagemap whose [`DevPagemapOps`] is `T`; the memory that
-/// this reads and writes is that of the pagemap whose [`engine`](DevPagemapOps::engine) it is, and
-/// of no other one.
+/// Each [`Place::Device`] is a page of a pagemap whose [`DevPagemapOps`] is `T`; the engine reads
+/// and writes only the memory of the pagemap whose [`engine`](DevPagemapOps::engine) it is.
 ///
-/// When [`copy`](Self::copy) has returned `Ok`, and then [`Pending::wait`] has, each destination of
-/// the batch that was not rejected was written in full. When one of them has failed, or once a
-/// destination was rejected, nothing writes to a destination any more.
+/// When [`copy`](Self::copy) and then [`Pending::wait`] have both returned `Ok`, each destination
+/// of the batch that was not rejected has been written in full. When either has failed, nothing
+/// writes to a destination of the batch any more; once a destination is rejected, nothing writes to
+/// it any more.
 ///
 /// # Examples
 ///
-/// A CPU that reaches the device's memory:
+/// An engine that is a CPU with access to the device's memory:
 ///
 /// ```
 /// # use core::ptr::NonNull;
@@ -62,32 +62,32 @@ use crate::{
 /// }
 /// ```
 pub unsafe trait CopyEngine<T: DevPagemapOps>: Send + Sync {
-    /// What is waited for.
+    /// The copies in progress, to wait for.
     type Pending: Pending;
 
-    /// Copies, or begins to copy, what the batch says.
+    /// Performs, or begins, the copies of the batch.
     ///
     /// May sleep, for a bounded time: folios are locked, and the `mmap_lock` is held.
     ///
     /// # Errors
     ///
-    /// Whatever the driver returns. No page of the batch moves then.
+    /// Any error of the driver. No page of the batch moves then.
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result<Self::Pending>;
 }
 
 /// Copies that an engine has begun.
 pub trait Pending {
-    /// Waits until they are complete. Called once.
+    /// Waits until the copies are complete. Called once.
     ///
     /// May sleep, for a bounded time.
     ///
     /// # Errors
     ///
-    /// Whatever the driver returns. No page of the batch moves then.
+    /// Any error of the driver. No page of the batch moves then.
     fn wait(&mut self) -> Result;
 }
 
-/// Nothing to wait for: the engine has copied already.
+/// Nothing to wait for: the engine has already copied.
 impl Pending for () {
     fn wait(&mut self) -> Result {
         Ok(())
@@ -100,13 +100,13 @@ pub enum Place<'a> {
     System(SystemPages<'a>),
     /// Pages of the device whose [`engine`](crate::memremap::DevPagemapOps::engine) this is.
     Device(DevicePages),
-    /// Zeroes, to be written to the destination.
+    /// Zeros, to be written to the destination.
     Zero,
 }
 
-/// An operation: all pages of a folio.
+/// One operation: it copies all pages of a folio.
 pub struct CopyOp<'a> {
-    /// Where in the range of the migration the folio is, in pages, counted from 0.
+    /// The position of the folio in the range of the migration, in pages, counted from 0.
     pub index: usize,
     /// What to read.
     pub src: Place<'a>,
@@ -116,13 +116,13 @@ pub struct CopyOp<'a> {
     pub order: u32,
 }
 
-/// All that there is to copy in a migration.
+/// All copies of a migration.
 ///
 /// # Invariants
 ///
-/// The arrays are those of a migration that keeps its pages collected for `'b`. Each destination
-/// is a folio that the migration has locked and holds; each folio or hole has one of its own order,
-/// or one for each page.
+/// The arrays belong to a migration that keeps its pages collected for `'b`. Each destination is a
+/// folio that the migration has locked and references. Each source folio or hole has one
+/// destination of its own order, or one for each page.
 pub struct CopyBatch<'b> {
     arrays: PfnArrays<'b>,
     pfns: &'b PfnRange,
@@ -152,8 +152,8 @@ impl<'b> CopyBatch<'b> {
         }
     }
 
-    /// Calls `copy` for each operation, in the order of the range; one that it fails for is
-    /// rejected.
+    /// Calls `copy` for each operation, in the order of the range, and rejects those for which it
+    /// fails.
     pub fn for_each(&mut self, mut copy: impl FnMut(&CopyOp<'_>) -> Result) {
         let mut cursor = Cursor::default();
         while let Some(op) = cursor.next(self.arrays.src, self.arrays.dst, self.pfns) {
@@ -164,8 +164,8 @@ impl<'b> CopyBatch<'b> {
         }
     }
 
-    /// Takes back the destination of the operation at `index`: its page stays where it is, as do
-    /// the other pages of a folio that is being split.
+    /// Takes back the destination of the operation at `index`: its page stays where it is. If the
+    /// page belongs to a folio that is being split, the other pages of that folio stay as well.
     ///
     /// The engine must not write to the destination any more. Does nothing if there is no such
     /// operation.
@@ -176,23 +176,23 @@ impl<'b> CopyBatch<'b> {
         if let Some(frame) = Mpfn::new(*dst).frame() {
             *dst = 0;
             self.error.get_or_insert(error);
-            // SAFETY: The migration has locked the destination and holds it, by the type
-            // invariant, and does not know it any more.
+            // SAFETY: The migration has locked the destination and references it, by the type
+            // invariant, and has just forgotten it.
             unsafe { unlock_and_put(frame) };
         }
     }
 
-    /// Returns the first error that an operation was rejected with.
+    /// Returns the first error with which an operation was rejected.
     pub(super) fn error(&self) -> Option<Error> {
         self.error
     }
 }
 
-/// Where in the arrays the next operation is looked for.
+/// The position in the arrays where the search for the next operation continues.
 #[derive(Default)]
 struct Cursor {
     index: usize,
-    /// The folio or hole that is being split: its first place, the end, and its source entry.
+    /// The folio or hole that is being split: its first index, the end index, and its source entry.
     folio: Option<(usize, usize, Mpfn)>,
 }
 
@@ -208,7 +208,7 @@ impl Cursor {
             let to = Mpfn::new(*dst.get(index)?);
             let first = Mpfn::new(*src.get(index)?);
             if self.folio.is_none() && !first.is_compound() {
-                // A page, as most are.
+                // A folio of one page, like most.
                 self.index += 1;
                 let Some(to) = to.frame() else {
                     continue;
@@ -238,8 +238,8 @@ impl Cursor {
                     }
                 }
             };
-            // SAFETY: As a destination is a folio that the migration holds, by the invariant of
-            // `CopyBatch`, its order can be read.
+            // SAFETY: As a destination, the folio is locked and referenced by the migration, by the
+            // invariant of `CopyBatch`, so its order can be read.
             let order = unsafe { to.order() };
             self.index += 1 << order;
             let Some(to) = to.frame() else {
@@ -273,15 +273,15 @@ impl<'a> Iterator for CopyOps<'a> {
     }
 }
 
-/// Returns what `1 << order` pages from a frame on are.
+/// Returns the place of the `1 << order` pages from `frame` on.
 fn place(pfns: &PfnRange, frame: Frame, order: u32) -> Place<'_> {
     match pfns.pages_of(frame, order) {
         Some(pages) => Place::Device(pages),
         None => {
-            // SAFETY: The frame is one of the memory map, whose address is not null.
+            // SAFETY: The frame belongs to the memory map, whose addresses are not null.
             let page = unsafe { NonNull::new_unchecked(frame.page()) };
             // SAFETY: The pages belong to a folio that a migration has collected or allocated, by
-            // the invariant of `CopyBatch`, whose borrow this lives in.
+            // the invariant of `CopyBatch`, which the result borrows.
             Place::System(unsafe { SystemPages::new(page, order) })
         }
     }

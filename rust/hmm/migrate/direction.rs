@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two directions of a migration, and in what they differ.
+//! The two directions of a migration, and how they differ.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h), `enum
 //! migrate_vma_direction`.
@@ -19,9 +19,9 @@ pub struct ToDevice<'p, T: DevPagemapOps>(pub(super) &'p DevPagemap<T>);
 /// Direction of a migration: to system memory. Destinations are new system folios.
 pub struct ToSystem<'p, T: DevPagemapOps> {
     pub(super) pagemap: &'p DevPagemap<T>,
-    /// A destination for the first huge page, allocated before that was collected.
+    /// A destination for the first huge page, allocated before the page is collected.
     pub(super) huge: Cell<Option<SystemFolio>>,
-    /// Whether it is for a CPU's fault.
+    /// Whether the migration answers a CPU fault.
     pub(super) is_fault: bool,
 }
 
@@ -37,18 +37,19 @@ pub trait Direction: private::Sealed {
     /// The driver's side of the device.
     type Ops: DevPagemapOps;
 
-    /// Whether pages of system memory are migrated, not those of the device.
+    /// Whether the migration moves pages of system memory, rather than those of the device.
     const TO_DEVICE: bool;
 
-    /// The points after which pages are collected, copied and moved.
+    /// The sync points after which pages are collected, copied and moved.
     const POINTS: [SyncPoint; 3];
 
-    /// Returns the pages of the device.
+    /// Returns the pagemap of the device.
     fn pagemap(&self) -> &DevPagemap<Self::Ops>;
 
-    /// Returns whether mm itself leaves a folio whole that other processes share. It does so in a
-    /// CPU's fault, where the core holds one more reference than `folio_split_unmapped()` expects:
-    /// that cuts the entry of the process, and the folio at the next fault, for all of them.
+    /// Returns whether mm itself refrains from splitting a folio that other processes share. It
+    /// does so in a CPU fault, where the core holds one more reference than
+    /// `folio_split_unmapped()` expects: mm then splits the page table entry of this process only,
+    /// and at the next fault the folio, for all processes.
     fn keeps_shared_whole(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The entries of a migration: what was collected, and where its destination goes.
+//! The entries of a migration: what was collected, and its destination.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h),
 //! `struct migrate_vma`, members `src` and `dst`.
@@ -15,19 +15,19 @@ use crate::{
     vma::LockedVma,
 };
 
-/// The VMA of a range that is migrated, and the first address of the range, in bytes.
+/// The VMA of a migrated range, and the first address of the range, in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'s> {
     pub(super) vma: LockedVma<'s>,
     pub(super) start: usize,
 }
 
-/// The entries of a migration that wait for a destination: see
+/// The entries of a migration that need a destination: see
 /// [`Migration::entries`](super::Migration::entries).
 ///
 /// # Invariants
 ///
-/// As for [`Entry`]: the entries are those of a migration that keeps its pages collected for `'s`.
+/// As for [`Entry`]: the entries belong to a migration that keeps its pages collected for `'s`.
 pub struct Entries<'s, D: Direction> {
     index: usize,
     src: &'s [usize],
@@ -39,8 +39,9 @@ pub struct Entries<'s, D: Direction> {
 impl<'s, D: Direction> Entries<'s, D> {
     /// # Safety
     ///
-    /// The slices are the arrays of a migration in direction `direction` that has collected its
-    /// pages and keeps them so for `'s`, of one length; `target` belongs to the same migration.
+    /// The slices, of the same length, are the arrays of a migration in direction `direction`. The
+    /// migration has collected its pages and keeps them collected for `'s`; `target` belongs to it
+    /// too.
     pub(super) unsafe fn new(
         src: &'s [usize],
         dst: &'s mut [usize],
@@ -58,7 +59,7 @@ impl<'s, D: Direction> Entries<'s, D> {
     }
 }
 
-// Not put together from the adapters of `core`: objtool warns of symbols with names that long.
+// Not composed from iterator adapters of `core`: objtool warns about the long symbol names.
 impl<'s, D: Direction> Iterator for Entries<'s, D> {
     type Item = Entry<'s, D>;
 
@@ -89,12 +90,12 @@ impl<'s, D: Direction> Iterator for Entries<'s, D> {
     }
 }
 
-/// A folio of the range that can be migrated, or a hole, and the place for its destination.
+/// A folio of the range that can be migrated, or a hole, and the slots for its destinations.
 ///
 /// # Invariants
 ///
-/// The migration that this is a part of has collected its pages, and keeps them so for `'s`. `dst`
-/// has a place for each page.
+/// The migration that this belongs to has collected its pages, and keeps them collected for `'s`.
+/// `dst` has a slot for each page.
 pub struct Entry<'s, D: Direction> {
     index: usize,
     src: Mpfn,
@@ -105,50 +106,51 @@ pub struct Entry<'s, D: Direction> {
 }
 
 impl<'s, D: Direction> Entry<'s, D> {
-    /// Returns where in the range this is, in pages, counted from 0.
+    /// Returns the position in the range, in pages, counted from 0.
     pub fn index(&self) -> usize {
         self.index
     }
 
     /// Returns the order of the folio, or of the hole: 0, or
-    /// [`HPAGE_PMD_ORDER`](crate::memremap::HPAGE_PMD_ORDER). A destination has the same one; where
-    /// there is none of that order, see [`split`](Self::split).
+    /// [`HPAGE_PMD_ORDER`](crate::memremap::HPAGE_PMD_ORDER). The destination must have the same
+    /// order; if none is available, see [`split`](Self::split).
     pub fn order(&self) -> u32 {
         self.order
     }
 
-    /// Returns whether nothing is mapped here, or the zero page: the destination is to be zeroed.
+    /// Returns whether the process maps nothing here, or the zero page: the destination must be
+    /// zeroed.
     pub fn is_hole(&self) -> bool {
         self.src.frame().is_none()
     }
 
-    /// Returns whether the process can write to it without a fault; what it may share with another
-    /// process, it cannot. Does not sleep.
+    /// Returns whether the process can write to the folio without a fault. It never can if it may
+    /// share the folio with another process. Does not sleep.
     pub fn is_writable(&self) -> bool {
         self.src.is_writable()
     }
 
-    /// Returns whether [`split`](Self::split) can do it: this is a hole, or a folio that no other
-    /// process can share, or that of a CPU's fault. Does not sleep.
+    /// Returns whether [`split`](Self::split) is possible: this is a hole, a folio that no other
+    /// process can share, or the folio of a CPU fault. Does not sleep.
     ///
-    /// mm splits a folio that is collected in the page table of the VMA alone
-    /// (`migrate_vma_split_unmapped_folio()`). That of another process would keep the entry of a
-    /// huge page for what is none any more; mm puts such entries back for small pages, and ends in
-    /// a `VM_BUG_ON_FOLIO()`, or in wrong memory. To split folios that are shared, collect with
+    /// When mm splits a collected folio (`migrate_vma_split_unmapped_folio()`), it splits the entry
+    /// in the page table of the VMA only. Another process's page table would keep a huge entry for
+    /// a folio that is no longer huge. mm restores such an entry as if it were for a small page,
+    /// which ends in a `VM_BUG_ON_FOLIO()` or in wrong memory. To split shared folios, collect with
     /// [`LargeFolios::Split`](super::LargeFolios::Split).
     pub fn can_split(&self) -> bool {
         self.is_hole() || self.is_writable() || self.direction.keeps_shared_whole()
     }
 
-    /// Gives up on one destination for all pages: each gets one of its own. The folio is split when
-    /// the migration is committed.
+    /// Gives up on a single destination for all pages: each page gets its own. The folio is split
+    /// when the migration is committed.
     ///
     /// Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] when it cannot be split in this migration; see [`can_split`](Self::can_split). The
-    /// folio stays where it is.
+    /// [`EBUSY`] when this migration cannot split the folio; see [`can_split`](Self::can_split).
+    /// The folio stays where it is.
     pub fn split(self) -> Result<SplitEntry<'s, D>> {
         if !self.can_split() {
             return Err(EBUSY);
@@ -159,10 +161,10 @@ impl<'s, D: Direction> Entry<'s, D> {
         })
     }
 
-    /// Returns whether there can be a destination.
+    /// Returns whether the folio can have a destination.
     ///
-    /// Not for pages of files: they cannot go to a device, and those of `memfd_secret()` cannot
-    /// even be read. Not for pages of another device of the same owner. Not for folios of an order
+    /// Pages of files cannot: they cannot move to a device, and those of `memfd_secret()` cannot
+    /// even be read. Neither can pages of another device of the same owner, nor folios of an order
     /// that mm does not move.
     fn can_move(&self) -> bool {
         if self.order != 0 && self.order != HPAGE_PMD_ORDER {
@@ -189,15 +191,15 @@ impl<'s, D: Direction> Entry<'s, D> {
     }
 }
 
-/// A folio, or a hole, of several pages that each get a destination of their own: all of them, or
-/// none, which [`Migration::copy`](super::Migration::copy) sees to.
+/// A folio, or a hole, whose pages each get their own destination: either all of them, or none,
+/// which [`Migration::copy`](super::Migration::copy) ensures.
 pub struct SplitEntry<'s, D: Direction> {
     entry: Entry<'s, D>,
     next: usize,
 }
 
 impl<'s, D: Direction> SplitEntry<'s, D> {
-    /// Returns the next page, in order. Does not sleep.
+    /// Returns the entry of the next page, in order. Does not sleep.
     #[expect(
         clippy::should_implement_trait,
         reason = "what it lends depends on the borrow"
@@ -206,7 +208,7 @@ impl<'s, D: Direction> SplitEntry<'s, D> {
         let n = self.next;
         let dst = self.entry.dst.get_mut(n..n + 1)?;
         self.next += 1;
-        // INVARIANT: By that of the folio's entry; the place is that of its page.
+        // INVARIANT: By the invariant of the folio's entry; the slot belongs to the page.
         Some(Entry {
             index: self.entry.index + n,
             src: self.entry.src.piece(n),
@@ -221,11 +223,11 @@ impl<'s, D: Direction> SplitEntry<'s, D> {
 impl<T: DevPagemapOps> Entry<'_, ToDevice<'_, T>> {
     /// Sets the destination.
     ///
-    /// May sleep for a moment, if somebody who walks page frames has the folio locked.
+    /// May sleep briefly if a page frame walker has the folio locked.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the folio is one of another pagemap or of another order, or is a large one
+    /// [`EINVAL`] when the folio belongs to another pagemap, has another order, or is a large folio
     /// of coherent memory, which mm does not support. The folio is freed, and the page stays where
     /// it is.
     ///
@@ -243,15 +245,15 @@ impl<T: DevPagemapOps> Entry<'_, ToDevice<'_, T>> {
 }
 
 impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
-    /// Allocates the destination as the VMA's memory policy wants it, or takes one that was
-    /// allocated before. When there is no memory for a large folio, its pages get one each, if it
-    /// can be split. `reclaim` is for small pages.
+    /// Allocates the destination according to the VMA's memory policy, or takes one that was
+    /// allocated before. If there is no memory for a large folio and the folio can be split, each
+    /// of its pages gets a destination of its own. `reclaim` applies to small pages.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns.
+    /// [`ENOMEM`], and any error of [`Hooks::should_fail_alloc`].
     ///
     /// C function: `vma_alloc_folio()`.
     pub(super) fn alloc_dst(mut self, reclaim: Reclaim) -> Result {
@@ -282,7 +284,7 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
         }
         let reclaim = match order {
             0 => reclaim,
-            // Small pages do as well.
+            // Small pages will do as well, so do not try hard.
             _ if self.can_split() => Reclaim::NoRetry,
             _ => Reclaim::RetryMayFail,
         };

@@ -1,35 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Eviction: pages of the device go back to system memory, whoever maps them.
+//! Eviction: moves pages of the device back to system memory, whoever maps them.
 //!
 //! # Why by address
 //!
-//! `remove_migration_ptes()` walks the `anon_vma` of a folio, and may do so only while something
-//! keeps that from being freed: the `mmap_lock` of an address space that maps the folio, or a
-//! reference (`mm/rmap.c`). `migrate_device_range()` has neither: if the owner unmaps the VMA, or
-//! exits, while its pages are collected, the entries for the migration go away without waiting,
-//! then the `anon_vma`, and `migrate_device_finalize()` walks freed memory.
+//! `remove_migration_ptes()` walks the `anon_vma` of a folio. It may do so only while something
+//! keeps the `anon_vma` from being freed: the `mmap_lock` of an address space that maps the folio,
+//! or a reference (`mm/rmap.c`). `migrate_device_range()` has neither. If the owner unmaps the VMA
+//! or exits while its pages are collected, the migration entries go away without waiting, then the
+//! `anon_vma` does, and `migrate_device_finalize()` walks freed memory.
 //!
-//! So an eviction asks the reverse map which processes may have a page mapped, and goes the way of
-//! a migration that the process itself asks for: `migrate_vma_setup()` under its `mmap_lock`. What
-//! that collects was in a page table entry of one of its VMAs, and such a VMA has the `anon_vma` of
-//! the folio in its chain. It cannot be unmapped before the lock is released, which is after
-//! `migrate_vma_finalize()`; nor can the address space be destroyed, since this is one of its
-//! users. This holds for private and coherent memory, for pages that a parent and its children
-//! share (they come back for all of them), and for a process whose files are closed.
+//! So an eviction asks the reverse map which processes may map a page, and then does what a
+//! migration by the process itself does: `migrate_vma_setup()` under the `mmap_lock` of that
+//! process. The pages that this collects were in a page table entry of one of its VMAs, and such a
+//! VMA has the `anon_vma` of the folio in its chain. The VMA cannot be unmapped before the lock is
+//! released, which is after `migrate_vma_finalize()`. Nor can the address space be destroyed, since
+//! the eviction is one of its users. This holds for private and coherent memory, for pages that a
+//! parent and its children share (they move back for all of them), and for a process that has
+//! closed its files.
 //!
-//! The lock keeps that one process from unmapping its pages, and not others that share them. They
-//! may take away entries of the migration, which mm does wrong for huge ones: it drops a reference
-//! that they do not hold. So a huge page that more than one VMA may map comes back in small pages,
-//! split before it is collected.
+//! The lock keeps only that one process from unmapping its pages, not others that share them.
+//! Others may zap entries of the migration, which mm does wrong for huge entries: it drops a
+//! reference that they do not hold. So a huge page that more than one VMA may map moves back in
+//! small pages, and is split before it is collected.
 //!
-//! What the reverse map says may be old when it is used. Then the migration collects nothing, or
-//! other pages of the device that lie at that address now, and the page is looked up once more.
+//! The answer of the reverse map may be stale when it is used. Then the migration collects nothing,
+//! or collects other pages of the device that are now mapped at that address, and the page is
+//! looked up again.
 //!
 //! # Locks
 //!
-//! The `mmap_lock` is only tried: whoever holds it may wait for what the caller has. Nothing of
-//! this crate is held meanwhile.
+//! Eviction only tries the `mmap_lock`, because its holder may wait for something that the caller
+//! of the eviction holds. It holds no lock of this crate meanwhile.
 
 use core::ops::Range;
 
@@ -49,25 +51,25 @@ use crate::{
     vma::LockedVma,
 };
 
-/// How often pages are tried that were locked or referenced by somebody else.
+/// How often to try pages that someone else has locked or referenced.
 const TRIES: usize = 4;
 
 /// How long to wait before such pages are tried again.
 const PAUSE: Delta = Delta::from_millis(1);
 
 impl<T: DevPagemapOps> DevPagemap<T> {
-    /// Brings those of the device pages `pages` (numbered from the start of the pagemap, the end
-    /// exclusive) that are in use back to system memory, as far as they are not locked or
-    /// referenced by others, with a few retries for those. The buffer has a place for each page of
-    /// the range, or [`HPAGE_PMD_NR`] of them.
+    /// Moves those of the device pages `pages` (counted from the start of the pagemap, the end
+    /// exclusive) that are in use back to system memory, unless others have them locked or
+    /// referenced; it retries those a few times. The buffer must have a place for each page of the
+    /// range, or for [`HPAGE_PMD_NR`] pages.
     ///
-    /// May sleep. Tries the `mmap_lock` of the processes that have the pages mapped, and takes
-    /// folio locks; must not be called with a folio locked, so neither from
-    /// [`DevPagemapOps::migrate_to_ram`] nor while a [`Migration`](super::Migration) lives.
+    /// May sleep. Tries the `mmap_lock` of the processes that map the pages, and takes folio locks.
+    /// Must not be called with a folio locked, so neither from [`DevPagemapOps::migrate_to_ram`]
+    /// nor while a [`Migration`](super::Migration) lives.
     ///
-    /// The error, if there is one, is the last that kept pages on the device: [`ENOMEM`] when
-    /// system memory ran out, what the copy engine returned; [`EINVAL`] when the pagemap has no
-    /// such pages.
+    /// The error, if any, is the last one that kept pages on the device: [`ENOMEM`] when system
+    /// memory ran out, an error of the copy engine, or [`EINVAL`] when the pagemap has no such
+    /// pages.
     ///
     /// C functions: `migrate_vma_setup()` and those after it.
     pub fn evict(&self, pages: Range<usize>, buffer: &mut MigrateBuffer) -> Evicted {
@@ -85,8 +87,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         evicted
     }
 
-    /// Evicts those of up to [`HPAGE_PMD_NR`] pages that are in use now. Pages that are used anew
-    /// meanwhile are none of them: who has just got them would lose them again.
+    /// Evicts those of up to [`HPAGE_PMD_NR`] pages that are in use now. Pages that come into use
+    /// meanwhile are left alone: their new users would otherwise lose them at once.
     fn evict_chunk(&self, pages: Range<usize>, buffer: &mut MigrateBuffer, evicted: &mut Evicted) {
         let mut stuck = PageBits::default();
         for page in pages.clone() {
@@ -104,8 +106,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 let (mappings, moved) = self.evict_run(first..end, buffer, &mut error);
                 let npages = mappings.npages.max(1);
                 for n in 0..npages {
-                    // Not by the number that came: others may have come with them. And where all
-                    // came, what is in use now may be somebody else's.
+                    // The number that moved does not tell: it may include other pages. But if all
+                    // moved, a page that is in use now may belong to a new user.
                     let stays = if moved < npages {
                         self.is_in_use(first + n)
                     } else {
@@ -115,7 +117,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 }
                 evicted.moved += moved;
                 at = run.start + npages;
-                // SAFETY: The caller holds no spinlock: this may sleep.
+                // SAFETY: The caller holds no spinlock, since this function may sleep.
                 unsafe { bindings::cond_resched() };
             }
             if stuck.count() == 0 {
@@ -124,14 +126,14 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
         let left = stuck.count();
         if left > 0 {
-            // What failed in one place may have gone in another, or by itself.
+            // What failed at one mapping may have succeeded at another, or on its own.
             evicted.error = error.or(evicted.error);
         }
         evicted.left += left;
     }
 
-    /// Evicts the page that the range begins with, and those behind it that are mapped behind it.
-    /// Returns where they were looked for last, and how many pages came.
+    /// Evicts the first page of the range, and the following pages that are mapped behind it.
+    /// Returns the mappings that were tried last, and the number of pages that moved.
     fn evict_run(
         &self,
         pages: Range<usize>,
@@ -144,13 +146,13 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         loop {
             let mappings = mappings_of(self, pages.start, end, skip);
             for mapping in mappings.found.iter().flatten() {
-                // Not each VMA of the reverse map has the pages mapped, or all of them: those that
-                // a parent and its children share come back for all, others for one.
+                // Not every VMA of the reverse map maps the pages, or all of them: pages that a
+                // parent and its children share move back for all of them, others for one process.
                 moved += self.evict_at(mapping, &mappings, buffer, error);
                 if moved >= mappings.npages {
                     return (mappings, moved);
                 }
-                // SAFETY: The caller holds no spinlock: this may sleep.
+                // SAFETY: The caller holds no spinlock, since this function may sleep.
                 unsafe { bindings::cond_resched() };
             }
             if !mappings.more {
@@ -160,7 +162,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
     }
 
-    /// Brings back what is on the device of a run of pages in one place; returns how many came.
+    /// Moves back those pages of a run at one mapping that are on the device; returns how many
+    /// moved.
     fn evict_at(
         &self,
         mapping: &Mapping,
@@ -185,7 +188,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 
 const BITS: usize = usize::BITS as usize;
 
-/// A bit for each of [`HPAGE_PMD_NR`] pages.
+/// One bit for each of [`HPAGE_PMD_NR`] pages.
 #[derive(Default)]
 struct PageBits([usize; HPAGE_PMD_NR / BITS]);
 
@@ -204,7 +207,7 @@ impl PageBits {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Returns the first bits that are set one after the other, none before `at`.
+    /// Returns the first run of consecutive set bits at or after `at`.
     fn next_run(&self, at: usize) -> Option<Range<usize>> {
         let start = (at..HPAGE_PMD_NR).find(|&bit| self.is_set(bit))?;
         let clear = (start..HPAGE_PMD_NR).find(|&bit| !self.is_set(bit));

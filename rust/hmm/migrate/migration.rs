@@ -28,12 +28,12 @@ use crate::{
     vma::LockedVma,
 };
 
-/// State of a migration whose pages are collected: locked, unmapped, waiting for destinations.
+/// State of a migration whose pages are collected: locked, unmapped, and without destinations yet.
 pub struct Collected(());
 
-/// State of a migration whose pages an engine copies. Dropping it waits for the engine.
+/// State of a migration whose pages an engine is copying. Dropping it waits for the engine.
 pub struct Copying<P: Pending> {
-    /// `None` when it was waited for.
+    /// `None` once it has been waited for.
     pending: Option<P>,
     error: Option<Error>,
 }
@@ -48,22 +48,23 @@ impl<P: Pending> Copying<P> {
 
 impl<P: Pending> Drop for Copying<P> {
     fn drop(&mut self) {
-        // Nothing moves; but the destinations are put next, and must not be written to then.
+        // Nothing moves. But the destinations are put next, and nothing may write to them after
+        // that.
         let _ = self.wait();
     }
 }
 
-/// State of a migration that has done its work; what moved can be told.
+/// State of a migration that is complete; it can tell what has moved.
 pub struct Migrated {
     moved: usize,
 }
 
-/// What to do with a huge page that lies in the range as a whole, and with a hole of that size.
+/// How to treat a huge page that lies completely in the range, or a hole of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LargeFolios {
     /// Split it, and migrate small pages.
     Split,
-    /// Migrate it whole: its entry has order
+    /// Migrate it as a whole: its entry has order
     /// [`HPAGE_PMD_ORDER`](crate::memremap::HPAGE_PMD_ORDER).
     Keep,
 }
@@ -93,33 +94,33 @@ pub enum LargeFolios {
 /// }
 /// ```
 pub struct Migration<'a, S, D: Direction> {
-    // Before `inner`, so that the engine is waited for before any destination is put.
+    // Before `inner`, so that drop waits for the engine before it puts any destination.
     state: S,
     inner: Inner<'a>,
     direction: D,
-    // After `inner`, whose drop maps the pages again.
+    // After `inner`, whose drop maps the pages again, so that the watch measures that too.
     watch: Stopwatch<'a>,
 }
 
-/// What the engine of a direction's device makes.
+/// The driver of a direction's device, and the pending copies of its engine.
 type OpsOf<D> = <D as Direction>::Ops;
 type PendingOf<D> = <<OpsOf<D> as DevPagemapOps>::Engine as CopyEngine<OpsOf<D>>>::Pending;
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToDevice<'a, T>> {
-    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are in system
+    /// Collects the pages of `range` (bytes, page aligned, the end exclusive) that are in system
     /// memory, and holes, for a migration to the device. The range must lie in the VMA and must not
-    /// have more pages than the buffer. Large folios are always split for coherent memory, since mm
-    /// does not support them there.
+    /// have more pages than the buffer. For coherent memory, large folios are always split, since
+    /// mm does not support them there.
     ///
-    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    /// May sleep. Locks the folios that it collects, and leaves out those that others have locked.
     /// The caller must not hold the update lock of an [`interval::Notifier`](crate::interval).
     ///
     /// # Errors
     ///
     /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates:
-    /// hugetlb, DAX, or mapped by a device; [`EOPNOTSUPP`] when it is mergeable: mm takes the
-    /// entries of a page away by hand and puts them back by rmap, which misses merged pages that
-    /// KSM looked for in vain meanwhile, and their process would wait for them for ever.
+    /// hugetlb, DAX, or mapped by a device. [`EOPNOTSUPP`] when the VMA is mergeable: mm removes
+    /// the page table entries by itself, but restores them through the rmap, which misses merged
+    /// pages that KSM has meanwhile looked for in vain; their process would wait for them for ever.
     ///
     /// C function: `migrate_vma_setup()`.
     pub fn to_device(
@@ -159,8 +160,8 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
     pub fn entries(&mut self) -> Entries<'_, D> {
         let target = self.inner.target();
         let PfnArrays { src, dst } = &mut self.inner.arrays;
-        // SAFETY: These are the arrays of this migration, which cannot go on or be dropped while
-        // they are borrowed.
+        // SAFETY: These are the arrays of this migration, which can neither advance nor be dropped
+        // while they are borrowed.
         unsafe { Entries::new(src, dst, &self.direction, target) }
     }
 
@@ -173,13 +174,13 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         &self.direction
     }
 
-    /// Has the engine of the device copy the pages that have a destination.
+    /// Has the device's engine copy the pages that have a destination.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// What [`CopyEngine::copy`] returns. Nothing has moved then.
+    /// Any error of [`CopyEngine::copy`]. Nothing has moved then.
     pub fn copy(mut self) -> Result<Migration<'a, Copying<PendingOf<D>>, D>> {
         self.watch.collected();
         let pagemap = self.direction.pagemap();
@@ -188,8 +189,8 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
         let PfnArrays { src, dst } = &mut self.inner.arrays;
         let arrays = PfnArrays { src, dst };
         // SAFETY: The pages are collected, and stay so while the arrays are borrowed. Each
-        // destination was set by an `Entry`, which has checked its order; those of folios that are
-        // split without one for each page were just dropped.
+        // destination was set by an `Entry`, which has checked its order. Folios to be split that
+        // lacked a destination for some page have just lost all their destinations.
         let mut batch = unsafe { CopyBatch::new(arrays, pagemap.pfns()) };
         if pagemap.hooks().may_fail_copies(D::TO_DEVICE) {
             batch.for_each(|_| pagemap.hooks().should_fail_copy(D::TO_DEVICE));
@@ -209,13 +210,13 @@ impl<'a, D: Direction> Migration<'a, Collected, D> {
 }
 
 impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
-    /// Returns the first error that the engine, or a hook, has rejected an operation with. Those
-    /// pages stay where they are.
+    /// Returns the first error with which the engine, or a hook, has rejected an operation.
+    /// Rejected pages stay where they are.
     pub fn error(&self) -> Option<Error> {
         self.state.error
     }
 
-    /// Returns the error of the engine if page `index` of the range was collected and has no
+    /// Returns the engine's error if page `index` of the range was collected and has no
     /// destination.
     pub(crate) fn refused(&self, index: usize) -> Result {
         match self.state.error {
@@ -230,10 +231,10 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
     ///
     /// # Errors
     ///
-    /// What [`Pending::wait`] returns. Nothing has moved then.
+    /// Any error of [`Pending::wait`]. Nothing has moved then.
     ///
     /// C function: `migrate_vma_pages()`.
-    // Inlined, because the migration would be copied once more.
+    // Inlined, because a call would copy the migration once more.
     #[inline(always)]
     pub fn commit(mut self) -> Result<Migration<'a, Migrated, D>> {
         self.state.wait()?;
@@ -256,13 +257,13 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
 }
 
 impl<P: Pending, D: Direction> Migration<'_, Copying<P>, D> {
-    /// Notes which pages of the device have just come or gone. Returns how many pages have moved in
-    /// folios of one page, and in large ones.
+    /// Records which pages of the device have just come or gone. Returns the number of pages that
+    /// moved in folios of one page, and in large ones.
     #[inline(never)]
     fn note_moved(&self) -> (usize, usize) {
         let pagemap = self.direction.pagemap();
         let (mut small, mut huge) = (0, 0);
-        // Pages of the device that follow one another are noted together.
+        // Consecutive pages of the device are recorded together.
         let mut run = 0..0;
         let mut next = 0;
         while next < self.inner.arrays.dst.len() {
@@ -304,19 +305,19 @@ impl<D: Direction> Migration<'_, Migrated, D> {
         self.state.moved
     }
 
-    /// Returns what has moved `index` pages from the start of the range. Of a folio of several
-    /// pages that moved whole, only the first says so. Does not sleep.
+    /// Returns what has moved at page `index` of the range, counted from 0. A folio that moved as a
+    /// whole is reported only at its first page. Does not sleep.
     pub fn moved_to(&self, index: usize) -> Option<Moved> {
         self.inner.moved_to(index)
     }
 }
 
-/// A folio that has moved, see [`Migration::moved_to`].
+/// A folio that has moved; see [`Migration::moved_to`].
 #[derive(Clone, Copy, Debug)]
 pub struct Moved {
-    /// The first page frame of its new place.
+    /// The folio's first page frame at its new place.
     pub frame: Frame,
-    /// Its order.
+    /// The folio's order.
     pub order: u32,
     /// Whether the process may write to it without a fault.
     pub is_writable: bool,
@@ -327,13 +328,13 @@ enum Phase {
     Migrated,
 }
 
-/// A migration in any state: what its drop needs to know.
+/// The part of a migration that is the same in all states, and what its drop needs.
 ///
 /// # Invariants
 ///
-/// The arrays were filled by `migrate_vma_setup()` with the arguments that [`args`](Self::args)
-/// makes, and not yet finalized. In phase `Collected`, each destination is a folio that we have
-/// locked and hold; in phase `Migrated`, `migrate_vma_pages()` was called.
+/// `migrate_vma_setup()` has filled the arrays, with the arguments that [`args`](Self::args)
+/// builds, and they are not finalized yet. In phase `Collected`, each destination is a folio that
+/// we have locked and hold a reference to; in phase `Migrated`, `migrate_vma_pages()` was called.
 pub(super) struct Inner<'a> {
     arrays: PfnArrays<'a>,
     vma: LockedVma<'a>,
@@ -342,13 +343,13 @@ pub(super) struct Inner<'a> {
     owner: *mut c_void,
     fault_page: *mut bindings::page,
     flags: u32,
-    /// Pages that were looked at.
+    /// Number of pages that `migrate_vma_setup()` has looked at.
     npages: u32,
     phase: Phase,
 }
 
 impl<'a> Inner<'a> {
-    // Inlined, because the migration would be copied once more.
+    // Inlined, because a call would copy the migration once more.
     #[inline(always)]
     pub(super) fn new<T: DevPagemapOps>(
         vma: LockedVma<'a>,
@@ -369,7 +370,7 @@ impl<'a> Inner<'a> {
             LargeFolios::Split => 0,
             LargeFolios::Keep => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
         };
-        // The arrays may come from another migration, and drop trusts the destinations.
+        // The arrays may hold entries of an earlier migration, and drop trusts the destinations.
         arrays.dst.fill(0);
         let mut this = ManuallyDrop::new(Self {
             arrays,
@@ -382,16 +383,16 @@ impl<'a> Inner<'a> {
             phase: Phase::Collected,
         });
         let mut args = this.args();
-        // SAFETY: The VMA is valid and its `mmap_lock` held for 'a; there are as many entries as
-        // the range has pages; the C function checks the rest.
+        // SAFETY: The VMA is valid and its `mmap_lock` is held for 'a; the arrays have an entry for
+        // each page of the range; the C function checks the rest.
         to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
         this.npages = args.npages as u32;
-        // INVARIANT: The arrays were just filled, and there are no destinations.
+        // INVARIANT: The C function has just filled the arrays, and there are no destinations.
         Ok(ManuallyDrop::into_inner(this))
     }
 
-    /// Makes the arguments of the C functions. They are not kept: a migration is handed on by
-    /// value.
+    /// Builds the arguments of the C functions. They are not stored, because a migration is passed
+    /// on by value.
     fn args(&mut self) -> bindings::migrate_vma {
         let PfnArrays { src, dst } = &mut self.arrays;
         bindings::migrate_vma {
@@ -415,7 +416,7 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// See [`Migration::moved_to`]. In phase `Migrated` alone.
+    /// See [`Migration::moved_to`]. Only for phase `Migrated`.
     #[inline(always)]
     fn moved_to(&self, index: usize) -> Option<Moved> {
         let src = Mpfn::new(*self.arrays.src.get(index)?);
@@ -423,7 +424,7 @@ impl<'a> Inner<'a> {
         let frame = dst.frame().filter(|_| src.is_migrating())?;
         Some(Moved {
             frame,
-            // SAFETY: The migration has locked the destination, and holds it.
+            // SAFETY: The migration has locked the destination, and holds a reference to it.
             order: unsafe { dst.order() },
             is_writable: src.is_writable(),
         })
@@ -432,7 +433,7 @@ impl<'a> Inner<'a> {
     /// Returns whether a page of the range was collected and has no destination.
     fn lacks_destination(&self, index: usize) -> bool {
         let entry = |array: &[usize], index| Mpfn::new(array.get(index).copied().unwrap_or(0));
-        // A huge page has one entry, its first one, unless it is split.
+        // A huge page has a single entry, at its first page, unless it is split.
         let (src, dst) = (&*self.arrays.src, &*self.arrays.dst);
         let collected = if entry(src, 0).is_compound() {
             entry(src, 0)
@@ -453,15 +454,14 @@ impl<'a> Inner<'a> {
         self.phase = Phase::Migrated;
     }
 
-    /// Takes back the destinations of folios and holes of several pages that are split, and do not
-    /// have one for each page: C would read those that are missing.
+    /// Takes back the destinations of folios and holes that are to be split but lack a destination
+    /// for some page: C would read the missing ones.
     fn drop_incomplete_splits(&mut self) {
         let mut at = 0;
         let is_large = |&src: &usize| Mpfn::new(src).is_compound();
         while let Some(next) = self.arrays.src[at..].iter().position(is_large) {
             at += next;
-            // SAFETY: The folio is locked by us and we have a reference to it, by the type
-            // invariant.
+            // SAFETY: We have locked the folio and hold a reference to it, by the type invariant.
             let order = unsafe { Mpfn::new(self.arrays.src[at]).order() };
             let len = (1 << order).min(self.arrays.dst.len() - at);
             let dst = &mut self.arrays.dst[at..at + len];
@@ -476,24 +476,23 @@ impl<'a> Inner<'a> {
 impl Drop for Inner<'_> {
     fn drop(&mut self) {
         if let Phase::Collected = self.phase {
-            // C would take a destination that did not go through the step before for one that
-            // has moved.
+            // C would take a destination that skipped `migrate_vma_pages()` for one that has moved.
             put_destinations(self.arrays.dst);
         }
         let mut args = self.args();
         // SAFETY: The migration was set up with these arguments, and is finalized once, by the type
-        // invariant. The `mmap_lock` of its VMA is still held, so that the VMA keeps the `anon_vma`
-        // of each folio that it mapped when that was collected.
+        // invariant. The `mmap_lock` of its VMA is still held, so the VMA keeps the `anon_vma` of
+        // each folio that it mapped when that folio was collected.
         unsafe { bindings::migrate_vma_finalize(&mut args) };
     }
 }
 
-/// Frees destinations of an [`Inner`] in phase `Collected`.
+/// Frees the destinations of an [`Inner`] in phase `Collected`.
 fn put_destinations(dst: &mut [usize]) {
     for entry in dst.iter_mut() {
         if let Some(frame) = Mpfn::new(core::mem::take(entry)).frame() {
-            // SAFETY: The folio is locked and held by us, by the invariant of `Inner`, and has just
-            // been forgotten.
+            // SAFETY: We have locked the folio and hold a reference to it, by the invariant of
+            // `Inner`, and its entry has just been cleared.
             unsafe { unlock_and_put(frame) };
         }
     }

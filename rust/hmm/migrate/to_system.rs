@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages of a VMA that come back to system memory.
+//! Migration of the pages of a VMA back to system memory.
 
 use core::{cell::Cell, ops::Range, ptr::NonNull};
 
@@ -19,30 +19,30 @@ use crate::{
     vma::LockedVma,
 };
 
-/// The bytes of a huge page.
+/// Size of a huge page, in bytes.
 const HPAGE_PMD_SIZE: usize = HPAGE_PMD_NR * PAGE_SIZE;
 
-/// What a CPU has touched.
+/// The page that a CPU has touched.
 struct FaultPage {
-    /// The page, which the core has locked and holds.
+    /// The page. The core has locked it and holds a reference to it.
     page: NonNull<bindings::page>,
-    /// Whether it is part of a huge page that other processes may share.
+    /// Whether it belongs to a huge page that other processes may share.
     is_shared: bool,
 }
 
 impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
-    /// Collects those pages of `range` (bytes, page aligned, the end exclusive) that are on the
-    /// device for a migration to system memory. The range must lie in the VMA and have as many
-    /// pages as the arrays. `huge` is for the first huge page.
+    /// Collects the pages of `range` (bytes, page aligned, the end exclusive) that are on the
+    /// device, for a migration to system memory. The range must lie in the VMA and have as many
+    /// pages as the arrays. `huge` is a destination for the first huge page.
     ///
-    /// May sleep. Locks the folios that it collects; those that are locked by others are left out.
+    /// May sleep. Locks the folios that it collects, and leaves out those that others have locked.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] when the range is not as above, or the VMA is of a kind that never migrates.
     ///
     /// C function: `migrate_vma_setup()`.
-    // Inlined, because the migration would be copied once more.
+    // Inlined, because a call would copy the migration once more.
     #[inline(always)]
     fn to_system(
         vma: LockedVma<'a>,
@@ -67,7 +67,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         Ok(Self::collected(inner, direction, watch))
     }
 
-    /// Collects what a CPU has touched.
+    /// Collects the pages of a CPU fault.
     fn for_fault(
         vma: LockedVma<'a>,
         range: Range<usize>,
@@ -76,9 +76,9 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         arrays: PfnArrays<'a>,
         fault: FaultPage,
     ) -> Result<Self> {
-        // mm warns of a huge page that other processes may share and that has to stay, or to be cut
-        // (see Documentation/known-mm-issues.md): that is worth an effort, and one before it is
-        // collected.
+        // mm warns when a huge page that other processes may share has to stay, or has to be split
+        // (see Documentation/known-mm-issues.md). So try hard to allocate a huge folio, and before
+        // the page is collected.
         let huge = if fault.is_shared {
             alloc_huge(pagemap, vma, range.start, Reclaim::RetryMayFail).ok()
         } else {
@@ -87,13 +87,13 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         Self::to_system(vma, range, large, pagemap, arrays, Some(fault.page), huge)
     }
 
-    /// Allocates a destination for each page that was collected; the last error is the result.
+    /// Allocates a destination for each collected page; returns the last error.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns. Pages without a destination stay.
+    /// [`ENOMEM`], and any error of [`Hooks::should_fail_alloc`]. Pages without a destination stay.
     fn populate(&mut self) -> Result {
         self.free_unused();
         let mut result = Ok(());
@@ -103,14 +103,14 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         result
     }
 
-    /// Allocates a destination for what holds the page that a CPU has touched (counted from 0), and
-    /// only when that is done, and without an effort, for the others.
+    /// Allocates a destination for the folio of the touched page (counted from 0). Only if that
+    /// succeeds, allocates destinations for the other pages, without trying hard.
     ///
     /// May sleep.
     ///
     /// # Errors
     ///
-    /// As for [`populate`](Self::populate), for the touched page alone; the others stay then.
+    /// As for [`populate`](Self::populate), for the touched page alone; the other pages stay then.
     fn populate_touched(&mut self, touched: usize) -> Result {
         self.free_unused();
         let is_alone = self.npages() == 1;
@@ -124,7 +124,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
             return Ok(());
         }
         for entry in self.entries() {
-            // It stays: whoever touches it asks for it.
+            // The page stays: a CPU that touches it will ask for it.
             if entry.alloc_dst(Reclaim::NoRetry).is_err() {
                 break;
             }
@@ -132,7 +132,7 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         Ok(())
     }
 
-    /// Frees what was allocated for a huge page, if there is none.
+    /// Frees the destination that was allocated for a huge page, if no huge page was collected.
     fn free_unused(&mut self) {
         let is_large = |entry: Entry<'_, _>| entry.order() > 0;
         if self.npages() == HPAGE_PMD_NR && !self.entries().next().is_some_and(is_large) {
@@ -142,22 +142,22 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
 }
 
 impl<T: DevPagemapOps> DevPagemap<T> {
-    /// Brings those pages of `range` (bytes, page aligned, the end exclusive) of a VMA that are on
-    /// the device back to system memory, as far as they are not locked or referenced by others:
-    /// huge pages whole, or in small pages where system memory has no huge one. Returns the number
-    /// of pages that came back, and the last error that kept others on the device. The buffer has a
-    /// place for each page of the range, or [`HPAGE_PMD_NR`] of them.
+    /// Moves the pages of `range` (bytes, page aligned, the end exclusive) of a VMA that are on the
+    /// device back to system memory, unless others have them locked or referenced. Huge pages move
+    /// as a whole, or as small pages if system memory has no huge page. Returns the number of pages
+    /// that moved back, and the last error that kept others on the device. The buffer must have a
+    /// place for each page of the range, or for [`HPAGE_PMD_NR`] pages.
     ///
-    /// May sleep, and takes as long as the range is large: whoever wants to be killed meanwhile
-    /// calls it for [`HPAGE_PMD_NR`] pages at a time. Takes folio locks; must not be called with a
-    /// folio locked, so neither from [`DevPagemapOps::migrate_to_ram`] nor while a [`Migration`]
-    /// lives.
+    /// May sleep. The time is proportional to the size of the range; a caller that wants to handle
+    /// fatal signals calls it for [`HPAGE_PMD_NR`] pages at a time. Takes folio locks. Must not be
+    /// called with a folio locked, so neither from [`DevPagemapOps::migrate_to_ram`] nor while a
+    /// [`Migration`] lives.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] when the range does not lie in the VMA, the buffer is too small, or the VMA is of
-    /// a kind that never migrates; [`ENOMEM`], after which no further pages are tried; what the
-    /// copy engine returns.
+    /// a kind that never migrates; [`ENOMEM`], after which no further pages are tried; any error of
+    /// the copy engine.
     ///
     /// C functions: `migrate_vma_setup()` and those after it.
     pub fn bring_back(
@@ -169,7 +169,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         self.bring_back_as(vma, range, true, buffer)
     }
 
-    /// Does the same; unless `keeps_large`, huge pages come in small pages.
+    /// Does the same as [`bring_back`](Self::bring_back); unless `keeps_large`, huge pages move as
+    /// small pages.
     pub(super) fn bring_back_as(
         &self,
         vma: LockedVma<'_>,
@@ -196,8 +197,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         (moved, result)
     }
 
-    /// Does the same for a range of which no more than one huge page can be a part. Sets `outcome`
-    /// to the last error that kept a page on the device.
+    /// Does the same for a range that contains at most one huge page. Sets `outcome` to the last
+    /// error that kept a page on the device.
     fn bring_block_back(
         &self,
         vma: LockedVma<'_>,
@@ -206,8 +207,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         buffer: &mut MigrateBuffer,
         outcome: &mut Result,
     ) -> Result<usize> {
-        // Before it is collected: a huge page that is shared can be split by mm then, but not
-        // later; and if it has to stay, mm warns (see Documentation/known-mm-issues.md).
+        // Allocate before the page is collected: only then can mm still split a shared huge page,
+        // and mm warns if a collected one has to stay (see Documentation/known-mm-issues.md).
         let keeps_large = keeps_large
             && range.len() == HPAGE_PMD_SIZE
             && self.kind() == Kind::Private
@@ -239,23 +240,23 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 
 impl<T: DevPagemapOps> CpuFault<'_, T> {
     /// Moves the [`npages`](Self::npages) pages of the touched entry to system memory: a huge page
-    /// whole, or in small pages where system memory has no huge one. What becomes of the page that
-    /// was touched decides about the result.
+    /// as a whole, or as small pages if system memory has no huge page. The outcome for the touched
+    /// page determines the result.
     ///
-    /// May sleep. The caller holds no folio lock but that of the fault.
+    /// May sleep. The caller holds no folio lock except that of the fault.
     ///
-    /// Returns `Ok` as well when the page stays because somebody else has a reference to it: that
-    /// one brings it back, or lets go of it.
+    /// Returns `Ok` also when the page stays because someone else has a reference to it: the holder
+    /// will either move it back or drop the reference.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what [`Hooks::should_fail_alloc`] returns;
-    /// what the copy engine returns; [`EINVAL`] when the VMA is of a kind that never migrates.
+    /// [`ENOMEM`], and any error of [`Hooks::should_fail_alloc`] or of the copy engine; [`EINVAL`]
+    /// when the VMA is of a kind that never migrates.
     ///
     /// C functions: `migrate_vma_setup()` with `fault_page`, and those after it.
     pub fn migrate_to_system(&self) -> Result {
         if self.npages() == 1 {
-            // A fault on a page needs no memory for the arrays.
+            // A fault on a single page needs no allocated arrays.
             let (mut src, mut dst) = ([0], [0]);
             let arrays = PfnArrays {
                 src: &mut src,
@@ -267,12 +268,13 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         self.migrate(self.entry(), buffer.arrays(self.npages())?)
     }
 
-    /// Moves the touched page, and those around it that are on the device, one after the other: in
-    /// the same VMA, and in the same aligned window of `npages` pages, a power of two up to
-    /// [`HPAGE_PMD_NR`]. Pages around it that cannot move, or that there is no system memory for,
-    /// stay. In all else as [`migrate_to_system`](Self::migrate_to_system), which this is where the
-    /// touched entry maps no less than the window, or a part of a large folio. The buffer has a
-    /// place for each page of the window.
+    /// Moves the touched page and the consecutive pages around it that are on the device. The pages
+    /// lie in the same VMA and in the same aligned window of `npages` pages, a power of two up to
+    /// [`HPAGE_PMD_NR`]. Pages around the touched one stay if they cannot move, or if there is no
+    /// system memory for them. If the touched entry maps at least the window, or a part of a large
+    /// folio, this is the same as [`migrate_to_system`](Self::migrate_to_system). In all other
+    /// respects, it behaves like that function. The buffer must have a place for each page of the
+    /// window.
     ///
     /// # Errors
     ///
@@ -282,8 +284,9 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         if !npages.is_power_of_two() || npages > HPAGE_PMD_NR {
             return Err(EINVAL);
         }
-        // mm splits a large folio to collect a part of it, and then takes the first page of what it
-        // was for the touched one, which the core has locked: it must not be in the range.
+        // To collect a part of a large folio, mm splits the folio, and then mistakes its former
+        // first page for the touched page, which the core has locked. So that first page must not
+        // be in the range.
         if npages <= self.npages() || self.is_in_large_folio() {
             return self.migrate_to_system();
         }
@@ -295,13 +298,13 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         self.migrate(range, arrays)
     }
 
-    /// Returns the addresses that the touched entry maps.
+    /// Returns the addresses (bytes, the end exclusive) that the touched entry maps.
     fn entry(&self) -> Range<usize> {
         self.aligned(self.npages())
     }
 
-    /// Returns the addresses of the aligned run of `npages` pages, a power of two, that the touched
-    /// page is in.
+    /// Returns the addresses (bytes, the end exclusive) of the aligned run of `npages` pages, a
+    /// power of two, that contains the touched page.
     fn aligned(&self, npages: usize) -> Range<usize> {
         let bytes = npages * PAGE_SIZE;
         let start = self.address() & !(bytes - 1);
@@ -333,14 +336,14 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         let refused = copying.refused(touched);
         let migrated = copying.commit()?;
         *moved = migrated.moved();
-        // A huge page that moved whole says so at its first page.
+        // A huge page that moved as a whole is reported at its first page only.
         let stays = migrated.moved_to(touched).is_none()
             && migrated.moved_to(0).is_none_or(|it| it.order == 0);
         drop(migrated);
         populated?;
         refused?;
         if stays {
-            // Perhaps it is mm that has a reference, for as long as a CPU does nothing.
+            // Perhaps mm itself holds the reference, in the batch of an idle CPU.
             drain_lru_batches();
         }
         Ok(())

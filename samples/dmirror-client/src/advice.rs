@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice for ranges of addresses: where memory should be, and how engines get at it.
+//! Advice for ranges of addresses: where memory should be, and how engines access it.
 //!
 //! # Examples
 //!
@@ -30,49 +30,49 @@ use crate::device::Device;
 use crate::range::PageRange;
 use crate::sys;
 
-/// The most ranges that an open file can have advice for.
+/// Maximum number of ranges with advice per open file.
 pub const MOST: usize = abi::DMIRROR_MAX_ADVICE as usize;
 
-/// Where memory should be, as a program says it.
+/// Where memory should be, as a program requests it.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
-    /// Nothing is advised.
+    /// No advice.
     Default,
-    /// In the memory of the system.
+    /// In system memory.
     System,
     /// On this device.
     Device,
-    /// On the device that this is an open file of.
+    /// On the device that this open file belongs to.
     Peer(BorrowedFd<'a>),
 }
 
-/// Where memory should be, as the device says it.
+/// Where memory should be, as the device reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Location {
-    /// Nothing was advised.
+    /// No advice.
     #[default]
     Default,
-    /// In the memory of the system.
+    /// In system memory.
     System,
     /// On this device, which has this number.
     Device(u32),
     /// On the device with this number.
     Peer(u32),
-    /// A number that the header does not have.
+    /// A number that the header does not define.
     Unknown(u32),
 }
 
-/// Makes an enum of values that the header has.
+/// Defines an enum of values from the header.
 macro_rules! values {
     ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $value:ident,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub enum $name {
-            /// Nothing was advised.
+            /// No advice.
             #[default]
             Default,
             $($(#[$about])* $variant,)*
-            /// A number that the header does not have.
+            /// A number that the header does not define.
             Unknown(u32),
         }
 
@@ -97,30 +97,30 @@ macro_rules! values {
 }
 
 values! {
-    /// What the device does to access memory that it has not mapped.
+    /// How the device accesses memory that it does not map.
     Access {
-        /// It moves it to where it should be.
+        /// It moves the memory to its preferred location.
         Migrate = DMIRROR_ADVICE_ACCESS_MIGRATE,
-        /// It maps it where it is.
+        /// It maps the memory where it is.
         InPlace = DMIRROR_ADVICE_ACCESS_IN_PLACE,
-        /// Nothing: engines must not access it.
+        /// Not at all: engines must not access it.
         None = DMIRROR_ADVICE_ACCESS_NONE,
     }
 }
 
 values! {
-    /// Where the device makes atomic operations.
+    /// Where the device performs atomic operations.
     Atomics {
         /// In its own memory.
         Device = DMIRROR_ADVICE_ATOMICS_DEVICE,
-        /// In the memory of the system.
+        /// In system memory.
         System = DMIRROR_ADVICE_ATOMICS_SYSTEM,
         /// Nowhere.
         None = DMIRROR_ADVICE_ATOMICS_NONE,
     }
 }
 
-/// What [`Device::advise`] changes; the rest stays.
+/// What [`Device::advise`] changes; other attributes stay.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct Change<'a> {
@@ -131,12 +131,12 @@ pub struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Nothing, which the device refuses.
+    /// Creates a change of nothing, which the device refuses.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes everything back.
+    /// Creates a change that removes all advice.
     pub fn back() -> Self {
         Self::new()
             .location(Target::Default)
@@ -145,31 +145,31 @@ impl<'a> Change<'a> {
             .granule(0)
     }
 
-    /// Where the memory should be.
+    /// Sets where the memory should be.
     pub fn location(mut self, location: Target<'a>) -> Self {
         self.location = Some(location);
         self
     }
 
-    /// What the device does to access it.
+    /// Sets how the device accesses the memory.
     pub fn access(mut self, access: Access) -> Self {
         self.access = Some(access);
         self
     }
 
-    /// Where the device makes atomic operations.
+    /// Sets where the device performs atomic operations.
     pub fn atomics(mut self, atomics: Atomics) -> Self {
         self.atomics = Some(atomics);
         self
     }
 
-    /// How much moves at once, in bytes; 0 is the default.
+    /// Sets how much moves at once, in bytes; 0 is the default.
     pub fn granule(mut self, bytes: u32) -> Self {
         self.granule = Some(bytes);
         self
     }
 
-    /// The struct of ADVISE_SET.
+    /// Returns the struct of ADVISE_SET.
     pub(crate) fn argument(&self, range: PageRange) -> abi::dmirror_advise_set {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         let (location, location_fd) = match self.location {
@@ -196,18 +196,18 @@ impl<'a> Change<'a> {
     }
 }
 
-/// What was advised for an address, and up to where it is the same.
+/// The advice for an address, and the end of the range with the same advice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Advised {
     /// Where the memory should be.
     pub location: Location,
-    /// What the device does to access it.
+    /// How the device accesses the memory.
     pub access: Access,
-    /// Where the device makes atomic operations.
+    /// Where the device performs atomic operations.
     pub atomics: Atomics,
-    /// How much moves at once, in bytes; 0 where nothing was advised.
+    /// How much moves at once, in bytes; 0 without advice.
     pub granule: u32,
-    /// The first address behind, or the limit.
+    /// The end of the range, exclusive, or the limit.
     pub end: u64,
 }
 
@@ -229,7 +229,7 @@ impl Advised {
         }
     }
 
-    /// Nothing, up to `end`.
+    /// Returns no advice, up to `end`.
     pub fn nothing(end: u64) -> Self {
         Self {
             end,
@@ -244,13 +244,13 @@ impl Advised {
 pub struct AdviceError {
     /// The command.
     pub command: &'static str,
-    /// The first address that was given.
+    /// The first address of the range.
     pub addr: u64,
     /// Why it failed.
     pub errno: Errno,
 }
 
-/// How a struct gets to the kernel.
+/// A function that sends a struct to the kernel.
 pub(crate) type Send<T> = fn(BorrowedFd<'_>, u32, &mut T) -> Result<(), Errno>;
 
 impl Device {
@@ -266,23 +266,24 @@ impl Device {
         size_of::<abi::dmirror_advise_get>(),
     );
 
-    /// Changes what is advised for `range`.
+    /// Changes the advice for `range`.
     ///
     /// # Errors
     ///
-    /// [`AdviceError`] with `EINVAL` (nothing is to change, or to what is no value; the peer is
-    /// no device), `EFAULT` (a part of the range is not mapped), `ENOSPC` (there would be more
-    /// than [`MOST`] ranges), `ENOMEM`, `EINTR`.
+    /// [`AdviceError`] with `EINVAL` (nothing changes, or a value is invalid; the peer is not a
+    /// device), `EFAULT` (a part of the range is not mapped), `ENOSPC` (there would be more than
+    /// [`MOST`] ranges), `ENOMEM`, `EINTR`.
     pub fn advise(&self, range: PageRange, change: Change<'_>) -> Result<(), AdviceError> {
         self.advise_by(sys::ioctl, range, change)
     }
 
-    /// What was advised for the page at `addr`, and up to where it is the same, at most `limit`.
+    /// Returns the advice for the page at `addr`, and the end of the range with the same advice, at
+    /// most `limit`.
     ///
     /// # Errors
     ///
-    /// [`AdviceError`] with `EINVAL` (an address is not page aligned, or there is nothing before
-    /// the limit), `EFAULT` (the address space of the opener is gone).
+    /// [`AdviceError`] with `EINVAL` (an address is not page aligned, or `limit` is not above
+    /// `addr`), `EFAULT` (the address space of the opener is gone).
     pub fn advice_at(&self, addr: u64, limit: u64) -> Result<Advised, AdviceError> {
         self.advice_by(sys::ioctl, addr, limit)
     }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device for the memory of another program, which knows nothing of it.
+//! Devices for the memory of another program, which need not know of them.
 //!
 //! A device file works on the address space of the process that opened it. So the other process
-//! opens it: it is stopped by ptrace, made to call `openat()`, and the descriptor is taken over by
-//! `pidfd_getfd()`; the other process does not keep it. The kernel checks what ptrace checks, and
-//! that the other process may open the file. The program is not changed, but for a page that it
-//! gets where engines need one; a system call that it waits in may end early, as by a signal. It may
-//! be static, have threads, fork and exec.
+//! must open it: ptrace stops that process and makes it call `openat()`, and `pidfd_getfd()` takes
+//! over the descriptor; the other process does not keep it. The kernel checks what ptrace checks,
+//! and that the other process may open the file. The program does not change, except for a page
+//! that is mapped in it if engines need one; a system call in which it waits may end early, as by a
+//! signal. The program may be static, have threads, fork and exec.
 //!
-//! What this does not reach: a program that traces others or itself (only one can), one that runs
-//! with more rights than the caller, 32-bit programs, and processes for which there is no such
-//! path. A sandbox (seccomp) that kills whoever opens a file kills it then, too.
+//! This does not work for a program that traces others or itself (only one tracer is possible), one
+//! with more rights than the caller, 32-bit programs, and processes in whose view the path does not
+//! exist. A sandbox (seccomp) that kills processes for opening a file kills this one, too.
 //!
-//! Whoever kills this process by SIGKILL while it works on another one kills that as well, or has
-//! it go astray; other signals wait.
+//! If this process is killed by SIGKILL while it works on another one, the other one is killed as
+//! well, or continues with wrong registers; other signals wait.
 //!
 //! # Examples
 //!
@@ -85,7 +85,8 @@ pub struct Space {
     pub pid: i32,
     /// The device, which the process has opened.
     pub device: Device,
-    /// A page that was mapped in it for the packets of engines, if that was asked for: its address.
+    /// The address of a page that was mapped in the process for the packets of engines, if
+    /// requested.
     pub code: Option<u64>,
     memory: File,
 }
@@ -95,7 +96,7 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// What `/proc/PID/mem` fails with: `EIO` where nothing is mapped, or the process is gone.
+    /// The error of `/proc/PID/mem`: `EIO` if nothing is mapped, or the process is gone.
     pub fn write(&self, addr: u64, bytes: &[u8]) -> io::Result<()> {
         self.memory.write_all_at(bytes, addr)
     }
@@ -104,17 +105,17 @@ impl Space {
 /// What happens to a program and its descendants.
 #[derive(Debug)]
 pub enum Event {
-    /// A process begins to run with an address space of its own: it was forked, or has replaced
-    /// its program. What it had before is gone.
+    /// A process begins to run with an address space of its own: it was forked, or has executed
+    /// another program. Its earlier address space is gone.
     Began {
         /// The address space.
         space: Space,
     },
-    /// Likewise, but the device cannot be opened there.
+    /// The same, but the device cannot be opened there.
     Missed {
         /// The process.
         pid: i32,
-        /// Why.
+        /// Why it cannot.
         error: io::Error,
     },
     /// A process has ended.
@@ -129,12 +130,12 @@ pub enum Event {
 pub enum Exit {
     /// It exited with this status.
     Status(i32),
-    /// This signal ended it, by its number.
+    /// The signal with this number ended it.
     Signal(i32),
 }
 
-/// Stops this process, until who has started it lets it go on, and becomes another program then.
-/// Returns why it could not.
+/// Stops this process until its parent continues it, and then executes another program. Returns
+/// only on failure, with the error.
 pub fn stop_and_exec(program: &[OsString]) -> io::Error {
     let Some((name, arguments)) = program.split_first() else {
         return Errno::EINVAL.into();
@@ -145,13 +146,13 @@ pub fn stop_and_exec(program: &[OsString]) -> io::Error {
     }
 }
 
-/// Opens the device for a process that runs, and lets it go on at once. Signals to this thread wait
-/// meanwhile.
+/// Opens the device in a running process, and then lets the process continue at once. Signals to
+/// this thread wait meanwhile.
 ///
 /// # Errors
 ///
-/// `EPERM` if the process may not be traced, or is traced by another; `ESRCH`; what opening the
-/// device fails with in that process; `Unsupported` for a program of another architecture.
+/// `EPERM` if the process may not be traced, or has another tracer; `ESRCH`; the error of opening
+/// the device in that process; `Unsupported` for a program of another architecture.
 pub fn open_in(pid: i32, device: &Path) -> io::Result<Space> {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let opened = open_unmasked(pid, device);
@@ -163,12 +164,12 @@ fn open_unmasked(pid: i32, device: &Path) -> io::Result<Space> {
     let process = Pid::from_raw(pid);
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD)?;
     let opened = stop(pid).and_then(|()| open_stopped(pid, device, false));
-    // If it is gone, there is nothing to let go of.
+    // If the process is gone, there is nothing to detach from.
     let _ = ptrace::detach(process, None);
     opened
 }
 
-/// Stops a thread that is traced. Signals that arrive first are delivered.
+/// Stops a traced thread. Signals that arrive first are delivered.
 fn stop(thread: i32) -> io::Result<()> {
     ptrace::interrupt(Pid::from_raw(thread))?;
     loop {
@@ -183,7 +184,7 @@ fn stop(thread: i32) -> io::Result<()> {
     }
 }
 
-/// Opens the device in a process that is stopped, and maps a page there if there is to be code.
+/// Opens the device in a stopped process, and maps a page there if `with_code`.
 fn open_stopped(pid: i32, path: &Path, with_code: bool) -> io::Result<Space> {
     let memory = File::options()
         .read(true)
@@ -217,14 +218,14 @@ fn open_by(
     Ok((device?, code))
 }
 
-/// Takes over a descriptor of another process, which keeps it.
+/// Duplicates a descriptor of another process, which keeps its own.
 fn take_over(pid: i32, descriptor: i32) -> io::Result<OwnedFd> {
     let process = rustix::process::Pid::from_raw(pid).ok_or(Errno::ESRCH)?;
     let pidfd = pidfd_open(process, PidfdFlags::empty())?;
     Ok(pidfd_getfd(pidfd, descriptor, PidfdGetfdFlags::empty())?)
 }
 
-/// Makes sure that what another process calls by a path is what this one does.
+/// Makes sure that the path means the same file to another process as to this one.
 fn is_the_one(opened: OwnedFd, path: &Path) -> io::Result<Device> {
     let opened = File::from(opened);
     if opened.metadata()?.rdev() == fs::metadata(path)?.rdev() {
@@ -238,24 +239,24 @@ fn is_the_one(opened: OwnedFd, path: &Path) -> io::Result<Device> {
     )))
 }
 
-/// Traces a program and all its descendants, by the thread that has made it.
+/// Traces a program and all its descendants. Only the thread that created it can use it.
 #[derive(Debug)]
 pub struct Tracer {
     root: i32,
     device: PathBuf,
     with_code: bool,
-    /// Threads that have stopped for the first time, and the process that each belongs to.
+    /// Threads after their first stop, and the process of each.
     threads: HashMap<i32, i32>,
-    /// ptrace obeys one thread only.
+    /// ptrace accepts requests from the tracing thread only.
     not_send: PhantomData<*const ()>,
 }
 
 impl Tracer {
-    /// Begins to trace a child of this process, which stops itself by [`stop_and_exec`].
+    /// Begins to trace a child of this process, which stops itself with [`stop_and_exec`].
     ///
     /// # Errors
     ///
-    /// `EPERM`, `ESRCH` if it did not stop.
+    /// `EPERM`; `ESRCH` if the child did not stop.
     pub fn seize(child: i32, device: impl Into<PathBuf>) -> io::Result<Self> {
         let pid = Pid::from_raw(child);
         let status = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED))?;
@@ -268,7 +269,7 @@ impl Tracer {
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXIT
-            // Nobody else would let it go on where it is.
+            // Without its tracer, nobody would continue it.
             | Options::PTRACE_O_EXITKILL;
         ptrace::seize(pid, options)?;
         kill(pid, Signal::SIGCONT)?;
@@ -281,19 +282,19 @@ impl Tracer {
         })
     }
 
-    /// Has each address space get a page for the packets of engines.
+    /// Makes each address space get a page for the packets of engines.
     #[must_use]
     pub fn with_code(mut self) -> Self {
         self.with_code = true;
         self
     }
 
-    /// Lets the program run, until it and all its descendants have ended; `on_event` is called
-    /// while the process that it tells of waits. Returns how the program ended.
+    /// Lets the program run until it and all its descendants have ended. `on_event` is called while
+    /// the process of the event waits. Returns how the program ended.
     ///
     /// # Errors
     ///
-    /// What waiting fails with.
+    /// The error of waiting.
     pub fn run(mut self, mut on_event: impl FnMut(Event)) -> io::Result<Exit> {
         let mut exit = None;
         loop {
@@ -317,7 +318,7 @@ impl Tracer {
                 continue;
             }
             match self.stopped(thread, status, &mut on_event) {
-                // It was killed meanwhile, which is told next.
+                // The thread was killed meanwhile, which is reported next.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                 answer => answer?,
             }
@@ -325,7 +326,7 @@ impl Tracer {
         exit.ok_or(Errno::ECHILD.into())
     }
 
-    /// Sees to a thread that has stopped, and has it go on.
+    /// Handles a stopped thread, and continues it.
     fn stopped(
         &mut self,
         thread: i32,
@@ -340,11 +341,9 @@ impl Tracer {
                 self.forget_former(thread)?;
                 self.begin(thread, on_event);
             }
-            // It is let go before it has ended, so that its parent need not wait for us as well: one
-            // that is told of the end by a pidfd does not.
             libc::PTRACE_EVENT_EXIT => {
-                // It is let go before it has ended, so that its parent need not wait for us as
-                // well: one that is told of the end by a pidfd does not.
+                // Detach before it has ended, so that its parent need not wait for us as well: a
+                // parent that is notified through a pidfd does not.
                 self.ended(thread, on_event);
                 ptrace::detach(Pid::from_raw(thread), None)?;
                 return Ok(());
@@ -352,7 +351,7 @@ impl Tracer {
             libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => {
                 return go_on(thread, Way::Stopped, 0);
             }
-            // Its first stop. Else it is the end of a group stop.
+            // The first stop of the thread. Otherwise, a group stop ends.
             libc::PTRACE_EVENT_STOP if !self.threads.contains_key(&thread) => {
                 self.born(thread, on_event);
             }
@@ -361,28 +360,29 @@ impl Tracer {
         go_on(thread, Way::Freely, 0)
     }
 
-    /// A process that a thread has replaced by another program goes on with the number of the first
-    /// thread.
+    /// After exec by a thread that is not the first one, the process continues with the first
+    /// thread's number.
     fn forget_former(&mut self, process: i32) -> io::Result<()> {
-        // CAST: The kernel tells a thread's number.
+        // CAST: The kernel reports a thread number.
         let former = ptrace::getevent(Pid::from_raw(process))? as i32;
         self.threads.remove(&former);
         self.threads.insert(process, process);
         Ok(())
     }
 
-    /// Sees to a thread that has just been made. What its parent tells of it is not waited for: a
-    /// parent that is killed tells nothing.
+    /// Handles a new thread. Does not wait for the report of its parent: a parent that is killed
+    /// reports nothing.
     fn born(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) {
         let (process, parent) = family(thread).unwrap_or((thread, 0));
         self.threads.insert(thread, process);
-        // Who uses the memory of another is reached by that. If nobody knows, it is opened twice.
+        // A process that shares the memory of another is reached through that. If this cannot be
+        // determined, the device is opened twice.
         if process == thread && !same_memory(parent, thread).unwrap_or(false) {
             self.begin(thread, on_event);
         }
     }
 
-    /// A thread ends, and with the last one its process.
+    /// Handles the end of a thread, and, with the last one, of its process.
     fn ended(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) {
         let Some(process) = self.threads.remove(&thread) else {
             return;
@@ -400,7 +400,7 @@ impl Tracer {
     }
 }
 
-/// The process that a thread belongs to, and the parent of that.
+/// Returns the process of a thread, and the parent of that process.
 fn family(thread: i32) -> Option<(i32, i32)> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let number = |key: &str| {

@@ -17,12 +17,12 @@ use crate::range::PageRange;
 use crate::sys::compat;
 
 impl Device {
-    /// As [`call`](Self::call) without a buffer, by the kernel's entry for 32-bit
-    /// programs. A kernel without such an entry ends the process with SIGSEGV.
+    /// Sends a command as [`call`](Self::call) does without a buffer, through the kernel's entry
+    /// for 32-bit programs. A kernel without that entry ends the process with SIGSEGV.
     ///
     /// # Errors
     ///
-    /// What the kernel answers, `ENOTTY` if the device knows no such calls.
+    /// The error of the kernel; `ENOTTY` if the device does not support such calls.
     pub fn call_as_32_bit(&self, command: Command, addr: u64, pages: u64) -> Result<Counts, Errno> {
         let mut cmd = dmirror_cmd {
             addr,
@@ -38,7 +38,7 @@ impl Device {
         })
     }
 
-    /// As [`advise`](Self::advise), likewise.
+    /// Does the same as [`advise`](Self::advise), through the entry for 32-bit programs.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Device {
         self.advise_by(compat::ioctl, range, change)
     }
 
-    /// As [`advice_at`](Self::advice_at), likewise.
+    /// Does the same as [`advice_at`](Self::advice_at), through the entry for 32-bit programs.
     ///
     /// # Errors
     ///

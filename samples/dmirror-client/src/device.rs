@@ -2,9 +2,9 @@
 
 //! An open `/dev/hmm_dmirror*` and its commands.
 //!
-//! Each command works on the address space of the process that opened the
-//! file, whoever calls. A further command of the ABI is a variant of
-//! [`Command`] and a method of [`Device`]; [`Device::call`] carries it.
+//! Each command works on the address space of the process that opened the file, whoever calls. To
+//! add a command of the ABI, add a variant of [`Command`] and a method of [`Device`];
+//! [`Device::call`] sends it.
 
 use std::fmt;
 use std::fs;
@@ -27,9 +27,9 @@ use crate::region::Region;
 use crate::stats::FileStats;
 use crate::sys;
 
-/// What a byte of [`Device::snapshot`] says: one of [`READ`](prot::READ) and
-/// [`WRITE`](prot::WRITE), a place, and flags, or [`NONE`](prot::NONE) or
-/// [`ERROR`](prot::ERROR) alone.
+/// The bits in a byte of [`Device::snapshot`]: one of [`READ`](prot::READ) and
+/// [`WRITE`](prot::WRITE), a place, and flags; or [`NONE`](prot::NONE) or [`ERROR`](prot::ERROR)
+/// alone.
 pub mod prot {
     use crate::abi;
 
@@ -40,13 +40,13 @@ pub mod prot {
     }
 
     values! {
-        /// Nothing that the device could use as it is.
+        /// Nothing that the device can use as it is.
         NONE = DMIRROR_PROT_NONE;
         /// Mapped for reading.
         READ = DMIRROR_PROT_READ;
         /// Mapped for reading and writing.
         WRITE = DMIRROR_PROT_WRITE;
-        /// Flag: mapped by one entry for 2 MiB.
+        /// Flag: mapped by one 2 MiB entry.
         PMD = DMIRROR_PROT_PMD;
         /// Flag: the zero page.
         ZERO = DMIRROR_PROT_ZERO;
@@ -66,28 +66,28 @@ pub mod prot {
 pub enum Command {
     /// The device reads memory.
     Read,
-    /// The device reads memory, however long its faults take.
+    /// The device reads memory, without a time limit for its faults.
     ReadUnlocked,
     /// The device writes memory.
     Write,
-    /// Move pages to the memory of the device, and hand out its view of them.
+    /// Move pages to the memory of the device, and return its view of them.
     MigrateToDevice,
     /// Move pages that are on the device back to system memory.
     MigrateToSystem,
-    /// Tell how and where pages are mapped.
+    /// Report how and where pages are mapped.
     Snapshot,
     /// Give the device exclusive access to pages.
     Exclusive,
     /// Fail if the device has exclusive access to a page.
     CheckExclusive,
-    /// Bring everything on the device back to system memory.
+    /// Move everything on the device back to system memory.
     Release,
     /// Set the flags of the device.
     Flags,
 }
 
 impl Command {
-    /// The number of the command, as the header has it.
+    /// Returns the number of the command in the header.
     pub fn number(self) -> u32 {
         match self {
             Self::Read => abi::DMIRROR_NR_READ,
@@ -121,12 +121,12 @@ impl fmt::Display for Command {
     }
 }
 
-/// What a command did, in the kernel's own count.
+/// The kernel's counts of what a command did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Pages that the command moved or copied.
+    /// Number of pages that the command moved, copied or looked at.
     pub pages: u64,
-    /// Rounds of device faults that the command took.
+    /// Number of rounds of device faults.
     pub faults: u64,
 }
 
@@ -136,34 +136,34 @@ pub struct Counts {
 pub struct CallError {
     /// The command.
     pub command: Command,
-    /// The first virtual address that was given.
+    /// The first virtual address of the range.
     pub addr: u64,
-    /// The number of pages that was given.
+    /// The number of pages of the range.
     pub pages: u64,
     /// Why it failed.
     pub errno: Errno,
-    /// What it had done by then; `None` if the kernel handed back no counts,
-    /// as for a range that it does not accept.
+    /// What the command had done before; `None` if the kernel returned no counts, as for an invalid
+    /// range.
     pub counts: Option<Counts>,
 }
 
-/// The buffer that a command is given.
+/// The buffer of a command.
 #[derive(Debug)]
 pub enum Buffer<'a> {
-    /// The command needs none, or shall find a null pointer.
+    /// No buffer, or deliberately a null pointer.
     Null,
-    /// Memory of the program that the command fills, a page for each page.
+    /// Memory of the program that the command fills, one page for each page of the range.
     Output(&'a mut [u8]),
-    /// Memory of the program that the command reads, a page for each page.
+    /// Memory of the program that the command reads, one page for each page of the range.
     Input(&'a [u8]),
-    /// Memory of the program that the command fills, a byte for each page.
+    /// Memory of the program that the command fills, one byte for each page of the range.
     Bytes(&'a mut [u8]),
-    /// A mapping, which may be one that the kernel cannot access.
+    /// A mapping, possibly one that the kernel cannot access.
     Region(&'a Region),
 }
 
 impl Buffer<'_> {
-    /// Its address, and for how many pages of a range it has room.
+    /// Returns the buffer's address, and for how many pages of a range it has room.
     fn parts(&mut self) -> Option<(u64, usize)> {
         match self {
             Self::Null => None,
@@ -175,22 +175,22 @@ impl Buffer<'_> {
     }
 }
 
-/// A `/dev/hmm_dmirror*`, open for the address space of a process.
+/// A `/dev/hmm_dmirror*` file, open for the address space of a process.
 #[derive(Debug)]
 pub struct Device {
     pub(crate) file: Arc<File>,
 }
 
-/// How much memory a device has, and how much of it is free.
+/// The size of a device's memory, and how much of it is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// All pages.
+    /// Number of all pages.
     pub pages: u64,
-    /// Free pages, those of free blocks among them.
+    /// Number of free pages, including those of free blocks.
     pub free_pages: u64,
-    /// All blocks of 2 MiB.
+    /// Number of all blocks of 2 MiB.
     pub blocks: u64,
-    /// Blocks that are free as a whole.
+    /// Number of blocks that are free as a whole.
     pub free_blocks: u64,
 }
 
@@ -199,19 +199,19 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What opening a file for reading and writing fails with: `NotFound` if
-    /// the module is not loaded, `PermissionDenied`.
+    /// The error of opening a file for reading and writing: `NotFound` if the module is not loaded,
+    /// `PermissionDenied`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?.into();
         Ok(Self { file })
     }
 
-    /// What is free on the device, by `/proc/self/fdinfo`; `None` for a module
-    /// that does not say, such as test_hmm.
+    /// Returns what is free on the device, from `/proc/self/fdinfo`; `None` for a module that does
+    /// not report it, such as test_hmm.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with.
+    /// The error of reading the file.
     pub fn room(&self) -> io::Result<Option<Room>> {
         let info = self.info()?;
         let number = |name: &str| {
@@ -229,11 +229,11 @@ impl Device {
         Ok(room())
     }
 
-    /// What this open file has done, and how much it has mapped.
+    /// Returns the statistics of this open file, and how much it maps.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with, and `InvalidData` on another module.
+    /// The error of reading the file, or `InvalidData` on another module.
     pub fn stats(&self) -> io::Result<FileStats> {
         FileStats::parse(&self.info()?)
     }
@@ -245,15 +245,14 @@ impl Device {
     /// Moves the pages of `range` to the memory of the device, then copies the
     /// range to `view` as the device sees it.
     ///
-    /// Holes and zero pages become zeroed device pages; pages that are on the
-    /// device stay there. [`Counts::pages`] is the number of pages of the range
-    /// that the device sees and that were copied.
+    /// Holes and zero pages become zeroed device pages; pages that are already on the device stay
+    /// there. [`Counts::pages`] is the number of pages of the range that are on the device and were
+    /// copied.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or
-    /// never migrates), `ENOENT` (some page cannot be moved; the others were),
-    /// `ENOMEM`, `EFAULT`, `EINTR`.
+    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or never migrates),
+    /// `ENOENT` (some page cannot move; the others moved), `ENOMEM`, `EFAULT`, `EINTR`.
     ///
     /// # Panics
     ///
@@ -266,25 +265,24 @@ impl Device {
         self.call_range(Command::MigrateToDevice, range, Buffer::Output(view))
     }
 
-    /// Moves those pages of `range` that are on this device back to system
-    /// memory. [`Counts::pages`] is the number of pages that came back.
+    /// Moves those pages of `range` that are on this device back to system memory.
+    /// [`Counts::pages`] is the number of pages that moved back.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or
-    /// never migrates), `EBUSY` (some page stayed locked or referenced; the
-    /// others came back), `ENOMEM`, `EINTR`.
+    /// [`CallError`] with `EINVAL` (a part is not mapped, not readable, or never migrates), `EBUSY`
+    /// (some page stayed locked or referenced; the others moved back), `ENOMEM`, `EINTR`.
     pub fn migrate_to_system(&self, range: PageRange) -> Result<Counts, CallError> {
         self.call_range(Command::MigrateToSystem, range, Buffer::Null)
     }
 
-    /// The device reads `range`, and hands it out in `view`. [`Counts::pages`]
-    /// is the number of pages copied.
+    /// Makes the device read `range`, and returns the data in `view`. [`Counts::pages`] is the
+    /// number of pages copied.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EFAULT` (a part cannot be read), `EBUSY` (it did not
-    /// hold still), `ENOMEM`, `EINTR`.
+    /// [`CallError`] with `EFAULT` (a part cannot be read), `EBUSY` (a part kept changing),
+    /// `ENOMEM`, `EINTR`.
     ///
     /// # Panics
     ///
@@ -293,7 +291,8 @@ impl Device {
         self.call_range(Command::Read, range, Buffer::Output(view))
     }
 
-    /// As [`read`](Self::read), however long user space takes to answer faults.
+    /// Does the same as [`read`](Self::read), without a time limit for faults that user space
+    /// handles.
     ///
     /// # Errors
     ///
@@ -306,13 +305,12 @@ impl Device {
         self.call_range(Command::ReadUnlocked, range, Buffer::Output(view))
     }
 
-    /// The device writes `data` to `range`. [`Counts::pages`] is the number of
-    /// pages written.
+    /// Makes the device write `data` to `range`. [`Counts::pages`] is the number of pages written.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EPERM` (a part is not for writing), `EFAULT` (a part
-    /// is not mapped), `EBUSY` (it did not hold still), `ENOMEM`, `EINTR`.
+    /// [`CallError`] with `EPERM` (a part is not writable), `EFAULT` (a part is not mapped),
+    /// `EBUSY` (a part kept changing), `ENOMEM`, `EINTR`.
     ///
     /// # Panics
     ///
@@ -321,28 +319,24 @@ impl Device {
         self.call_range(Command::Write, range, Buffer::Input(data))
     }
 
-    /// How and where the pages of `range` are mapped, a byte a page; see
-    /// [`prot`].
+    /// Returns how and where the pages of `range` are mapped, one byte per page; see [`prot`].
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EBUSY` (the range did not hold still), `ENOMEM`,
-    /// `EINTR`.
+    /// [`CallError`] with `EBUSY` (the range kept changing), `ENOMEM`, `EINTR`.
     pub fn snapshot(&self, range: PageRange) -> Result<Vec<u8>, CallError> {
         let mut bytes = vec![0; range.pages() as usize];
         self.call_range(Command::Snapshot, range, Buffer::Bytes(&mut bytes))?;
         Ok(bytes)
     }
 
-    /// Gives the device exclusive access to the pages of `range`, and hands out
-    /// in `view` what it sees there. [`Counts::pages`] is the number of pages
-    /// that became exclusive.
+    /// Gives the device exclusive access to the pages of `range`, and returns their content, as the
+    /// device sees it, in `view`. [`Counts::pages`] is the number of pages that became exclusive.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EFAULT` (a part is not for writing), `EOPNOTSUPP` (a
-    /// page is not anonymous), `EBUSY` (a page did not hold still), `ENOMEM`,
-    /// `EINTR`.
+    /// [`CallError`] with `EFAULT` (a part is not writable), `EOPNOTSUPP` (a page is not
+    /// anonymous), `EBUSY` (a page kept changing), `ENOMEM`, `EINTR`.
     ///
     /// # Panics
     ///
@@ -351,11 +345,11 @@ impl Device {
         self.call_range(Command::Exclusive, range, Buffer::Output(view))
     }
 
-    /// Whether the device has exclusive access to a page of `range`.
+    /// Returns whether the device has exclusive access to a page of `range`.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with anything but `EPERM`, which is the answer yes.
+    /// [`CallError`] with anything but `EPERM`, which means yes.
     pub fn is_exclusive(&self, range: PageRange) -> Result<bool, CallError> {
         match self.call_range(Command::CheckExclusive, range, Buffer::Null) {
             Ok(_) => Ok(false),
@@ -364,22 +358,22 @@ impl Device {
         }
     }
 
-    /// Brings everything on the device back to system memory, whoever owns it.
-    /// [`Counts::pages`] is the number of pages that came back.
+    /// Moves everything on the device back to system memory, whoever owns it. [`Counts::pages`] is
+    /// the number of pages that moved back.
     ///
     /// # Errors
     ///
     /// [`CallError`] with `EBUSY` (some page stayed), `ENOMEM`, `EIO`, `EINTR`.
     pub fn release(&self) -> Result<Counts, CallError> {
-        // test_hmm demands a range, and ignores it.
+        // test_hmm requires a range, and ignores it.
         self.call(Command::Release, 0, 1, Buffer::Null)
     }
 
-    /// Has the next allocation of a page fail, once.
+    /// Makes the next allocation of a page fail, once.
     ///
     /// # Errors
     ///
-    /// None that a device of this ABI gives.
+    /// A device of this ABI returns none.
     pub fn fail_next_allocation(&self) -> Result<(), CallError> {
         let flag = abi::DMIRROR_FLAG_FAIL_ALLOC.into();
         self.call(Command::Flags, 0, flag, Buffer::Null).map(drop)
@@ -389,18 +383,17 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`CallError`] with `EINVAL` on test_hmm, which cannot do it.
+    /// [`CallError`] with `EINVAL` on test_hmm, which does not support it.
     pub fn clear_flags(&self) -> Result<(), CallError> {
         self.call(Command::Flags, 0, 0, Buffer::Null).map(drop)
     }
 
-    /// Another descriptor of the same open file, such as
-    /// [`Options::shared_file`](crate::region::Options::shared_file) takes to
-    /// map the device.
+    /// Returns another descriptor of the same open file, for example for
+    /// [`Options::shared_file`](crate::region::Options::shared_file) to map the device.
     ///
     /// # Errors
     ///
-    /// What dup fails with.
+    /// The error of dup.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
@@ -414,15 +407,15 @@ impl Device {
         self.call(command, range.addr(), range.pages(), buffer)
     }
 
-    /// Sends `command` for any address and number of pages, sensible or not.
+    /// Sends `command` for any address and number of pages, valid or not.
     ///
     /// # Errors
     ///
-    /// [`CallError`] with whatever the kernel answers.
+    /// [`CallError`] with any error of the kernel.
     ///
     /// # Panics
     ///
-    /// If `buffer` is memory that is too short for `pages` pages.
+    /// If `buffer` is memory with room for less than `pages` pages.
     pub fn call(
         &self,
         command: Command,
@@ -430,7 +423,7 @@ impl Device {
         pages: u64,
         mut buffer: Buffer<'_>,
     ) -> Result<Counts, CallError> {
-        // The kernel writes both on each answer that has counts.
+        // The kernel overwrites both in every reply that has counts.
         const UNTOUCHED: u64 = u64::MAX;
         let ptr = buffer.parts().map_or(0, |(ptr, room)| {
             let room = room as u64;
@@ -464,22 +457,22 @@ impl Device {
         }
     }
 
-    /// Sends a command whose struct lies at the start of `argument`: one that
-    /// the kernel cannot read or write, or a number that is no command.
+    /// Sends a command whose struct lies at the start of `argument`, for example to test
+    /// inaccessible memory or an unknown command number.
     ///
-    /// `command` is the request's number in the ABI's series, `size` the size of the
-    /// struct that the request claims, in bytes. The struct's pointer, if any, is null.
+    /// `command` is the command's number in the ABI's series; `size` is the size of the struct in
+    /// the request number, in bytes. The struct's pointer, if it has one, must be null.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; `E2BIG` if `argument` is shorter than `size`,
-    /// `EADDRNOTAVAIL` if the struct's pointer is not null.
+    /// The error of the kernel; `E2BIG` if `argument` is shorter than `size`, `EADDRNOTAVAIL` if
+    /// the struct's pointer is not null.
     pub fn call_at(&self, command: u32, size: usize, argument: &Region) -> Result<(), Errno> {
         sys::ioctl_at(self.file.as_fd(), command, size, argument.mapping())
     }
 
-    /// Writes a struct for `range`, with a null pointer, to the start of
-    /// `argument`, for [`Device::call_at`].
+    /// Writes a struct for `range`, with a null pointer, to the start of `argument`, for
+    /// [`Device::call_at`].
     pub fn prepare(argument: &Region, range: PageRange) {
         for (index, word) in [range.addr(), 0, range.pages(), 0, 0]
             .into_iter()

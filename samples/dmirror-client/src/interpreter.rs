@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An interpreter of packets: what an engine makes of memory, and of a job, by
-//! Documentation/device.md and by nothing else.
+//! An interpreter of packets: their effect on memory, and the outcome of a job, implemented from
+//! Documentation/device.md alone.
 //!
-//! It is the oracle of tests. [`run`] executes a job over anything that is a [`Memory`];
-//! [`Image`] is a copy of some memory of a process. Nothing else works on the memory
-//! meanwhile, which is where a device may do otherwise.
+//! It is the oracle of tests. [`run`] executes a job on any [`Memory`]; [`Image`] is a copy of some
+//! memory of a process. Nothing else accesses the memory meanwhile; a device may behave differently
+//! if something does.
 //!
 //! # Examples
 //!
@@ -46,14 +46,14 @@ pub use image::Image;
 pub enum Denied {
     /// Nothing is mapped.
     Unmapped,
-    /// It may not be accessed at all.
+    /// It must not be accessed at all.
     Unreadable,
-    /// It may be read, and not written.
+    /// It is readable, but not writable.
     ReadOnly,
 }
 
 impl Denied {
-    /// What a job fails with.
+    /// Returns the error of the job.
     pub fn errno(self) -> Errno {
         match self {
             Self::Unmapped | Self::Unreadable => Errno::EFAULT,
@@ -62,22 +62,22 @@ impl Denied {
     }
 }
 
-/// What packets work on.
+/// The memory that packets access.
 ///
-/// All bytes of an access are in one page, and are all accessed, or none.
+/// All bytes of an access are in one page. Either all of them are accessed, or none.
 pub trait Memory {
-    /// Copies the bytes from `addr` on.
+    /// Copies the bytes from address `addr` on to `bytes`.
     ///
     /// # Errors
     ///
-    /// Why they cannot be read.
+    /// Why the bytes cannot be read.
     fn read(&mut self, addr: u64, bytes: &mut [u8]) -> Result<(), Denied>;
 
-    /// Replaces the bytes from `addr` on.
+    /// Replaces the bytes from address `addr` on.
     ///
     /// # Errors
     ///
-    /// Why they cannot be written.
+    /// Why the bytes cannot be written.
     fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Denied>;
 }
 
@@ -89,10 +89,10 @@ struct Failure {
     addr: u64,
 }
 
-/// Executes a job of `npackets` packets, of which the first is at `packets`, and says what
-/// became of it.
+/// Executes a job of `npackets` packets, the first of which is at `packets`, and returns its
+/// outcome.
 ///
-/// A packet with a large number of times takes as long as it takes.
+/// The time is not bounded: a packet may repeat very often.
 pub fn run<M: Memory>(memory: &mut M, packets: u64, npackets: u64) -> Outcome {
     let mut at = packets;
     for executed in 0..npackets {
@@ -111,7 +111,7 @@ pub fn run<M: Memory>(memory: &mut M, packets: u64, npackets: u64) -> Outcome {
     Outcome::done(npackets)
 }
 
-/// Executes the packet at `at`, and returns the address of the next.
+/// Executes the packet at `at`, and returns the address of the next one.
 fn step<M: Memory>(memory: &mut M, at: u64) -> Result<u64, Failure> {
     let mut bytes = [0; Packet::SIZE];
     Engine(memory).read(at, &mut bytes, Access::Fetch)?;
@@ -139,7 +139,7 @@ fn step<M: Memory>(memory: &mut M, at: u64) -> Result<u64, Failure> {
     Ok(at.wrapping_add(Packet::SIZE as u64))
 }
 
-/// The parts of `len` bytes from `addr` on that lie in one page each, ascending.
+/// Returns the parts of `len` bytes from `addr` on that each lie in one page, in ascending order.
 fn parts(addr: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
     let page = page_size() as u64;
     let mut done = 0;
@@ -151,8 +151,7 @@ fn parts(addr: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
     })
 }
 
-/// The operations. Each is given a packet that is well formed, so that no range of it wraps
-/// around.
+/// The operations. Each gets a well-formed packet, so no range in it wraps around.
 struct Engine<'a, M>(&'a mut M);
 
 impl<M: Memory> Engine<'_, M> {
@@ -211,7 +210,7 @@ impl<M: Memory> Engine<'_, M> {
             let mut bytes = vec![0; len];
             self.read(at, &mut bytes, Access::Read)?;
             for (nth, byte) in (at - packet.src..).zip(bytes) {
-                // The byte's share of the word that it belongs to.
+                // The byte's contribution to its word.
                 sum = sum.wrapping_add(u64::from(byte) << (8 * (nth % 8)));
             }
         }
@@ -272,7 +271,7 @@ impl<M: Memory> Engine<'_, M> {
             } else {
                 found
             };
-            // Also where it is the same: an atomic operation needs memory that it may write.
+            // Written even if unchanged: an atomic operation requires writable memory.
             self.write(packet.src, &new.to_le_bytes()[..size], Access::Atomic)?;
         }
         if packet.dst == 0 {

@@ -2,31 +2,31 @@
 
 //! Client library of dmirror, an emulated device with private memory.
 //!
-//! It speaks the ABI of `rust/uapi/dmirror.h`, from which its numbers and
-//! layouts are generated, with typed calls and typed errors; it owns memory to
-//! try them on; and it asks the kernel, not the module, where pages are.
+//! It implements the ABI of `rust/uapi/dmirror.h`, from which its numbers and layouts are
+//! generated, with typed calls and typed errors. It provides memory to use them on. It asks the
+//! kernel, not the module, where pages are.
 //!
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
-//! | [`attach`] | the device for the memory of another program |
-//! | [`advice`] | where memory should be, and how engines get at it |
-//! | [`queue`] | queues of jobs, on which the engines of a device work |
-//! | [`policy`] | what a device does about pages that its engines miss |
+//! | [`attach`] | devices for the memory of another program |
+//! | [`advice`] | where memory should be, and how engines access it |
+//! | [`queue`] | queues of jobs, which the engines of a device execute |
+//! | [`policy`] | how a device handles pages that its engines miss |
 //! | [`packet`] | what the engines execute |
 //! | [`program`] | packets for tests: random ones, malformed ones |
 //! | [`interpreter`] | what packets do to memory: the oracle of tests |
 //! | [`range`] | page-aligned ranges of an address space |
-//! | [`region`] | anonymous and file memory owned by a value |
-//! | [`pattern`] | data that tells which page and which round it belongs to |
+//! | [`region`] | anonymous and file mappings owned by a value |
+//! | [`pattern`] | data that shows which page and which round it belongs to |
 //! | [`map`] | where the memory of any process is, mapping by mapping |
 //! | [`place`] | where pages are, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
 //! | [`module`] | the kernel module's state, unloading and loading it |
-//! | [`node`] | which devices there are, and who has them open |
+//! | [`node`] | which devices there are, and which processes have them open |
 //! | [`process`] | child processes |
-//! | [`trace`] | the module's trace events, in a buffer of one's own |
+//! | [`trace`] | the module's trace events, in a trace buffer of its own |
 //! | [`swap`] | swap areas on block devices |
-//! | [`uffd`] | faults answered by the program itself |
+//! | [`uffd`] | faults handled by the program itself |
 //!
 //! All unsafe code is in one private module, `sys`.
 //!

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the memory of a process is, mapping by mapping, by what the kernel says of it: the
-//! process need not have opened a device, and notices nothing.
+//! Where the memory of a process is, mapping by mapping, according to the kernel: the process need
+//! not have opened a device, and does not notice.
 //!
 //! # Examples
 //!
@@ -29,8 +29,8 @@ use crate::range::PageRange;
 use crate::range::page_size;
 use crate::sys::query::pagemap_scan_of;
 
-/// Pages that are looked at one by one where the kernel cannot tell which of a mapping are
-/// somewhere (before Linux 6.7): larger mappings are left out.
+/// Maximum size, in pages, of a mapping whose pages are looked at one by one if the kernel cannot
+/// tell which of them are anywhere (before Linux 6.7); larger mappings are left out.
 const MOST_WITHOUT_SCAN: u64 = 1 << 20;
 
 /// Where a process's memory is.
@@ -42,8 +42,8 @@ pub struct ProcessMap {
     pub program: String,
     /// Its mappings, by address.
     pub mappings: Vec<Mapping>,
-    /// Whether the kernel shows this program page frames; without them a page on a device is
-    /// known only not to be present.
+    /// Whether the kernel shows page frames to this program; without them, a page on a device is
+    /// only known not to be present.
     pub frames_shown: bool,
 }
 
@@ -56,12 +56,12 @@ pub struct Mapping {
     pub permissions: String,
     /// The file, `[heap]` and the like, or nothing.
     pub name: String,
-    /// The places of pages that are somewhere, in runs: number of the first page, counted from the
-    /// start of the mapping, and places from there on.
+    /// The places of pages that are anywhere, in runs: the number of the first page, counted from
+    /// the start of the mapping, and the places from there on.
     pub runs: Vec<(u64, Vec<Place>)>,
 }
 
-/// How many pages are where.
+/// The number of pages in each kind of place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// In the memory of a device.
@@ -70,9 +70,9 @@ pub struct Counts {
     pub system: u64,
     /// In swap space.
     pub swapped: u64,
-    /// In system memory, held by a device for itself, or on the way.
+    /// In system memory, held exclusively by a device, or being migrated.
     pub held: u64,
-    /// Not present, and the kernel does not say why.
+    /// Not present, and the kernel does not show why.
     pub hidden: u64,
 }
 
@@ -89,7 +89,7 @@ impl Counts {
         }
     }
 
-    /// Counts other pages, too.
+    /// Adds the counts of other pages.
     pub fn join(&mut self, other: Self) {
         self.device += other.device;
         self.system += other.system;
@@ -98,18 +98,18 @@ impl Counts {
         self.hidden += other.hidden;
     }
 
-    /// All pages that are somewhere.
+    /// Returns the number of pages that are anywhere.
     pub fn all(&self) -> u64 {
         self.device + self.system + self.swapped + self.held + self.hidden
     }
 }
 
 impl ProcessMap {
-    /// Looks at process `pid`. What changes meanwhile is seen before or after the change.
+    /// Looks at process `pid`. Concurrent changes may or may not be visible.
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such process, `PermissionDenied` if it is somebody else's.
+    /// `NotFound` if there is no such process, `PermissionDenied` if it belongs to another user.
     pub fn look(pid: i32) -> io::Result<Self> {
         let process = Process::new(pid).map_err(error_of)?;
         let program = process.stat().map_err(error_of)?.comm;
@@ -120,7 +120,7 @@ impl ProcessMap {
             frames_shown: true,
         };
         for found in process.maps().map_err(error_of)? {
-            // The page of the kernel that old programs call.
+            // The page of the kernel for calls of old programs.
             if matches!(found.pathname, MMapPath::Vsyscall) {
                 continue;
             }
@@ -152,7 +152,7 @@ impl ProcessMap {
         Ok(map)
     }
 
-    /// How many pages are where.
+    /// Returns how many pages are in each kind of place.
     pub fn counts(&self) -> Counts {
         let mut all = Counts::default();
         for mapping in &self.mappings {
@@ -163,7 +163,7 @@ impl ProcessMap {
 }
 
 impl Mapping {
-    /// How many pages are where.
+    /// Returns how many pages are in each kind of place.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for place in self.runs.iter().flat_map(|(_, places)| places) {
@@ -172,8 +172,9 @@ impl Mapping {
         counts
     }
 
-    /// How many pages of each of `parts` parts are where, and how many pages a part has: as many
-    /// as it takes, so that there may be fewer parts.
+    /// Divides the mapping into at most `parts` parts. Returns the number of pages of a part,
+    /// rounded up, and how many pages of each part are in each kind of place. Rounding may leave
+    /// fewer parts.
     pub fn parts(&self, parts: u64) -> (u64, Vec<Counts>) {
         let pages = self.range.pages().div_ceil(parts.max(1));
         let number = self.range.pages().div_ceil(pages);
@@ -189,7 +190,7 @@ impl Mapping {
     }
 }
 
-/// The parts of a range where there is anything.
+/// Returns the parts of a range in which there is anything.
 fn populated(pid: i32, range: PageRange) -> io::Result<Vec<PageRange>> {
     let found = match pagemap_scan_of(pid, range) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mapping can be, and be told, as mmap(2), mprotect(2) and madvise(2)
-//! have it.
+//! Kinds of mappings, protection and advice, as in mmap(2), mprotect(2) and madvise(2).
 
 use std::fs::File;
 
@@ -16,7 +15,7 @@ pub enum Protection {
     ReadWrite,
 }
 
-/// What [`Region::advise`](crate::Region::advise) tells the kernel.
+/// The advice that [`Region::advise`](crate::Region::advise) gives to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// Use huge pages (`MADV_HUGEPAGE`).
@@ -37,21 +36,21 @@ pub enum Advice {
     DontFork,
     /// Undo [`DontFork`](Self::DontFork) (`MADV_DOFORK`).
     DoFork,
-    /// Children find zeroes (`MADV_WIPEONFORK`).
+    /// Children find zeros (`MADV_WIPEONFORK`).
     WipeOnFork,
     /// Merge equal pages (`MADV_MERGEABLE`).
     Mergeable,
-    /// Undo [`Mergeable`](Self::Mergeable), and what it did (`MADV_UNMERGEABLE`).
+    /// Undo [`Mergeable`](Self::Mergeable), and its effect (`MADV_UNMERGEABLE`).
     Unmergeable,
-    /// Make huge pages of small ones now (`MADV_COLLAPSE`).
+    /// Collapse small pages into huge pages now (`MADV_COLLAPSE`).
     Collapse,
-    /// Fault in, as reading would (`MADV_POPULATE_READ`).
+    /// Fault in, as for reading (`MADV_POPULATE_READ`).
     PopulateRead,
-    /// Fault in, as writing would (`MADV_POPULATE_WRITE`).
+    /// Fault in, as for writing (`MADV_POPULATE_WRITE`).
     PopulateWrite,
 }
 
-/// What is behind a mapping.
+/// The backing of a mapping.
 #[derive(Debug)]
 pub(crate) enum Backing {
     Anonymous,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel module: its state in sysfs, unloading it, loading it again.
+//! The kernel module: its state in sysfs, and unloading and loading it.
 
 use std::ffi::CString;
 use std::fs;
@@ -20,7 +20,7 @@ use nix::kmod::finit_module;
 /// This project's module.
 const OURS: &str = "dmirror";
 
-/// The modules that offer `/dev/hmm_dmirror*`: this project's and the kernel's.
+/// The modules that provide `/dev/hmm_dmirror*`: this project's and the kernel's.
 const KNOWN: [&str; 2] = [OURS, "test_hmm"];
 
 /// A kernel module, loaded or not.
@@ -30,62 +30,62 @@ pub struct Module {
 }
 
 impl Module {
-    /// The module called `name`.
+    /// Returns the module with the name `name`.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
 
-    /// The loaded module that offers `/dev/hmm_dmirror*`.
+    /// Returns the loaded module that provides `/dev/hmm_dmirror*`, if any.
     pub fn loaded() -> Option<Self> {
         KNOWN.into_iter().map(Self::named).find(Self::is_loaded)
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is this project's, which has more than the ABI: parameters,
-    /// counts of what is free, counts of commands that failed.
+    /// Returns whether it is this project's module, which provides more than the ABI of test_hmm:
+    /// parameters, counts of free memory, and counts of failed commands.
     pub fn is_ours(&self) -> bool {
         self.name == OURS
     }
 
-    /// Its folder in sysfs, which is there while it is loaded.
+    /// Returns its folder in sysfs, which exists while the module is loaded.
     pub fn folder(&self) -> PathBuf {
         Path::new("/sys/module").join(&self.name)
     }
 
-    /// Whether it is loaded.
+    /// Returns whether it is loaded.
     pub fn is_loaded(&self) -> bool {
         self.folder().join("initstate").exists()
     }
 
-    /// How many users it has; each open device file is one.
+    /// Returns how many users it has; each open device file counts as one.
     ///
     /// # Errors
     ///
-    /// What reading its `refcnt` fails with: `NotFound` if it is not loaded.
+    /// The error of reading its `refcnt`: `NotFound` if it is not loaded.
     pub fn users(&self) -> io::Result<u64> {
         let text = fs::read_to_string(self.folder().join("refcnt"))?;
         text.trim().parse().map_err(io::Error::other)
     }
 
-    /// What tells one build of it from another, if the kernel shows that: a version, or a number
-    /// made from its source.
+    /// Returns what distinguishes its builds, if the kernel shows that: a version, or a checksum of
+    /// its source.
     pub fn version(&self) -> Option<String> {
         let read = |file| fs::read_to_string(self.folder().join(file)).ok();
         let text = read("version").or_else(|| read("srcversion"))?;
         Some(text.trim_end().to_owned())
     }
 
-    /// The value of a parameter, if the module has it and shows it.
+    /// Returns the value of a parameter, if the module has it and shows it.
     pub fn parameter(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(self.folder().join("parameters").join(name)).ok()?;
         Some(text.trim_end().to_owned())
     }
 
-    /// All parameters that it shows, as `name=value`, sorted.
+    /// Returns all parameters that it shows, as `name=value`, sorted.
     pub fn parameters(&self) -> Vec<String> {
         let folder = fs::read_dir(self.folder().join("parameters"));
         let names = folder
@@ -100,12 +100,12 @@ impl Module {
         all
     }
 
-    /// Unloads it.
+    /// Unloads the module.
     ///
     /// # Errors
     ///
-    /// What delete_module fails with: `EWOULDBLOCK` if it has users, `EPERM`
-    /// without CAP_SYS_MODULE, `ENOENT` if it is not loaded.
+    /// The error of delete_module: `EWOULDBLOCK` if it has users, `EPERM` without CAP_SYS_MODULE,
+    /// `ENOENT` if it is not loaded.
     pub fn unload(&self) -> io::Result<()> {
         let name = CString::new(self.name.as_str())?;
         delete_module(&name, DeleteModuleFlags::O_NONBLOCK)?;
@@ -113,23 +113,23 @@ impl Module {
     }
 }
 
-/// How a module is loaded again.
+/// A way to load a module again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loader {
     /// From a `.ko` file, with these parameters.
     File {
         /// The file.
         path: PathBuf,
-        /// `name=value` each.
+        /// The parameters, each as `name=value`.
         parameters: Vec<String>,
     },
-    /// By a program that loads it as usual without arguments, and otherwise
-    /// takes its name and parameters.
+    /// With a program. Without arguments, it loads the module as usual; otherwise, it takes the
+    /// module's name and parameters.
     Program(PathBuf),
 }
 
 impl Loader {
-    /// The program that the guests of this project have for it, if this is one.
+    /// Returns the loader program of this project's guests, if this is a guest.
     pub fn of_guest() -> Option<Self> {
         let path = std::env::var_os("PATH")?;
         let program = std::env::split_paths(&path)
@@ -138,12 +138,12 @@ impl Loader {
         Some(Self::Program(program))
     }
 
-    /// Loads `module`, with `parameters` (`name=value` each) over those that it
-    /// is loaded with otherwise.
+    /// Loads `module`, with `parameters` (each as `name=value`) overriding those with which it is
+    /// usually loaded.
     ///
     /// # Errors
     ///
-    /// What finit_module fails with, or that the program failed.
+    /// The error of finit_module, or that of the program.
     pub fn load(&self, module: &Module, parameters: &[&str]) -> io::Result<()> {
         match self {
             Self::File {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which devices there are, and who has them open.
+//! The device files, and the processes that have them open.
 //!
 //! # Examples
 //!
@@ -37,12 +37,12 @@ use crate::stats::FileStats;
 const DEV: &str = "/dev";
 const PREFIX: &str = "hmm_dmirror";
 
-/// What kind of memory a device has.
+/// The kind of a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// No CPU reaches it.
+    /// CPUs cannot access it.
     Private,
-    /// CPUs reach it like any other memory.
+    /// CPUs access it like any other memory.
     Coherent,
 }
 
@@ -51,12 +51,12 @@ pub enum Kind {
 pub struct Node(u32);
 
 impl Node {
-    /// The device file of number `number`, whether it is there or not.
+    /// Returns the device file with the number `number`, whether or not it exists.
     pub fn of_number(number: u32) -> Self {
         Self(number)
     }
 
-    /// The device file at `path`, if it is called like one.
+    /// Returns the device file at `path`, if the path has the form of one.
     pub fn of_path(path: &Path) -> Option<Self> {
         let name = path.strip_prefix(DEV).ok()?.to_str()?;
         let digits = name.strip_prefix(PREFIX)?;
@@ -64,22 +64,22 @@ impl Node {
         plain.then(|| digits.parse().ok().map(Self)).flatten()
     }
 
-    /// N.
+    /// Returns its number N.
     pub fn number(self) -> u32 {
         self.0
     }
 
-    /// Its name, `hmm_dmirrorN`, which its folder in debugfs has, too.
+    /// Returns its name, `hmm_dmirrorN`, which is also the name of its folder in debugfs.
     pub fn name(self) -> String {
         format!("{PREFIX}{}", self.0)
     }
 
-    /// Its path.
+    /// Returns its path.
     pub fn path(self) -> PathBuf {
         Path::new(DEV).join(self.name())
     }
 
-    /// The kind of memory, which goes by the number (Documentation/abi.md).
+    /// Returns the kind of its memory, which depends on the number (Documentation/abi.md).
     pub fn kind(self) -> Kind {
         if self.0 < 2 {
             Kind::Private
@@ -89,11 +89,11 @@ impl Node {
     }
 }
 
-/// The device files that there are, by number.
+/// Returns the existing device files, by number.
 ///
 /// # Errors
 ///
-/// What reading `/dev` fails with.
+/// The error of reading `/dev`.
 pub fn nodes() -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for entry in fs::read_dir(DEV)? {
@@ -106,7 +106,7 @@ pub fn nodes() -> io::Result<Vec<Node>> {
 /// An open device file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenFile {
-    /// Who has it open: not always who opened it, whose memory it is for.
+    /// The process that has it open, which need not be the opener, whose memory the file is for.
     pub pid: i32,
     /// The name of that process.
     pub program: String,
@@ -114,28 +114,28 @@ pub struct OpenFile {
     pub fd: i32,
     /// The device.
     pub node: Node,
-    /// What it has done; `None` for a module that does not say, such as test_hmm.
+    /// The statistics of the file; `None` for a module that does not report them, such as test_hmm.
     pub stats: Option<FileStats>,
-    /// Queues that it has.
+    /// Number of its queues.
     pub queues: u64,
     /// How long each engine has worked for it, in nanoseconds.
     pub engine_ns: Vec<u64>,
 }
 
 impl OpenFile {
-    /// Takes over the open file, which the process keeps: commands work on the same address space,
-    /// and on the same queues and advice.
+    /// Duplicates the open file, which the process keeps: commands work on the same address space,
+    /// queues and advice.
     ///
     /// # Errors
     ///
-    /// `ESRCH`, `EBADF` if the process or the descriptor is gone, `EPERM` if the process may not be
-    /// traced.
+    /// `ESRCH` or `EBADF` if the process or the descriptor is gone, `EPERM` if the process may not
+    /// be traced.
     pub fn take_over(&self) -> io::Result<Device> {
         let process = Pid::from_raw(self.pid).ok_or(Errno::ESRCH)?;
         let pidfd = pidfd_open(process, PidfdFlags::empty())?;
         let taken = pidfd_getfd(&pidfd, self.fd, PidfdGetfdFlags::empty())?;
         let target = fs::read_link(format!("/proc/self/fd/{}", taken.as_raw_fd()))?;
-        // The process may have closed it and opened another file since.
+        // The process may have closed the descriptor and opened another file since.
         if Node::of_path(&target) != Some(self.node) {
             return Err(Errno::EBADF.into());
         }
@@ -170,22 +170,22 @@ impl OpenFile {
     }
 }
 
-/// Who has devices open.
+/// The processes that have devices open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Users {
-    /// Their open files, by process and descriptor. A descriptor that processes share is there
-    /// once for each, with the same number in [`FileStats::client`].
+    /// Their open files, by process and descriptor. A descriptor that processes share appears once
+    /// for each process, with the same number in [`FileStats::client`].
     pub files: Vec<OpenFile>,
-    /// Processes whose files this program may not see.
+    /// Number of processes whose files this program may not see.
     pub hidden: usize,
 }
 
 impl Users {
-    /// Looks at all processes. Who goes or comes meanwhile may be missing.
+    /// Looks at all processes. Processes that start or end meanwhile may be missing.
     ///
     /// # Errors
     ///
-    /// What reading `/proc` fails with.
+    /// The error of reading `/proc`.
     pub fn look() -> io::Result<Self> {
         let mut users = Self::default();
         for entry in fs::read_dir("/proc")? {
@@ -197,7 +197,7 @@ impl Users {
             match files_of(&entry.path(), pid) {
                 Ok(files) => users.files.extend(files),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => users.hidden += 1,
-                // It has ended.
+                // The process has ended.
                 Err(_) => {}
             }
         }
@@ -217,7 +217,7 @@ fn files_of(process: &Path, pid: i32) -> io::Result<Vec<OpenFile>> {
         else {
             continue;
         };
-        // What is closed meanwhile is no open file.
+        // A file that was closed meanwhile does not count.
         let node = fs::read_link(entry.path()).ok();
         let Some(node) = node.and_then(|target| Node::of_path(&target)) else {
             continue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the end of a job reads.
+//! The text for the outcome of a job.
 
 use std::fmt;
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets: what an engine of the device executes.
+//! Packets: the operations of an engine of the device.
 //!
-//! A [`Packet`] is made by the function of its operation, and can then be changed member
-//! by member into one that no engine accepts. [`store`] puts packets where the device
-//! fetches them.
+//! The function of an operation creates its [`Packet`], whose members can then be changed, also
+//! into a packet that no engine accepts. [`store`] puts packets where the device fetches them.
 
 use crate::abi;
 use crate::region::Region;
@@ -13,7 +12,7 @@ use crate::region::Region;
 pub mod flag {
     use crate::abi;
 
-    /// RANDOM: writes, too.
+    /// RANDOM: write as well.
     pub const RANDOM_WRITE: u32 = abi::DMIRROR_RANDOM_WRITE;
     /// ATOMIC: a word of 8 bytes.
     pub const ATOMIC_64: u32 = abi::DMIRROR_ATOMIC_64;
@@ -31,26 +30,26 @@ pub enum Opcode {
     Fill = abi::DMIRROR_OP_FILL,
     /// Copies.
     Copy = abi::DMIRROR_OP_COPY,
-    /// Adds up words.
+    /// Adds words.
     Sum = abi::DMIRROR_OP_SUM,
     /// Follows pointers.
     Chase = abi::DMIRROR_OP_CHASE,
-    /// Reads, and perhaps writes, here and there.
+    /// Reads, and perhaps writes, random words.
     Random = abi::DMIRROR_OP_RANDOM,
-    /// Atomic operations on one word.
+    /// Performs atomic operations on one word.
     Atomic = abi::DMIRROR_OP_ATOMIC,
     /// Moves pages.
     Prefetch = abi::DMIRROR_OP_PREFETCH,
     /// Does nothing for a while.
     Spin = abi::DMIRROR_OP_SPIN,
-    /// Writes a word after all that was before.
+    /// Writes a word after all earlier writes.
     Fence = abi::DMIRROR_OP_FENCE,
-    /// Goes on elsewhere.
+    /// Continues at another packet.
     Jump = abi::DMIRROR_OP_JUMP,
 }
 
 impl Opcode {
-    /// All of them, in the order of their numbers.
+    /// All opcodes, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::Fill,
         Self::Copy,
@@ -64,7 +63,7 @@ impl Opcode {
         Self::Jump,
     ];
 
-    /// The opcode with this number, if there is one.
+    /// Returns the opcode with this number, if there is one.
     pub fn of_number(number: u32) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -72,7 +71,7 @@ impl Opcode {
     }
 }
 
-/// The word of an atomic operation.
+/// The size of the word of an atomic operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// 4 bytes.
@@ -82,10 +81,10 @@ pub enum Width {
 }
 
 impl Width {
-    /// Both.
+    /// Both sizes.
     pub const ALL: [Self; 2] = [Self::Four, Self::Eight];
 
-    /// In bytes.
+    /// Returns the number of bytes.
     pub fn bytes(self) -> u64 {
         match self {
             Self::Four => 4,
@@ -93,7 +92,7 @@ impl Width {
         }
     }
 
-    /// The bits that a value of this width has.
+    /// Returns the mask of the bits that a value of this width has.
     pub fn mask(self) -> u64 {
         match self {
             Self::Four => u32::MAX.into(),
@@ -109,16 +108,16 @@ impl Width {
     }
 }
 
-/// `struct dmirror_packet`; see there.
+/// `struct dmirror_packet`; see its description in `rust/uapi/dmirror_queue.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// The number of an [`Opcode`].
     pub opcode: u32,
-    /// Bits out of [`flag`].
+    /// Bits from [`flag`].
     pub flags: u32,
-    /// The address that is written to.
+    /// The address to write to.
     pub dst: u64,
-    /// The address that is read from.
+    /// The address to read from.
     pub src: u64,
     /// A length or number.
     pub len: u64,
@@ -126,16 +125,16 @@ pub struct Packet {
     pub value: u64,
     /// Another value.
     pub value2: u64,
-    /// Zeroes.
+    /// Zeros.
     pub reserved: [u64; 2],
 }
 
 impl Packet {
-    /// The size in bytes, which is its alignment too.
+    /// The size in bytes, which is also the alignment.
     pub const SIZE: usize = size_of::<abi::dmirror_packet>();
     /// The size in words of 8 bytes.
     pub const WORDS: usize = Self::SIZE / size_of::<u64>();
-    /// The longest that SPIN does nothing, in nanoseconds.
+    /// Maximum time of SPIN, in nanoseconds.
     pub const LONGEST_SPIN: u64 = 10_000_000_000;
 
     fn of(opcode: Opcode) -> Self {
@@ -145,7 +144,7 @@ impl Packet {
         }
     }
 
-    /// FILL: writes the bytes of `value` to `len` bytes from `dst` on, again and again.
+    /// FILL: writes the bytes of `value` repeatedly to `len` bytes from `dst` on.
     pub fn fill(dst: u64, len: u64, value: u64) -> Self {
         Self {
             dst,
@@ -165,7 +164,7 @@ impl Packet {
         }
     }
 
-    /// SUM: writes the sum of the words in `len` bytes from `src` on to `dst`.
+    /// SUM: adds the words in `len` bytes from `src` on, and writes the sum to `dst`.
     pub fn sum(dst: u64, src: u64, len: u64) -> Self {
         Self {
             dst,
@@ -175,8 +174,8 @@ impl Packet {
         }
     }
 
-    /// CHASE: follows pointers from `src` on, each `offset` bytes into what the last one
-    /// points to, `times` times at most; writes the last pointer and the times to `dst`.
+    /// CHASE: follows at most `times` pointers from `src` on, each `offset` bytes after the address
+    /// in the previous one; writes the last pointer and the number of steps to `dst`.
     pub fn chase(dst: u64, src: u64, offset: u64, times: u64) -> Self {
         Self {
             dst,
@@ -187,8 +186,8 @@ impl Packet {
         }
     }
 
-    /// RANDOM: reads words here and there in `bytes` bytes from `src` on, `times` times;
-    /// writes a checksum to `dst`.
+    /// RANDOM: reads random words in `bytes` bytes from `src` on, `times` times; writes a checksum
+    /// to `dst`.
     pub fn random(dst: u64, src: u64, bytes: u64, times: u64, seed: u64) -> Self {
         Self {
             dst,
@@ -200,8 +199,7 @@ impl Packet {
         }
     }
 
-    /// RANDOM as [`random`](Self::random), of which about every second access changes the
-    /// word.
+    /// RANDOM: like [`random`](Self::random), but about every second access changes the word.
     pub fn random_write(dst: u64, src: u64, bytes: u64, times: u64, seed: u64) -> Self {
         Self {
             flags: flag::RANDOM_WRITE,
@@ -209,8 +207,8 @@ impl Packet {
         }
     }
 
-    /// ATOMIC: adds `value` to the word at `word`, `times` times; writes the word before the
-    /// last of them to `old`, unless that is 0.
+    /// ATOMIC: adds `value` to the word at `word`, `times` times; writes the value before the last
+    /// addition to `old`, unless `old` is 0.
     pub fn add(width: Width, word: u64, value: u64, times: u64, old: u64) -> Self {
         Self {
             flags: width.flag(),
@@ -222,8 +220,8 @@ impl Packet {
         }
     }
 
-    /// ATOMIC: writes `new` to the word at `word` where that is `expected`; writes the word
-    /// before that to `old`, unless that is 0.
+    /// ATOMIC: writes `new` to the word at `word` if that equals `expected`; writes the word's
+    /// previous value to `old`, unless `old` is 0.
     pub fn compare_and_swap(width: Width, word: u64, expected: u64, new: u64, old: u64) -> Self {
         Self {
             flags: width.flag() | flag::ATOMIC_CAS,
@@ -253,7 +251,7 @@ impl Packet {
         }
     }
 
-    /// SPIN: does nothing for so many nanoseconds.
+    /// SPIN: does nothing for `nanoseconds` nanoseconds.
     pub fn spin(nanoseconds: u64) -> Self {
         Self {
             len: nanoseconds,
@@ -261,7 +259,7 @@ impl Packet {
         }
     }
 
-    /// FENCE: writes `value` to the word at `dst`, after all that the packets before wrote.
+    /// FENCE: writes `value` to the word at `dst`, after all writes of earlier packets.
     pub fn fence(dst: u64, value: u64) -> Self {
         Self {
             dst,
@@ -278,7 +276,7 @@ impl Packet {
         }
     }
 
-    /// What lies in memory for it, as words of 8 bytes, which may be no packet at all.
+    /// Returns the packet that is stored in memory as these words of 8 bytes; it may be invalid.
     pub fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [head, dst, src, len, value, value2, r0, r1] = words;
         Self {
@@ -293,7 +291,7 @@ impl Packet {
         }
     }
 
-    /// The words that [`from_words`](Self::from_words) makes this of.
+    /// Returns the words from which [`from_words`](Self::from_words) creates this packet.
     pub fn to_words(self) -> [u64; Self::WORDS] {
         let [r0, r1] = self.reserved;
         [
@@ -308,7 +306,7 @@ impl Packet {
         ]
     }
 
-    /// The packet that these bytes are.
+    /// Returns the packet that is stored as these bytes.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let mut words = [0; Self::WORDS];
         for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -317,7 +315,7 @@ impl Packet {
         Self::from_words(words)
     }
 
-    /// The bytes of the packet in memory.
+    /// Returns the bytes of the packet in memory.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.to_words()) {
@@ -327,7 +325,7 @@ impl Packet {
     }
 }
 
-/// The bytes of packets, for any memory.
+/// Returns the bytes of packets, for any memory.
 pub fn bytes(packets: &[Packet]) -> Vec<u8> {
     packets
         .iter()
@@ -335,11 +333,11 @@ pub fn bytes(packets: &[Packet]) -> Vec<u8> {
         .collect()
 }
 
-/// Puts packets into `region`, from byte `offset` on, and returns the address of the first.
+/// Stores packets in `region`, from byte `offset` on, and returns the address of the first.
 ///
 /// # Panics
 ///
-/// If `offset` is no multiple of [`Packet::SIZE`], or not all of them are inside.
+/// If `offset` is not a multiple of [`Packet::SIZE`], or not all packets fit.
 pub fn store(region: &Region, offset: usize, packets: &[Packet]) -> u64 {
     assert_eq!(offset % Packet::SIZE, 0, "packets at {offset:#x}");
     let words = packets.iter().flat_map(|packet| packet.to_words());
@@ -356,7 +354,7 @@ mod tests {
     use super::*;
     use crate::abi::dmirror_packet;
 
-    /// Each member has a value of its own.
+    /// Each member has a distinct value.
     const ALL: Packet = Packet {
         opcode: 1,
         flags: 2,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Data that tells where it belongs.
+//! Data that shows where it belongs.
 //!
-//! Every word of a pattern holds its page, its place in the page and the round
-//! it was written in, scrambled so that no byte stands still. So a page that was
-//! swapped with another, a stale one, a zeroed one, or a half-copied one is found,
-//! and the report says which it is.
+//! Every word of a pattern contains its page, its place in the page and the round in which it was
+//! written, scrambled so that no byte is constant. So a check finds a page that was swapped with
+//! another, and a stale, zeroed or half-copied one, and reports which it is.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,7 +18,7 @@ const ROUND_BITS: u32 = 15;
 const PAGE_BITS: u32 = 36;
 const WORD_BITS: u32 = 13;
 
-/// Odd, so that multiplication by it can be undone.
+/// Odd, so that a multiplication by it can be reversed.
 const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
 const UNSCRAMBLE: u64 = inverse(SCRAMBLE);
 
@@ -37,7 +36,7 @@ const fn inverse(odd: u64) -> u64 {
 /// Where a word of a pattern belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The round it was written in.
+    /// The round in which the word was written.
     pub round: u16,
     /// The page number (address divided by page size) it was written to.
     pub page: u64,
@@ -63,16 +62,16 @@ impl Origin {
     }
 }
 
-/// A word is not what it should be.
+/// A wrong word.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub struct Mismatch {
     /// The page, counted from the start of the region.
     pub page: usize,
-    /// The byte in the page.
+    /// The byte offset in the page.
     pub byte: usize,
-    /// What should be there.
+    /// The expected word.
     pub expected: u64,
-    /// What is there.
+    /// The word that was found.
     pub seen: u64,
 }
 
@@ -114,8 +113,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// The pattern of round `round`, from 1 on, for `region` as it lies now.
-    /// It stays the same when the region is moved.
+    /// Returns the pattern of round `round`, from 1 on, for `region` at its current address. It
+    /// stays the same when the region moves.
     ///
     /// # Panics
     ///
@@ -126,13 +125,13 @@ impl Pattern {
         Self { round, first_page }
     }
 
-    /// The pattern of another round for the same region.
+    /// Returns the pattern of another round for the same region.
     pub fn round(self, round: u16) -> Self {
         assert!(round > 0 && round < 1 << ROUND_BITS, "round {round}");
         Self { round, ..self }
     }
 
-    /// The pattern as the part of the region from page `page` on has it.
+    /// Returns the pattern of the part of the region from page `page` on.
     pub fn from_page(self, page: usize) -> Self {
         Self {
             first_page: self.first_page + page as u64,
@@ -140,7 +139,7 @@ impl Pattern {
         }
     }
 
-    /// The word at index `word` of page `page`.
+    /// Returns the word at index `word` of page `page`.
     pub fn word(self, page: usize, word: usize) -> u64 {
         let page = self.first_page + page as u64;
         Origin {
@@ -161,7 +160,7 @@ impl Pattern {
         }
     }
 
-    /// The bytes of the pattern in pages.
+    /// Returns the bytes of the pattern in pages.
     pub fn to_bytes(self, pages: Range<usize>) -> Vec<u8> {
         let words = Region::words_per_page();
         pages

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where pages are, by evidence that the module does not produce.
+//! Where pages are, from evidence that the module does not produce.
 //!
-//! `/proc/PID/pagemap` shows a page that is in a device's private memory as it
-//! shows a swapped one: not present, a type of 5 bits, and a number above it
-//! (fs/proc/task_mmu.c). The number is the page frame of the device's page. The
-//! type values shift with the kernel's options and versions, so what tells device
-//! pages apart is the number: it lies in a range of `/proc/iomem` that is no
-//! system RAM, where no swap area reaches. `smaps` counts such pages as resident
-//! (Rss), never as Swap.
+//! `/proc/PID/pagemap` shows a page in a device's private memory like a swapped one: not present, a
+//! type of 5 bits, and a number above it (fs/proc/task_mmu.c). The number is the page frame of the
+//! device page. The values of the type depend on the kernel's options and version, so what
+//! distinguishes device pages is the number: it lies in a range of `/proc/iomem` that is not system
+//! RAM, beyond the size of any swap area. `smaps` counts such pages as resident (Rss), never as
+//! Swap.
 //!
-//! Frames and ranges are shown to CAP_SYS_ADMIN only. Without it, a device page
-//! is a [`Place::Hidden`] one.
+//! The kernel shows frames and ranges only with CAP_SYS_ADMIN. Without it, a device page is
+//! [`Place::Hidden`].
 
 use std::fs;
 use std::io;
@@ -26,7 +25,7 @@ use procfs::process::Process;
 use crate::range::PageRange;
 use crate::range::page_size;
 
-/// Where one page is.
+/// The place of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Nowhere: never touched, or not mapped.
@@ -40,8 +39,8 @@ pub enum Place {
     Device {
         /// Its page frame.
         frame: u64,
-        /// The type of the swap-like entry: tells a writable entry from a
-        /// read-only one. `None` for memory that the CPU can reach.
+        /// The type of the swap-like entry, which distinguishes a writable entry from a read-only
+        /// one. `None` for memory that CPUs can access.
         entry: Option<u8>,
     },
     /// In swap space.
@@ -49,11 +48,11 @@ pub enum Place {
     /// In system memory behind an entry that is not present: being migrated, or
     /// held exclusively by a device.
     Held,
-    /// Not present, and the kernel does not tell this program more.
+    /// Not present, and the kernel shows no details to this program.
     Hidden,
 }
 
-/// A named range of physical addresses that is no system RAM.
+/// A named range of physical addresses that is not system RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// The name in `/proc/iomem`.
@@ -62,13 +61,13 @@ pub struct DeviceMemory {
     pub frames: Range<u64>,
 }
 
-/// What the system says about physical memory and swap.
+/// The system's physical memory ranges and swap.
 #[derive(Clone, Debug, Default)]
 struct Physical {
     devices: Vec<DeviceMemory>,
-    /// Pages of the largest swap area.
+    /// Number of pages of the largest swap area.
     swap: u64,
-    /// Whether the kernel shows this program frames and addresses.
+    /// Whether the kernel shows frames and addresses to this program.
     shown: bool,
 }
 
@@ -143,18 +142,18 @@ impl Physical {
     }
 }
 
-/// The ranges of physical addresses that are no system RAM, as `/proc/iomem`
-/// names them; none if the kernel does not show this program addresses.
+/// Returns the ranges of physical addresses that are not system RAM, with their names in
+/// `/proc/iomem`; none if the kernel does not show addresses to this program.
 ///
 /// # Errors
 ///
-/// What reading `/proc/iomem` fails with.
+/// The error of reading `/proc/iomem`.
 pub fn device_memories() -> io::Result<Vec<DeviceMemory>> {
     Ok(Physical::read()?.devices)
 }
 
 /// Looks at some ranges of process `pid`; returns the places of each, and whether the kernel shows
-/// this program page frames.
+/// page frames to this program.
 pub(crate) fn places_of(pid: i32, parts: &[PageRange]) -> io::Result<(Vec<Vec<Place>>, bool)> {
     let mut map = Process::new(pid)
         .and_then(|process| process.pagemap())
@@ -165,7 +164,7 @@ pub(crate) fn places_of(pid: i32, parts: &[PageRange]) -> io::Result<(Vec<Vec<Pl
         let found = map.get_range_info(pages.start as usize..pages.end as usize);
         entries.push(found.map_err(io::Error::other)?);
     }
-    // After pagemap: a module may add memory while it migrates.
+    // Read after pagemap: a module may add memory while it migrates.
     let physical = Physical::read()?;
     let places = |entries: Vec<PageInfo>| {
         let places = entries.into_iter().map(|entry| physical.place(entry));
@@ -174,7 +173,7 @@ pub(crate) fn places_of(pid: i32, parts: &[PageRange]) -> io::Result<(Vec<Vec<Pl
     Ok((entries.into_iter().map(places).collect(), physical.shown))
 }
 
-/// Where the pages of a range are, at one moment.
+/// The places of the pages of a range, at one moment.
 #[derive(Clone, Debug)]
 pub struct Survey {
     places: Vec<Place>,
@@ -186,7 +185,7 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// What reading `/proc/self/pagemap` and `/proc/iomem` fails with.
+    /// The error of reading `/proc/self/pagemap` or `/proc/iomem`.
     pub fn of(range: PageRange) -> io::Result<Self> {
         Self::read(Process::myself(), range)
     }
@@ -195,7 +194,7 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// What reading `/proc/PID/pagemap` and `/proc/iomem` fails with.
+    /// The error of reading `/proc/PID/pagemap` or `/proc/iomem`.
     pub fn of_process(pid: i32, range: PageRange) -> io::Result<Self> {
         Self::read(Process::new(pid), range)
     }
@@ -206,7 +205,7 @@ impl Survey {
             .and_then(|process| process.pagemap())
             .and_then(|mut map| map.get_range_info(pages.start as usize..pages.end as usize))
             .map_err(io::Error::other)?;
-        // After pagemap: a module may add memory while it migrates.
+        // Read after pagemap: a module may add memory while it migrates.
         let physical = Physical::read()?;
         let places = entries
             .into_iter()
@@ -215,38 +214,38 @@ impl Survey {
         Ok(Self { places, physical })
     }
 
-    /// The places, one a page.
+    /// Returns the places, one per page.
     pub fn places(&self) -> &[Place] {
         &self.places
     }
 
-    /// Whether the kernel shows this program page frames. Without them no page
-    /// is known to be on a device: it is [`Place::Hidden`].
+    /// Returns whether the kernel shows page frames to this program. Without them, no page is known
+    /// to be on a device: it is [`Place::Hidden`].
     pub fn frames_shown(&self) -> bool {
         self.physical.shown
     }
 
-    /// How many pages are in device memory; hidden ones are taken for such.
+    /// Returns how many pages are in device memory; hidden pages count as such.
     pub fn on_device(&self) -> usize {
         self.count(|place| matches!(place, Place::Device { .. } | Place::Hidden))
     }
 
-    /// How many pages are in system memory.
+    /// Returns how many pages are in system memory.
     pub fn in_system(&self) -> usize {
         self.count(|place| matches!(place, Place::System { .. }))
     }
 
-    /// How many pages are nowhere.
+    /// Returns how many pages are nowhere.
     pub fn absent(&self) -> usize {
         self.count(|place| matches!(place, Place::Absent))
     }
 
-    /// How many pages are of a kind.
+    /// Returns how many pages are of a kind.
     pub fn count(&self, kind: impl Fn(&Place) -> bool) -> usize {
         self.places.iter().filter(|place| kind(place)).count()
     }
 
-    /// The device memories that hold pages of the range, without repetition.
+    /// Returns the device memories that contain pages of the range, without repetition.
     pub fn devices(&self) -> impl Iterator<Item = &DeviceMemory> {
         let holds = |device: &&DeviceMemory| {
             self.count(|place| matches!(place, Place::Device { frame, .. } if device.frames.contains(frame))) > 0
@@ -254,7 +253,7 @@ impl Survey {
         self.physical.devices.iter().filter(holds)
     }
 
-    /// The types of the swap-like entries of the device pages, sorted.
+    /// Returns the types of the swap-like entries of the device pages, sorted.
     pub fn entry_types(&self) -> Vec<u8> {
         let types = self.places.iter().filter_map(|place| match place {
             Place::Device { entry, .. } => *entry,
@@ -267,7 +266,7 @@ impl Survey {
     }
 }
 
-/// What `smaps` says of the one mapping that a range is, in bytes.
+/// The numbers that `smaps` reports for a range, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Resident, in system or device memory.
@@ -279,11 +278,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Adds up the mappings of this process that lie in `range`.
+    /// Adds the numbers of this process's mappings that lie in `range`.
     ///
     /// # Errors
     ///
-    /// What reading `/proc/self/smaps` fails with.
+    /// The error of reading `/proc/self/smaps`.
     pub fn of(range: PageRange) -> io::Result<Self> {
         let maps = Process::myself()
             .and_then(|process| process.smaps())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The policy of a device: what its engines do about pages that they miss. Root sets it by files
-//! in debugfs; Documentation/device.md says what the settings mean.
+//! The policy of a device: how it handles pages that its engines miss. Root sets it through files
+//! in debugfs; Documentation/device.md describes the settings.
 //!
 //! # Examples
 //!
@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// The settings, each the name of a file.
+/// The settings; each is the name of a file.
 pub const SETTINGS: [&str; 16] = [
     "window",
     "migrate",
@@ -45,26 +45,26 @@ pub const SETTINGS: [&str; 16] = [
     "eviction",
 ];
 
-/// The file of the limit, which is no setting of a policy.
+/// The file of the limit, which is not a setting of the policy.
 const LIMIT: &str = "limit_mib";
 
 /// The values of all settings, in the order of [`SETTINGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values([u32; SETTINGS.len()]);
 
-/// The policy of one device, for all who use it.
+/// The policy of one device, which applies to all of its users.
 #[derive(Clone, Debug)]
 pub struct Policy {
     folder: PathBuf,
 }
 
 impl Policy {
-    /// The policy of device `name`, such as `hmm_dmirror0`; `None` where it has none, or this
-    /// program may not know.
+    /// Returns the policy of device `name`, such as `hmm_dmirror0`; `None` if it has none, or this
+    /// program may not see it.
     ///
     /// # Errors
     ///
-    /// What looking for its file fails with otherwise.
+    /// Any other error of looking for its file.
     pub fn of(name: &str) -> io::Result<Option<Self>> {
         Self::at(Path::new(DEBUGFS).join(name))
     }
@@ -79,11 +79,11 @@ impl Policy {
         }
     }
 
-    /// The name of the preset that all settings agree with; `custom` if there is none.
+    /// Returns the name of the preset that all settings match; `custom` if there is none.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with; `InvalidData` if it names none.
+    /// The error of reading the file; `InvalidData` if it marks none.
     pub fn preset(&self) -> io::Result<String> {
         let text = fs::read_to_string(self.folder.join("policy"))?;
         let chosen = text
@@ -94,11 +94,11 @@ impl Policy {
             .ok_or_else(|| invalid("no preset is chosen"))
     }
 
-    /// The names of all presets, `custom` left out, which cannot be chosen.
+    /// Returns the names of all presets, without `custom`, which cannot be chosen.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with.
+    /// The error of reading the file.
     pub fn presets(&self) -> io::Result<Vec<String>> {
         let text = fs::read_to_string(self.folder.join("policy"))?;
         let names = text
@@ -108,22 +108,21 @@ impl Policy {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Gives all settings the values of a preset.
+    /// Sets all settings to the values of a preset.
     ///
     /// # Errors
     ///
-    /// What writing the file fails with: `InvalidInput` for a preset that the module does not
-    /// know.
+    /// The error of writing the file: `InvalidInput` for a preset that the module does not know.
     pub fn choose(&self, preset: &str) -> io::Result<()> {
         fs::write(self.folder.join("policy"), preset)
     }
 
-    /// The text of each file that the device has for a setting, whether this library knows it or
-    /// not, by name.
+    /// Returns the text of each file that the device has for a setting, by name, whether or not
+    /// this library knows the setting.
     ///
     /// # Errors
     ///
-    /// What reading a file fails with.
+    /// The error of reading a file.
     pub fn files(&self) -> io::Result<BTreeMap<String, String>> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -138,11 +137,11 @@ impl Policy {
         Ok(files)
     }
 
-    /// The values of all settings.
+    /// Returns the values of all settings.
     ///
     /// # Errors
     ///
-    /// What reading a file fails with; `InvalidData` if one holds no number.
+    /// The error of reading a file; `InvalidData` if one contains no number.
     pub fn values(&self) -> io::Result<Values> {
         let mut values = [0; SETTINGS.len()];
         for (value, setting) in values.iter_mut().zip(SETTINGS) {
@@ -152,32 +151,32 @@ impl Policy {
         Ok(Values(values))
     }
 
-    /// How many MiB of the device's memory may be in use at most; 0 if all of it may. No preset
-    /// changes it, and it is not among the values.
+    /// Returns the maximum number of MiB of the device's memory that may be in use; 0 for no limit.
+    /// Presets do not change it, and it is not among the values.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with; `InvalidData` if it holds no number.
+    /// The error of reading the file; `InvalidData` if it contains no number.
     pub fn limit_mib(&self) -> io::Result<u32> {
         let text = fs::read_to_string(self.folder.join(LIMIT))?;
         text.trim().parse().map_err(|_| invalid(LIMIT))
     }
 
-    /// Sets how many MiB may be in use at most, or with 0 that all of it may. The next pages that
-    /// go to the device heed it, and have others evicted until there is room.
+    /// Sets the maximum number of MiB that may be in use; 0 for no limit. It applies to the next
+    /// pages that move to the device, and makes them evict others until there is room.
     ///
     /// # Errors
     ///
-    /// What writing the file fails with.
+    /// The error of writing the file.
     pub fn set_limit_mib(&self, mib: u32) -> io::Result<()> {
         fs::write(self.folder.join(LIMIT), mib.to_string())
     }
 
-    /// Gives all settings these values, one after the other.
+    /// Sets all settings to these values, one after the other.
     ///
     /// # Errors
     ///
-    /// What writing a file fails with.
+    /// The error of writing a file.
     pub fn put(&self, values: &Values) -> io::Result<()> {
         for (value, setting) in values.0.iter().zip(SETTINGS) {
             fs::write(self.folder.join(setting), value.to_string())?;
@@ -194,7 +193,7 @@ fn invalid(what: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// A folder of files as a device has them.
+    /// A folder of files like that of a device.
     struct Folder(PathBuf);
 
     impl Folder {

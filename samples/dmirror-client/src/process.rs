@@ -30,7 +30,7 @@ pub enum Exit {
     Signal(Signal),
 }
 
-/// A child of this process. Dropping it kills it, if it still runs.
+/// A child of this process. Drop kills it if it is still running.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -38,13 +38,13 @@ pub struct Child {
     reaped: bool,
 }
 
-/// Forks; `body` runs in the child, which then exits with its result, or with
-/// 101 if it panics. Nothing of the child is dropped.
+/// Forks; `body` runs in the child, which then exits with its result, or with 101 if it panics. The
+/// child drops nothing.
 ///
 /// # Errors
 ///
-/// What fork fails with; `EDEADLK` if this process has other threads, whose
-/// locks the child could never take.
+/// The error of fork; `EDEADLK` if this process has other threads, whose locks the child could
+/// never take.
 pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
     let pid = sys::fork(body)?;
     let pidfd = sys::pidfd(pid)?;
@@ -56,7 +56,7 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
 }
 
 impl Child {
-    /// Its process id.
+    /// Returns its process ID.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
@@ -65,27 +65,27 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// What kill fails with.
+    /// The error of kill.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         kill(self.pid, signal)?;
         Ok(())
     }
 
-    /// Waits until it ends.
+    /// Waits until the child ends.
     ///
     /// # Errors
     ///
-    /// What waitpid fails with.
+    /// The error of waitpid.
     pub fn wait(mut self) -> io::Result<Exit> {
         self.reap()
     }
 
-    /// Waits until it ends, `limit` at most (in milliseconds' steps); gives it
-    /// back if it still runs then.
+    /// Waits until the child ends, at most for `limit` (with millisecond resolution); returns the
+    /// child if it is still running then.
     ///
     /// # Errors
     ///
-    /// What poll and waitpid fail with.
+    /// The error of poll or waitpid.
     pub fn wait_for(mut self, limit: Duration) -> io::Result<Result<Exit, Self>> {
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];

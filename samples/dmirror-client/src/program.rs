@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets for tests: random ones, of which a seed gives the same on each machine, and those
-//! that no engine accepts.
+//! Packets for tests: random ones, which depend only on a seed, and ones that no engine accepts.
 //!
-//! Random packets write to memory that they are given, and to no other, so that a device can
-//! execute them in a process that goes on. Some of them fail: they are malformed, or run out of
-//! that memory by less than a page.
+//! Random packets write only to the memory that they are given, so a device can execute them in a
+//! process that continues. Some of them fail: they are malformed, or exceed that memory by less
+//! than a page.
 
 mod malformed;
 
@@ -20,17 +19,17 @@ use crate::range::page_size;
 pub use malformed::malformed;
 pub use malformed::well_formed;
 
-/// Random numbers: SplitMix64.
+/// Random numbers, generated with SplitMix64.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// The numbers that a seed gives.
+    /// Creates the sequence for a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,47 +37,48 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.any() % end
     }
 
-    /// Whether one of `n` sides of a die is up.
+    /// Returns true in one of `n` cases.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// One of some things.
+    /// Returns one of some things.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If `things` is empty.
     pub fn pick<'a, T>(&mut self, things: &'a [T]) -> &'a T {
         &things[self.below(things.len() as u64) as usize]
     }
 }
 
-/// Where random packets work.
+/// The memory for random packets.
 #[derive(Clone, Debug)]
 pub struct Ground {
-    /// Memory that they read and write, with nothing accessible in the page behind each.
+    /// Memory that the packets read and write. In the page behind each range, nothing is
+    /// accessible.
     pub data: Vec<PageRange>,
-    /// Where the packets lie: nothing writes there, and JUMP stays there.
+    /// The memory of the packets: nothing writes there, and JUMP stays inside.
     pub code: Range<u64>,
 }
 
 impl Ground {
-    /// As many packets as there is room for.
+    /// Returns as many packets as there is room for.
     pub fn program(&self, dice: &mut Dice) -> Vec<Packet> {
         let room = (self.code.end - self.code.start) / Packet::SIZE as u64;
         (0..room).map(|_| self.packet(dice)).collect()
     }
 
-    /// A packet. About one in 40 is malformed, and as many run out of the data.
+    /// Returns a packet. About one in 40 is malformed, and as many exceed the data.
     pub fn packet(&self, dice: &mut Dice) -> Packet {
         let packet = self.good(dice);
         if dice.one_in(40) {
@@ -124,7 +124,7 @@ impl Ground {
                 }
             }
             Opcode::Spin => Packet::spin(dice.below(20_000)),
-            // Words that CHASE can follow, and some that it cannot.
+            // Words that CHASE can follow, and some that it cannot follow.
             Opcode::Fence => match dice.below(4) {
                 0 => Packet::fence(word, dice.below(100)),
                 _ => Packet::fence(word, self.word(dice).wrapping_sub(dice.below(3) * 8)),
@@ -151,7 +151,7 @@ impl Ground {
         }
     }
 
-    /// Makes a packet one that no engine accepts, or one that runs into what is behind.
+    /// Changes a packet into one that no engine accepts, or one that exceeds its memory.
     fn spoilt(&self, good: Packet, dice: &mut Dice) -> Packet {
         let end = dice.pick(&self.data).end();
         match dice.below(6) {
@@ -173,10 +173,10 @@ impl Ground {
         }
     }
 
-    /// An aligned word.
+    /// Returns the address of an aligned word.
     fn word(&self, dice: &mut Dice) -> u64 {
         let data = dice.pick(&self.data);
-        // Often near the start, so that packets meet.
+        // Often near the start, so that packets access the same words.
         let end = match dice.one_in(2) {
             true => data.bytes(),
             false => 256,
@@ -184,7 +184,7 @@ impl Ground {
         data.addr() + dice.below(end / 8) * 8
     }
 
-    /// Some bytes inside: an address, and how many, perhaps none.
+    /// Returns an address inside, and a number of bytes, perhaps 0.
     fn bytes(&self, dice: &mut Dice) -> (u64, u64) {
         let data = dice.pick(&self.data);
         let start = data.addr() + dice.below(data.bytes());
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(dice.any(), 0x6e78_9e6a_a1b9_65f4);
     }
 
-    /// Jobs do a lot, and do not only fail.
+    /// Jobs execute many packets, and do not only fail.
     #[test]
     fn programs_come_far() {
         let page = page_size() as u64;

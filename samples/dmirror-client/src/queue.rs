@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Queues of jobs, on which the engines of a device work by themselves.
+//! Queues of jobs, which the engines of a device execute on their own.
 //!
 //! # Examples
 //!
@@ -35,25 +35,25 @@ use crate::abi::Argument;
 use crate::device::Device;
 use crate::sys;
 
-/// A command about queues.
+/// A command for queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// What the device has.
+    /// Return properties of the device.
     Query,
-    /// Make a queue.
+    /// Create a queue.
     QueueCreate,
     /// End a queue.
     QueueDestroy,
-    /// Have packets executed.
+    /// Execute packets.
     Submit,
-    /// Wait until they were.
+    /// Wait until a job has ended.
     Wait,
     /// Reset the engines of the device.
     Reset,
 }
 
 impl Request {
-    /// All of them.
+    /// All commands.
     pub const ALL: [Self; 6] = [
         Self::Query,
         Self::QueueCreate,
@@ -63,7 +63,7 @@ impl Request {
         Self::Reset,
     ];
 
-    /// The number of the command, as the header has it.
+    /// Returns the number of the command in the header.
     pub fn number(self) -> u32 {
         match self {
             Self::Query => abi::DMIRROR_NR_QUERY,
@@ -75,7 +75,7 @@ impl Request {
         }
     }
 
-    /// The size of its struct in bytes.
+    /// Returns the size of its struct in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::Query => size_of::<abi::dmirror_query>(),
@@ -101,41 +101,41 @@ impl fmt::Display for Request {
     }
 }
 
-/// A command about queues failed.
+/// A command for queues failed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("{request}{}: {errno}", .queue.map_or(String::new(), |queue| format!(" of queue {queue}")))]
 pub struct QueueError {
     /// The command.
     pub request: Request,
-    /// The queue, for a command that names one.
+    /// The queue, for a command that refers to one.
     pub queue: Option<u32>,
     /// Why it failed.
     pub errno: Errno,
 }
 
-/// What a device has, by QUERY.
+/// The properties of a device, from QUERY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Engines, which have the numbers from 0 on.
+    /// Number of engines, which are numbered from 0.
     pub engines: u32,
     /// The largest depth of a queue.
     pub max_depth: u32,
-    /// The most packets of one job.
+    /// Maximum number of packets per job.
     pub max_packets: u32,
-    /// Bit n is set if opcode n is known.
+    /// Bit n is set if opcode n is supported.
     pub opcodes: u32,
     /// Memory of the device in bytes.
     pub memory: u64,
-    /// How much of it is free.
+    /// How much of the memory is free.
     pub free_memory: u64,
     /// How often the engines were reset.
     pub generation: u64,
 }
 
-/// What a packet wanted to do where it failed.
+/// What a failed packet tried to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// No memory is the reason.
+    /// The failure is not a memory access.
     #[default]
     None,
     /// To fetch a packet.
@@ -144,9 +144,9 @@ pub enum Access {
     Read,
     /// To write.
     Write,
-    /// An atomic operation.
+    /// To perform an atomic operation.
     Atomic,
-    /// A number that the header does not have.
+    /// A number that the header does not define.
     Unknown(u32),
 }
 
@@ -163,21 +163,21 @@ impl Access {
     }
 }
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Why it failed, if it did.
     pub error: Option<Errno>,
-    /// Packets that were executed whole.
+    /// Number of packets that were executed completely.
     pub executed: u64,
-    /// The address that the failing packet could not access, or its own; 0 for success.
+    /// The address that the failed packet could not access, or its own; 0 for success.
     pub fault_addr: u64,
-    /// What the failing packet wanted to do.
+    /// What the failed packet tried to do.
     pub access: Access,
 }
 
 impl Outcome {
-    /// A job that executed all its packets.
+    /// Returns the outcome of a job that executed all its packets.
     pub fn done(executed: u64) -> Self {
         Self {
             error: None,
@@ -187,7 +187,7 @@ impl Outcome {
         }
     }
 
-    /// A job that failed after `executed` packets.
+    /// Returns the outcome of a job that failed after `executed` packets.
     pub fn failed(executed: u64, error: Errno, access: Access, fault_addr: u64) -> Self {
         Self {
             error: Some(error),
@@ -198,13 +198,13 @@ impl Outcome {
     }
 }
 
-/// By which of the kernel's entries a command goes in.
+/// The kernel entry through which a command is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Entry {
-    /// That of programs as this one.
+    /// The entry for native programs.
     #[default]
     Native,
-    /// That of 32-bit programs. A kernel without it ends the process with SIGSEGV.
+    /// The entry for 32-bit programs. A kernel without it ends the process with SIGSEGV.
     #[cfg(target_arch = "x86_64")]
     Bits32,
 }
@@ -224,7 +224,7 @@ impl Entry {
     }
 }
 
-/// How a [`Queue`] is made.
+/// The parameters of a new [`Queue`].
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Options<'a> {
@@ -235,7 +235,7 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// A queue that holds `depth` jobs, on the engine with the fewest queues.
+    /// Describes a queue for `depth` jobs, on the engine with the fewest queues.
     pub fn new(depth: u32) -> Self {
         Self {
             engine: abi::DMIRROR_ENGINE_ANY,
@@ -245,20 +245,20 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Has engine number `engine` work on it.
+    /// Selects engine number `engine`.
     pub fn engine(mut self, engine: u32) -> Self {
         self.engine = engine;
         self
     }
 
-    /// Has 1 added to this eventfd for each job that ends.
+    /// Makes each job that ends add 1 to this eventfd.
     pub fn eventfd(mut self, eventfd: BorrowedFd<'a>) -> Self {
         self.eventfd = Some(eventfd);
         self
     }
 
-    /// Makes and uses the queue as a 32-bit program does. A kernel that runs none ends the
-    /// process with SIGSEGV.
+    /// Creates and uses the queue as a 32-bit program does. A kernel without support for them ends
+    /// the process with SIGSEGV.
     #[cfg(target_arch = "x86_64")]
     pub fn as_32_bit(mut self) -> Self {
         self.entry = Entry::Bits32;
@@ -267,7 +267,7 @@ impl<'a> Options<'a> {
 }
 
 impl Device {
-    /// What the device has.
+    /// Returns the properties of the device.
     ///
     /// # Errors
     ///
@@ -276,8 +276,8 @@ impl Device {
         self.query_by(Entry::Native)
     }
 
-    /// As [`query`](Self::query), as a 32-bit program asks. A kernel that runs none ends the
-    /// process with SIGSEGV.
+    /// Does the same as [`query`](Self::query), as a 32-bit program. A kernel without support for
+    /// them ends the process with SIGSEGV.
     ///
     /// # Errors
     ///
@@ -311,12 +311,12 @@ impl Device {
         })
     }
 
-    /// Makes a queue.
+    /// Creates a queue.
     ///
     /// # Errors
     ///
-    /// [`QueueError`] with `EINVAL` (no such engine or depth, or the eventfd is none),
-    /// `EMFILE` (the open file has 64 queues), `ENOMEM`.
+    /// [`QueueError`] with `EINVAL` (no such engine or depth, or not an eventfd), `EMFILE` (the
+    /// open file has 64 queues), `ENOMEM`.
     pub fn queue(&self, options: Options<'_>) -> Result<Queue, QueueError> {
         let mut argument = abi::dmirror_queue_create {
             size: size_of::<abi::dmirror_queue_create>() as u32,
@@ -342,8 +342,8 @@ impl Device {
         })
     }
 
-    /// Resets the engines of the device: all jobs that were submitted before, whoever has done
-    /// that, fail with `EIO` where they are.
+    /// Resets the engines of the device: all jobs that were submitted before, by anyone, fail with
+    /// `EIO` wherever they are.
     ///
     /// # Errors
     ///
@@ -362,8 +362,8 @@ impl Device {
         })
     }
 
-    /// The queue with a number that somebody knows from elsewhere, such as from a process
-    /// that has the same open file. Dropping this value leaves the queue as it is.
+    /// Returns the queue with a number that is known from elsewhere, for example from a process
+    /// with the same open file. Dropping the returned value does not end the queue.
     pub fn queue_of_number(&self, number: u32) -> Queue {
         Queue {
             file: Arc::clone(&self.file),
@@ -374,7 +374,7 @@ impl Device {
     }
 }
 
-/// A queue of jobs. Dropping it ends it, and cancels what is in it.
+/// A queue of jobs. Dropping it ends the queue, and cancels its jobs.
 ///
 /// It keeps the device file open.
 #[derive(Debug)]
@@ -387,18 +387,18 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Its number.
+    /// Returns its number.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// Has the engine execute `npackets` packets from the one at `packets` on; returns the
-    /// number of the job.
+    /// Submits a job that executes `npackets` packets, beginning with the one at `packets`; returns
+    /// the sequence number of the job.
     ///
     /// # Errors
     ///
-    /// [`QueueError`] with `EINVAL` (no such number of packets, or the address is no multiple
-    /// of 64), `EAGAIN` (the queue is full), `ENOENT` (there is no such queue), `ENOMEM`.
+    /// [`QueueError`] with `EINVAL` (an invalid number of packets, or an address that is not a
+    /// multiple of 64), `EAGAIN` (the queue is full), `ENOENT` (there is no such queue), `ENOMEM`.
     pub fn submit(&self, packets: u64, npackets: u32) -> Result<u64, QueueError> {
         let mut argument = abi::dmirror_submit {
             size: size_of::<abi::dmirror_submit>() as u32,
@@ -411,14 +411,14 @@ impl Queue {
         Ok(argument.seqno)
     }
 
-    /// Waits until job `seqno` has ended, `limit` at most, and without a limit if that is
+    /// Waits until job `seqno` has ended, at most for `limit`, or without a limit if that is
     /// `None`.
     ///
     /// # Errors
     ///
-    /// [`QueueError`] with `ETIME` (it has not ended by then), `EINVAL` (there was no such
-    /// job), `ENOENT` (it is forgotten, or there is no such queue), `ENODEV` (the queue was
-    /// destroyed), `EINTR`.
+    /// [`QueueError`] with `ETIME` (the job has not ended by then), `EINVAL` (there was no such
+    /// job), `ENOENT` (its outcome is no longer stored, or there is no such queue), `ENODEV` (the
+    /// queue was destroyed), `EINTR`.
     pub fn wait(&self, seqno: u64, limit: Option<Duration>) -> Result<Outcome, QueueError> {
         let timeout_ns = match limit {
             None => -1,
@@ -440,7 +440,7 @@ impl Queue {
         })
     }
 
-    /// Ends the queue, and says whether that went well.
+    /// Ends the queue, and returns whether that succeeded.
     ///
     /// # Errors
     ///
@@ -450,7 +450,7 @@ impl Queue {
         self.end()
     }
 
-    /// Lets go of this value and of its share in the open file, and leaves the queue to that.
+    /// Drops this value and its reference to the open file, without ending the queue.
     pub fn abandon(mut self) {
         self.ours = false;
     }
@@ -478,7 +478,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         if self.ours {
-            // Whoever wants to know calls `destroy`.
+            // A caller that needs the result calls `destroy`.
             let _ = self.end();
         }
     }

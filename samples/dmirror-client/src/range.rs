@@ -9,7 +9,7 @@ use nix::unistd::SysconfVar;
 use nix::unistd::sysconf;
 use thiserror::Error;
 
-/// The size of a page of this system, in bytes.
+/// Returns the page size of this system, in bytes.
 pub fn page_size() -> usize {
     static SIZE: OnceLock<usize> = OnceLock::new();
     *SIZE.get_or_init(|| {
@@ -19,23 +19,23 @@ pub fn page_size() -> usize {
     })
 }
 
-/// Why some numbers are no [`PageRange`].
+/// Why an address and a length are not a valid [`PageRange`].
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RangeError {
-    /// The address is no multiple of the page size.
+    /// The address is not a multiple of the page size.
     #[error("address {0:#x} is not page aligned")]
     Unaligned(u64),
-    /// The range has no page.
+    /// The range is empty.
     #[error("the range is empty")]
     Empty,
-    /// The end lies beyond the last address.
+    /// The range ends beyond the last address.
     #[error("{1} pages from {0:#x} wrap around")]
     Wraps(u64, u64),
 }
 
-/// Some whole pages of an address space: aligned, not empty, not wrapping.
+/// A range of whole pages in an address space: aligned, not empty, not wrapping around.
 ///
-/// Whether anything is mapped there is another matter.
+/// It need not be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRange {
     addr: u64,
@@ -43,7 +43,7 @@ pub struct PageRange {
 }
 
 impl PageRange {
-    /// The range of `pages` pages from the virtual address `addr` on.
+    /// Creates the range of `pages` pages from the virtual address `addr` on.
     ///
     /// # Errors
     ///
@@ -64,34 +64,34 @@ impl PageRange {
             .ok_or(RangeError::Wraps(addr, pages))
     }
 
-    /// The first virtual address.
+    /// Returns the first virtual address.
     pub fn addr(self) -> u64 {
         self.addr
     }
 
-    /// The length in pages.
+    /// Returns the length in pages.
     pub fn pages(self) -> u64 {
         self.pages
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn bytes(self) -> u64 {
         self.pages * page_size() as u64
     }
 
-    /// The first address behind the range.
+    /// Returns the end address, exclusive.
     pub fn end(self) -> u64 {
         self.addr + self.bytes()
     }
 
-    /// The numbers (address divided by page size) of its pages.
+    /// Returns the numbers (address divided by page size) of the pages.
     pub fn page_numbers(self) -> Range<u64> {
         let size = page_size() as u64;
         self.addr / size..self.end() / size
     }
 
-    /// The pages `part` of this range, counted from its start; `None` if they
-    /// are none or not all inside.
+    /// Returns the pages `part` of this range, counted from its start; `None` if `part` is empty or
+    /// not inside.
     pub fn part(self, part: Range<u64>) -> Option<Self> {
         let inside = part.start < part.end && part.end <= self.pages;
         inside.then(|| Self {
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(PageRange::new(page(), 0), Err(RangeError::Empty));
         let last = u64::MAX - page() + 1;
         assert_eq!(PageRange::new(last, 1), Err(RangeError::Wraps(last, 1)));
-        // Shifted left by the page size, this many pages are one page again.
+        // Multiplied by the page size, this number of pages overflows to one page.
         let many = (1 << 52) + 1;
         assert_eq!(PageRange::new(0, many), Err(RangeError::Wraps(0, many)));
     }

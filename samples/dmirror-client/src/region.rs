@@ -2,11 +2,10 @@
 
 //! Memory mappings owned by a value.
 //!
-//! A [`Region`] is a mapping with an inaccessible guard page on either side, so
-//! that the kernel never merges it with a neighbour: what `smaps` says of it is
-//! about it alone. It is read and written in words, by relaxed atomic access,
-//! because other threads, other processes and the device may work on it at the
-//! same time; it never hands out references to its bytes.
+//! A [`Region`] is a mapping with an inaccessible guard page on either side, so the kernel never
+//! merges it with a neighbour, and `smaps` reports it separately. It is read and written in words,
+//! with relaxed atomic accesses, because other threads, other processes and the device may access
+//! it concurrently; it never returns references to its bytes.
 
 use std::fmt;
 use std::fs::File;
@@ -21,7 +20,7 @@ use crate::range::PageRange;
 use crate::range::page_size;
 use crate::sys::Mapping;
 
-/// How a [`Region`] is made; see [`Region::options`].
+/// The parameters of a new [`Region`]; see [`Region::options`].
 #[derive(Debug)]
 #[must_use]
 pub struct Options {
@@ -38,7 +37,7 @@ impl Options {
         self
     }
 
-    /// Asks for huge pages, or for none.
+    /// Requests huge pages, or none.
     pub fn huge(mut self, huge: bool) -> Self {
         self.huge = Some(huge);
         self
@@ -62,8 +61,8 @@ impl Options {
         self
     }
 
-    /// Takes the memory from the pool of huge pages (hugetlbfs). Length and
-    /// alignment are multiples of the huge page's size.
+    /// Allocates the memory from the pool of huge pages (hugetlbfs). Length and alignment must be
+    /// multiples of the size of a huge page.
     pub fn hugetlb(mut self) -> Self {
         self.backing = Backing::Hugetlb;
         self
@@ -73,13 +72,13 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// What mmap and madvise fail with.
+    /// The error of mmap or madvise.
     pub fn map(self) -> io::Result<Region> {
         let mapping = Mapping::new(&self.backing, self.pages * page_size(), self.align)?;
         let region = Region { mapping };
         if let Some(huge) = self.huge {
             let advice = if huge { Advice::Huge } else { Advice::NoHuge };
-            // ENOTSUP and EINVAL: a kernel without huge pages has no hint about them.
+            // ENOTSUP or EINVAL: a kernel without huge pages does not have this advice.
             match region.advise(0..self.pages, advice) {
                 Err(error) if !huge && error.raw_os_error() == Some(nix::libc::EINVAL) => {}
                 answer => answer?,
@@ -91,15 +90,13 @@ impl Options {
 
 /// Mapped memory, unmapped on drop.
 ///
-/// Reading or writing a page that is not accessible ends the process with
-/// SIGSEGV, as it should.
+/// An access to an inaccessible page ends the process with SIGSEGV, as it should.
 pub struct Region {
     mapping: Mapping,
 }
 
 impl Region {
-    /// Starts to describe a region of `pages` pages: private and anonymous
-    /// unless said otherwise.
+    /// Describes a region of `pages` pages, private and anonymous by default.
     pub fn options(pages: usize) -> Options {
         Options {
             pages,
@@ -113,37 +110,37 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// What mmap fails with.
+    /// The error of mmap.
     pub fn anonymous(pages: usize) -> io::Result<Self> {
         Self::options(pages).map()
     }
 
-    /// The first virtual address.
+    /// Returns the first virtual address.
     pub fn addr(&self) -> u64 {
         self.mapping.addr() as u64
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub fn len(&self) -> usize {
         self.mapping.len()
     }
 
-    /// The length in pages.
+    /// Returns the length in pages.
     pub fn pages(&self) -> usize {
         self.len() / page_size()
     }
 
-    /// All of it.
+    /// Returns the range of the whole region.
     pub fn range(&self) -> PageRange {
         self.part(0..self.pages())
     }
 
-    /// The pages `pages` of it.
+    /// Returns the range of the pages `pages`.
     ///
     /// # Panics
     ///
-    /// If these are none, or not all inside.
+    /// If `pages` is empty or not inside the region.
     pub fn part(&self, pages: Range<usize>) -> PageRange {
         assert!(
             pages.start < pages.end && pages.end <= self.pages(),
@@ -154,7 +151,7 @@ impl Region {
         PageRange::new(addr, pages.len() as u64).expect("a mapping is aligned and does not wrap")
     }
 
-    /// The words (of 8 bytes) in a page.
+    /// Returns the number of words (of 8 bytes) in a page.
     pub fn words_per_page() -> usize {
         page_size() / size_of::<u64>()
     }
@@ -163,9 +160,9 @@ impl Region {
     ///
     /// # Panics
     ///
-    /// If the word is not inside.
+    /// If the word is not inside the region.
     pub fn load(&self, index: usize) -> u64 {
-        // A read whose result is not used must happen too: it faults.
+        // A read whose result is unused must not be optimised away, because it faults.
         black_box(self.mapping.load(index))
     }
 
@@ -173,17 +170,16 @@ impl Region {
     ///
     /// # Panics
     ///
-    /// If the word is not inside.
+    /// If the word is not inside the region.
     pub fn store(&self, index: usize, word: u64) {
         self.mapping.store(index, word);
     }
 
-    /// Adds to a word, atomically, and returns what it was; `index` counts words from the
-    /// start.
+    /// Adds to a word atomically, and returns the old value; `index` counts words from the start.
     ///
     /// # Panics
     ///
-    /// If the word is not inside.
+    /// If the word is not inside the region.
     pub fn fetch_add(&self, index: usize, number: u64) -> u64 {
         self.mapping.fetch_add(index, number)
     }
@@ -193,13 +189,13 @@ impl Region {
         self.load(page * Self::words_per_page())
     }
 
-    /// Whether every byte of the pages is zero.
+    /// Returns whether every byte of the pages is zero.
     pub fn is_zero(&self, pages: Range<usize>) -> bool {
         let words = pages.start * Self::words_per_page()..pages.end * Self::words_per_page();
         words.into_iter().all(|index| self.load(index) == 0)
     }
 
-    /// Copies pages out.
+    /// Returns a copy of the pages.
     pub fn to_bytes(&self, pages: Range<usize>) -> Vec<u8> {
         let words = pages.start * Self::words_per_page()..pages.end * Self::words_per_page();
         words
@@ -207,11 +203,11 @@ impl Region {
             .collect()
     }
 
-    /// Changes what the program may do with the pages.
+    /// Changes the protection of the pages.
     ///
     /// # Errors
     ///
-    /// What mprotect fails with.
+    /// The error of mprotect.
     pub fn protect(&self, pages: Range<usize>, protection: Protection) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping
@@ -222,18 +218,18 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// What madvise fails with.
+    /// The error of madvise.
     pub fn advise(&self, pages: Range<usize>, advice: Advice) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping
             .advise(self.offset(part), part.bytes() as usize, advice)
     }
 
-    /// Replaces the pages by fresh anonymous memory that is shared with children.
+    /// Replaces the pages with new anonymous memory that is shared with children.
     ///
     /// # Errors
     ///
-    /// What mmap fails with.
+    /// The error of mmap.
     pub fn replace_by_shared(&self, pages: Range<usize>) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping.commit(
@@ -243,11 +239,11 @@ impl Region {
         )
     }
 
-    /// Replaces the pages by fresh anonymous memory (mmap with `MAP_FIXED`).
+    /// Replaces the pages with new anonymous memory (mmap with `MAP_FIXED`).
     ///
     /// # Errors
     ///
-    /// What mmap fails with.
+    /// The error of mmap.
     pub fn replace(&self, pages: Range<usize>) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping.commit(
@@ -257,11 +253,11 @@ impl Region {
         )
     }
 
-    /// Keeps the pages in memory (mlock), which faults in those that are not.
+    /// Locks the pages in memory (mlock), which faults in missing ones.
     ///
     /// # Errors
     ///
-    /// What mlock fails with.
+    /// The error of mlock.
     pub fn lock(&self, pages: Range<usize>) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping
@@ -272,27 +268,27 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// What munlock fails with.
+    /// The error of munlock.
     pub fn unlock(&self, pages: Range<usize>) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping
             .lock(self.offset(part), part.bytes() as usize, false)
     }
 
-    /// Has the pages be on NUMA node `node`, and moves them there (mbind with
-    /// `MPOL_BIND` and `MPOL_MF_MOVE`).
+    /// Binds the pages to NUMA node `node`, and moves them there (mbind with `MPOL_BIND` and
+    /// `MPOL_MF_MOVE`).
     ///
     /// # Errors
     ///
-    /// What mbind fails with.
+    /// The error of mbind.
     pub fn bind(&self, pages: Range<usize>, node: u32) -> io::Result<()> {
         let part = self.part(pages);
         self.mapping
             .bind(self.offset(part), part.bytes() as usize, node)
     }
 
-    /// Cuts the region in two and returns the part from page `page` on. Nothing
-    /// changes in the address space; dropping a part unmaps it alone.
+    /// Splits the region, and returns the part from page `page` on. The address space does not
+    /// change; dropping a part unmaps only that part.
     ///
     /// # Panics
     ///
@@ -312,18 +308,18 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// What mremap fails with; the mapping is then unmapped.
+    /// The error of mremap; the mapping is unmapped then.
     pub fn relocate(self) -> io::Result<Self> {
         let pages = self.pages();
         self.resize(pages)
     }
 
-    /// Moves the mapping to another address, where it is `pages` pages long
-    /// (mremap): what is new is empty, what is too much is unmapped.
+    /// Moves the mapping to another address, where it has `pages` pages (mremap): additional pages
+    /// are empty, and surplus pages are unmapped.
     ///
     /// # Errors
     ///
-    /// What mremap fails with; the mapping is then unmapped.
+    /// The error of mremap; the mapping is unmapped then.
     pub fn resize(self, pages: usize) -> io::Result<Self> {
         let mapping = self.mapping.relocate(pages * page_size())?;
         Ok(Self { mapping })
@@ -334,7 +330,7 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// What mremap fails with.
+    /// The error of mremap.
     pub fn take_pages(&self) -> io::Result<Self> {
         let mapping = self.mapping.take_pages()?;
         Ok(Self { mapping })

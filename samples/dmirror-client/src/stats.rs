@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device has done, by its file in debugfs, and an open file, by its
-//! fdinfo.
+//! Statistics of a device, from its file in debugfs, and of an open file, from its fdinfo.
 
 use std::fs;
 use std::io;
@@ -10,7 +9,7 @@ use std::path::Path;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// A struct of numbers, with the key of each, that is read from lines `KEY: NUMBER`.
+/// Defines a struct of numbers, each with a key, that is read from lines `KEY: NUMBER`.
 macro_rules! numbers {
     (
         $(#[$doc:meta])*
@@ -27,7 +26,7 @@ macro_rules! numbers {
             ///
             /// # Errors
             ///
-            /// `InvalidData` if one is missing or has no number; it is named.
+            /// `InvalidData` if a line is missing or has no number; the error names it.
             pub fn parse(text: &str) -> io::Result<Self> {
                 Ok(Self { $($field: number(text, $key)?,)* })
             }
@@ -36,7 +35,7 @@ macro_rules! numbers {
         impl Sub for $name {
             type Output = Self;
 
-            /// What was added since.
+            /// Returns what was added since `before`.
             fn sub(self, before: Self) -> Self {
                 Self { $($field: self.$field.wrapping_sub(before.$field),)* }
             }
@@ -54,7 +53,7 @@ fn number(text: &str, key: &str) -> io::Result<u64> {
 }
 
 numbers! {
-    /// What a device has done, see Documentation/statistics.md.
+    /// The statistics of a device, see Documentation/statistics.md.
     Stats {
         /// Pages that moved to the device, in small folios.
         out_4k = "svm_4K_migrate_count",
@@ -62,47 +61,47 @@ numbers! {
         out_2m = "svm_2M_migrate_count",
         /// KiB that moved to the device.
         out_kb = "svm_device_copy_kb",
-        /// Of them, in huge pages.
+        /// The part of `out_kb` that moved in huge pages.
         out_2m_kb = "svm_2M_device_copy_kb",
-        /// KiB that came back.
+        /// KiB that moved back.
         back_kb = "svm_cpu_copy_kb",
-        /// Of them, in small pages.
+        /// The part of `back_kb` that moved in small pages.
         back_4k_kb = "svm_4K_cpu_copy_kb",
-        /// Of them, in huge pages.
+        /// The part of `back_kb` that moved in huge pages.
         back_2m_kb = "svm_2M_cpu_copy_kb",
-        /// Time of the phases, to the device.
+        /// Microseconds of reserving pages, for moves to the device.
         out_reserve_us = "svm_device_reserve_us",
-        /// As above.
+        /// Microseconds of collecting pages, for moves to the device.
         out_collect_us = "svm_device_collect_us",
-        /// As above.
+        /// Microseconds of copying pages, for moves to the device.
         out_copy_us = "svm_device_copy_us",
-        /// As above.
+        /// Microseconds of moving folios, for moves to the device.
         out_move_us = "svm_device_move_us",
-        /// As above.
+        /// Microseconds of mapping pages, for moves to the device.
         out_map_us = "svm_device_map_us",
-        /// Time of the phases, back.
+        /// Microseconds of collecting pages, for moves back.
         back_collect_us = "svm_cpu_collect_us",
-        /// As above.
+        /// Microseconds of copying pages, for moves back.
         back_copy_us = "svm_cpu_copy_us",
-        /// As above.
+        /// Microseconds of moving folios, for moves back.
         back_move_us = "svm_cpu_move_us",
-        /// As above.
+        /// Microseconds of mapping pages, for moves back.
         back_map_us = "svm_cpu_map_us",
         /// Pages that moved to the device by request.
         out_request = "out_request_pages",
         /// Pages that moved to the device because an engine missed them.
         out_device_fault = "out_device_fault_pages",
-        /// Pages that came back by request.
+        /// Pages that moved back by request.
         back_request = "back_request_pages",
-        /// Pages that came back because the device wanted to write.
+        /// Pages that moved back because the device wanted to write.
         back_device_fault = "back_device_fault_pages",
-        /// Pages that came back because a CPU touched them, or one near.
+        /// Pages that moved back because a CPU touched them, or a neighbour.
         back_cpu_fault = "back_cpu_fault_pages",
-        /// Pages that came back because others needed room.
+        /// Pages that moved back because others needed room.
         back_eviction = "back_eviction_pages",
-        /// Pages that came back by RELEASE.
+        /// Pages that moved back by RELEASE.
         back_release = "back_release_pages",
-        /// Pages that came back because the module goes.
+        /// Pages that moved back because the module was unloaded.
         back_unload = "back_unload_pages",
         /// Pages that were on the device when they were freed.
         freed = "freed_pages",
@@ -112,92 +111,92 @@ numbers! {
         resident = "resident_pages",
         /// Pages that reservations hold, and those that have just moved.
         reserved = "reserved_pages",
-        /// Pages that nobody has.
+        /// Pages that are free.
         free = "free_pages",
         /// Blocks of 512 pages that are free as a whole.
         free_blocks = "free_blocks",
         /// Windows that the device has faulted in.
         device_faults = "svm_pagefault_count",
-        /// Faults of CPUs on pages of the device.
+        /// CPU faults on pages of the device.
         cpu_faults = "cpu_fault_count",
         /// Changes to page tables.
         invalidations = "svm_tlb_inval_count",
-        /// Pages that the device lost by them.
+        /// Pages that the device lost through these changes.
         invalidated = "svm_tlb_inval_pages",
-        /// Blocks with pages that had to go back.
+        /// Blocks whose pages had to move back.
         evictions = "evict_count",
         /// Pages that engines have posted to the fault buffer.
         fault_posted = "fault_posted",
-        /// Those of them that were seen to together with another.
+        /// Posted pages that were handled together with another one.
         fault_merged = "fault_merged",
-        /// Batches in which the handler has taken them out.
+        /// Batches in which the handler has taken posted pages out.
         fault_batches = "fault_batches",
-        /// Those for which there was no room at first.
+        /// Posted pages for which there was no room at first.
         fault_overflows = "fault_overflows",
-        /// Those that were taken back.
+        /// Posted pages that were withdrawn.
         fault_cancelled = "fault_cancelled",
-        /// Granules that were to move because an engine missed a page of them.
+        /// Granules that were to move because an engine missed a page in them.
         granules = "service_granules",
-        /// Pages that were to move with them.
+        /// Pages that were to move together with such granules.
         prefetched = "service_prefetched_pages",
-        /// Blocks that an engine has accessed often enough.
+        /// Blocks that an engine has accessed often enough to move them.
         hot_blocks = "service_hot_blocks",
         /// How often an engine has left a granule alone for a while.
         naps = "service_naps",
         /// How often an engine has used a granule where it was.
         pins = "service_pins",
-        /// Faults of CPUs that waited for the end of a time slice.
+        /// CPU faults that waited for the end of a time slice.
         timeslices = "service_timeslices",
-        /// Passes again, because pages were locked or referenced.
+        /// Retried passes, because pages were locked or referenced.
         retry_busy = "retry_busy",
-        /// Passes again, because there was no room.
+        /// Retried passes, because there was no room.
         retry_no_room = "retry_no_room",
-        /// Passes again, because a huge page may be shared.
+        /// Retried passes, because a huge page may be shared.
         retry_shared = "retry_shared",
-        /// Migrations that failed with an error of the copy.
+        /// Migrations that failed with a copy error.
         fail_io = "fail_migrate_io",
-        /// Migrations that failed for lack of memory.
+        /// Migrations that failed because of a lack of memory.
         fail_no_memory = "fail_migrate_no_memory",
         /// Pages that stayed where they were.
         stayed = "fail_migrate_stayed_pages",
-        /// Device faults that were not allowed.
+        /// Device faults that failed because the access was not allowed.
         fail_device_fault_no_access = "fail_device_fault_no_access",
-        /// Faults of CPUs that ended in SIGBUS.
+        /// CPU faults that ended in SIGBUS.
         fail_cpu_fault_bus_error = "fail_cpu_fault_bus_error",
     }
 }
 
 numbers! {
-    /// What an open file has done, and how much it has mapped.
+    /// The statistics of an open file, and how much it maps.
     FileStats {
         /// A number that no other open file has.
         client = "drm-client-id",
-        /// KiB in the memory of the device that it has mapped for this file.
+        /// KiB in device memory that the device maps for this file.
         mapped_device_kib = "drm-resident-vram0",
-        /// KiB of other memory that it has mapped.
+        /// KiB of other memory that the device maps for this file.
         mapped_system_kib = "drm-resident-memory",
         /// Pages that commands of this file have moved to the device.
         out = "dmirror-out-pages",
-        /// Pages that commands of this file have brought back.
+        /// Pages that commands of this file have moved back.
         back = "dmirror-back-pages",
-        /// Pages that came back because the device wanted to write.
+        /// Pages that moved back because the device wanted to write.
         back_device_fault = "dmirror-device-fault-pages",
         /// Windows that the device has faulted in.
         device_faults = "dmirror-device-faults",
         /// Changes to the page tables of the process.
         invalidations = "dmirror-invalidations",
-        /// Pages that the device lost by them.
+        /// Pages that the device lost through these changes.
         invalidated = "dmirror-invalidated-pages",
     }
 }
 
 impl Stats {
-    /// Reads what device `name`, such as `hmm_dmirror0`, has done; `None` where
-    /// there is no such file, or it may not be read.
+    /// Reads the statistics of device `name`, such as `hmm_dmirror0`; `None` if there is no such
+    /// file, or it may not be read.
     ///
     /// # Errors
     ///
-    /// As for [`parse`](Self::parse), and what reading the file fails with.
+    /// As for [`parse`](Self::parse), or the error of reading the file.
     pub fn of(name: &str) -> io::Result<Option<Self>> {
         read(name, "stats")?.map_or(Ok(None), |text| Self::parse(&text).map(Some))
     }
@@ -218,12 +217,12 @@ impl Stats {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Pages that moved to the device.
+    /// Returns the number of pages that moved to the device.
     pub fn out(&self) -> u64 {
         self.out_request + self.out_device_fault
     }
 
-    /// Pages that came back, for whatever reason.
+    /// Returns the number of pages that moved back, for whatever reason.
     pub fn back(&self) -> u64 {
         self.back_request
             + self.back_device_fault
@@ -233,7 +232,7 @@ impl Stats {
             + self.back_unload
     }
 
-    /// Which sums do not agree. They need to only while no page moves.
+    /// Returns the sums that do not agree. They must agree only while no page moves.
     pub fn disagreements(&self) -> Vec<String> {
         let kib = 4;
         let sums = [

@@ -16,7 +16,7 @@ use nix::libc;
 use crate::range::page_size;
 use crate::sys::swap;
 
-/// What the header calls the area, so that a later run knows it again.
+/// The label of the area in its header, by which a later run recognises it.
 const LABEL: &[u8; 16] = b"dmirror-client\0\0";
 
 /// Offsets into the header page (union swap_header of the kernel).
@@ -34,13 +34,12 @@ pub struct SwapArea {
 }
 
 impl SwapArea {
-    /// Makes a swap area of the block device at `path`, and switches it on.
+    /// Creates a swap area on the block device at `path`, and switches it on.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` if something uses the device, `AlreadyExists` if it does
-    /// not begin with an empty page, so that it may hold data; what opening the
-    /// device and swapon fail with.
+    /// `ResourceBusy` if something uses the device; `AlreadyExists` if its first page is not empty,
+    /// since it may contain data; the error of opening the device or of swapon.
     pub fn on_blank(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let mut device = File::options()
@@ -75,16 +74,16 @@ impl SwapArea {
         })
     }
 
-    /// How many pages it holds.
+    /// Returns the number of pages of the area.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Brings back what was swapped to it, and switches it off.
+    /// Moves swapped pages back to memory, and switches the area off.
     ///
     /// # Errors
     ///
-    /// What swapoff fails with.
+    /// The error of swapoff.
     pub fn off(mut self) -> io::Result<()> {
         self.on = false;
         swap::off(&self.path)?;

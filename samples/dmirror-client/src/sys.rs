@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All unsafe code of the user space: memory mappings, the ioctl, fork.
+//! All unsafe code in user space: memory mappings, ioctl, fork.
 //!
-//! What is here has safe functions only; the types keep what the system calls
-//! demand. Whoever adds to it keeps to one operation a block.
+//! This module exports only safe functions; the types uphold the requirements of the system calls.
+//! Code here has one unsafe operation per block.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod compat;
@@ -58,35 +58,35 @@ use crate::range::page_size;
 ///
 /// # Invariants
 ///
-/// `outer` is page aligned, as is `outer_len`, not 0, and all of it is mapped by
-/// this value alone: no Rust object and no other value lies in it. The usable
-/// part is inside it, and may be accessed whenever its protection allows.
+/// `outer` and `outer_len` are page aligned, and `outer_len` is not 0. This value alone owns the
+/// mapping: no Rust object and no other value lies in it. The usable part is inside, and may be
+/// accessed whenever its protection allows.
 pub(crate) struct Mapping {
     outer: NonNull<c_void>,
     outer_len: usize,
-    /// Bytes of guard before the usable part.
+    /// Number of guard bytes before the usable part.
     lead: usize,
-    /// Bytes of the usable part.
+    /// Number of bytes of the usable part.
     len: usize,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread.
+// SAFETY: A mapping belongs to the process, not to a thread.
 unsafe impl Send for Mapping {}
 
-// SAFETY: access through a shared reference is atomic, or a system call, which
-// the kernel serialises.
+// SAFETY: Access through a shared reference is atomic, or a system call, which the kernel
+// serialises.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes, readable and writable, at a multiple of `align`, with
-    /// a guard page on either side.
+    /// Maps `len` bytes, readable and writable, at a multiple of `align`, with a guard page on
+    /// either side.
     pub(crate) fn new(backing: &Backing, len: usize, align: usize) -> io::Result<Self> {
         let mapping = Self::reserve(len, align)?;
         mapping.commit(backing, 0, len)?;
         Ok(mapping)
     }
 
-    /// Takes inaccessible addresses with room for `len` bytes and two guards.
+    /// Reserves inaccessible addresses with room for `len` bytes and two guards.
     fn reserve(len: usize, align: usize) -> io::Result<Self> {
         let guard = page_size();
         let outer_len = len
@@ -95,7 +95,7 @@ impl Mapping {
             .filter(|_| len > 0 && len % guard == 0 && align.is_power_of_two())
             .ok_or(Errno::EINVAL)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: without MAP_FIXED the kernel picks addresses that nothing uses.
+        // SAFETY: Without MAP_FIXED, the kernel picks unused addresses.
         let outer = unsafe { mmap_anonymous(None, outer_len, ProtFlags::PROT_NONE, flags) }?;
         let start = (outer.as_ptr() as usize + guard).next_multiple_of(align);
         Ok(Self {
@@ -106,7 +106,7 @@ impl Mapping {
         })
     }
 
-    /// Maps `backing` over `len` bytes from `offset` on of the usable part.
+    /// Maps `backing` over `len` bytes of the usable part, from `offset` on.
     pub(crate) fn commit(&self, backing: &Backing, offset: usize, len: usize) -> io::Result<()> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let at = NonZeroUsize::new(self.at(offset, len).as_ptr() as usize);
@@ -120,27 +120,28 @@ impl Mapping {
         };
         let flags = flags | MapFlags::MAP_FIXED;
         match file {
-            // SAFETY: the addresses replaced are this value's own, by its invariant,
-            // and any content is valid for words that are accessed by atomics.
+            // SAFETY: The replaced addresses belong to this value, by the type invariant, and any
+            // content is valid for words that are accessed atomically.
             Some(file) => unsafe { mmap(at, len, prot, flags, file, 0) },
-            // SAFETY: as above.
+            // SAFETY: The replaced addresses belong to this value, by the type invariant, and any
+            // content is valid for words that are accessed atomically.
             None => unsafe { mmap_anonymous(at, len, prot, flags) },
         }?;
         Ok(())
     }
 
-    /// The address of the usable part.
+    /// Returns the address of the usable part.
     pub(crate) fn addr(&self) -> usize {
         self.outer.as_ptr() as usize + self.lead
     }
 
-    /// Its length in bytes.
+    /// Returns the length of the usable part in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The address `offset` bytes into the usable part, of which `len` bytes
-    /// from there on are inside.
+    /// Returns the address `offset` bytes into the usable part. `len` bytes from there on must be
+    /// inside.
     fn at(&self, offset: usize, len: usize) -> NonNull<c_void> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
         assert!(
@@ -148,7 +149,7 @@ impl Mapping {
             "{len} bytes at {offset} are outside of {} bytes",
             self.len
         );
-        // SAFETY: the result is within the mapping, as has just been checked.
+        // SAFETY: The result is inside the mapping, as checked above.
         unsafe { self.outer.byte_add(self.lead + offset) }
     }
 
@@ -159,26 +160,28 @@ impl Mapping {
 
     pub(crate) fn load(&self, index: usize) -> u64 {
         let word = self.word(index).as_ptr();
-        // SAFETY: the word is aligned and inside the mapping, which outlives this
-        // function and which Rust code accesses by atomics only.
+        // SAFETY: The word is aligned and inside the mapping, which outlives this function and
+        // which Rust code accesses only atomically.
         let word = unsafe { AtomicU64::from_ptr(word) };
-        // ORDERING: nothing is published through a word.
+        // ORDERING: Relaxed: a word publishes no other data.
         word.load(Ordering::Relaxed)
     }
 
     pub(crate) fn store(&self, index: usize, value: u64) {
         let word = self.word(index).as_ptr();
-        // SAFETY: as in `load`.
+        // SAFETY: The word is aligned and inside the mapping, which outlives this function and
+        // which Rust code accesses only atomically.
         let word = unsafe { AtomicU64::from_ptr(word) };
-        // ORDERING: nothing is published through a word.
+        // ORDERING: Relaxed: a word publishes no other data.
         word.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn fetch_add(&self, index: usize, number: u64) -> u64 {
         let word = self.word(index).as_ptr();
-        // SAFETY: as in `load`.
+        // SAFETY: The word is aligned and inside the mapping, which outlives this function and
+        // which Rust code accesses only atomically.
         let word = unsafe { AtomicU64::from_ptr(word) };
-        // ORDERING: nothing is published through a word.
+        // ORDERING: Relaxed: a word publishes no other data.
         word.fetch_add(number, Ordering::Relaxed)
     }
 
@@ -193,7 +196,7 @@ impl Mapping {
             Protection::Read => ProtFlags::PROT_READ,
             Protection::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
         };
-        // SAFETY: the pages are this value's own; no reference into them exists.
+        // SAFETY: The pages belong to this value, and no reference into them exists.
         unsafe { mprotect(self.at(offset, len), len, prot) }?;
         Ok(())
     }
@@ -201,14 +204,14 @@ impl Mapping {
     pub(crate) fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
         let advice = memory::number_of(advice);
         let at = self.at(offset, len).as_ptr();
-        // SAFETY: the pages are this value's own, and any content is valid for
-        // words that are accessed by atomics.
+        // SAFETY: The pages belong to this value, and any content is valid for words that are
+        // accessed atomically.
         let answer = unsafe { libc::madvise(at, len, advice) };
         Errno::result(answer)?;
         Ok(())
     }
 
-    /// Cuts off the part from byte `offset` on, a multiple of the page size.
+    /// Splits off the part from byte `offset` on, a multiple of the page size.
     pub(crate) fn split_off(&mut self, offset: usize) -> Self {
         assert_eq!(offset % page_size(), 0, "cut inside a page");
         let tail = Self {
@@ -217,7 +220,7 @@ impl Mapping {
             lead: 0,
             len: self.len - offset,
         };
-        // INVARIANT: the two values share out what the one had.
+        // INVARIANT: The two values divide the old mapping between them.
         self.outer_len = self.lead + offset;
         self.len = offset;
         tail
@@ -228,23 +231,23 @@ impl Mapping {
         let target = Self::reserve(len, page_size())?;
         let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
         let to = Some(target.at(0, target.len));
-        // SAFETY: both ranges are owned here, and no reference into them exists.
+        // SAFETY: Both ranges are owned here, and no reference into them exists.
         unsafe { mremap(self.at(0, self.len), self.len, len, flags, to) }?;
         self.unmap_guards()?;
         Ok(target)
     }
 
-    /// Lets go of the guards alone: the usable part has moved away.
+    /// Unmaps only the guards, because the usable part has moved away.
     fn unmap_guards(self) -> io::Result<()> {
         let this = ManuallyDrop::new(self);
         let tail = this.lead + this.len;
         if this.lead > 0 {
-            // SAFETY: these pages are this value's own, and it ends here.
+            // SAFETY: These pages belong to this value, which ends here.
             unsafe { munmap(this.outer, this.lead) }?;
         }
         if this.outer_len > tail {
             let behind = this.at(this.len, 0);
-            // SAFETY: as above.
+            // SAFETY: These pages belong to this value, which ends here.
             unsafe { munmap(behind, this.outer_len - tail) }?;
         }
         Ok(())
@@ -253,7 +256,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: all of it is this value's own, and no reference into it exists.
+        // SAFETY: The whole mapping belongs to this value, and no reference into it exists.
         let answer = unsafe { munmap(self.outer, self.outer_len) };
         debug_assert_eq!(answer, Ok(()));
     }
@@ -266,9 +269,9 @@ pub(crate) fn ioctl<T: Argument>(
     argument: &mut T,
 ) -> Result<(), Errno> {
     let request = abi::request::<T>(nr);
-    // SAFETY: the request names a struct of this size, which `argument` is. The
-    // kernel writes to it and to its pointer, which `Device::call` has taken from
-    // memory that it holds for writing and that is long enough.
+    // SAFETY: The request number contains the size of the struct, which is that of `argument`. The
+    // kernel writes to the struct and to its buffer, which `Device::call` has taken from memory
+    // that it may write to and that is long enough.
     let answer = unsafe { libc::ioctl(device.as_raw_fd(), request, argument) };
     Errno::result(answer).map(drop)
 }
@@ -283,29 +286,29 @@ pub(crate) fn ioctl_at(
     if size > argument.len() {
         return Err(Errno::E2BIG);
     }
-    // What cannot be read here, the kernel does not read there either.
+    // What cannot be read here, the kernel cannot read there either.
     let ptr = peek(argument.addr() + offset_of!(dmirror_cmd, ptr)).unwrap_or(0);
     if ptr != 0 && !abi::takes_no_pointer(nr) {
         return Err(Errno::EADDRNOTAVAIL);
     }
     let request = nix::request_code_readwrite!(abi::DMIRROR_IOC_MAGIC, nr, size);
     let at = argument.at(0, size).as_ptr();
-    // SAFETY: the kernel reads and writes `size` bytes of the mapping, which is
-    // for any content, or fails where it is not accessible. The struct's pointer
-    // is null, as has just been checked, or it has none: nothing else is written.
+    // SAFETY: The kernel accesses `size` bytes of the mapping, which may have any content, or fails
+    // if they are not accessible. The struct's pointer is null, as checked above, or the struct has
+    // none, so nothing else is written.
     let answer = unsafe { libc::ioctl(device.as_raw_fd(), request, at) };
     Errno::result(answer).map(drop)
 }
 
-/// Reads a word of this process whatever the protection of its page.
+/// Reads a word of this process, whatever the protection of its page.
 fn peek(addr: usize) -> io::Result<u64> {
     let mut word = [0; size_of::<u64>()];
     File::open("/proc/self/mem")?.read_exact_at(&mut word, addr as u64)?;
     Ok(u64::from_ne_bytes(word))
 }
 
-/// Whether this thread is the only one of the process. A thread that has been
-/// joined may be seen for a moment longer, so this looks more than once.
+/// Returns whether this thread is the only one of the process. A joined thread may be visible a
+/// moment longer, so this looks more than once.
 fn is_single_threaded() -> bool {
     let threads = || std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
     (0..50).any(|_| {
@@ -317,20 +320,19 @@ fn is_single_threaded() -> bool {
     })
 }
 
-/// Forks; `body` runs in the child, which exits with its result, or with 101 if
-/// it panics.
+/// Forks; `body` runs in the child, which exits with its result, or with 101 if it panics.
 pub(crate) fn fork(body: impl FnOnce() -> i32) -> Result<Pid, Errno> {
-    // A child of a program with several threads must not even allocate.
+    // The child of a program with several threads must not even allocate.
     if !is_single_threaded() {
         return Err(Errno::EDEADLK);
     }
-    // SAFETY: this is the only thread, so the child finds all locks and all data
-    // as they should be.
+    // SAFETY: This is the only thread, so the child finds all locks and all data in a consistent
+    // state.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
-            // SAFETY: ending the process is always sound; nothing is dropped.
+            // SAFETY: Ending the process is always sound; nothing is dropped.
             unsafe { libc::_exit(code) }
         }
     }
@@ -338,23 +340,23 @@ pub(crate) fn fork(body: impl FnOnce() -> i32) -> Result<Pid, Errno> {
 
 /// Opens a descriptor that is readable once the child `pid` has ended.
 pub(crate) fn pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
-    // SAFETY: the system call takes two integers and touches no memory.
+    // SAFETY: The system call takes two integers and accesses no memory.
     let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let fd = Errno::result(answer)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: The kernel has just created this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// A file whose pages the kernel itself cannot reach: `memfd_secret(2)`.
+/// Creates a file whose pages the kernel itself cannot access: `memfd_secret(2)`.
 ///
 /// # Errors
 ///
-/// `ENOSYS` where the kernel has none, or what the system call fails with.
+/// `ENOSYS` if the kernel does not support it, or the error of the system call.
 pub fn secret_file() -> io::Result<File> {
-    // SAFETY: the system call takes an integer and touches no memory.
+    // SAFETY: The system call takes an integer and accesses no memory.
     let answer = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
     let fd = Errno::result(answer)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: The kernel has just created this descriptor for us.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     Ok(fd.into())
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's trace events, in a buffer of one's own, so that nobody else's tracing is
-//! disturbed. Documentation/tracing.md says what they mean.
+//! The module's trace events, in a trace buffer of its own, so that other tracing is not disturbed.
+//! Documentation/tracing.md describes the events.
 //!
-//! An event is decoded by its format file, which the kernel has for each: one that this library
-//! has never heard of has its fields like any other.
+//! An event is decoded with its format file, which the kernel provides: so even an event that this
+//! library does not know has its fields.
 //!
 //! # Examples
 //!
@@ -36,24 +36,24 @@ use nix::libc;
 
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// A trace buffer with what is switched on in it. Removed on drop.
+/// A trace buffer, in which events can be switched on. Drop removes it.
 #[derive(Debug)]
 pub struct Trace {
     folder: PathBuf,
     pipe: File,
     formats: BTreeMap<String, Format>,
-    /// What has been read of a line that has not ended.
+    /// The part of a line that has been read so far.
     rest: Vec<u8>,
     lost: u64,
     /// The names of threads.
     tasks: BTreeMap<i32, String>,
 }
 
-/// What stands for the name of a thread that the kernel has not noted, as it does when it switches
-/// to another one.
+/// The placeholder for the name of a thread that the kernel has not recorded, which it does when it
+/// switches to another thread.
 const NAMELESS: &str = "<...>";
 
-/// The fields of an event, by its format file.
+/// The fields of an event, from its format file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Format {
     fields: Vec<String>,
@@ -66,14 +66,14 @@ pub enum Value {
     Number(i64),
     /// An address.
     Address(u64),
-    /// A word, such as that of a cause.
+    /// A word, for example that of a cause.
     Word(String),
 }
 
-/// Something that has happened.
+/// An event that was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When: microseconds since the machine was started.
+    /// Its time: microseconds since boot.
     pub micros: u64,
     /// Its name.
     pub name: String,
@@ -81,7 +81,7 @@ pub struct Event {
     pub task: String,
     /// The number of that thread.
     pub tid: i32,
-    /// The processor.
+    /// The CPU number.
     pub cpu: u32,
     /// The fields, in the order of the format file.
     pub fields: Vec<(String, Value)>,
@@ -111,7 +111,7 @@ impl Value {
 }
 
 impl Format {
-    /// Reads a format file.
+    /// Parses a format file.
     pub fn parse(text: &str) -> Self {
         let fields = text
             .lines()
@@ -124,8 +124,8 @@ impl Format {
         }
     }
 
-    /// Takes `name=value name=value` apart. A value ends where the next field begins, so that it
-    /// may have blanks in it. What the format file does not name, but the text does, follows.
+    /// Splits `name=value name=value`. A value ends where the next field of the format begins, so
+    /// it may contain blanks. If the text has no field of the format, splits it at blanks.
     fn decode(&self, text: &str) -> Vec<(String, Value)> {
         let mut found: Vec<(usize, usize, &str)> = Vec::new();
         for field in &self.fields {
@@ -148,7 +148,7 @@ impl Format {
     }
 }
 
-/// Where `field=` begins a word of `text`.
+/// Returns the positions at which `field=` begins a word of `text`.
 fn starts_of<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = usize> + 'a {
     text.match_indices(field)
         .map(|(start, _)| start)
@@ -168,8 +168,8 @@ fn words(text: &str) -> Vec<(String, Value)> {
 }
 
 impl Event {
-    /// Reads a line `task-tid [cpu] flags seconds: name: field=value …`. A task's name may have
-    /// anything in it.
+    /// Parses a line `task-tid [cpu] flags seconds: name: field=value …`. The name of a task may
+    /// contain anything.
     fn parse(line: &str, formats: &BTreeMap<String, Format>) -> Option<Self> {
         line.match_indices(" [").find_map(|(bracket, _)| {
             let (task, tid) = line[..bracket].trim().rsplit_once('-')?;
@@ -191,12 +191,12 @@ impl Event {
         })
     }
 
-    /// A field as it is printed.
+    /// Returns a field as text.
     pub fn text(&self, field: &str) -> Option<String> {
         self.value(field).map(Value::to_string)
     }
 
-    /// A field that is a number.
+    /// Returns a field that is a number.
     pub fn number(&self, field: &str) -> Option<i64> {
         match self.value(field)? {
             Value::Number(number) => Some(*number),
@@ -205,7 +205,7 @@ impl Event {
         }
     }
 
-    /// A field's value.
+    /// Returns the value of a field.
     pub fn value(&self, field: &str) -> Option<&Value> {
         let mut fields = self.fields.iter();
         fields.find_map(|(name, value)| (name == field).then_some(value))
@@ -213,11 +213,11 @@ impl Event {
 }
 
 impl Trace {
-    /// Makes an empty buffer in which nothing is switched on. Its name begins with `name`.
+    /// Creates an empty buffer in which no event is switched on. Its name begins with `name`.
     ///
     /// # Errors
     ///
-    /// `NotFound` if tracefs is not mounted, `PermissionDenied` if this is not root.
+    /// `NotFound` if tracefs is not mounted, `PermissionDenied` without root.
     pub fn new(name: &str) -> io::Result<Self> {
         let folder = instances()?.join(format!("{name}-{}", std::process::id()));
         fs::create_dir(&folder)?;
@@ -236,25 +236,26 @@ impl Trace {
             lost: 0,
             tasks: BTreeMap::new(),
         };
-        // Comparable with what programs measure, and the same on all processors.
+        // Comparable with what programs measure, and consistent on all CPUs.
         trace.write("trace_clock", "mono")?;
         Ok(trace)
     }
 
-    /// Makes room for so many KiB a processor, before what was not read gives way.
+    /// Sets the buffer size to `kib` KiB per CPU; when it is full, the oldest unread events are
+    /// overwritten.
     ///
     /// # Errors
     ///
-    /// What writing the file fails with: `OutOfMemory`.
+    /// The error of writing the file: `OutOfMemory`.
     pub fn make_room(&self, kib: u32) -> io::Result<()> {
         self.write("buffer_size_kb", &kib.to_string())
     }
 
-    /// Switches on an event of a trace system, or all that the system has; returns their names.
+    /// Switches on one event of a trace system, or all of them; returns their names.
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such event, as while the module is not loaded.
+    /// `NotFound` if there is no such event, for example because the module is not loaded.
     pub fn switch_on(&mut self, system: &str, event: Option<&str>) -> io::Result<Vec<String>> {
         let system = Path::new("events").join(system);
         let mut names = Vec::new();
@@ -282,11 +283,11 @@ impl Trace {
         Ok(names)
     }
 
-    /// Takes what has happened since, oldest first. Does not wait.
+    /// Takes the events since the last call, oldest first. Does not wait.
     ///
     /// # Errors
     ///
-    /// What reading the buffer fails with.
+    /// The error of reading the buffer.
     pub fn take(&mut self) -> io::Result<Vec<Event>> {
         let mut piece = [0; 1 << 16];
         loop {
@@ -299,7 +300,7 @@ impl Trace {
                     _ => return Err(error),
                 },
             }
-            // What is being written all the time would be read all the time.
+            // Bounded, because a buffer that is written to continuously would never be empty.
             if self.rest.len() > 64 * piece.len() {
                 break;
             }
@@ -321,7 +322,8 @@ impl Trace {
         Ok(events)
     }
 
-    /// A program may be seen first when it has no name yet, so all of the events count.
+    /// The first event of a program may be recorded before its name is, so all events are
+    /// considered.
     fn note_names(&mut self, events: &[Event]) {
         for event in events.iter().filter(|event| event.task != NAMELESS) {
             self.tasks.insert(event.tid, event.task.clone());
@@ -336,7 +338,7 @@ impl Trace {
         })
     }
 
-    /// How many events had to give way to others before they were read.
+    /// Returns how many events were overwritten before they were read.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -346,7 +348,7 @@ impl Trace {
     }
 }
 
-/// The kernel removes no buffer that is being read, so the pipe is closed first.
+/// The kernel does not remove a buffer that is being read, so the pipe is closed first.
 impl Drop for Trace {
     fn drop(&mut self) {
         if let Ok(null) = File::open("/dev/null") {
@@ -356,7 +358,7 @@ impl Drop for Trace {
     }
 }
 
-/// Where buffers are made.
+/// Returns the directory in which buffers are created.
 fn instances() -> io::Result<PathBuf> {
     let mut answer = io::ErrorKind::NotFound.into();
     for folder in TRACEFS {
@@ -370,7 +372,7 @@ fn instances() -> io::Result<PathBuf> {
     Err(answer)
 }
 
-/// Reads lines; returns how many events they say were lost.
+/// Parses lines; returns the events, and how many more the lines report as lost.
 fn parse(text: &str, formats: &BTreeMap<String, Format>) -> (Vec<Event>, u64) {
     let mut lost = 0;
     let mut events = Vec::new();

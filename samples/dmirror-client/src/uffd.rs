@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults answered by the program itself: userfaultfd(2).
+//! Faults that the program itself handles: userfaultfd(2).
 
 use std::io;
 use std::ops::Range;
@@ -23,7 +23,7 @@ use crate::sys::uffd;
 /// Which faults of a registered range are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Those on holes.
+    /// Faults on holes.
     Missing,
     /// Writes to pages that [`Uffd::protect`] has protected.
     WriteProtect,
@@ -31,7 +31,7 @@ pub enum Mode {
     Both,
 }
 
-/// A fault that waits for an answer.
+/// A fault that waits to be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The page-aligned address.
@@ -47,12 +47,12 @@ pub struct Fault {
 pub struct Uffd(OwnedFd);
 
 impl Uffd {
-    /// Opens one.
+    /// Opens a userfaultfd.
     ///
     /// # Errors
     ///
-    /// `EPERM` where only root may answer faults of the kernel, `ENOSYS` or
-    /// `EINVAL` where the kernel lacks a feature that this uses.
+    /// `EPERM` if only root may handle faults of the kernel; `ENOSYS` or `EINVAL` if the kernel
+    /// lacks a required feature.
     pub fn new() -> io::Result<Self> {
         let fd = uffd::open()?;
         let features = raw::UFFD_FEATURE_PAGEFAULT_FLAG_WP | raw::UFFD_FEATURE_MOVE;
@@ -60,11 +60,11 @@ impl Uffd {
         Ok(Self(fd))
     }
 
-    /// Has faults on pages of `region` reported.
+    /// Makes the kernel report faults on pages of `region`.
     ///
     /// # Errors
     ///
-    /// What `UFFDIO_REGISTER` fails with.
+    /// The error of `UFFDIO_REGISTER`.
     pub fn register(&self, region: &Region, pages: Range<usize>, mode: Mode) -> Result<(), Errno> {
         let mode = match mode {
             Mode::Missing => raw::UFFDIO_REGISTER_MODE_MISSING,
@@ -75,33 +75,33 @@ impl Uffd {
         uffd::register(self.0.as_fd(), region.mapping(), offset, len, mode)
     }
 
-    /// Fills holes of `region` from page `page` on with copies of `bytes`, whole
-    /// pages, and wakes who waits for them; returns the pages copied.
+    /// Fills holes of `region` from page `page` on with copies of `bytes`, which are whole pages,
+    /// and wakes the waiting threads; returns the number of pages copied.
     ///
     /// # Errors
     ///
-    /// What `UFFDIO_COPY` fails with: `EEXIST` where there is a page.
+    /// The error of `UFFDIO_COPY`: `EEXIST` if there is a page already.
     pub fn copy(&self, region: &Region, page: usize, bytes: &[u8]) -> Result<usize, Errno> {
         let offset = page * page_size();
         Ok(uffd::copy(self.0.as_fd(), region.mapping(), offset, bytes)? / page_size())
     }
 
-    /// Fills holes of `region` with zeroes, and wakes who waits for them.
+    /// Fills holes of `region` with zeros, and wakes the waiting threads.
     ///
     /// # Errors
     ///
-    /// What `UFFDIO_ZEROPAGE` fails with: `EEXIST` where there is a page.
+    /// The error of `UFFDIO_ZEROPAGE`: `EEXIST` if there is a page already.
     pub fn zero(&self, region: &Region, pages: Range<usize>) -> Result<(), Errno> {
         let (offset, len) = bytes_of(pages);
         uffd::zero(self.0.as_fd(), region.mapping(), offset, len)
     }
 
-    /// Moves pages of `from` to holes of `to`, from page `page` on, and wakes who
-    /// waits for them; returns the pages moved.
+    /// Moves pages of `from` to holes of `to`, from page `page` on, and wakes the waiting threads;
+    /// returns the number of pages moved.
     ///
     /// # Errors
     ///
-    /// What `UFFDIO_MOVE` fails with.
+    /// The error of `UFFDIO_MOVE`.
     pub fn move_pages(
         &self,
         from: &Region,
@@ -115,12 +115,12 @@ impl Uffd {
         Ok(moved / page_size())
     }
 
-    /// Protects pages of `region` against writing; or takes the protection off
-    /// and wakes who waits for that.
+    /// Write-protects pages of `region`; or removes the protection and wakes the threads that wait
+    /// for that.
     ///
     /// # Errors
     ///
-    /// What `UFFDIO_WRITEPROTECT` fails with.
+    /// The error of `UFFDIO_WRITEPROTECT`.
     pub fn protect(&self, region: &Region, pages: Range<usize>, on: bool) -> Result<(), Errno> {
         // UFFDIO_WRITEPROTECT_MODE_WP of the kernel's header.
         let mode = u64::from(on);
@@ -128,11 +128,11 @@ impl Uffd {
         uffd::protect(self.0.as_fd(), region.mapping(), offset, len, mode)
     }
 
-    /// Waits for a fault, `limit` at most.
+    /// Waits for a fault, at most for `limit`.
     ///
     /// # Errors
     ///
-    /// What poll and reading fail with.
+    /// The error of poll, or of reading.
     pub fn wait(&self, limit: Duration) -> Result<Option<Fault>, Errno> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(

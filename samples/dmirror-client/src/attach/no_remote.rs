@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls of another process, where nobody has written how they are made.
+//! System calls in another process, for architectures without an implementation.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// Never made.
+/// Never created.
 pub(super) struct Remote<'m>(&'m File, Infallible);
 
 impl<'m> Remote<'m> {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that another process is made to call.
+//! System calls that another process is made to perform.
 //!
-//! A stopped thread gets other registers, which lead to a `syscall` instruction of the vDSO, and
-//! is stopped again when that has returned. No code of the program is changed, so other threads
-//! may run meanwhile. Signals wait.
+//! A stopped thread gets other registers, which lead it to a `syscall` instruction of the vDSO, and
+//! it is stopped again when the system call has returned. No code of the program changes, so other
+//! threads may run meanwhile. Signals wait.
 
 use std::fs;
 use std::fs::File;
@@ -28,28 +28,29 @@ use crate::sys::ptrace::wait_stop;
 /// The instruction `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// Bytes below the stack pointer that the program may use: the red zone.
+/// Number of bytes below the stack pointer that the program may use: the red zone.
 const RED_ZONE: u64 = 128;
 
 /// The code segment of 64-bit programs.
 const USER_CS: u64 = 0x33;
 
-/// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end).
+/// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end) at
+/// the end.
 pub(super) struct Remote<'m> {
     pid: Pid,
     memory: &'m File,
-    /// What the thread goes on with.
+    /// The registers with which the thread continues.
     registers: user_regs_struct,
-    /// Its signal mask.
+    /// The thread's signal mask.
     mask: u64,
-    /// Where the instruction is.
+    /// The address of the instruction.
     syscall: u64,
-    /// It was sent a SIGSTOP, which was kept from it.
+    /// Whether the thread was sent a SIGSTOP, which was withheld.
     is_stopped: bool,
 }
 
 impl<'m> Remote<'m> {
-    /// Begins with a thread that is stopped, and whose memory `memory` is.
+    /// Takes over a stopped thread; `memory` is the memory of its process.
     pub(super) fn begin(pid: i32, memory: &'m File) -> io::Result<Self> {
         let thread = Pid::from_raw(pid);
         let registers = ptrace::getregs(thread)?;
@@ -71,7 +72,7 @@ impl<'m> Remote<'m> {
         })
     }
 
-    /// Maps `len` bytes of new memory, and returns the address.
+    /// Maps `len` bytes of new memory, and returns their address.
     pub(super) fn map(&mut self, len: u64) -> io::Result<u64> {
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
@@ -82,7 +83,7 @@ impl<'m> Remote<'m> {
     pub(super) fn open(&mut self, path: &Path) -> io::Result<i32> {
         let mut name = path.as_os_str().as_bytes().to_vec();
         name.push(0);
-        // Below what is in use of the stack; what stands there is put back all the same.
+        // Below the part of the stack that is in use; its content is restored nevertheless.
         let at = (self.registers.rsp - RED_ZONE - name.len() as u64) & !15;
         let mut before = vec![0; name.len()];
         self.memory.read_exact_at(&mut before, at)?;
@@ -101,10 +102,10 @@ impl<'m> Remote<'m> {
             .map(drop)
     }
 
-    /// Has the thread go on, as soon as it is continued, where it was.
+    /// Restores the thread, so that it continues where it was as soon as it is resumed.
     ///
-    /// It is stopped where the kernel looks for signals: so that calls again, or ends, the system
-    /// call that it was in, as if nothing had been.
+    /// The thread is stopped where the kernel checks for signals, so the kernel restarts or ends
+    /// the system call that the thread was in, as if nothing had happened.
     pub(super) fn end(self) -> io::Result<()> {
         let thread = self.pid.as_raw();
         ptrace::interrupt(self.pid)?;
@@ -126,7 +127,7 @@ impl<'m> Remote<'m> {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         let registers = user_regs_struct {
             rax: number as u64,
-            // It is in no system call that could be called again.
+            // It is in no system call that could be restarted.
             orig_rax: u64::MAX,
             rip: self.syscall,
             rdi,
@@ -143,15 +144,16 @@ impl<'m> Remote<'m> {
             go_on(self.pid.as_raw(), Way::ToSystemCall, 0)?;
             let status = wait_stop(self.pid.as_raw())?;
             let signal = libc::WSTOPSIG(status);
-            // Not the end of a call: SIGSTOP, the only signal that is not masked, or a stop of its
-            // group.
+            // Not the end of a call, but SIGSTOP, the only unmasked signal, or a stop of the
+            // thread's group.
             if signal != libc::SIGTRAP | 0x80 {
                 self.is_stopped |= signal == libc::SIGSTOP && status >> 16 == 0;
                 continue;
             }
             let now = ptrace::getregs(self.pid)?;
             if now.rip != after {
-                // The end of the call that it was stopped in, whose result is in a register now.
+                // The end of the call in which the thread was stopped; its result is now in a
+                // register.
                 ptrace::setregs(self.pid, registers)?;
                 continue;
             }

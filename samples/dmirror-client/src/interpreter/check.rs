@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which packets are well formed, by the table of Documentation/device.md.
+//! Which packets are well formed, according to the table in Documentation/device.md.
 
 use crate::packet::Opcode;
 use crate::packet::Packet;
 use crate::packet::flag;
 use crate::range::page_size;
 
-/// Whether an engine accepts a packet. One that it does not fails before it does anything.
+/// Returns whether an engine accepts a packet. It fails any other packet before it does anything.
 pub fn is_well_formed(packet: &Packet) -> bool {
     Opcode::of_number(packet.opcode).is_some_and(|opcode| {
         has_nothing_else(packet, opcode) && values_fit(packet, opcode) && fits(packet, opcode)
     })
 }
 
-/// Whether all flags and members that the opcode does not name are 0.
+/// Returns whether all flags and members that the opcode does not use are 0.
 fn has_nothing_else(packet: &Packet, opcode: Opcode) -> bool {
     let flags = match opcode {
         Opcode::Random => flag::RANDOM_WRITE,
@@ -50,7 +50,7 @@ fn has_nothing_else(packet: &Packet, opcode: Opcode) -> bool {
             .all(|(named, member)| named || member == 0)
 }
 
-/// Whether the members are aligned, and numbers those that are allowed.
+/// Returns whether the members are aligned, and the numbers are allowed.
 fn values_fit(packet: &Packet, opcode: Opcode) -> bool {
     let page = page_size() as u64;
     match opcode {
@@ -75,7 +75,7 @@ fn values_fit(packet: &Packet, opcode: Opcode) -> bool {
     }
 }
 
-/// Whether no range wraps around.
+/// Returns whether no range wraps around.
 fn fits(packet: &Packet, opcode: Opcode) -> bool {
     let Packet {
         dst,
@@ -101,7 +101,7 @@ fn fits(packet: &Packet, opcode: Opcode) -> bool {
         .all(|(addr, len)| addr.checked_add(len).is_some())
 }
 
-/// The size of the word of an ATOMIC.
+/// Returns the size of the word of an ATOMIC packet.
 fn atomic_size(packet: &Packet) -> u64 {
     match packet.flags & flag::ATOMIC_64 {
         0 => 4,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process as the interpreter has it: pages with content and protection.
+//! Memory of a process in the interpreter: pages with content and protection.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,8 +24,8 @@ struct Page {
 pub struct Image(BTreeMap<u64, Page>);
 
 impl Image {
-    /// Maps the pages that hold `bytes.len()` bytes from `addr` on, with those bytes there and
-    /// zeroes around them. Pages that are mapped keep what they have around them.
+    /// Maps the pages that contain `bytes.len()` bytes from `addr` on, with those bytes there and
+    /// zeros around them. Pages that are already mapped keep their other content.
     pub fn map(&mut self, addr: u64, bytes: &[u8], protection: Protection) {
         let mut bytes = bytes;
         for (at, len) in parts(addr, bytes.len() as u64) {
@@ -41,17 +41,17 @@ impl Image {
         }
     }
 
-    /// Maps pages of a region, with what they hold now: reading them faults them in.
+    /// Maps pages of a region, with their current content: reading them faults them in.
     ///
     /// # Panics
     ///
-    /// If the pages are not all inside.
+    /// If not all of the pages are inside the region.
     pub fn map_region(&mut self, region: &Region, pages: Range<usize>, protection: Protection) {
         let addr = region.addr() + (pages.start * page_size()) as u64;
         self.map(addr, &region.to_bytes(pages), protection);
     }
 
-    /// Changes what may be done with those of the pages that hold `len` bytes from `addr` on.
+    /// Changes the protection of the mapped pages that contain `len` bytes from `addr` on.
     pub fn protect(&mut self, addr: u64, len: u64, protection: Protection) {
         for (at, len) in parts(addr, len) {
             if let Some(page) = self.0.get_mut(&place(at, len).0) {
@@ -60,20 +60,20 @@ impl Image {
         }
     }
 
-    /// Unmaps the pages that hold `len` bytes from `addr` on.
+    /// Unmaps the pages that contain `len` bytes from `addr` on.
     pub fn unmap(&mut self, addr: u64, len: u64) {
         for (at, len) in parts(addr, len) {
             self.0.remove(&place(at, len).0);
         }
     }
 
-    /// Adds the pages of another image, which replace those that are in both.
+    /// Adds the pages of another image, which replace pages at the same addresses.
     pub fn join(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// What is in `len` bytes from `addr` on, whatever their protection; `None` if not all of
-    /// them are mapped.
+    /// Returns `len` bytes from `addr` on, whatever their protection; `None` if not all of them are
+    /// mapped.
     pub fn bytes(&self, addr: u64, len: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(len);
         for (at, len) in parts(addr, len as u64) {
@@ -83,14 +83,14 @@ impl Image {
         Some(bytes)
     }
 
-    /// The word of 8 bytes at `addr`, whatever its protection.
+    /// Returns the word of 8 bytes at `addr`, whatever its protection.
     pub fn word(&self, addr: u64) -> Option<u64> {
         let bytes = self.bytes(addr, 8)?.try_into().ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 }
 
-/// The number of the page that holds `len` bytes from `at` on, and where in it they are.
+/// Returns the number of the page that contains `len` bytes from `at` on, and their position in it.
 fn place(at: u64, len: usize) -> (u64, Range<usize>) {
     let page = page_size() as u64;
     let start = (at % page) as usize;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every operation, every form that is malformed, and every way to fail.
+//! Every operation, every malformed packet, and every way to fail.
 
 mod random;
 
@@ -10,8 +10,8 @@ use crate::program::malformed;
 use crate::program::well_formed;
 use crate::region::Protection;
 
-/// Four pages to read and write, a read-only one, one without access, a hole, and a page
-/// behind it. Packets lie elsewhere.
+/// Four writable pages, a read-only one, one without access, a hole, and a page behind it. The
+/// packets are elsewhere.
 const DATA: u64 = 0x10_000;
 const READ_ONLY: u64 = DATA + 0x4000;
 const HIDDEN: u64 = DATA + 0x5000;
@@ -35,7 +35,7 @@ fn image() -> Image {
     image
 }
 
-/// Executes packets once, one after the other, and shows what they left.
+/// Executes packets once, one after the other, and returns the outcome and the memory afterwards.
 fn execute(mut image: Image, packets: &[Packet]) -> (Outcome, Image) {
     let mut code = image.clone();
     code.map(CODE, &packet::bytes(packets), Protection::Read);
@@ -45,7 +45,7 @@ fn execute(mut image: Image, packets: &[Packet]) -> (Outcome, Image) {
     (outcome, image)
 }
 
-/// What is in `len` bytes from `addr` on after some packets, which must succeed.
+/// Returns `len` bytes from `addr` on after some packets, which must succeed.
 fn after(packets: &[Packet], addr: u64, len: usize) -> Vec<u8> {
     let (outcome, image) = execute(image(), packets);
     assert_eq!(outcome, Outcome::done(packets.len() as u64), "{packets:x?}");
@@ -56,8 +56,7 @@ fn word_after(packets: &[Packet], addr: u64) -> u64 {
     u64::from_le_bytes(after(packets, addr, 8).try_into().unwrap())
 }
 
-/// Checks that a packet fails, and leaves all as it was but for `written`, bytes from an
-/// address on.
+/// Checks that a packet fails and changes nothing except `written`, the bytes from an address on.
 fn fails_after(packet: Packet, errno: Errno, access: Access, addr: u64, written: (u64, &[u8])) {
     let (outcome, seen) = execute(image(), &[packet]);
     assert_eq!(
@@ -85,7 +84,7 @@ fn fill_repeats_the_value_from_the_first_byte_on() {
     assert_eq!(bytes[..3], old[..3]);
     assert_eq!(bytes[3..14], [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]);
     assert_eq!(bytes[14..], old[14..]);
-    // Across a border of pages the value goes on.
+    // The value continues across a page boundary.
     let bytes = after(
         &[Packet::fill(DATA + PAGE - 3, 6, 0x0807_0605_0403_0201)],
         DATA + PAGE - 3,
@@ -126,7 +125,7 @@ fn sum_fills_the_last_word_up() {
     assert_eq!(sum(DATA, 16), u64::MAX - 1);
     assert_eq!(sum(DATA, 19), (u64::MAX - 1).wrapping_add(5 | (6 << 16)));
     assert_eq!(sum(DATA + 13, 6), 0x0600_05ff_ffff_u64);
-    // The naive sum, over pages and from an odd address.
+    // The naive sum, across pages and from an odd address.
     let words: Vec<u8> = content(DATA + 0x1001, 0x1ffd);
     let naive = words.chunks(8).fold(0_u64, |sum, word| {
         let mut whole = [0; 8];
@@ -155,7 +154,7 @@ fn chase_ends_at_null_or_after_its_times() {
     assert_eq!(chase(DATA, 8, 3), (0, 3));
     assert_eq!(chase(DATA, 8, u64::MAX), (0, 3));
     assert_eq!(chase(0, 8, 5), (0, 0));
-    // Only the sum is aligned, and it may wrap.
+    // Only the sum of pointer and offset is aligned, and it may wrap around.
     assert_eq!(chase(DATA + 7, 1, 1), (DATA + 0x100, 1));
     assert_eq!(chase(DATA + 16, 8_u64.wrapping_neg(), 1), (DATA + 0x100, 1));
 }
@@ -163,7 +162,7 @@ fn chase_ends_at_null_or_after_its_times() {
 #[test]
 fn random_reads_and_writes_what_its_numbers_say() {
     let zero = Packet::fill(DATA, 0x1000, 0);
-    // The first two numbers of seed 1, of which bit 32 is clear, then set, decide.
+    // Bit 32 decides; it is clear in the first number of seed 1 and set in the second.
     let numbers = |seed: u64| {
         let next = |s: u64| {
             s.wrapping_mul(6_364_136_223_846_793_005)
@@ -192,7 +191,7 @@ fn random_reads_and_writes_what_its_numbers_say() {
         }
         assert_eq!(image.word(DATA + 0x1000), Some(checksum));
     }
-    // Without the flag nothing changes but dst.
+    // Without the flag, nothing changes except dst.
     let packet = Packet::random(DATA, READ_ONLY, 0x1000, 100, 3);
     assert_eq!(
         after(&[packet], DATA + 8, 0x3ff8),
@@ -243,13 +242,13 @@ fn atomic_changes_its_word_alone() {
     assert_eq!(cas(eight, 0x1_ffff_ffff, 7), (7, 0x1_ffff_ffff));
     assert_eq!(cas(eight, 0xffff_ffff, 7), (0x1_ffff_ffff, 0x1_ffff_ffff));
     assert_eq!(cas(four, u64::MAX, 7 | high), (0x1_0000_0007, 0xffff_ffff));
-    // value2 counts with CAS alone.
+    // value2 counts only with CAS.
     let ignored = Packet {
         value2: 5,
         ..Packet::add(eight, word, 1, 1, DATA)
     };
     assert_eq!(atomic(ignored), (0x2_0000_0000, 0x1_ffff_ffff));
-    // More often than once: the second finds what the first wrote.
+    // More than once: the second operation finds what the first one wrote.
     let twice = Packet {
         len: 2,
         ..Packet::compare_and_swap(eight, word, 0x1_ffff_ffff, 7, DATA)
@@ -273,7 +272,7 @@ fn prefetch_and_spin_leave_memory_as_it_is() {
 fn jump_goes_on_elsewhere() {
     let add = |word| Packet::add(Width::Eight, word, 1, 1, 0);
     let mut image = image();
-    // Two packets for ever, and one that is not reached.
+    // Two packets in an endless loop, and one that is not reached.
     let packets = [add(DATA), Packet::jump(CODE), add(DATA + 8)];
     image.map(CODE, &packet::bytes(&packets), Protection::Read);
     image.map(DATA, &[0; 16], Protection::ReadWrite);
@@ -282,7 +281,7 @@ fn jump_goes_on_elsewhere() {
         (image.word(DATA), image.word(DATA + 8)),
         (Some(501), Some(0))
     );
-    // The last packet of a job may go anywhere.
+    // The last packet of a job may jump anywhere.
     image.map(CODE, &Packet::jump(HOLE).to_bytes(), Protection::Read);
     assert_eq!(run(&mut image, CODE, 1), Outcome::done(1));
     let outcome = Outcome::failed(1, Errno::EFAULT, Access::Fetch, HOLE);
@@ -309,7 +308,7 @@ fn a_packet_may_write_the_next() {
 #[test]
 fn what_was_done_before_a_fault_stays() {
     let (fault, none) = (Errno::EFAULT, &[][..]);
-    // Reads of a hole and of what may not be read, at once and later.
+    // Reads of a hole and of unreadable memory, at the start and later.
     for (src, at) in [
         (HOLE, HOLE),
         (HIDDEN + 5, HIDDEN + 5),
@@ -318,7 +317,7 @@ fn what_was_done_before_a_fault_stays() {
     ] {
         fails(Packet::sum(DATA, src, 0x2000), fault, Access::Read, at);
     }
-    // Writes likewise, and to what may only be read.
+    // Writes to the same memory, and to read-only memory.
     let filled = vec![1; 0x800];
     let value = 0x0101_0101_0101_0101;
     fails(
@@ -335,7 +334,7 @@ fn what_was_done_before_a_fault_stays() {
         READ_ONLY,
         (READ_ONLY - 0x800, &filled),
     );
-    // COPY goes on up to the failing page of either side.
+    // COPY continues up to the failing page of either side.
     let (from, to) = (HIDDEN - 0x800, DATA + 0x400);
     fails_after(
         Packet::copy(to, from, 0x1000),
@@ -352,7 +351,7 @@ fn what_was_done_before_a_fault_stays() {
         READ_ONLY,
         (to, &content(DATA, 0x400)),
     );
-    // Where both sides fail it is the read.
+    // If both sides fail, the read is reported.
     fails(Packet::copy(HOLE, HIDDEN, 8), fault, Access::Read, HIDDEN);
     // A result that cannot be written, as a whole or in its second half.
     fails(
@@ -375,7 +374,7 @@ fn what_was_done_before_a_fault_stays() {
         READ_ONLY,
         (READ_ONLY - 8, &pointer),
     );
-    // Pointers to nowhere, and crooked ones.
+    // Pointers to unmapped memory, and misaligned ones.
     fails(
         Packet::chase(DATA, HOLE, 8, 1),
         fault,
@@ -388,7 +387,7 @@ fn what_was_done_before_a_fault_stays() {
         Access::Read,
         DATA + 4,
     );
-    // Atomic operations, also such as would change nothing.
+    // Atomic operations, including some that would change nothing.
     fails(
         Packet::add(Width::Four, HOLE + 4, 1, 1, 0),
         fault,
@@ -419,7 +418,7 @@ fn what_was_done_before_a_fault_stays() {
         HOLE,
         (DATA, none),
     );
-    // RANDOM with only one word, which one of the two accesses finds.
+    // RANDOM on a single word, which one of the accesses hits.
     let packet = Packet::random_write(DATA, READ_ONLY, 8, 64, 1);
     fails(packet, Errno::EPERM, Access::Write, READ_ONLY);
     let packet = Packet::random(DATA, HOLE, 8, 1, 1);

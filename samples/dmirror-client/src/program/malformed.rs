@@ -7,22 +7,22 @@ use crate::packet::Packet;
 use crate::packet::Width;
 use crate::range::page_size;
 
-/// Members of a packet, as words of it.
+/// Members of a packet, by their word index.
 const DST: usize = 1;
 const SRC: usize = 2;
 const LEN: usize = 3;
 const VALUE: usize = 4;
 const VALUE2: usize = 5;
 
-/// The packet with another value in one member.
+/// Returns the packet with another value in one member.
 fn with(packet: Packet, member: usize, value: u64) -> Packet {
     let mut words = packet.to_words();
     words[member] = value;
     Packet::from_words(words)
 }
 
-/// A packet of each opcode, in their order, that is well formed. They work on a page of memory
-/// at `data`.
+/// Returns a well-formed packet of each opcode, in their order. They access a page of memory at
+/// `data`.
 pub fn well_formed(data: u64) -> [Packet; 10] {
     [
         Packet::fill(data, 8, 1),
@@ -38,8 +38,7 @@ pub fn well_formed(data: u64) -> [Packet; 10] {
     ]
 }
 
-/// What is wrong, one thing at a time, with packets that would work on a page of memory at
-/// `data`.
+/// Returns packets with one error each, which would otherwise work on a page of memory at `data`.
 pub fn malformed(data: u64) -> Vec<Packet> {
     let mut packets = unknown_numbers(data);
     packets.extend(members_that_are_not_named(data));
@@ -48,7 +47,7 @@ pub fn malformed(data: u64) -> Vec<Packet> {
     packets
 }
 
-/// Opcodes and flags that nobody has defined.
+/// Undefined opcodes and flags.
 fn unknown_numbers(data: u64) -> Vec<Packet> {
     let mut packets: Vec<Packet> = [0, 11, 0x101, u32::MAX]
         .map(|opcode| Packet {
@@ -68,7 +67,7 @@ fn unknown_numbers(data: u64) -> Vec<Packet> {
     packets
 }
 
-/// Members that the opcode does not name, of which one is not 0.
+/// Packets in which one member that the opcode does not use is not 0.
 fn members_that_are_not_named(data: u64) -> Vec<Packet> {
     let unnamed: [&[usize]; 10] = [
         &[SRC, VALUE2],
@@ -85,7 +84,7 @@ fn members_that_are_not_named(data: u64) -> Vec<Packet> {
     let mut packets = Vec::new();
     for (packet, unnamed) in well_formed(data).into_iter().zip(unnamed) {
         packets.extend([6, 7].map(|reserved| with(packet, reserved, 1)));
-        // Aligned, whatever an address has to be.
+        // Aligned as any address must be.
         let value = page_size() as u64;
         packets.extend(unnamed.iter().map(|member| with(packet, *member, value)));
     }
@@ -123,7 +122,7 @@ fn ranges_that_wrap_around(data: u64) -> Vec<Packet> {
     ]
 }
 
-/// Ranges that overlap, crooked addresses, lengths that are too large or none.
+/// Overlapping ranges, misaligned addresses, and lengths that are too large or 0.
 fn numbers_that_are_not_allowed(data: u64) -> Vec<Packet> {
     let [
         _,

@@ -21,7 +21,7 @@ use crate::abi::Argument;
 /// The number of ioctl for 32-bit programs (arch/x86/entry/syscalls/syscall_32.tbl).
 const IOCTL: libc::c_int = 54;
 
-/// A struct where 32-bit programs can have one.
+/// A struct at an address that 32-bit programs can use.
 struct Low<T>(NonNull<T>);
 
 impl<T> Low<T> {
@@ -30,7 +30,7 @@ impl<T> Low<T> {
     fn new() -> Result<Self, Errno> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT;
-        // SAFETY: without MAP_FIXED the kernel picks addresses that nothing uses.
+        // SAFETY: Without MAP_FIXED, the kernel picks unused addresses.
         let at = unsafe { mmap_anonymous(None, Self::LEN, prot, flags) }?;
         Ok(Self(at.cast()))
     }
@@ -38,14 +38,14 @@ impl<T> Low<T> {
 
 impl<T> Drop for Low<T> {
     fn drop(&mut self) {
-        // SAFETY: the page is this value's own, and no reference into it exists.
+        // SAFETY: The page belongs to this value, and no reference into it exists.
         let answer = unsafe { munmap(self.0.cast(), Self::LEN.get()) };
         debug_assert_eq!(answer, Ok(()));
     }
 }
 
-/// Sends command `nr` with `argument`, whose pointer must be null, by the entry for
-/// 32-bit programs. A kernel without one ends the process with SIGSEGV.
+/// Sends command `nr` with `argument`, whose pointer must be null, through the entry for 32-bit
+/// programs. A kernel without that entry ends the process with SIGSEGV.
 pub(crate) fn ioctl<T: Argument>(
     device: BorrowedFd<'_>,
     nr: u32,
@@ -55,13 +55,13 @@ pub(crate) fn ioctl<T: Argument>(
         return Err(Errno::EADDRNOTAVAIL);
     }
     let low = Low::new()?;
-    // SAFETY: the page is mapped for writing, aligned, and nobody else's.
+    // SAFETY: The page is writable, aligned, and used by nobody else.
     unsafe { low.0.write(*argument) };
     let fd = device.as_raw_fd() as u64;
     let answer: libc::c_int;
-    // SAFETY: the kernel reads and writes the struct, and nothing else, since its
-    // pointer is null; the registers that the entry may change are named, and
-    // rbx, which the compiler does not lend, is put back.
+    // SAFETY: The kernel accesses the struct, and nothing else, since its pointer is null. The
+    // registers that the entry may change are declared, and rbx, which the compiler does not allow
+    // as an operand, is restored.
     unsafe {
         asm!(
             "xchg rbx, {fd}",
@@ -77,7 +77,8 @@ pub(crate) fn ioctl<T: Argument>(
             out("r11") _,
         );
     }
-    // SAFETY: as above; the kernel has left a struct of numbers there.
+    // SAFETY: The page is readable, aligned, and used by nobody else; the kernel has left a struct
+    // of numbers there.
     *argument = unsafe { low.0.read() };
     if answer < 0 {
         return Err(Errno::from_raw(-answer));

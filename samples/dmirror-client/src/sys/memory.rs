@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What else a program does to its mappings: advice, mremap, locks, NUMA policy.
+//! Further operations on mappings: advice, mremap, mlock, NUMA policy.
 
 use std::io;
 use std::ptr;
@@ -18,10 +18,10 @@ use crate::mman::Advice;
 use crate::range::PageRange;
 use crate::range::page_size;
 
-/// Not in libc for every target.
+/// libc does not define it for every target.
 const MADV_COLLAPSE: c_int = 25;
 
-/// The number of an advice for madvise(2).
+/// Returns the number of an advice for madvise(2).
 pub(super) fn number_of(advice: Advice) -> c_int {
     match advice {
         Advice::Huge => libc::MADV_HUGEPAGE,
@@ -43,15 +43,14 @@ pub(super) fn number_of(advice: Advice) -> c_int {
 }
 
 impl Mapping {
-    /// Moves the pages of the usable part to a new mapping, and leaves this one
-    /// empty.
+    /// Moves the pages of the usable part to a new mapping, and leaves this one empty.
     pub(crate) fn take_pages(&self) -> io::Result<Self> {
         let target = Self::reserve(self.len, page_size())?;
         let flags =
             MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED | MRemapFlags::MREMAP_DONTUNMAP;
         let to = Some(target.at(0, target.len));
-        // SAFETY: both ranges are owned here; the old one stays mapped, and any
-        // content is valid for words that are accessed by atomics.
+        // SAFETY: Both ranges are owned here; the old one stays mapped, and any content is valid
+        // for words that are accessed atomically.
         unsafe { mremap(self.at(0, self.len), self.len, self.len, flags, to) }?;
         Ok(target)
     }
@@ -60,10 +59,10 @@ impl Mapping {
     pub(crate) fn lock(&self, offset: usize, len: usize, lock: bool) -> io::Result<()> {
         let at = self.at(offset, len);
         if lock {
-            // SAFETY: the pages are this value's own, and their content stays.
+            // SAFETY: The pages belong to this value, and their content stays.
             unsafe { mlock(at, len) }?;
         } else {
-            // SAFETY: as above.
+            // SAFETY: The pages belong to this value, and their content stays.
             unsafe { munlock(at, len) }?;
         }
         Ok(())
@@ -75,8 +74,8 @@ impl Mapping {
         const MPOL_MF_MOVE: u32 = 2;
         let nodes: u64 = 1_u64.checked_shl(node).ok_or(Errno::EINVAL)?;
         let at = self.at(offset, len).as_ptr();
-        // SAFETY: the pages are this value's own, and their content stays; the
-        // kernel reads 64 bits of `nodes`, less one, as it counts them.
+        // SAFETY: The pages belong to this value, and their content stays; the kernel reads 64 bits
+        // of `nodes`, since it subtracts one from the number that it is given.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_mbind,
@@ -93,13 +92,13 @@ impl Mapping {
     }
 }
 
-/// Asks the kernel on which NUMA node each page of `range` is, or, if `to` names
-/// a node, has it moved there (move_pages). A page's answer is its node, or an
+/// Returns the NUMA node of each page of `range`. If `to` is given, first moves the pages to that
+/// node (move_pages). The result for a page is its node, or a negative errno.
 /// errno below zero.
 ///
 /// # Errors
 ///
-/// What move_pages fails with.
+/// The error of move_pages.
 pub fn nodes_of(range: PageRange, to: Option<i32>) -> io::Result<Vec<i32>> {
     const MPOL_MF_MOVE: c_int = 2;
     let pages: Vec<usize> = range
@@ -109,8 +108,8 @@ pub fn nodes_of(range: PageRange, to: Option<i32>) -> io::Result<Vec<i32>> {
     let nodes = to.map(|node| vec![node; pages.len()]);
     let mut status = vec![i32::MIN; pages.len()];
     let wanted = nodes.as_ref().map_or(ptr::null(), |nodes| nodes.as_ptr());
-    // SAFETY: the three arrays have as many entries as the kernel is told; it
-    // writes to the last one alone. Where a page lies changes nothing for Rust.
+    // SAFETY: The three arrays have as many entries as the kernel is told; it writes only to the
+    // last one. Moving pages between nodes does not affect Rust code.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_move_pages,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests with any numbers in them, kept away from the memory of Rust.
+//! Requests with arbitrary numbers, kept away from memory that Rust uses.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -18,19 +18,19 @@ use crate::mman::Backing;
 use crate::mman::Protection;
 use crate::range::page_size;
 
-/// Inaccessible bytes behind the usable ones: where a buffer goes that is longer.
+/// Number of inaccessible bytes behind the usable ones, for buffers that are too long.
 const TAIL: usize = 1 << 36;
 
-/// No program has memory from here on, unless it asks for it (5 levels of page
-/// tables), nor below [`LOW_END`] (mmap_min_addr).
+/// No program has memory above this address, unless it asks for it (5-level page tables), or below
+/// [`LOW_END`] (mmap_min_addr).
 const USER_END: u64 = 1 << 47;
 const LOW_END: u64 = 1 << 16;
 
-/// How far a request may reach from an address outside of the playground.
+/// How far a request may reach from an address outside the playground.
 const FEW_BYTES: u64 = 1 << 15;
 
-/// Memory whose content means nothing, with nothing behind it for 64 GiB, and
-/// requests that reach nothing else of this process.
+/// Memory whose content has no meaning, with no accessible memory behind it for 64 GiB, and
+/// requests that access no other memory of this process.
 pub struct Playground {
     mapping: Mapping,
     len: usize,
@@ -41,33 +41,33 @@ impl Playground {
     ///
     /// # Errors
     ///
-    /// What mmap fails with.
+    /// The error of mmap.
     pub fn new(len: usize) -> io::Result<Self> {
         let mapping = Mapping::reserve(len + TAIL, 2 << 20)?;
         mapping.commit(&Backing::Anonymous, 0, len)?;
         Ok(Self { mapping, len })
     }
 
-    /// The first address.
+    /// Returns the first address.
     pub fn addr(&self) -> u64 {
         self.mapping.addr() as u64
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Changes what the program may do with `pages` pages from page `page` on.
+    /// Changes the protection of `pages` pages from page `page` on.
     ///
     /// # Errors
     ///
-    /// What mprotect fails with.
+    /// The error of mprotect.
     ///
     /// # Panics
     ///
-    /// If they are not all inside.
+    /// If not all of the pages are inside.
     pub fn protect(&self, page: usize, pages: usize, protection: Protection) -> io::Result<()> {
         assert!((page + pages) * page_size() <= self.len, "page {page}");
         let (offset, len) = (page * page_size(), pages * page_size());
@@ -78,7 +78,7 @@ impl Playground {
     ///
     /// # Panics
     ///
-    /// If it is not inside.
+    /// If the word is not inside.
     pub fn load(&self, index: usize) -> u64 {
         assert!(index < self.len / 8, "word {index}");
         self.mapping.load(index)
@@ -88,21 +88,21 @@ impl Playground {
     ///
     /// # Panics
     ///
-    /// If it is not inside.
+    /// If the word is not inside.
     pub fn store(&self, index: usize, word: u64) {
         assert!(index < self.len / 8, "word {index}");
         self.mapping.store(index, word);
     }
 
-    /// Sends any request with any argument to any file that takes no other
-    /// pointers than those of this ABI.
+    /// Sends any request with any argument to any file whose requests use no other pointers than
+    /// those of this ABI.
     ///
-    /// The struct is made of `words` if `argument` lies inside with room for it.
+    /// The struct is made from `words` if `argument` lies inside with room for it.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; `EADDRNOTAVAIL` for what could reach memory of
-    /// this process outside, which is not sent.
+    /// The error of the kernel; `EADDRNOTAVAIL` for a request that could access memory of this
+    /// process outside the playground, which is not sent.
     pub fn request(
         &self,
         file: BorrowedFd<'_>,
@@ -113,7 +113,7 @@ impl Playground {
         let [addr, ptr, npages, ..] = words;
         let size = page_size() as u64;
         let bytes = npages.saturating_mul(size).min(self.len as u64);
-        // Wherever the struct is, it holds these words or what was there before.
+        // Wherever the struct is, it contains these words or its earlier content.
         self.confine(argument, 1 << 14)?;
         self.confine(addr, bytes)?;
         self.confine(ptr, bytes)?;
@@ -127,24 +127,24 @@ impl Playground {
         } else if (LOW_END..USER_END).contains(&argument) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        // SAFETY: the kernel accesses the struct, the range and the buffer that it
-        // names. All of them lie in the playground, whose content means nothing and
-        // which is accessed by atomics only, or where this process has no memory,
-        // as has just been checked; a range that runs out of the playground meets
-        // its inaccessible tail first, which the kernel does not pass.
+        // SAFETY: The kernel accesses the struct, and the range and the buffer in it. As checked
+        // above, each of them lies in the playground, whose content has no meaning and which is
+        // accessed only atomically, or where this process has no memory. A range that exceeds the
+        // playground reaches its inaccessible tail first, beyond which the kernel does not
+        // continue.
         let answer = unsafe { libc::ioctl(file.as_raw_fd(), request as c_ulong, argument) };
         Errno::result(answer)
     }
 
-    /// Sends a command about queues with any struct to a device. The packets that it may name
-    /// are followed by the device.
+    /// Sends a command for queues with any struct to a device. The device accesses the packets that
+    /// the struct may refer to.
     ///
-    /// The struct is made of `words` if `argument` lies inside with room for it.
+    /// The struct is made from `words` if `argument` lies inside with room for it.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; `EADDRNOTAVAIL` for a command that is none about queues, and for
-    /// what could reach memory of this process outside, which is not sent.
+    /// The error of the kernel; `EADDRNOTAVAIL` for a command that is not for queues, or that could
+    /// access memory of this process outside the playground, which is not sent.
     pub fn request_queues(
         &self,
         device: &Device,
@@ -168,22 +168,22 @@ impl Playground {
             return refused;
         }
         let request = abi::request::<[u8; 40]>(number);
-        // SAFETY: the kernel accesses the struct, and no memory that this names. It is at most as
-        // long as a page, and lies in the playground, whose content means nothing and which is
-        // accessed by atomics only, with nothing accessible behind it; or where this process has
-        // no memory, as has just been checked.
+        // SAFETY: The kernel accesses only the struct, and no memory that it refers to. The struct
+        // is no longer than a page. As checked above, it lies in the playground, whose content has
+        // no meaning, which is accessed only atomically, and which has nothing accessible behind
+        // it; or where this process has no memory.
         let answer = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), request, argument) };
         Errno::result(answer).map(drop)
     }
 
-    /// Where `len` bytes from `addr` on are in the usable part.
+    /// Returns the offset of `len` bytes from `addr` on in the usable part.
     fn offset(&self, addr: u64, len: usize) -> Option<usize> {
         let offset = usize::try_from(addr.checked_sub(self.addr())?).ok()?;
         let end = offset.checked_add(len)?;
         (end <= self.len).then_some(offset)
     }
 
-    /// Refuses addresses from which `bytes` bytes reach memory outside.
+    /// Refuses addresses from which `bytes` bytes could reach memory outside.
     fn confine(&self, addr: u64, bytes: u64) -> Result<(), Errno> {
         let inside = (self.addr()..self.addr() + self.len as u64).contains(&addr);
         let nowhere = !(LOW_END..USER_END).contains(&addr);

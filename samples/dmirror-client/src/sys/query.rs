@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel says of pages in answer to system calls.
+//! System calls that ask the kernel about pages.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -16,51 +16,50 @@ use nix::libc;
 
 use crate::range::PageRange;
 
-/// Whether each page of `range` is in memory, by mincore(2).
+/// Returns whether each page of `range` is in memory, from mincore(2).
 ///
 /// # Errors
 ///
-/// What the system call fails with: `ENOMEM` if a part is not mapped.
+/// The error of the system call: `ENOMEM` if a part is not mapped.
 pub fn mincore(range: PageRange) -> Result<Vec<bool>, Errno> {
     let mut answer = vec![0; range.pages() as usize];
     let (at, len) = (range.addr() as *mut libc::c_void, range.bytes() as usize);
-    // SAFETY: the kernel writes a byte a page to `answer`, which has as many. It
-    // does not access the pages.
+    // SAFETY: The kernel writes one byte per page to `answer`, which has as many bytes. It does not
+    // access the pages.
     Errno::result(unsafe { libc::mincore(at, len, answer.as_mut_ptr()) })?;
     Ok(answer.into_iter().map(|byte| byte & 1 != 0).collect())
 }
 
-/// What [`pagemap_scan`] looks for: bits out of `PAGE_IS_*` of linux/fs.h.
+/// What [`pagemap_scan`] looks for: bits from `PAGE_IS_*` of linux/fs.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan(u32);
 
 impl Scan {
     /// Pages of files.
     pub const FILE: Self = Self(PAGE_IS_FILE);
-    /// Pages that the CPU can reach.
+    /// Pages that CPUs can access.
     pub const PRESENT: Self = Self(PAGE_IS_PRESENT);
-    /// Pages that it cannot, since they are in swap space or elsewhere.
+    /// Pages that CPUs cannot access, since they are in swap space or elsewhere.
     pub const SWAPPED: Self = Self(PAGE_IS_SWAPPED);
     /// Pages written since the bits were cleared.
     pub const SOFT_DIRTY: Self = Self(PAGE_IS_SOFT_DIRTY);
 }
 
-/// Pages next to each other, which [`pagemap_scan`] found.
+/// Consecutive pages that [`pagemap_scan`] has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanned {
     /// The first address.
     pub start: u64,
-    /// The first address behind them.
+    /// The end address, exclusive.
     pub end: u64,
 }
 
-/// Finds the pages of `range` that are what `scan` says, by the ioctl
-/// PAGEMAP_SCAN of `/proc/self/pagemap`.
+/// Finds the pages of `range` that match `scan`, with the ioctl PAGEMAP_SCAN of
+/// `/proc/self/pagemap`.
 ///
 /// # Errors
 ///
-/// What opening the file and the ioctl fail with: `ENOTTY` on a kernel that has
-/// none.
+/// The error of opening the file or of the ioctl: `ENOTTY` on a kernel that does not have it.
 pub fn pagemap_scan(range: PageRange, scan: Scan) -> std::io::Result<Vec<Scanned>> {
     let file = File::open("/proc/self/pagemap")?;
     let mut found = vec![NOTHING; range.pages() as usize];
@@ -71,12 +70,12 @@ pub fn pagemap_scan(range: PageRange, scan: Scan) -> std::io::Result<Vec<Scanned
     Ok(found.iter().take(count).map(Scanned::of).collect())
 }
 
-/// Finds the pages of `range` in process `pid` that are somewhere: in memory, in swap
-/// space, or with a device. Neighbours are one entry, as far as they are of one kind.
+/// Finds the pages of `range` in process `pid` that are anywhere: in memory, in swap space, or on a
+/// device. Consecutive pages of the same kind are one entry.
 ///
 /// # Errors
 ///
-/// As for [`pagemap_scan`], and `EACCES` if the process is somebody else's.
+/// As for [`pagemap_scan`], and `EACCES` if the process belongs to another user.
 pub fn pagemap_scan_of(pid: i32, range: PageRange) -> std::io::Result<Vec<Scanned>> {
     const ROOM: usize = 256;
     let file = File::open(format!("/proc/{pid}/pagemap"))?;
@@ -86,7 +85,7 @@ pub fn pagemap_scan_of(pid: i32, range: PageRange) -> std::io::Result<Vec<Scanne
     let mut argument = arguments(range);
     argument.category_anyof_mask = kinds.into();
     argument.return_mask = kinds.into();
-    // The kernel stops where there is no room for another entry, and says where.
+    // The kernel stops when there is no room for another entry, and returns the address.
     while argument.start < range.end() {
         let count = send(&file, &mut argument, &mut room)?;
         all.extend(room.iter().take(count).map(Scanned::of));
@@ -113,7 +112,7 @@ impl Scanned {
     }
 }
 
-/// What PAGEMAP_SCAN is told to look at, for nothing yet.
+/// Returns the arguments of PAGEMAP_SCAN for a range, without any kind of page to look for.
 fn arguments(range: PageRange) -> pm_scan_arg {
     pm_scan_arg {
         size: size_of::<pm_scan_arg>() as u64,
@@ -140,8 +139,8 @@ fn send(
     argument.vec = found.as_mut_ptr() as u64;
     argument.vec_len = found.len() as u64;
     let request = nix::request_code_readwrite!(b'f', 16, size_of::<pm_scan_arg>());
-    // SAFETY: the request names a struct of this size and layout. The kernel
-    // writes to it, and to `found`, as many entries as it is told there are.
+    // SAFETY: The request number matches a struct of this size and layout. The kernel writes to it
+    // and, at most as many entries as it is told, to `found`.
     let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
     Errno::result(answer).map(|count| count as usize)
 }
@@ -152,7 +151,7 @@ mod tests {
     use crate::Region;
     use crate::page_size;
 
-    /// More ranges than there is room for in one answer.
+    /// More ranges than fit into one reply.
     #[test]
     fn finds_each_page_that_is_somewhere() {
         let pages = 1024;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads and writes by io_uring.
+//! Reads and writes through io_uring.
 
 use std::io;
 use std::ops::Range;
@@ -14,68 +14,67 @@ use nix::libc;
 
 use crate::region::Region;
 
-/// What a [`Ring`] shall do.
+/// An operation of a [`Ring`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// Read from the file to memory.
     Read,
     /// Write memory to the file.
     Write,
-    /// As `Read`, to the registered buffer.
+    /// Like `Read`, to the registered buffer.
     ReadFixed,
-    /// As `Write`, from the registered buffer.
+    /// Like `Write`, from the registered buffer.
     WriteFixed,
 }
 
-/// An io_uring that does one thing at a time.
+/// An io_uring with one operation at a time.
 pub struct Ring(IoUring);
 
 impl Ring {
-    /// Makes one.
+    /// Creates an io_uring.
     ///
     /// # Errors
     ///
-    /// What io_uring_setup fails with: `ENOSYS` or `EPERM` where there is none.
+    /// The error of io_uring_setup: `ENOSYS` or `EPERM` if it is not available.
     pub fn new() -> io::Result<Self> {
         IoUring::new(4).map(Self)
     }
 
-    /// Registers `region` as the buffer of [`Transfer::ReadFixed`] and
-    /// [`Transfer::WriteFixed`]: the kernel pins its pages.
+    /// Registers `region` as the buffer of [`Transfer::ReadFixed`] and [`Transfer::WriteFixed`]:
+    /// the kernel pins its pages.
     ///
     /// # Errors
     ///
-    /// What io_uring_register fails with.
+    /// The error of io_uring_register.
     pub fn register(&self, region: &Region) -> io::Result<()> {
         let buffer = libc::iovec {
             iov_base: region.addr() as *mut libc::c_void,
             iov_len: region.len(),
         };
-        // SAFETY: the pages pinned are the region's. Should it be unmapped before
-        // the buffer is used, the kernel works on the pages, not on what is mapped
-        // in their place.
+        // SAFETY: The pinned pages belong to the region. If the region is unmapped before the
+        // buffer is used, the kernel accesses those pages, not what is mapped in their place.
         unsafe { self.0.submitter().register_buffers(&[buffer]) }
     }
 
-    /// Takes the registration back.
+    /// Removes the registration.
     ///
     /// # Errors
     ///
-    /// What io_uring_register fails with: `ENXIO` if there is none.
+    /// The error of io_uring_register: `ENXIO` if there is no registration.
     pub fn unregister(&self) -> io::Result<()> {
         self.0.submitter().unregister_buffers()
     }
 
-    /// Moves the bytes of `pages` of `region` from or to `file` at `offset`, and
-    /// waits until that is done. Returns the number of bytes.
+    /// Transfers the bytes of `pages` of `region` from or to `file` at `offset`, and waits until
+    /// that is done. Returns the number of bytes.
     ///
     /// # Errors
     ///
-    /// What the operation fails with.
+    /// The error of the operation.
     ///
     /// # Panics
     ///
-    /// If the pages are not all inside of the region.
+    /// If not all of the pages are inside the region.
     pub fn transfer(
         &mut self,
         transfer: Transfer,
@@ -96,12 +95,12 @@ impl Ring {
                 .offset(offset)
                 .build(),
         };
-        // SAFETY: the memory is the region's, for any content, and both it and the
-        // file are borrowed until the operation has completed, below.
+        // SAFETY: The memory belongs to the region, which may have any content. Both the region and
+        // the file are borrowed until the operation has completed, below.
         unsafe { self.0.submission().push(&entry) }.map_err(io::Error::other)?;
         loop {
-            // An error may come after the operation was taken in: only its
-            // completion says that the kernel is done with the memory.
+            // An error may arrive after the kernel has accepted the operation: only the completion
+            // shows that it no longer uses the memory.
             let answer = self.0.submit_and_wait(1);
             if let Some(completion) = self.0.completion().next() {
                 let result = completion.result();
@@ -110,7 +109,7 @@ impl Ring {
             match answer {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     eprintln!("an operation of io_uring is neither done nor refused: {error}");
-                    // Unwinding would let the memory go.
+                    // Unwinding would free the memory.
                     std::process::abort()
                 }
                 _ => {}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Signals that are handled, and the stack on which they are.
+//! Signal handlers, and the stack on which they run.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -23,36 +23,37 @@ use crate::region::Region;
 static COUNTED: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count(_signal: libc::c_int) {
-    // ORDERING: nothing is published through the count.
+    // ORDERING: Relaxed: the count publishes no other data.
     COUNTED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Whether system calls that a signal has interrupted begin again, where they can.
+/// Whether system calls that were interrupted by a signal restart, if they can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// They do.
+    /// They restart.
     Yes,
-    /// They end.
+    /// They fail with `EINTR`.
     No,
 }
 
-/// Has this process count each `signal` from now on, and go on; on the stack of
+/// Makes this process count each `signal` from now on, and continue; on the stack of
 /// [`use_signal_stack`] if `on_stack`.
 ///
 /// # Errors
 ///
-/// What sigaction fails with.
+/// The error of sigaction.
 pub fn count_signals(signal: Signal, on_stack: bool) -> io::Result<()> {
     let mut flags = SaFlags::SA_RESTART;
     flags.set(SaFlags::SA_ONSTACK, on_stack);
     count_with(signal, flags)
 }
 
-/// As [`count_signals`], on the ordinary stack; `restart` says what becomes of system calls.
+/// Does the same as [`count_signals`], on the ordinary stack; `restart` determines what happens to
+/// interrupted system calls.
 ///
 /// # Errors
 ///
-/// What sigaction fails with.
+/// The error of sigaction.
 pub fn count_signals_as(signal: Signal, restart: Restart) -> io::Result<()> {
     count_with(
         signal,
@@ -65,36 +66,35 @@ pub fn count_signals_as(signal: Signal, restart: Restart) -> io::Result<()> {
 
 fn count_with(signal: Signal, flags: SaFlags) -> io::Result<()> {
     let action = SigAction::new(SigHandler::Handler(count), flags, SigSet::empty());
-    // SAFETY: the handler does no more than an atomic addition.
+    // SAFETY: The handler only performs an atomic addition.
     unsafe { sigaction(signal, &action) }?;
     Ok(())
 }
 
-/// Has `signal` do to this process what it does by default: the runtime of Rust
-/// looks at SIGBUS and SIGSEGV first, and lets the program try again once.
+/// Restores the default action of `signal` in this process: the Rust runtime handles SIGBUS and
+/// SIGSEGV first, and lets the program retry once.
 ///
 /// # Errors
 ///
-/// What sigaction fails with.
+/// The error of sigaction.
 pub fn default_signal(signal: Signal) -> io::Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: no code of this process runs for the signal.
+    // SAFETY: No code of this process runs for the signal.
     unsafe { sigaction(signal, &action) }?;
     Ok(())
 }
 
-/// How many signals have been counted.
+/// Returns how many signals have been counted.
 pub fn signals_counted() -> u32 {
-    // ORDERING: nothing is published through the count.
+    // ORDERING: Relaxed: the count publishes no other data.
     COUNTED.load(Ordering::Relaxed)
 }
 
-/// Makes `region` the stack for signals of this thread, for good, and says where
-/// it is.
+/// Makes `region` the signal stack of this thread, permanently, and returns its range.
 ///
 /// # Errors
 ///
-/// What sigaltstack fails with: `ENOMEM` if it is too small.
+/// The error of sigaltstack: `ENOMEM` if it is too small.
 pub fn use_signal_stack(region: Region) -> io::Result<PageRange> {
     // The thread may need it as long as it lives, so it is never unmapped.
     let region = ManuallyDrop::new(region);
@@ -103,8 +103,8 @@ pub fn use_signal_stack(region: Region) -> io::Result<PageRange> {
         ss_flags: 0,
         ss_size: region.len(),
     };
-    // SAFETY: the region is mapped and readable and writable; nothing else uses
-    // it, since it was given away.
+    // SAFETY: The region is mapped, readable and writable, and nothing else uses it, because this
+    // function has consumed it.
     Errno::result(unsafe { libc::sigaltstack(&stack, null_mut()) })?;
     Ok(region.range())
 }

@@ -16,8 +16,8 @@ use nix::libc::c_ulong;
 
 use super::Mapping;
 
-/// A struct that an ioctl of userfaultfd takes, which names memory of this
-/// program by nothing but what [`Mapping`]s own.
+/// A struct for an ioctl of userfaultfd. It refers only to memory of this program that [`Mapping`]s
+/// own.
 trait Argument {
     const REQUEST: c_ulong;
 }
@@ -40,24 +40,24 @@ arguments! {
     uffdio_writeprotect = raw::_UFFDIO_WRITEPROTECT;
 }
 
-/// Opens a userfaultfd that does not block.
+/// Opens a non-blocking userfaultfd.
 pub(crate) fn open() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // SAFETY: the system call takes an integer and touches no memory.
+    // SAFETY: The system call takes an integer and accesses no memory.
     let answer = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
     let fd = Errno::result(answer)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: The kernel has just created this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn ioctl<T: Argument>(uffd: BorrowedFd<'_>, argument: &mut T) -> Result<(), Errno> {
-    // SAFETY: the request names a struct of this type, and the functions below
-    // fill it with addresses in mappings only, where any content is valid.
+    // SAFETY: The request number matches a struct of this type, and the functions below fill it
+    // only with addresses in mappings, where any content is valid.
     let answer = unsafe { libc::ioctl(uffd.as_raw_fd(), T::REQUEST, argument) };
     Errno::result(answer).map(drop)
 }
 
-/// Agrees on the version and on `features`.
+/// Negotiates the version and `features`.
 pub(crate) fn api(uffd: BorrowedFd<'_>, features: u32) -> Result<(), Errno> {
     let mut argument = raw::uffdio_api {
         api: raw::UFFD_API.into(),
@@ -90,7 +90,7 @@ pub(crate) fn register(
     ioctl(uffd, &mut argument)
 }
 
-/// Fills holes with copies of `bytes`, whole pages; returns the bytes copied.
+/// Fills holes with copies of `bytes`, which are whole pages; returns the number of bytes copied.
 pub(crate) fn copy(
     uffd: BorrowedFd<'_>,
     mapping: &Mapping,
@@ -123,7 +123,7 @@ pub(crate) fn zero(
     ioctl(uffd, &mut argument)
 }
 
-/// Moves pages from one mapping to holes of another; returns the bytes moved.
+/// Moves pages from one mapping to holes of another; returns the number of bytes moved.
 pub(crate) fn move_pages(
     uffd: BorrowedFd<'_>,
     from: (&Mapping, usize),
@@ -141,7 +141,7 @@ pub(crate) fn move_pages(
     Ok(argument.move_ as usize)
 }
 
-/// Protects pages against writing, or takes the protection off.
+/// Write-protects pages, or removes the protection.
 pub(crate) fn protect(
     uffd: BorrowedFd<'_>,
     mapping: &Mapping,
@@ -156,21 +156,20 @@ pub(crate) fn protect(
     ioctl(uffd, &mut argument)
 }
 
-/// The next message, if there is one: the event, the flags and the address of a
-/// fault.
+/// Returns the next message, if there is one: the event, and the flags and the address of a fault.
 pub(crate) fn message(uffd: BorrowedFd<'_>) -> Result<Option<(u8, u64, u64)>, Errno> {
     let mut message = MaybeUninit::<raw::uffd_msg>::zeroed();
     let len = size_of::<raw::uffd_msg>();
-    // SAFETY: the buffer has room for `len` bytes.
+    // SAFETY: The buffer has room for `len` bytes.
     let answer = unsafe { libc::read(uffd.as_raw_fd(), message.as_mut_ptr().cast(), len) };
     match Errno::result(answer) {
         Err(Errno::EAGAIN) => return Ok(None),
         answer => answer?,
     };
-    // SAFETY: it is made of integers, for which any content is valid.
+    // SAFETY: The message consists of integers, for which any content is valid.
     let message = unsafe { message.assume_init() };
     let arg = message.arg;
-    // SAFETY: all members of the union are integers.
+    // SAFETY: All members of the union are integers.
     let fault = unsafe { arg.pagefault };
     Ok(Some((message.event, fault.flags, fault.address)))
 }

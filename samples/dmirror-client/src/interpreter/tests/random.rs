@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random programs, of which only the rules are known.
+//! Random programs, for which only general rules are known.
 
 use super::*;
 use crate::program::Dice;
@@ -11,8 +11,8 @@ fn data() -> PageRange {
     PageRange::new(DATA, 4).unwrap()
 }
 
-/// What no packet of the random programs may do, whatever it is, and that a job cut in two is
-/// the same job.
+/// The rules for every packet of a random program; and a job executed in two parts has the same
+/// outcome.
 #[test]
 fn random_programs_keep_the_rules() {
     let ground = Ground {
@@ -37,7 +37,7 @@ fn random_programs_keep_the_rules() {
                 "seed {seed}"
             );
         }
-        // Packet by packet, by the address that a job of one more packet would go on with.
+        // Packet by packet, with the address at which a longer job would continue.
         let (mut at, mut steps, mut executed) = (CODE, start.clone(), 0);
         while executed < outcome.executed {
             at = step(&mut steps, at).unwrap();
@@ -56,7 +56,7 @@ fn random_programs_keep_the_rules() {
     }
 }
 
-/// Packets of nearly any bits, some of which aim at packets: nothing but an outcome.
+/// Packets of almost arbitrary bits, some of which access packets: they must only have an outcome.
 #[test]
 fn no_bits_are_too_strange() {
     for seed in 0..1000 {
@@ -74,7 +74,7 @@ fn no_bits_are_too_strange() {
                     words[nth] ^= 1 << dice.below(64);
                 }
                 let packet = Packet::from_words(words);
-                // Not more often than a test has time for.
+                // Not more repetitions than a test has time for.
                 let times = Opcode::of_number(packet.opcode);
                 match times {
                     Some(Opcode::Chase | Opcode::Random | Opcode::Atomic) => Packet {
