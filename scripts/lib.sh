@@ -80,10 +80,16 @@ run_step() {
 }
 
 # key_of FILE-OR-STRING... : a short key of the contents of files and of strings.
+# Which folder of scripts/ a script lies in, or calls others in, makes no other
+# product: a script that moves shall not have kernels built anew.
 key_of() {
 	local item
 	for item; do
-		if [ -f "$item" ]; then sha256sum <"$item"; else printf '%s\n' "$item"; fi
+		if [ -f "$item" ]; then
+			sed -E 's,(scripts|\$SCRIPTS)/(build|guest|lib|test)/([a-z]),\1/\3,g; s,/\.\./lib/lib\.sh,/lib.sh,' "$item" | sha256sum
+		else
+			printf '%s\n' "$item"
+		fi
 	done | sha256sum | cut -c1-16
 }
 
