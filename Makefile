@@ -4,6 +4,12 @@
 # can be called by hand. How the modules are built stands in Kbuild, which the
 # kernel's build system reads instead of this file.
 
+# For its build system would speak of "multiple external modules" instead.
+ifneq ($(words $(subst :, ,$(CURDIR))),1)
+$(error the path of this checkout has a space or a colon: $(CURDIR). The kernel's \
+	build system cannot work there; move the checkout to another folder)
+endif
+
 # What the scripts take from here, with its `$` as it was typed. scripts/guest/guest.sh
 # says what each one means.
 settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \

@@ -6,31 +6,6 @@
 
 set -euo pipefail
 
-TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-SCRIPTS=$TOP/scripts
-
-# shellcheck source=scripts/lib/config.sh
-. "$SCRIPTS/lib/config.sh"
-
-# Slow products live here, outside the checkout: build root, kernels,
-# downloads, the cargo registry. DMIRROR_CACHE overrides the place.
-CACHE=${DMIRROR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dmirror}
-mkdir -p "$CACHE"
-CACHE=$(cd "$CACHE" && pwd)
-# A mark tells it from a folder of other people's, which clean.sh must not remove.
-if [ ! -e "$CACHE/.dmirror-cache" ]; then
-	if [ -n "$(ls -A "$CACHE")" ]; then
-		printf '%s: error: %s is not empty, and no cache of this project\n' "${0##*/}" "$CACHE" >&2
-		exit 1
-	fi
-	: >"$CACHE/.dmirror-cache"
-fi
-
-# Quick products live in the checkout.
-# shellcheck disable=SC2034 # used by the scripts
-BUILD=$TOP/build
-JOBS=${JOBS:-$(nproc)}
-
 die() {
 	printf '%s: error: %s\n' "${0##*/}" "$1" >&2
 	shift
@@ -40,6 +15,37 @@ die() {
 }
 
 note() { if [ -t 2 ]; then printf '\033[1m==>\033[0m %s\n' "$*"; else printf '==> %s\n' "$*"; fi >&2; }
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+SCRIPTS=$TOP/scripts
+
+# check_path PATH WHAT ADVICE : the kernel's build system takes neither a space nor
+# a colon in a path, and says so in words that nobody understands.
+check_path() {
+	[[ $1 != *[[:space:]:]* ]] || die "the path of $2 has a space or a colon: $1" \
+		"The kernel's build system cannot work there. $3"
+}
+check_path "$TOP" "this checkout" "Move the checkout to another folder."
+
+# shellcheck source=scripts/lib/config.sh
+. "$SCRIPTS/lib/config.sh"
+
+# Slow products live here, outside the checkout: build root, kernels,
+# downloads, the cargo registry. DMIRROR_CACHE overrides the place.
+CACHE=${DMIRROR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dmirror}
+check_path "$CACHE" "the cache" "DMIRROR_CACHE names another folder for it."
+mkdir -p "$CACHE"
+CACHE=$(cd "$CACHE" && pwd)
+# A mark tells it from a folder of other people's, which clean.sh must not remove.
+if [ ! -e "$CACHE/.dmirror-cache" ]; then
+	[ -z "$(ls -A "$CACHE")" ] || die "$CACHE is not empty, and no cache of this project"
+	: >"$CACHE/.dmirror-cache"
+fi
+
+# Quick products live in the checkout.
+# shellcheck disable=SC2034 # used by the scripts
+BUILD=$TOP/build
+JOBS=${JOBS:-$(nproc)}
 
 # run_step WHAT USUAL COMMAND... : run a slow command with its output in a log
 # file, showing what is going on, for how long, and how long it tends to take.
