@@ -3,36 +3,14 @@
 #
 # Run a command in a QEMU guest, with the module loaded. What the command
 # prints goes to standard output and nothing else does; the kernel log goes to
-# build/log/NAME-KERNEL.log. Set by environment or make variables:
+# build/log/NAME-KERNEL.log. Takes the settings of Documentation/using.md from the
+# environment, and for other scripts
 #
-#   CMD='…'              what to run, by sh, in /files (see also INTERACTIVE)
-#   FILES='a b'          programs (static) and data for /files
-#   KERNEL=stock|debug|patched (the debug kernel with Documentation/upstream)
-#   MODULE=dmirror|test_hmm|none   MEM=4G   CPUS=2
-#   ARGS='…'             parameters of the module
-#   APPEND='…'           parameters of the kernel
-#   TIMEOUT=900          seconds after which a guest counts as hung
-#   ACCEL=kvm|tcg…       how QEMU executes; found out by itself otherwise
-#   CLOCK=host           what time it is in the guest. CLOCK=instructions, for
-#                        emulation only: one takes a nanosecond, and idle time
-#                        is skipped, so that a busy host makes nothing late
-#   NAME=guest           what the kernel log is called
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
 #                        and the character set are those of this environment
-#   PAGING=4             levels of page tables, 4 or 5
 #   SYSTEM=real          a Debian system with real programs in /debian (see real.sh)
-#   LEAKS=0              do not look for leaked memory on the debug kernel, which
-#                        takes 10 to 20 seconds
 #   BUILT=1              the modules were built just now: do not look again
 #   INTERACTIVE=1        a shell on the terminal instead of CMD
-#   IVSHMEM=64M          a PCI device whose BAR is that much memory (ivshmem-plain),
-#                        in a slot that it can be unplugged from
-#   HOST_CMD='…'         what to run by bash on this host beside CMD, so that the two
-#                        can take turns: its input is what CMD prints, its output is
-#                        CMD's input. In its environment are IVSHMEM_FILE, the file
-#                        that is the memory of the PCI device, and MONITOR, the socket
-#                        of QEMU's monitor (QMP), where the device is called ivshmem.
-#                        Both are gone when the guest is
 #
 # Exits with the status of CMD, or with
 #   120  the kernel complained; the complaint is shown (see complaints.sh)

@@ -6,12 +6,12 @@
 # build/bench; the table of ratios is the last thing printed.
 #
 #   scripts/test/bench.sh         all: in guests that count instructions (CPUS=1
-#                            CLOCK=instructions), and by the clock (CPUS=2)
+#                                 CLOCK=instructions), and by the clock (CPUS=2)
 #   scripts/test/bench.sh quick   the part of make test: few operations on little
-#                            memory, in instructions; fails where a ratio is above
-#                            its limit in samples/dmirror-bench/limits.toml
+#                                 memory, in instructions; fails where a ratio is above
+#                                 its limit in samples/dmirror-bench/limits.toml
 #   scripts/test/bench.sh policy  no guest: a simulation of the presets, with all
-#                            evictions or what options of dmirror-bench policy say
+#                                 evictions or what options of dmirror-bench policy say
 #
 # Nothing judges a time of the clock. KERNEL=debug measures another kernel.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Random requests to the module, in a guest. Takes the settings of guest.sh, and
-#
-#   DURATION=60   seconds
-#   SEED=…        where the random numbers begin; otherwise the clock says
-#   PROCS=3       threads that send them
+# DURATION, SEED and PROCS (see Documentation/using.md).
 #
 #   scripts/test/fuzz.sh [SEED|fresh]...      default: SEED, or fresh: the clock's;
-#                                        one after the other, for DURATION each
+#                                             one after the other, for DURATION each
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
 . "$SCRIPTS/lib/seeds.sh"

@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Random programs against the module, in a guest, compared with an oracle: one
-# process alone, without and with swap, then several at once. Takes the settings
-# of guest.sh, and
-#
-#   DURATION=60   seconds, shared out among the three
-#   SEED=…        where the random numbers begin; otherwise the clock says
-#   PROCS=3       processes at once    OPS=200   steps of a program
+# process alone, without and with swap, then several at once, for a third of
+# DURATION each. Takes the settings of guest.sh, and DURATION, SEED, PROCS and OPS
+# (see Documentation/using.md).
 #
 #   scripts/test/stress.sh [SEED|fresh]...      default: SEED, or fresh: the clock's;
-#                                          one after the other, for DURATION each
+#                                               one after the other, for DURATION each
 #
 # `dmirror-stress replay FILE` runs what it prints when a program fails.
 . "$(dirname "$0")/../lib/lib.sh"
