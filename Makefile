@@ -75,7 +75,7 @@ soak: ## hours of stress and fuzz, the whole matrix, a thousand loads; ends like
 	@scripts/test/test.sh --soak
 
 kunit: ## the KUnit suites of the kernel crates
-	@scripts/test/kunit.sh
+	@scripts/test/kunit.py
 
 ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides
 	@scripts/test/ivshmem.sh

@@ -64,7 +64,7 @@ guest_cases() {
 		failed "${prefix}no case ran: the guest did not get that far (status $status, see above)"
 		return
 	fi
-	in_root "$SCRIPTS/test/ktap.py" --prefix "$prefix" --expect "$output.list" "$output.ktap" >"$output.cases" || true
+	"$SCRIPTS/test/ktap.py" --prefix "$prefix" --expect "$output.list" "$output.ktap" >"$output.cases" || true
 	sed '$d' "$output.cases"
 	add_totals "$output.cases" || failed "${prefix}the results could not be read"
 	# What runs cases exits with 1 when one failed.
@@ -72,6 +72,17 @@ guest_cases() {
 		failed "${prefix}the guest (status $status, see above)"
 		[ "$status" -ne 120 ] || complaint "$output.log"
 	fi
+}
+
+# boot_cases PREFIX LIST SELECT [OPTION...] : run the cases whose names are in the
+# file LIST, some of which the kernel may not survive: see boots.py.
+# shellcheck disable=SC2153 # NAME is a setting of guest.sh
+boot_cases() {
+	local output=$BUILD/log/$NAME-$KERNEL.boots
+	mkdir -p "$BUILD/log"
+	"$SCRIPTS/test/boots.py" --prefix "$1" "${@:4}" -- "$2" "$3" >"$output" || true
+	sed '$d' "$output"
+	add_totals "$output" || failed "${1}the results could not be read"
 }
 
 # complaint LOG : the beginning of the first complaint in a kernel log, as what

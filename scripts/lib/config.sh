@@ -31,9 +31,11 @@ REAL_PACKAGES=(
 	coreutils dash diffutils grep perl-base python3 redis-server redis-tools sed sqlite3 stress-ng xz-utils
 )
 
-# Host commands that everything rests on, and the Debian package of each.
+# Host commands that everything rests on, and the Debian package of each. mmdebstrap
+# needs python3 as well.
 HOST_NEEDS=(
 	mmdebstrap:mmdebstrap
+	python3:python3
 	unshare:util-linux
 	tar:tar
 	sha256sum:coreutils

@@ -15,7 +15,6 @@
 # upstream's own module.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
-. "$SCRIPTS/lib/boots.sh"
 
 tests=$("$SCRIPTS/build/hmm-tests.sh")
 export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests

@@ -28,6 +28,6 @@ cargo_test() {
 cargo_test samples
 [ ! -e "$TOP/rust/host-tests/Cargo.toml" ] || cargo_test rust/host-tests
 for test in "$SCRIPTS"/test/tests/test_*; do
-	check "scripts/test/tests/${test##*/}" in_root "$test"
+	check "scripts/test/tests/${test##*/}" "$test"
 done
 totals

@@ -46,7 +46,7 @@ for name in "${names[@]}"; do
 	"$tree/scripts/test/planted.py" --plant "$name" "$tree"
 	status=0
 	if [ "${runs[$name]}" = kunit ]; then
-		"$tree/scripts/test/kunit.sh" >"$log/$name" 2>&1 || status=$?
+		"$tree/scripts/test/kunit.py" >"$log/$name" 2>&1 || status=$?
 	else
 		KERNEL=${kernel[$name]} NAME=planted LEAKS=0 \
 			CMD="dmirror-selftest --ktap --timeout 60 ${runs[$name]}" "$tree/scripts/guest/guest.sh" >"$log/$name" 2>&1 || status=$?

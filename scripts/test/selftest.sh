@@ -26,7 +26,6 @@
 # boot.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
-. "$SCRIPTS/lib/boots.sh"
 
 # A static program: its list can be asked for here.
 programs=$("$SCRIPTS/build/samples.sh")

@@ -27,7 +27,7 @@ parts=(
 	"selftest-debug:test/selftest.sh short"
 	"conformance:test/conformance.sh short"
 	"selftest-stock:test/selftest.sh stock"
-	"kunit:test/kunit.sh"
+	"kunit:test/kunit.py"
 	"stress:test/stress.sh 1 2"
 	"fuzz:test/fuzz.sh 1 2"
 	"matrix:test/matrix.sh quick"

@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "build"))
 
 import compare  # noqa: E402
 import hmm_cases  # noqa: E402
-from boots import Results  # noqa: E402
+from boots import Results, last_words  # noqa: E402
 
 LINE = "-" * 80
 LIST = f"""\
@@ -49,7 +49,11 @@ NAMES = ["dev.a.one", "dev.a.two", "dev.b.one", "dev.b.two"]
 
 
 def results(*outputs, died=()):
-    return Results(NAMES, died, [output.splitlines() for output in outputs])
+    found = Results(NAMES)
+    for output in outputs:
+        found.read(output.splitlines())
+    found.died.update(died)
+    return found
 
 
 class HmmCases(unittest.TestCase):
@@ -92,6 +96,15 @@ class Boots(unittest.TestCase):
                                ("dev.b.two: no memory", "failed"), ("", "failed")):
             found = list(results(SECOND).cases(pattern))
             self.assertEqual(found[-1][1], state, pattern)
+
+    def test_last_words(self):
+        log = ("[    5.1] BUG: kernel NULL pointer dereference, address: 0000000000000008\n"
+               "[    5.1] Oops: Oops: 0000 [#1] SMP NOPTI\n"
+               "[    5.1] RIP: 0010:migrate_vma_pages+0x1/0x2\n"
+               "[    5.2] Kernel panic - not syncing: Fatal exception\n")
+        self.assertEqual(last_words(log), "BUG: kernel NULL pointer dereference, address: 0000000000000008, "
+                         "in migrate_vma_pages")
+        self.assertEqual(last_words("[    5.1] reboot: Power down\n"), "it said nothing")
 
 
 class Compare(unittest.TestCase):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of ktap.py and kunit_cases.py: python3 scripts/test/tests/test_ktap.py"""
+"""Tests of ktap.py: python3 scripts/test/tests/test_ktap.py"""
 
+import io
 import pathlib
 import sys
 import unittest
@@ -9,28 +10,16 @@ import unittest
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import kunit_cases  # noqa: E402
-from ktap import Report  # noqa: E402
+from ktap import Report, Totals  # noqa: E402
 
-KUNIT = """\
-[    5.1] dmirror: loading out-of-tree module taints kernel.
-[    5.2] KTAP version 1
-[    5.2] 1..2
-[    5.2]     KTAP version 1
-[    5.2]     # Subtest: pool
-[    5.2]     # module: dmirror
-[    5.2]     1..2
-[    5.2]     ok 1 takes
-[    5.3] something else of the kernel
-[    5.3]     # gives: EXPECTATION FAILED at x.rs:1
-[    5.3]     not ok 2 gives
-[    5.3] # pool: pass:1 fail:1 skip:0 total:2
-[    5.3] not ok 1 pool
-[    5.3]     KTAP version 1
-[    5.3]     # Subtest: table
-[    5.3]     1..1
-[    5.3]     ok 1 maps # SKIP no huge pages
-[    5.3] ok 2 table
+RUN = """\
+KTAP version 1
+1..3
+ok 1 fork.keeps_data
+something else
+# x.rs:1: expected 4, found 5
+not ok 2 fork.counts
+ok 3 huge.maps # SKIP no huge pages
 """
 
 
@@ -42,14 +31,15 @@ class Ktap(unittest.TestCase):
     def states(self, report):
         return [(name, state) for name, state, _ in report.cases]
 
-    def test_kernel_log_with_suites(self):
-        report = read(KUNIT)
+    def test_output_of_a_program(self):
+        report = read(RUN)
         self.assertEqual(self.states(report), [
-            ("pool.takes", "passed"), ("pool.gives", "failed"), ("table.maps", "skipped")])
+            ("fork.keeps_data", "passed"), ("fork.counts", "failed"), ("huge.maps", "skipped")])
         self.assertEqual(report.problems, [])
-        self.assertIn("EXPECTATION", report.cases[1][2][0])
+        self.assertIn("expected 4", report.cases[1][2][0])
+        self.assertEqual(report.cases[2][2], ["no huge pages"])
 
-    def test_flat_output_of_a_program(self):
+    def test_older_form(self):
         report = read("TAP version 13\n1..2\nok 1 - fork keeps data\n# note\nok 2 close # SKIP why\n")
         self.assertEqual(self.states(report), [("fork keeps data", "passed"), ("close", "skipped")])
         self.assertEqual(report.problems, [])
@@ -70,52 +60,37 @@ class Ktap(unittest.TestCase):
     def test_number_left_out(self):
         self.assertEqual(len(read("KTAP version 1\n1..2\nok 2 b\n").problems), 1)
 
-    def test_suite_cut_off(self):
-        cut = KUNIT[:KUNIT.index("[    5.3] ok 2 table")]
-        self.assertEqual(len(read(cut).problems), 2)  # no result, and a short plan
-        cut = KUNIT[:KUNIT.index("[    5.3]     ok 1 maps")]
-        self.assertEqual(len(read(cut).problems), 2)
-
-    def test_short_plan_of_a_suite(self):
-        self.assertEqual(len(read(KUNIT.replace("    1..1", "    1..2")).problems), 1)
-
-    def test_suite_fails_by_itself(self):
-        self.assertEqual(len(read(KUNIT.replace("ok 2 table", "not ok 2 table")).problems), 1)
-
     def test_two_runs_in_one_log(self):
-        report = read(KUNIT + KUNIT)
+        report = read(RUN + RUN)
         self.assertEqual(len(report.cases), 6)
         self.assertEqual(report.problems, [])
 
     def test_expected_cases(self):
-        report = read(KUNIT)
-        report.expect(["pool.takes", "pool.gives", "pool.lends"])
-        self.assertEqual(len(report.problems), 2)  # lends is missing, maps is not listed
+        report = read(RUN)
+        report.expect(["fork.keeps_data", "fork.counts", "fork.lends"])
+        self.assertEqual(report.problems, ["fork.lends: did not run", "huge.maps: is not in the list of cases"])
 
 
-class KunitCases(unittest.TestCase):
-    def test_suites_and_cases(self):
-        text = '''
-            // #[kunit_tests(not_this)]
-            #[kunit_tests(pool)]
-            mod tests {
-                #[test]
-                fn takes() -> Result { let _ = "}"; Ok(()) }
-                fn no_case() {}
-                /// With a comment.
-                #[test]
-                #[expect(clippy::all)]
-                fn gives() { if true { } }
-            }
-            #[test]
-            fn of_the_host() {}
-            #[macros::kunit_tests(table)] mod t { #[test] fn maps() {} }
-        '''
-        self.assertEqual(list(kunit_cases.cases(text)), ["pool.takes", "pool.gives", "table.maps"])
+class Counting(unittest.TestCase):
+    def end(self, *states):
+        text = io.StringIO()
+        totals = Totals("stock: ", text)
+        for state in states:
+            totals.add("a.b", state, ["what was said", "why"])
+        return totals.end(), text.getvalue().splitlines()
 
-    def test_empty_suite(self):
-        with self.assertRaises(ValueError):
-            list(kunit_cases.cases("#[kunit_tests(pool)] mod tests { }"))
+    def test_all_passed(self):
+        self.assertEqual(self.end("passed"), (0, ["passed  stock: a.b", "1 passed, 0 failed, 0 skipped"]))
+
+    def test_reasons(self):
+        status, lines = self.end("failed", "known", "skipped")
+        self.assertEqual(status, 1)
+        self.assertEqual(lines[:3], ["failed  stock: a.b", "        what was said", "        why"])
+        self.assertEqual(lines[3:5], ["known   stock: a.b", "        why"])
+        self.assertEqual(lines[-1], "0 passed, 1 failed, 2 skipped")
+
+    def test_nothing_ran(self):
+        self.assertEqual(self.end()[0], 1)
 
 
 if __name__ == "__main__":
