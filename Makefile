@@ -49,7 +49,7 @@ conformance: ## upstream's hmm-tests, unmodified
 	@scripts/test/conformance.sh
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
-	@scripts/test/compare.sh
+	@scripts/test/compare.py
 
 stress: ## random programs against an oracle that knows what must be true
 	@scripts/test/stress.sh

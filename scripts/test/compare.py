@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Print what conformance.sh found of several modules side by side.
+"""Run upstream's suite on our module and on upstream's own, on the debug kernel
+or another KERNEL, and print the results side by side.
 
-Takes the list of the cases, FIXTURE.VARIANT.TEST one a line, and for each
-module NAME=RESULT, where RESULT.cases holds the lines that conformance.sh
-printed and RESULT.complaints the number of lines with a kernel's complaint. A
-test is a row; each variant has a column a module. Exits with 1 unless the first
-module passed every case without a complaint.
+A test is a row; each variant has a column a module. Exits with 1 unless our
+module passed every case without a complaint of the kernel.
 """
 
 import argparse
+import os
+import pathlib
 import re
+import subprocess
 import sys
+
+SCRIPTS = pathlib.Path(__file__).resolve().parents[1]
+LOG = SCRIPTS.parent / "build/log"
+MODULES = ["dmirror", "test_hmm"]
 
 LINE = re.compile(r"^(passed|failed|skipped) +([\w.]+)(?:: (.*))?$")
 # Failures with a word of their own.
@@ -77,29 +82,47 @@ def show(head, rows, totals, markdown):
         print()
 
 
+def conformance(module, kernel, reuse):
+    """What became of each case on a module, and how many lines the kernels
+    complained; from the last run where that shall do."""
+    result = LOG / f"conformance-{module}-{kernel}"
+    complaints = result.with_name(f"{result.name}.complaints")
+    if not reuse or not complaints.exists():
+        print(f"==> conformance of {module}", file=sys.stderr)
+        complaints.unlink(missing_ok=True)
+        # What fails shows in the table.
+        subprocess.run([SCRIPTS / "test/conformance.sh"], check=False, stdout=sys.stderr,
+                       env={**os.environ, "MODULE": module, "KERNEL": kernel})
+        if not complaints.exists():
+            sys.exit(f"compare.py: error: there are no results of {module}")
+    lines = result.with_name(f"{result.name}.cases").read_text(encoding="utf-8").splitlines()
+    return results(lines), int(complaints.read_text(encoding="utf-8"))
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="+", metavar="NAME=RESULT")
-    parser.add_argument("--list", required=True, help="names of all cases, one a line")
-    parser.add_argument("--markdown", action="store_true", help="print a table of Markdown")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--reuse", action="store_true",
+                        help="take the results of the last runs where there are any")
+    parser.add_argument("--markdown", action="store_true", help="print a table for a document")
     args = parser.parse_args()
 
-    with open(args.list, encoding="utf-8") as stream:
-        names = stream.read().split()
-    modules, complaints = {}, {}
-    for argument in args.modules:
-        module, path = argument.split("=", 1)
-        with open(f"{path}.cases", encoding="utf-8") as stream:
-            modules[module] = results(stream.read().splitlines())
-        with open(f"{path}.complaints", encoding="utf-8") as stream:
-            complaints[module] = int(stream.read())
+    suite = subprocess.run([SCRIPTS / "build/hmm-tests.sh"],
+                           check=False, stdout=subprocess.PIPE, text=True)
+    if suite.returncode:
+        return suite.returncode
+    names = (pathlib.Path(suite.stdout.strip()) / "cases").read_text(encoding="utf-8").split()
+    kernel = os.environ.get("KERNEL") or "debug"
+    found, complaints = {}, {}
+    for module in MODULES:
+        found[module], complaints[module] = conformance(module, kernel, args.reuse)
 
-    show(*table(names, modules), args.markdown)
-    for module, found in modules.items():
-        passed = sum(found.get(name) == "passed" for name in names)
-        print(f"{module}: {passed} of {len(names)} cases passed, {complaints[module]} lines of complaint by the kernel")
-    first = next(iter(modules))
-    good = all(modules[first].get(name) == "passed" for name in names) and not complaints[first]
+    show(*table(names, found), args.markdown)
+    for module in MODULES:
+        passed = sum(found[module].get(name) == "passed" for name in names)
+        print(f"{module}: {passed} of {len(names)} cases passed, "
+              f"{complaints[module]} lines of complaint by the kernel")
+    ours = MODULES[0]
+    good = all(found[ours].get(name) == "passed" for name in names) and not complaints[ours]
     return 0 if good else 1
 
 
