@@ -81,7 +81,7 @@ ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides
 	@scripts/test/ivshmem.sh
 
 planted: ## plant bugs in a copy of the module, one at a time, and see that tests find each
-	@scripts/test/planted.sh
+	@scripts/test/planted.py
 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/test/lint.sh

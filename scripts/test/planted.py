@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Bugs to plant in a copy of the module, to see that the tests find them.
+"""Plant bugs in a copy of the module, one at a time, and see that tests of
+`make test` find each. Prints what did.
 
-    planted.py --list              NAME, KERNEL, what runs, and what the bug is
-    planted.py --plant NAME TREE   change the copy of the project in the folder TREE
+    planted.py [NAME...]       default: all
+    planted.py --list          NAME, KERNEL, what runs, and what the bug is
 
 Each bug is one change of a line or a few. The text that it replaces has to stand
 in its file exactly once: a bug that no longer fits is an error here, and not one
@@ -12,9 +13,25 @@ that nobody finds. `runs` are cases of the selftest that are to find it, or
 """
 
 import argparse
+import filecmp
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+sys.dont_write_bytecode = True
+
+from ktap import Totals  # noqa: E402
+
+TOP = Path(__file__).resolve().parents[2]
+TREE = TOP / "build/planted"
+LOG = TOP / "build/log/planted"
+# What a failed case and a complaint of the kernel look like in what a guest says.
+FAILED = re.compile(r"^not ok \d+ (.*)")
+COMPLAINT = re.compile(r"^.*\] *((?:WARNING|BUG|kernel BUG|Oops|Kernel panic)[: ].*)")
 
 
 class Bug(NamedTuple):
@@ -259,28 +276,87 @@ BUGS = [
 ]
 
 
+def changed(bug, text):
+    """The text of the bug's file with the bug in it."""
+    if text.count(bug.old) != 1:
+        times = text.count(bug.old)
+        raise ValueError(f"{bug.name}: what it replaces stands {times} times in {bug.file}")
+    return text.replace(bug.old, bug.new)
+
+
+def copy():
+    """A whole copy, with a build folder of its own that is kept for the next time."""
+    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                           cwd=TOP, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for name in filter(None, files.split("\0")):
+        source, target = TOP / name, TREE / name
+        if source.is_file() and not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # With the time of now, so that what was planted before is built anew.
+            shutil.copy(source, target)
+
+
+def run(bug):
+    """Run what is to find the bug. Returns the status, what was found, and whether
+    any case ran."""
+    log = LOG / bug.name
+    if bug.runs == "kunit":
+        command, settings = "test/kunit.py", {}
+    else:
+        command = "guest/guest.sh"
+        settings = {"KERNEL": bug.kernel, "NAME": "planted", "LEAKS": "0",
+                    "CMD": f"dmirror-selftest --ktap --timeout 60 {bug.runs}"}
+    with log.open("wb") as stream:
+        status = subprocess.run([TREE / "scripts" / command], env={**os.environ, **settings},
+                                check=False, stdout=stream, stderr=subprocess.STDOUT).returncode
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    ran = any(line.startswith(("ok ", "not ok ", "passed ", "failed ")) for line in lines)
+    if bug.runs == "kunit":
+        return status, [line[8:].strip() for line in lines if line.startswith("failed ")], ran
+    found = []
+    for line in lines:
+        if match := FAILED.match(line):
+            found.append(match[1])
+        elif match := COMPLAINT.match(line):
+            found.append(f"the kernel: {match[1]}")
+    return status, found + (["the guest hung"] if status == 124 else []), ran
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--list", action="store_true", help="print NAME, KERNEL, RUNS, ABOUT, tabs between")
-    action.add_argument("--plant", nargs=2, metavar=("NAME", "TREE"), help="change the copy in TREE")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="bugs (default: all)")
+    parser.add_argument("--list", action="store_true",
+                        help="print NAME, KERNEL, RUNS, ABOUT, tabs between")
     args = parser.parse_args()
     if args.list:
         for bug in BUGS:
             print(bug.name, bug.kernel, bug.runs, bug.about, sep="\t")
         return 0
-    name, tree = args.plant
-    found = [bug for bug in BUGS if bug.name == name]
-    if not found:
-        print(f"there is no bug '{name}'; --list names them", file=sys.stderr)
-        return 1
-    path = Path(tree) / found[0].file
-    text = path.read_text(encoding="utf-8")
-    if text.count(found[0].old) != 1:
-        print(f"{name}: what it replaces stands {text.count(found[0].old)} times in {found[0].file}", file=sys.stderr)
-        return 1
-    path.write_text(text.replace(found[0].old, found[0].new), encoding="utf-8")
-    return 0
+    bugs = {bug.name: bug for bug in BUGS}
+    if unknown := [name for name in args.names if name not in bugs]:
+        sys.exit(f"planted.py: error: there is no bug '{unknown[0]}'; --list names them")
+
+    LOG.mkdir(parents=True, exist_ok=True)
+    totals = Totals()
+    for bug in [bugs[name] for name in args.names] or BUGS:
+        print(f"==> {bug.name}: {bug.about}", file=sys.stderr, flush=True)
+        copy()
+        path = TREE / bug.file
+        try:
+            path.write_text(changed(bug, path.read_text(encoding="utf-8")), encoding="utf-8")
+        except ValueError as error:
+            totals.add(str(error), "failed")
+            continue
+        status, found, ran = run(bug)
+        about = f"{bug.name}: {bug.about}"
+        if status == 125 or not ran:
+            totals.add(f"{bug.name}: nothing ran (status {status}): {LOG / bug.name}", "failed")
+        elif status != 0 and found:
+            totals.add(f"{about}: found by {'; '.join(found[:3])}", "passed")
+        else:
+            totals.add(f"{about}: not found by {bug.runs} (status {status})", "failed")
+        sys.stdout.flush()
+    return totals.end()
 
 
 if __name__ == "__main__":
