@@ -90,7 +90,7 @@ doc: ## rustdoc of the kernel crates and of the client library, in build/doc
 	@scripts/build/doc.sh
 
 rust-analyzer: ## rust-project.json for editors
-	@scripts/build/rust-analyzer.sh
+	@scripts/build/rust-analyzer.py
 
 ## Cleaning up:
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Complete the rust-project.json that the kernel generates.
+"""Make rust-project.json for editors, from a build for the stock kernel.
 
 The kernel's script finds a crate of an external module by the Makefile beside
 it, so it misses ours; and it names the build root's files as they are called
@@ -8,8 +8,12 @@ inside the root.
 """
 
 import json
+import pathlib
+import subprocess
 import sys
 
+HERE = pathlib.Path(__file__).resolve().parent
+TOP = HERE.parents[1]
 # Our crates: name, root module, dependencies among each other.
 CRATES = [
     ("hmm", "rust/hmm/hmm.rs", []),
@@ -33,10 +37,15 @@ def outside(value, root):
     return value
 
 
-def main():
-    source, target, root, top, out = sys.argv[1:]
-    with open(source, encoding="utf-8") as stream:
-        project = outside(json.load(stream), root)
+def output_of(script, *arguments):
+    """What a script of this folder prints: a path."""
+    command = [HERE / script, *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def complete(project, root, out):
+    """The project with our crates, and with files as they are called here."""
+    project = outside(project, root)
     crates = project["crates"]
     index = {crate["display_name"]: number for number, crate in enumerate(crates)}
     model = crates[index["kernel"]]
@@ -45,15 +54,29 @@ def main():
         crates.append({
             **model,
             "display_name": name,
-            "root_module": f"{top}/{module}",
+            "root_module": f"{TOP}/{module}",
             "is_workspace_member": True,
             "deps": [{"crate": index[other], "name": other} for other in KERNEL + others],
             "env": {**model["env"], "DMIRROR_OBJ": out, "RUST_MODFILE": name},
-            "source": {"include_dirs": [top, out], "exclude_dirs": []},
+            "source": {"include_dirs": [str(TOP), out], "exclude_dirs": []},
         })
-    with open(target, "w", encoding="utf-8") as stream:
-        json.dump(project, stream, indent=4, sort_keys=True)
+    return project
+
+
+def main():
+    try:
+        root = output_of("root.sh")
+        # The bindings are built first: an editor reads them.
+        out = output_of("modules.sh", "stock")
+        output_of("modules.sh", "stock", "rust-analyzer")
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    project = json.loads(pathlib.Path(out, "rust-project.json").read_text(encoding="utf-8"))
+    with open(TOP / "rust-project.json", "w", encoding="utf-8") as stream:
+        json.dump(complete(project, root, out), stream, indent=4, sort_keys=True)
+    print("==> made rust-project.json", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
