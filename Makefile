@@ -4,84 +4,107 @@
 # can be called by hand. How the modules are built stands in Kbuild, which the
 # kernel's build system reads instead of this file.
 
-# What the scripts take from here, with its `$` as it was typed. scripts/guest.sh
-# says what each one means.
+# For its build system would speak of "multiple external modules" instead.
+ifneq ($(words $(subst :, ,$(CURDIR))),1)
+$(error the path of this checkout has a space or a colon: $(CURDIR). The kernel's \
+	build system cannot work there; move the checkout to another folder)
+endif
+
+# What the scripts take from here, with its `$` as it was typed. `make help` has
+# the usual ones, and Documentation/using.md all.
 settings := CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
 	IVSHMEM HOST_CMD DURATION SEED PROCS OPS
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all modules run shell guest kunit selftest conformance compare bench ivshmem real stress fuzz matrix planted lint doc test
-.PHONY: soak rust-analyzer clean distclean help
+.PHONY: all help run shell guest modules selftest conformance compare stress fuzz matrix real bench
+.PHONY: test soak kunit ivshmem planted lint doc rust-analyzer clean distclean
 .NOTPARALLEL:
 
 all: modules
 
-modules: ## build dmirror.ko and the drivers in samples for the stock kernel (KERNEL=debug, or KDIR=/a/kernel/build)
-	@scripts/modules.sh
+help: ## this list
+	@sed -nE -e 's/^##   /  /p' -e 's/^## /\n/p' -e 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 17
 
-run: ## boot the stock kernel in QEMU, show the demo and a few cases of each theme of the selftest
-	@scripts/run.sh
+## Trying it:
+
+run: ## boot a guest, show pages moving, run a few cases of each theme of the selftest
+	@scripts/guest/run.sh
 
 shell: ## a guest with the module loaded and the programs on PATH, interactive
-	@scripts/shell.sh
+	@scripts/guest/shell.sh
 
-guest: ## run CMD='…' in a guest; FILES='a b' KERNEL=stock|debug|patched MODULE=dmirror|test_hmm|none MEM=4G CPUS=2 ARGS='…' APPEND='…'
-	@scripts/guest.sh
+guest: ## run one command in a guest: CMD='dmirror-demo'
+	@scripts/guest/guest.sh
 
-kunit: ## KUnit suites of the kernel crates, on the debug kernel
-	@scripts/kunit.sh
+## Testing your mm code, or your driver, with it:
 
-selftest: ## the bundled selftest, on the stock and the debug kernel; MODULE=test_hmm: on upstream's module
-	@scripts/selftest.sh
+modules: ## build dmirror.ko and the drivers in samples/ (what `make` alone does)
+	@scripts/build/modules.sh
 
-conformance: ## upstream's hmm-tests on the debug kernel (KERNEL=stock); MODULE=test_hmm: on upstream's module
-	@scripts/conformance.sh
+selftest: ## the bundled selftest, on the stock and on the debug kernel
+	@scripts/test/selftest.sh
+
+conformance: ## upstream's hmm-tests, unmodified
+	@scripts/test/conformance.sh
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
-	@scripts/compare.sh
+	@scripts/test/compare.py
 
-bench: ## our module and upstream's measured, in instructions and by the clock: a table of ratios, pictures in build/bench
-	@scripts/bench.sh
+stress: ## random programs against an oracle that knows what must be true
+	@scripts/test/stress.sh
 
-ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides, on the stock and the debug kernel
-	@scripts/ivshmem.sh
+fuzz: ## random requests
+	@scripts/test/fuzz.sh
 
-real: ## sqlite, python, redis and others with their memory on the device: the same output; on both kernels
-	@scripts/real.sh
+matrix: ## the selftest with each preemption, setting of huge pages, 1 and 2 CPUs; hours
+	@scripts/test/matrix.sh
 
-stress: ## random programs against an oracle, on the debug kernel; DURATION=60 SEED= PROCS=3 OPS=200
-	@scripts/stress.sh
+real: ## sqlite, python, redis and others with their memory on the device
+	@scripts/test/real.sh
 
-fuzz: ## random requests, on the debug kernel; DURATION=60 SEED= PROCS=3
-	@scripts/fuzz.sh
+bench: ## measure our module and upstream's: a table of ratios, pictures in build/bench
+	@scripts/test/bench.sh
 
-matrix: ## the selftest on the debug kernel with each preemption, setting of huge pages, 1 and 2 CPUs; hours
-	@scripts/matrix.sh
-
-planted: ## plant bugs in a copy of the module, one at a time, and see that the tests find each
-	@scripts/planted.sh
-
-lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
-	@scripts/lint.sh
-
-doc: ## rustdoc of the kernel crates and of the client library, in build/doc
-	@scripts/doc.sh
+## Working on dmirror:
 
 test: ## all of the tests; ends with "N passed, N failed, N skipped"
-	@scripts/test.sh
+	@scripts/test/test.sh
 
-soak: ## hours of stress and fuzz (DURATION=3600 each), the whole matrix, a thousand loads; ends like test
-	@scripts/test.sh --soak
+soak: ## hours of stress and fuzz, the whole matrix, a thousand loads; ends like test
+	@scripts/test/test.sh --soak
+
+kunit: ## the KUnit suites of the kernel crates
+	@scripts/test/kunit.py
+
+ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides
+	@scripts/test/ivshmem.sh
+
+planted: ## plant bugs in a copy of the module, one at a time, and see that tests find each
+	@scripts/test/planted.py
+
+lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
+	@scripts/test/lint.sh
+
+doc: ## rustdoc of the kernel crates and of the client library, in build/doc
+	@scripts/build/doc.sh
 
 rust-analyzer: ## rust-project.json for editors
-	@scripts/rust-analyzer.sh
+	@scripts/build/rust-analyzer.py
+
+## Cleaning up:
 
 clean: ## remove build/
-	@scripts/clean.sh
+	@scripts/build/clean.sh
 
 distclean: ## remove build/ and the cache (build root, kernels, downloads)
-	@scripts/clean.sh --cache
+	@scripts/build/clean.sh --cache
 
-help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+## Settings, as in `make shell KERNEL=debug MEM=8G`; Documentation/using.md has all:
+##   KERNEL=	stock, debug (KASAN, lockdep, kmemleak and more), or patched
+##   MODULE=dmirror	or test_hmm, which is upstream's, or none
+##   CMD= FILES=	what to run in the guest, and programs and data for it
+##   ARGS= APPEND=	parameters of the module, and of the kernel
+##   MEM=4G CPUS=2	the size of the guest
+##   DURATION=60	seconds of stress and fuzz; SEED= PROCS=3 OPS=200
+##   KDIR=	the build folder of a kernel of yours, for modules

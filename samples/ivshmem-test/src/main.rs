@@ -4,7 +4,8 @@
 //!
 //! In a guest, `ivshmem-test` moves pages of its processes to the device and back, takes the device
 //! away, and writes KTAP. What it claims of the device's memory it has checked by the host, where
-//! `ivshmem-test host` reads the file that is that memory. `scripts/guest.sh` connects the two.
+//! `ivshmem-test host` reads the file that is that memory. `scripts/guest/guest.sh` connects the
+//! two.
 
 #[path = "../../ivshmem/abi.rs"]
 mod abi;

@@ -1,0 +1,80 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# From nothing to pages moving: prepare what is missing, boot the stock kernel
+# in a guest, show the demo and a few cases of each theme of the selftest, and
+# say how it went.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+
+start=$SECONDS
+"$SCRIPTS/build/root.sh" >/dev/null
+"$SCRIPTS/build/stock-kernel.sh" >/dev/null
+note "building the module and the programs"
+mkdir -p "$BUILD/log"
+build() { "$SCRIPTS/build/modules.sh" stock >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
+if ! build 2>"$BUILD/log/build.log"; then
+	cat "$BUILD/log/build.log" >&2
+	die "the module or the programs could not be built"
+fi
+built=$SECONDS
+
+note "booting Linux in a guest"
+output=$BUILD/log/run
+# One guest for both. The demo unloads the module; marks stand between what people
+# see, and what is for the log comes last.
+# shellcheck disable=SC2016 # expanded in the guest
+command='
+	dmirror-demo
+	echo "=== demo exit $?"
+	grep -q "^dmirror " /proc/modules || load-module || exit
+	echo
+	dmirror-selftest --quick --ktap-file /tmp/ktap
+	echo "=== selftest exit $?"
+	cat /tmp/ktap
+'
+status=0
+# What tee hides from the guest: whether this is a terminal.
+[ ! -t 1 ] || export GUEST_TERM=${TERM:-dumb}
+env "${COHERENT_DEVICES[@]}" KERNEL=stock MODULE=dmirror BUILT=1 NAME=run CMD="$command" \
+	"$SCRIPTS/guest/guest.sh" | tee "$output.out" | sed -u '/^=== selftest exit/,$d; /^=== /d' ||
+	status=${PIPESTATUS[0]}
+
+demo=$(sed -n 's/^=== demo exit //p' "$output.out")
+selftest=$(sed -n 's/^=== selftest exit //p' "$output.out")
+log=$BUILD/log/run-stock.log
+booted=$(sed -n 's/^\[ *\([0-9]*\)\..*dmirror-guest: command starts$/\1/p' "$log")
+sed '1,/^=== selftest exit/d' "$output.out" >"$output.ktap"
+"$programs/dmirror-selftest" --quick --list >"$output.list"
+if [ -n "$selftest" ]; then
+	"$SCRIPTS/test/ktap.py" --expect "$output.list" "$output.ktap" >"$output.cases" || true
+	add_totals "$output.cases" || FAILED=1
+fi
+
+echo
+if [ "$demo" = 0 ]; then
+	echo "demo:      every page and every byte was where it should be"
+else
+	echo "demo:      FAILED (${demo:+exit status }${demo:-it did not end})"
+fi
+if [ "$selftest" = 0 ] && [ "$FAILED" -eq 0 ]; then
+	echo "selftest:  $PASSED passed, $SKIPPED skipped: a few cases of each theme"
+elif [ -n "$selftest" ]; then
+	echo "selftest:  FAILED"
+	grep '^failed' "$output.cases" | sed 's/^/           /' || true
+else
+	echo "selftest:  FAILED (it did not end)"
+fi
+if [ "$status" -eq 120 ]; then
+	echo "kernel:    COMPLAINED, see above"
+else
+	echo "kernel:    no complaint; its log is $log"
+fi
+parts="$((built - start)) s to build, ${booted:-?} s to boot"
+echo "time:      $((SECONDS - start)) s, of which $parts"
+all=$("$programs/dmirror-selftest" --list | wc -l)
+echo "the rest:  make selftest ($all cases), make test (every test)"
+if [ "$status" -ne 0 ] || [ "$demo" != 0 ] || [ "$selftest" != 0 ] || [ "$FAILED" -gt 0 ]; then
+	echo "make run failed" >&2
+	exit 1
+fi

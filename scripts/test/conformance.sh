@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run upstream's test suite of the ABI, hmm-tests, unmodified, in a guest. Each
+# case that the program lists has to report; a complaint of the kernel is a
+# failure. What takes the kernel down has failed, and the cases behind it run
+# after another boot.
+#
+#   scripts/test/conformance.sh [stock|debug|short]...      default: KERNEL, or debug
+#
+# short: the debug kernel, and the cases that measure speed on the stock kernel,
+# since they take three quarters of the time there.
+#
+# Takes the settings of guest.sh; CMD is the suite. MODULE=test_hmm runs it on
+# upstream's own module.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+
+tests=$("$SCRIPTS/build/hmm-tests.sh")
+export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests
+# The harness stops a case after 30 s, and the benchmark after 120 s, which is
+# little under emulation: these are to be seconds of the guest, not of the host.
+export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
+
+# Two coherent devices with 256 MiB each, in memory that the system leaves alone.
+export MEM=${MEM:-4G} APPEND="memmap=512M\$0x160000000 ${APPEND:-}"
+export ARGS=${ARGS-spm_addr_dev0=0x160000000 spm_addr_dev1=0x170000000}
+
+# run NAME PREFIX LIST : the cases in the file LIST; what comes of them is in
+# build/log/NAME-MODULE-KERNEL.*.
+run() {
+	local may_skip=
+	# Debian's kernel has no CONFIG_GUP_TEST.
+	[ "$KERNEL" != stock ] || may_skip='hmm\.[a-z_]*\.hmm_gup_test: .*could not find gup_test driver'
+	export KERNEL NAME=$1-$MODULE CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
+	boot_cases "$2" "$3" "-r " --may-skip "$may_skip"
+}
+
+[ $# -gt 0 ] || set -- "${KERNEL:-debug}"
+mkdir -p "$BUILD/log"
+list=$BUILD/log/conformance-short-$MODULE.list
+for place; do
+	if [ "$place" != short ]; then
+		KERNEL=$place run conformance "" "$tests/cases"
+		continue
+	fi
+	grep -v benchmark "$tests/cases" >"$list"
+	KERNEL=debug run conformance-short "debug: " "$list"
+	grep benchmark "$tests/cases" >"$list"
+	KERNEL=stock run conformance-short "stock: " "$list"
+done
+totals

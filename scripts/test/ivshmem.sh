@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run ivshmem-test: in a guest, with the driver samples/ivshmem, and on this
+# host, where it looks at the memory of the device and unplugs it.
+#
+#   scripts/test/ivshmem.sh [stock|debug]...      default: the one, then the other
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+
+# A static program, for both sides.
+program=$("$SCRIPTS/build/samples.sh")/ivshmem-test
+kernels=("$@")
+[ $# -gt 0 ] || kernels=(stock debug)
+for kernel in "${kernels[@]}"; do
+	# One case fills the device, and takes as long as that is large.
+	size=64M
+	[ "$kernel" = stock ] || size=16M
+	KERNEL=$kernel MODULE=none NAME=ivshmem IVSHMEM=$size CMD='load-module ivshmem && ivshmem-test' \
+		HOST_CMD="$(printf '%q host' "$program")" \
+		guest_cases "$kernel: " "$program" --list
+done
+totals

@@ -1,0 +1,81 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Run the bundled selftest in a guest, and compare what ran with its own list
+# of cases.
+#
+#   scripts/test/selftest.sh [stock|debug|short|reserved|loads]...      default: KERNEL, or stock debug
+#
+# Memory for two coherent devices is set aside on the kernel's command line;
+# ARGS, APPEND or MEM in the environment replace that. There are words for more:
+#
+#   short     the debug kernel, and the cases in which it is most likely to see
+#             what others do not: about the module's own memory, locks and
+#             references
+#   reserved  the stock kernel with memory for the private devices set aside as
+#             well, and with five levels of page tables, where physical addresses
+#             are wider; the cases to which that makes a difference
+#   loads     one case on the stock kernel: a thousand loads and unloads with
+#             resident pages
+#
+# Takes the other settings of guest.sh; CMD is the selftest.
+#
+# With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
+# has private devices alone. The cases that need more than that skip; others
+# fail, or take the kernel down, and the cases behind those run after another
+# boot.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+
+# A static program: its list can be asked for here.
+programs=$("$SCRIPTS/build/samples.sh")
+export MODULE=${MODULE:-dmirror}
+timeout=${TIMEOUT:-}
+if [ $# -eq 0 ]; then
+	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
+fi
+on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
+on_short=(
+	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. coherent. races. failing. nth.
+	unload. queue. engine.
+	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.engine_ held.vma_
+)
+own=${ARGS+x}${APPEND+x}${MEM+x}
+[ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
+for place; do
+	settings=(KERNEL="$place" NAME=selftest CMD="dmirror-selftest --ktap" TIMEOUT="${timeout:-2700}") cases=()
+	if [ "$place" = short ]; then
+		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
+		cases=("${on_short[@]}")
+		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest --ktap ${cases[*]}")
+	fi
+	if [ "$place" = reserved ]; then
+		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
+		cases=("${on_reserved[@]}")
+		settings=(
+			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest --ktap ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
+			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
+			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
+		)
+	elif [ "$place" = loads ]; then
+		[ "$MODULE" = dmirror ] || die "$MODULE leaves traces"
+		cases=("=unload.leaves_no_trace")
+		settings=(
+			KERNEL=stock NAME=selftest-loads TIMEOUT="${timeout:-7200}"
+			CMD="DMIRROR_LOADS=1000 dmirror-selftest --ktap --timeout 7000 ${cases[*]}"
+		)
+	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then
+		settings+=("${COHERENT_DEVICES[@]}")
+	fi
+	export "${settings[@]}"
+	if [ "$MODULE" = dmirror ]; then
+		guest_cases "$place: " "$programs/dmirror-selftest" --list "${cases[@]}"
+	else
+		export NAME=$NAME-$MODULE
+		mkdir -p "$BUILD/log"
+		"$programs/dmirror-selftest" --list >"$BUILD/log/$NAME-$KERNEL.list"
+		boot_cases "$place: " "$BUILD/log/$NAME-$KERNEL.list" =
+	fi
+	unset "${settings[@]%%=*}"
+done
+totals

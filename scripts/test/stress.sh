@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Random programs against the module, in a guest, compared with an oracle: one
+# process alone, without and with swap, then several at once, for a third of
+# DURATION each. Takes the settings of guest.sh, and DURATION, SEED, PROCS and OPS
+# (see Documentation/using.md).
+#
+#   scripts/test/stress.sh [SEED|fresh]...      default: SEED, or fresh: the clock's;
+#                                               one after the other, for DURATION each
+#
+# `dmirror-stress replay FILE` runs what it prints when a program fails.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+. "$SCRIPTS/lib/seeds.sh"
+
+DURATION=${DURATION:-60} SEED=${SEED:-} PROCS=${PROCS:-3} OPS=${OPS:-200}
+for name in DURATION PROCS OPS; do
+	[[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}" "$name is a number from 1 on."
+done
+[ $# -gt 0 ] || set -- "${SEED:-fresh}"
+
+# Small devices, so that they evict.
+export KERNEL=${KERNEL:-debug} ARGS=${ARGS:-capacity=0x1000000}
+export TIMEOUT=${TIMEOUT:-$((DURATION * 3 * $# + 600))}
+run="dmirror-stress run --seed SEED --ops $OPS --seconds $(((DURATION + 2) / 3))"
+disk='{ [ -b /dev/ram0 ] || modprobe -q brd rd_nr=1 rd_size=32768; }'
+run_seeds stress "$disk && $run && echo 'with swap:' && $run --swap && echo 'several:' && $run --procs $PROCS" "$@"
+totals

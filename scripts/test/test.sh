@@ -1,0 +1,160 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# All of the tests, part by part, whatever other parts came to. Ends with
+# `N passed, N failed, N skipped`, summed over all parts.
+#
+#   scripts/test/test.sh [--soak] [PART...]      default: all; --list names them
+#
+# --soak: what takes hours instead. Stress and fuzz go on for DURATION seconds,
+# by default an hour each.
+#
+# LANES parts run at a time (default: 2): a guest keeps little more than one
+# processor busy. What a part says is shown when it has ended.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
+
+LANES=${LANES:-2}
+[[ $LANES =~ ^[1-9][0-9]*$ ]] || die "LANES=$LANES is no number of lanes"
+
+# Name and command of each part. Those that build come first, then the longest.
+# Seeds are always the same ones: whoever runs this did not come to find new bugs.
+parts=(
+	"lint:test/lint.sh"
+	"doc:build/doc.sh"
+	"host:test/host-tests.sh"
+	"compile-fail:test/compile-fail.sh"
+	"selftest-debug:test/selftest.sh short"
+	"conformance:test/conformance.sh short"
+	"selftest-stock:test/selftest.sh stock"
+	"kunit:test/kunit.py"
+	"stress:test/stress.sh 1 2"
+	"fuzz:test/fuzz.sh 1 2"
+	"matrix:test/matrix.sh quick"
+	"guest-stock:test/guest-checks.sh stock"
+	"ivshmem:test/ivshmem.sh"
+	"real:test/real.sh short"
+	"bench:test/bench.sh quick"
+)
+
+kind="test"
+if [ "${1:-}" = --soak ]; then
+	shift
+	kind=soak
+	parts=(
+		"stress:test/stress.sh"
+		"fuzz:test/fuzz.sh"
+		"matrix:test/matrix.sh"
+		"loads:test/selftest.sh loads"
+		"conformance:test/conformance.sh debug"
+		"selftest-debug:test/selftest.sh debug"
+		"selftest-reserved:test/selftest.sh reserved"
+		"guest-debug:test/guest-checks.sh debug"
+		"real:test/real.sh"
+	)
+	export DURATION=${DURATION:-3600}
+fi
+
+if [ "${1:-}" = --list ]; then
+	printf '%s\n' "${parts[@]%%:*}"
+	exit
+fi
+for name; do
+	[[ " ${parts[*]%%:*} " == *" $name "* ]] || die "there is no part '$name'" "scripts/test/test.sh --list names them."
+done
+chosen=()
+for part in "${parts[@]}"; do
+	[ $# -gt 0 ] && [[ " $* " != *" ${part%%:*} "* ]] || chosen+=("$part")
+done
+
+output_of() { printf '%s/log/%s-%s.out\n' "$BUILD" "$kind" "$1"; }
+
+declare -A running=() # names, by process
+trap 'exit 130' INT TERM HUP
+trap stop_all EXIT
+stop_all() {
+	local group
+	for group in "${!running[@]}"; do kill -- "-$group" 2>/dev/null || true; done
+	wait
+}
+
+# begin PART : start it in a process group of its own, so that all of it can be
+# stopped.
+begin() {
+	local name=${1%%:*}
+	note "$name begins"
+	set -m
+	# shellcheck disable=SC2086 # a command and its argument
+	(
+		start=$SECONDS status=0
+		"$SCRIPTS"/${1#*:} || status=$?
+		printf '%d %d\n' "$status" $((SECONDS - start)) >"$(output_of "$name").end"
+	) >"$(output_of "$name")" 2>&1 </dev/null &
+	running[$!]=$name
+	set +m
+}
+
+# await : until a part has ended; shows what it said.
+await() {
+	local process=
+	wait -n -p process "${!running[@]}" || true
+	if [ -z "$process" ]; then
+		# One that was killed may have been waited for already.
+		for process in "${!running[@]}"; do kill -0 "$process" 2>/dev/null || break; done
+	fi
+	note "${running[$process]}"
+	cat "$(output_of "${running[$process]}")"
+	unset "running[$process]"
+}
+
+# count NAME : add the results of a part to the totals, and a line to the table.
+count() {
+	local output status=1 seconds=0 remark=
+	local before=("$PASSED" "$FAILED" "$SKIPPED")
+	output=$(output_of "$1")
+	read -r status seconds <"$output.end" || true
+	if ! add_totals "$output"; then
+		FAILED=$((FAILED + 1))
+		remark="  ended without a result (status $status)"
+	elif [ "$status" -ne 0 ] && [ "$FAILED" -eq "${before[1]}" ]; then
+		FAILED=$((FAILED + 1))
+		remark="  exit status $status"
+	elif [ "$((PASSED + FAILED + SKIPPED))" -eq "$((before[0] + before[1] + before[2]))" ]; then
+		FAILED=$((FAILED + 1))
+		remark="  nothing ran"
+	fi
+	printf '%-20s %6d %6d %7d %5d s%s\n' "$1" $((PASSED - before[0])) $((FAILED - before[1])) \
+		$((SKIPPED - before[2])) "$seconds" "$remark"
+}
+
+start=$SECONDS
+mkdir -p "$BUILD/log"
+# What takes so long the first time is no time of a part's.
+"$SCRIPTS/build/stock-kernel.sh" >/dev/null
+[[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix|ivshmem ]] || "$SCRIPTS/build/debug-kernel.sh" >/dev/null || true
+
+for part in "${chosen[@]}"; do
+	rm -f "$(output_of "${part%%:*}")"{,.end}
+	while [ "${#running[@]}" -ge "$LANES" ]; do await; done
+	begin "$part"
+done
+while [ "${#running[@]}" -gt 0 ]; do await; done
+
+outputs=()
+printf '\n%-20s %6s %6s %7s\n' part passed failed skipped
+for part in "${chosen[@]}"; do
+	count "${part%%:*}"
+	outputs+=("$(output_of "${part%%:*}")")
+done
+if [ "$FAILED" -gt 0 ]; then
+	# What failed, and the first lines of what is said of it.
+	printf '\n'
+	awk '
+		/^failed/ { part = FILENAME; sub(/.*\/(test|soak)-/, "", part); sub(/\.out$/, "", part)
+			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
+		/^        / && lines-- > 0 { print; next }
+		{ lines = 0 }
+	' "${outputs[@]}"
+fi
+printf '\nin %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
+totals
