@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Real programs with their memory on the device: they print what they print
-# without it.
+# without it. So do the kernel's own tests of mm, but for what guest/mm-tests.known
+# names.
 #
-#   scripts/real.sh          all programs in all ways, on both kernels
-#   scripts/real.sh short    some, on the stock kernel
+#   scripts/real.sh              all programs in all ways, and the tests of mm, on both kernels
+#   scripts/real.sh short        some programs, on the stock kernel
+#   scripts/real.sh mm [KERNEL]  the tests of mm
 . "$(dirname "$0")/lib.sh"
 . "$SCRIPTS/cases.sh"
 
@@ -18,12 +20,24 @@ real() {
 		guest_cases "$kernel: " in_root bash -c "$SCRIPTS/guest/real --list $*"
 }
 
+# mm KERNEL : a guest with the tests of mm. The debug kernel takes nearly an hour.
+mm() {
+	local files=("$SCRIPTS"/guest/mm-tests{,.known} "$SCRIPTS/guest/mm-compare.awk" "$("$SCRIPTS/mm-tests.sh")")
+	KERNEL=$1 MODULE=dmirror NAME=real-mm TIMEOUT=7200 CMD=mm-tests FILES="${files[*]}" \
+		guest_cases "$1: " in_root "$SCRIPTS/guest/mm-tests" --list
+}
+
 case ${1:-} in
 '')
-	real stock
-	real debug
+	for kernel in stock debug; do
+		real "$kernel"
+		mm "$kernel"
+	done
+	;;
+mm)
+	for kernel in ${2:-stock debug}; do mm "$kernel"; done
 	;;
 short) real stock -p "'sqlite python redis'" -m "'again xe'" ;;
-*) die "real.sh $1" "What runs is named by nothing, or by short." ;;
+*) die "real.sh $1" "What runs is named by nothing, by short, or by mm." ;;
 esac
 totals
