@@ -47,7 +47,7 @@ bench: ## our module and upstream's measured, in instructions and by the clock: 
 ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides, on the stock and the debug kernel
 	@scripts/ivshmem.sh
 
-real: ## sqlite, python, redis and others with their memory on the device: the same output; on both kernels
+real: ## sqlite, python, redis and others, and the kernel's tests of mm, with their memory on the device: the same output
 	@scripts/real.sh
 
 stress: ## random programs against an oracle, on the debug kernel; DURATION=60 SEED= PROCS=3 OPS=200

@@ -23,7 +23,9 @@ real() {
 # mm KERNEL : a guest with the tests of mm. The debug kernel takes nearly an hour.
 mm() {
 	local files=("$SCRIPTS"/guest/mm-tests{,.known} "$SCRIPTS/guest/mm-compare.awk" "$("$SCRIPTS/mm-tests.sh")")
+	# The ram disk is for swap. Some write by /proc/self/mem what they may not write.
 	KERNEL=$1 MODULE=dmirror NAME=real-mm TIMEOUT=7200 CMD=mm-tests FILES="${files[*]}" \
+		APPEND='brd.rd_nr=1 brd.rd_size=262144 proc_mem.force_override=always' \
 		guest_cases "$1: " in_root "$SCRIPTS/guest/mm-tests" --list
 }
 

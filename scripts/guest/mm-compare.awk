@@ -4,7 +4,7 @@
 # with its memory on the device, result by result. Prints results of KTAP that have
 # no number yet: one for the test, and one for each known difference of it.
 #
-#   awk -v test=TEST -v statuses='ALONE SEEN' -f mm-compare.awk KNOWN ALONE SEEN...
+#   awk -v test=TEST -v statuses='ALONE SEEN' [-v also=PROBLEM] -f mm-compare.awk KNOWN ALONE SEEN...
 #
 # KNOWN has a line for each known difference: test, name of the result, how it
 # differs, reason, with tabs between them. A `*` in a name stands for anything. A
@@ -53,7 +53,7 @@ file == 1 {
 /^# ERROR: / { stop(substr($0, 10)) }
 
 function stop(said) {
-	sub(/ *# Totals: .*/, "", said)
+	sub(/ *# (Totals: |Planned tests ).*/, "", said)
 	if (!(file in stops)) stops[file] = "stops itself: " said
 }
 
@@ -87,6 +87,7 @@ function problem(what) { if (!(what in why)) { why[what]; whys = whys (whys ? ",
 
 END {
 	last = ARGC - 1
+	if (also) problem(also)
 	if (!results[2] && !(2 in stops)) problem("it has no results")
 	for (f = 3; f <= last; f++)
 		if (stops[f] != stops[2]) {
