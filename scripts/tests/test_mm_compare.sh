@@ -57,6 +57,13 @@ sed 's/^ok 2 # SKIP/ok 2/' by.itself >not.skipped
 expect "not skipped" "0 0" not.skipped <<'SAID'
 not ok mm.t
 SAID
+{ cat by.itself && echo 'ok 7 transact Extra pages 10 (0.1%)'; } >counts.ten
+{ cat by.itself && echo 'ok 7 transact Extra pages 11 (0.2%)'; } >counts.eleven
+mv by.itself whole && cp counts.ten by.itself
+expect "the same, but for a count" "0 0" counts.eleven <<'SAID'
+ok mm.t
+SAID
+mv whole by.itself
 { cat by.itself && echo 'ok 7 more'; } >one.more
 expect "a result more" "0 0" one.more <<'SAID'
 not ok mm.t
