@@ -60,7 +60,7 @@ fuzz: ## random requests
 matrix: ## the selftest with each preemption, setting of huge pages, 1 and 2 CPUs; hours
 	@scripts/test/matrix.sh
 
-real: ## sqlite, python, redis and others with their memory on the device
+real: ## real programs, and the kernel's tests of mm, with their memory on the device
 	@scripts/test/real.sh
 
 bench: ## measure our module and upstream's: a table of ratios, pictures in build/bench

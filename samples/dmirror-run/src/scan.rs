@@ -83,6 +83,35 @@ impl Scan {
     }
 }
 
+/// A second look at parts of a process, right before they move.
+///
+/// After the first one the program may have mapped other memory there. What it has not touched of
+/// that must not be asked for, because it would come into being on the device.
+pub struct SecondLook(PageMap);
+
+impl SecondLook {
+    /// Prepares to look at a process.
+    ///
+    /// # Errors
+    ///
+    /// What opening its files in `/proc` fails with, as when it is gone.
+    pub fn at(pid: i32) -> io::Result<Self> {
+        let pagemap = Process::new(pid).and_then(|process| process.pagemap());
+        pagemap.map(Self).map_err(io::Error::other)
+    }
+
+    /// What of a run is there in system memory now.
+    pub fn of(&mut self, run: PageRange) -> Vec<PageRange> {
+        let first = run.addr() / page_size() as u64;
+        let numbers = first as usize..(first + run.pages()) as usize;
+        let mut scan = Scan::default();
+        if let Ok(pages) = self.0.get_range_info(numbers) {
+            scan.add_pages(first, &pages);
+        }
+        scan.here
+    }
+}
+
 /// Whether a mapping may have pages that can move: private, and of a kind that the kernel has
 /// struct pages for.
 fn may_move(map: &MemoryMap) -> bool {
@@ -113,6 +142,8 @@ fn is_there(page: &PageInfo) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dmirror_client::Region;
+
     use super::*;
 
     fn pages(text: &str) -> Vec<PageInfo> {
@@ -154,6 +185,19 @@ mod tests {
         assert_eq!(runs(510, "hhhh"), (vec![(510, 2), (512, 2)], 4));
         let block = "h".repeat(512);
         assert_eq!(runs(512, &block), (vec![(512, 512)], 512));
+    }
+
+    #[test]
+    fn a_second_look_leaves_out_what_is_not_there() {
+        let region = Region::options(8).huge(false).map().unwrap();
+        for page in [0, 1, 5] {
+            region.store(page * Region::words_per_page(), 1);
+        }
+        let mut look = SecondLook::at(std::process::id() as i32).unwrap();
+        assert_eq!(
+            look.of(region.range()),
+            [region.part(0..2), region.part(5..6)]
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::Touch;
 use crate::device::Settings;
 use crate::scan::BLOCK;
 use crate::scan::Scan;
+use crate::scan::SecondLook;
 use crate::touch::Toucher;
 
 /// What is done with the memory of the program.
@@ -136,7 +137,10 @@ fn limit_for(pages: u64, factor: f64) -> u32 {
 
 /// Moves pages to the device, as far as they can be moved now: others may unmap, pin or lock them.
 fn move_out(space: &Space, runs: &[PageRange], view: &mut [u8]) {
-    for &run in runs {
+    let Ok(mut look) = SecondLook::at(space.pid) else {
+        return;
+    };
+    for run in runs.iter().flat_map(|&run| look.of(run)) {
         let _ = space.device.migrate_to_device(run, view);
     }
 }
