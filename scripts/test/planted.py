@@ -204,7 +204,7 @@ BUGS = [
         "queue.destroyed_with_signals"),
     Bug("interrupt-lost", "who interrupts an engine that moves pages is forgotten before the fault that comes next",
         "rust/dmirror/exec/service.rs",
-        "        // After that, so that no interrupt is lost.\n        self.check()\n", "        Ok(())\n",
+        "        // Checked after the interrupt was cleared, so that no interrupt is lost.\n        self.check()\n", "        Ok(())\n",
         "engine.destroyed_before_a_fault"),
     Bug("group-not-told", "engines that wait for a group are not told when it is done",
         "rust/dmirror/faults.rs",
