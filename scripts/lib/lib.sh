@@ -86,8 +86,8 @@ run_step() {
 }
 
 # key_of FILE-OR-STRING... : a short key of the contents of files and of strings.
-# Which folder of scripts/ a script lies in, or calls others in, makes no other
-# product: a script that moves shall not have kernels built anew.
+# The folders of scripts/ are left out of them: a script that moves to another
+# folder makes the same product, and kernels need not be built again.
 key_of() {
 	local item
 	for item; do
