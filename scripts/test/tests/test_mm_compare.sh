@@ -5,6 +5,9 @@
 # what the comparison makes of it.
 set -euo pipefail
 
+# The build root has the busybox that the guest gets.
+command -v busybox >/dev/null || exec "$(dirname "$0")/../../build/in-root.sh" "$(realpath "$0")"
+
 compare=$(cd "$(dirname "$0")/../../guest/inside" && pwd)/mm-compare.awk
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
