@@ -90,6 +90,21 @@ t	twice (2)	passed, then failed	why 1
 t	first * (2 kB)	passed, then failed	why 2
 t	stops itself: two looks: *	not, then so	why 3
 END
+printf 'TAP version 13\n1..0 # SKIP no such kernel\n' >skips
+expect "skips on the device alone" "0 4" skips <<'SAID'
+not ok mm.t
+ok mm.t: twice (2): passed, then failed
+ok mm.t: first * (2 kB): passed, then failed
+ok mm.t: stops itself: two looks: *: not, then so
+SAID
+mv by.itself whole && cp skips by.itself
+expect "skips" "4 4" skips <<'SAID'
+ok mm.t # SKIP no such kernel
+ok mm.t: twice (2): passed, then failed # SKIP no such kernel
+ok mm.t: first * (2 kB): passed, then failed # SKIP no such kernel
+ok mm.t: stops itself: two looks: *: not, then so # SKIP no such kernel
+SAID
+mv whole by.itself
 expect "known, and not met" "0 0" by.itself <<'SAID'
 ok mm.t
 ok mm.t: twice (2): passed, then failed
