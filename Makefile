@@ -49,7 +49,7 @@ conformance: ## upstream's hmm-tests, unmodified
 	@scripts/test/conformance.sh
 
 compare: ## upstream's hmm-tests on our module and on upstream's, case by case
-	@scripts/test/compare.py
+	@scripts/build/host.sh && scripts/test/compare.py
 
 stress: ## random programs against an oracle that knows what must be true
 	@scripts/test/stress.sh
@@ -75,13 +75,13 @@ soak: ## hours of stress and fuzz, the whole matrix, a thousand loads; ends like
 	@scripts/test/test.sh --soak
 
 kunit: ## the KUnit suites of the kernel crates
-	@scripts/test/kunit.py
+	@scripts/build/host.sh && scripts/test/kunit.py
 
 ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides
 	@scripts/test/ivshmem.sh
 
 planted: ## plant bugs in a copy of the module, one at a time, and see that tests find each
-	@scripts/test/planted.py
+	@scripts/build/host.sh && scripts/test/planted.py
 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/test/lint.sh
@@ -90,7 +90,7 @@ doc: ## rustdoc of the kernel crates and of the client library, in build/doc
 	@scripts/build/doc.sh
 
 rust-analyzer: ## rust-project.json for editors
-	@scripts/build/rust-analyzer.py
+	@scripts/build/host.sh && scripts/build/rust-analyzer.py
 
 ## Cleaning up:
 

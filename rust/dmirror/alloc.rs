@@ -3,24 +3,20 @@
 //! The allocator of a device's pages: pure logic, no kernel calls.
 //!
 //! The device is a row of blocks. A block is free, or whole (one folio covers it), or split into
-//! small pages, some of which are free. When all of its small pages are free, it is one free block
-//! again.
+//! small pages. When all of its small pages are free, it is one free block again.
 //!
 //! When the device is full, a block in use must go: the [victim](Allocator::victim), which an
 //! eviction policy chooses. Blocks in use are on one list from the least to the most recently used
 //! one, and on another in the order of their allocation; they also have a slot in the array for
 //! random choice. All three are always kept up to date, so that the policy may change at any time.
 //!
-//! Every operation takes a bounded number of steps, so it can run under a spinlock. The caller
-//! supplies the array of blocks and the lock.
+//! Every operation takes a bounded number of steps. The caller supplies the array and a spinlock.
 
 use core::ops::{DerefMut, Range};
 
-/// Number of pages in a block.
-pub(crate) const BLOCK_PAGES: usize = 1 << BLOCK_ORDER;
-
-/// Order of a folio that covers a whole block.
+/// Order of a folio that covers a whole block, and the number of its pages.
 pub(crate) const BLOCK_ORDER: u32 = 9;
+pub(crate) const BLOCK_PAGES: usize = 1 << BLOCK_ORDER;
 
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
@@ -289,20 +285,23 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     /// Records that the folio that covered the whole block of `page` was split. From now on, its
     /// pages are freed one by one, or in pieces.
     pub(crate) fn split(&mut self, page: usize) {
-        match locate(page) {
-            Ok((index, _)) if self.state(index) == Some(State::Whole) => {
-                self.set(index, State::Small([u64::MAX; WORDS]));
-            }
-            _ => {}
+        let block = self.blocks.get(page / BLOCK_PAGES);
+        if block.is_some_and(|block| block.state == State::Whole) {
+            self.set((page / BLOCK_PAGES) as u32, State::Small([u64::MAX; WORDS]));
         }
     }
 
     /// Records that the block of `page` was just used.
     pub(crate) fn touch(&mut self, page: usize) {
-        let index = locate(page).map(|(index, _)| index);
-        if let Some(index) = index.ok().filter(|_| self.used_in(page / BLOCK_PAGES) > 0) {
-            self.touch_block(index);
+        if !self.is_block_free(page / BLOCK_PAGES) {
+            self.touch_block((page / BLOCK_PAGES) as u32);
         }
+    }
+
+    /// Returns whether a block is free; a block that does not exist counts as free.
+    pub(crate) fn is_block_free(&self, block: usize) -> bool {
+        let state = self.blocks.get(block).map(|block| block.state);
+        matches!(state, None | Some(State::Free))
     }
 
     /// Returns how many pages of a block are in use: 0 for a block that does not exist.

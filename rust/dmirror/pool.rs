@@ -104,7 +104,7 @@ impl Pool {
 
     /// Returns whether a block is free. Does not sleep.
     pub(crate) fn is_block_free(&self, block: usize) -> bool {
-        self.allocator.lock().used_in(block) == 0
+        self.allocator.lock().is_block_free(block)
     }
 
     /// Returns how many pages are in use of each of the `N` blocks from `first` on. Does not sleep.

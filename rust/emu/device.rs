@@ -198,7 +198,8 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
 
 impl CpuEngine {
     /// Returns the address of the consecutive bytes of device pages, and the number of pages. The
-    /// pages lie in one block, because blocks are as large as the largest run and equally aligned.
+    /// pages lie in one block, because a run has a power of two
+    /// of pages, at most a block, and starts at a multiple of that number.
     fn bytes(&self, pages: DevicePages) -> Result<(*mut c_void, usize)> {
         let bytes = self.0.frame(pages.first()).ok_or(EIO)?;
         Ok((bytes.as_ptr().cast(), pages.npages()))

@@ -12,7 +12,7 @@
 # are as many as the device leaves. guest/inside/mm-tests says how they run.
 tests=(
 	cow droppable guard-regions gup_longterm hugetlb-madvise ksm_functional_tests madv_populate
-	map_fixed_noreplace map_populate mdwe_test merge mkdirty mlock2-tests mrelease_test mremap_dontunmap
+	map_populate mdwe_test merge mkdirty mlock2-tests mrelease_test mremap_dontunmap
 	mremap_test mseal_test pagemap_ioctl prctl_thp_disable process_madv rmap soft-dirty
 	uffd-unit-tests uffd-wp-mremap
 )

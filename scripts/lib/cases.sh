@@ -11,6 +11,9 @@ COHERENT_DEVICES=(
 	'ARGS=spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
 )
 
+# What reads results is in Python.
+command -v python3 >/dev/null || "$SCRIPTS/build/host.sh"
+
 PASSED=0 FAILED=0 SKIPPED=0
 
 passed() {

@@ -122,6 +122,8 @@ def boot(name, append, expected, kunit_parser, totals):
     append = f"kunit.enable=1 kunit.autorun=1 {append} {os.environ.get('APPEND', '')}"
     settings = {"KERNEL": "debug", "MODULE": "dmirror", "NAME": name, "CMD": "true", "APPEND": append}
     guest = subprocess.run([SCRIPTS / "guest/guest.sh"], check=False, env={**os.environ, **settings})
+    if guest.returncode == 125:
+        sys.exit(125)
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     # Suites of the kernel's own run while it boots; ours, from this line on.
     _, _, ours = text.partition("dmirror: loading out-of-tree module")

@@ -22,9 +22,10 @@ real() {
 
 # mm KERNEL : a guest with the tests of mm. The debug kernel takes five times as long.
 mm() {
-	local choice=()
+	local choice=() tests files
 	[ "$1" = stock ] || choice=(--quick)
-	local files=("$SCRIPTS"/guest/inside/mm-tests{,.known} "$SCRIPTS/guest/inside/mm-compare.awk" "$("$SCRIPTS/build/mm-tests.sh")")
+	tests=$("$SCRIPTS/build/mm-tests.sh")
+	files=("$SCRIPTS"/guest/inside/mm-tests{,.known} "$SCRIPTS/guest/inside/mm-compare.awk" "$tests")
 	# The ram disk is for swap. Some write by /proc/self/mem what they may not write.
 	KERNEL=$1 MODULE=dmirror NAME=real-mm TIMEOUT=7200 CMD="mm-tests ${choice[*]}" FILES="${files[*]}" \
 		APPEND='brd.rd_nr=1 brd.rd_size=262144 proc_mem.force_override=always' \

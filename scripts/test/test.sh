@@ -18,7 +18,7 @@ LANES=${LANES:-2}
 [[ $LANES =~ ^[1-9][0-9]*$ ]] || die "LANES=$LANES is no number of lanes"
 
 # Name and command of each part. Those that build come first, then the longest.
-# The seed is always the same one: whoever runs this did not come to find new bugs.
+# The seeds are always the same ones: whoever runs this did not come to find new bugs.
 parts=(
 	"lint:test/lint.sh"
 	"doc:build/doc.sh"
@@ -28,8 +28,8 @@ parts=(
 	"conformance:test/conformance.sh short"
 	"selftest-stock:test/selftest.sh stock"
 	"kunit:test/kunit.py"
-	"stress:test/stress.sh 1"
-	"fuzz:test/fuzz.sh 1"
+	"stress:test/stress.sh 1 2"
+	"fuzz:test/fuzz.sh 1 2"
 	"matrix:test/matrix.sh quick"
 	"guest-stock:test/guest-checks.sh stock"
 	"ivshmem:test/ivshmem.sh"
@@ -53,6 +53,9 @@ if [ "${1:-}" = --soak ]; then
 		"real:test/real.sh"
 	)
 	export DURATION=${DURATION:-3600}
+else
+	# For each of the two seeds.
+	export DURATION=${DURATION:-30}
 fi
 
 if [ "${1:-}" = --list ]; then

@@ -55,10 +55,15 @@ fn policies() -> Result<Vec<Policy>> {
     Ok((0..NODES).filter_map(named).collect::<Result<_, _>>()?)
 }
 
-/// Gives each device a preset.
+/// The presets that go with a seed, one a device.
+fn presets_of(seed: u64) -> [&'static str; NODES] {
+    std::array::from_fn(|node| PRESETS[(seed >> (2 * node)) as usize % PRESETS.len()])
+}
+
+/// Gives each device its preset.
 fn choose_policies(seed: u64) -> Result<()> {
-    for (policy, bits) in policies()?.iter().zip([seed, seed >> 2]) {
-        policy.choose(PRESETS[(bits % 4) as usize])?;
+    for (policy, preset) in policies()?.iter().zip(presets_of(seed)) {
+        policy.choose(preset)?;
     }
     Ok(())
 }
@@ -152,6 +157,10 @@ impl Session {
     pub fn soak(&self, seed: u64, time: Duration, ops: usize, procs: u32) -> Result<bool> {
         let start = Instant::now();
         let mut dice = Dice::new(seed);
+        let mut before = Vec::new();
+        for policy in policies()? {
+            before.push((policy.values()?, policy));
+        }
         let mut children = Vec::new();
         for _ in 0..procs {
             let seed = dice.any();
@@ -161,13 +170,12 @@ impl Session {
             });
             children.push(child?);
         }
-        let mut passed = true;
-        for child in children {
-            passed &= child.wait()? == Exit::Status(0);
+        let ended = children.into_iter().map(dmirror_client::Child::wait);
+        let ended = ended.collect::<Result<Vec<_>, _>>();
+        for (values, policy) in &before {
+            policy.put(values)?;
         }
-        for policy in policies()? {
-            policy.choose("test_hmm")?;
-        }
+        let mut passed = ended?.iter().all(|exit| *exit == Exit::Status(0));
         for node in 0..NODES {
             for sum in real::disagreements(node) {
                 println!("statistics of device {node} do not agree: {sum}");
@@ -197,6 +205,8 @@ impl Session {
                 let beside = noise.map_or("", |_| ", with a thread beside it");
                 println!("the program of seed {seed}{beside}: {failure}");
                 println!("(dmirror-stress show {seed} --ops {ops} prints it)");
+                let presets = presets_of(seed).join(", ");
+                println!("(when it began, the devices got the policies {presets})");
                 return Ok(false);
             }
         }

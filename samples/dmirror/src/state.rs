@@ -66,7 +66,7 @@ pub struct DeviceState {
     pub free_pages: Option<u64>,
     /// Blocks of 512 pages that nobody uses.
     pub free_blocks: Option<u64>,
-    /// Pages in use of each of its blocks, in the order of their frames.
+    /// Pages in use of each of its blocks, in the order of their frames. Only `top` looks at them.
     #[serde(skip)]
     pub blocks: Vec<u64>,
     /// Engines.
@@ -192,8 +192,6 @@ impl DeviceState {
             Some(stats) => state.count(stats),
             None => hidden.push("statistics and policy, which are in debugfs".into()),
         }
-        let blocks = Stats::blocks_of(&name).with_context(|| format!("blocks of {name}"))?;
-        state.blocks = blocks.unwrap_or_default();
         if let Some(policy) = Policy::of(&name).with_context(|| format!("policy of {name}"))? {
             state.policy = Some(policy.preset()?);
             let files = policy.files().context("settings")?;

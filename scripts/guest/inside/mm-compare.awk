@@ -86,6 +86,7 @@ function differs(name, change, i, is_known) {
 		if (change == changes[i] && matches(name, names[i])) {
 			is_known = 1
 			met[i]++
+			all_met++
 		}
 	printf "# %s: %s%s\n", name, change, is_known ? " (known)" : ""
 	if (!is_known) problem("results differ")
@@ -123,9 +124,11 @@ END {
 		if (!ran && stops[last]) missing++
 		else if (!ran) differs(name, first ", then nothing")
 	}
+	for (f = 3; f <= last; f++) compared += results[f]
+	if (results[2] && !compared) problem("no result could be compared")
 	if (missing) printf "# %d of %d results are missing: it stopped itself before\n", missing, results[2]
 	split(statuses, status, " ")
-	if (!known && !whys && status[1] != status[2]) problem("status " status[1] ", then " status[2])
+	if (!all_met && !whys && status[1] != status[2]) problem("status " status[1] ", then " status[2])
 	if (whys) printf "# %s\n", whys
 	printf "%sok mm.%s\n", whys ? "not " : "", test
 	for (i = 1; i <= known; i++) {

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use anyhow::Context as _;
 use anyhow::Result;
 use dmirror_client::Stats;
 
@@ -25,8 +26,14 @@ pub struct Sample {
 impl Sample {
     /// Looks now.
     pub fn take() -> Result<Self> {
+        let mut state = State::look()?;
+        for device in &mut state.devices {
+            let name = device.node.rsplit('/').next().unwrap_or_default();
+            let blocks = Stats::blocks_of(name).context("the map of blocks")?;
+            device.blocks = blocks.unwrap_or_default();
+        }
         Ok(Self {
-            state: State::look()?,
+            state,
             at: Instant::now(),
         })
     }

@@ -18,10 +18,9 @@ use nix::spawn::PosixSpawnFlags;
 use nix::spawn::posix_spawnp;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitPidFlag;
-use nix::sys::wait::WaitStatus;
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use rustix::process::Pid;
+use rustix::process::WaitOptions;
+use rustix::process::waitpid;
 
 /// A child that runs a program.
 pub struct Program(Pid);
@@ -57,12 +56,13 @@ impl Program {
             &arguments,
             &environment.collect::<Vec<_>>(),
         );
-        Ok(Self(child.with_context(about)?))
+        let pid = Pid::from_raw(child.with_context(about)?.as_raw());
+        Ok(Self(pid.context("a child without a number")?))
     }
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.0.as_raw()
+        self.0.as_raw_pid()
     }
 
     /// What it has ended with, as shells have it: its exit status, or 128 and its signal. Does not
@@ -72,11 +72,11 @@ impl Program {
     ///
     /// What waitpid(2) fails with.
     pub fn status(&self) -> Result<Option<u8>> {
-        let status = waitpid(self.0, Some(WaitPidFlag::WNOHANG));
-        Ok(match status.context("cannot wait for the program")? {
-            WaitStatus::Exited(_, code) => u8::try_from(code & 0xff).ok(),
-            WaitStatus::Signaled(_, signal, _) => u8::try_from(128 + signal as i32).ok(),
-            _ => None,
-        })
+        let ended = waitpid(Some(self.0), WaitOptions::NOHANG);
+        let ended = ended.context("cannot wait for the program")?;
+        Ok(ended.and_then(|(_, status)| {
+            let signal = || status.terminating_signal().map(|signal| 128 + signal);
+            u8::try_from(status.exit_status().or_else(signal)?).ok()
+        }))
     }
 }
