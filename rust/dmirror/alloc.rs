@@ -355,10 +355,6 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(page)
     }
 
-    fn state(&self, index: u32) -> Option<State> {
-        Some(self.blocks.get(index as usize)?.state)
-    }
-
     /// Returns the usage bits of a block that is split into small pages.
     fn small(&mut self, index: u32) -> Option<&mut [u64; WORDS]> {
         match &mut self.blocks.get_mut(index as usize)?.state {
