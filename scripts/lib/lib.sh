@@ -124,5 +124,25 @@ make_once() {
 	: >"$dir/.complete"
 }
 
+# kernel_module NAME WHAT FILE... : print the path of NAME.ko, a module that is built
+# in the cache from these files of the stock kernel's source. WHAT names it for the user.
+kernel_module() {
+	local name=$1 what=$2 stock folder
+	shift 2
+	stock=$("$SCRIPTS/build/stock-kernel.sh")
+	folder=$CACHE/$name-$(key_of "$(basename "$stock")" "$name" "$@" "$(declare -f make_kernel_module)")
+	if ! is_made "$folder"; then
+		hold_lock "$name"
+		make_once "$folder" run_step "Building $what" "10 seconds" make_kernel_module "$stock" "$name" "$@"
+	fi
+	printf '%s\n' "$folder/$name.ko"
+}
+make_kernel_module() {
+	local stock=$1 name=$2 dir=${!#}
+	(cd "$stock/linux" && cp "${@:3:$#-3}" "$dir")
+	printf 'obj-m := %s.o\n' "$name" >"$dir/Kbuild"
+	in_root make -C "$stock/build" M="$dir" modules
+}
+
 # in_root COMMAND... : run a command in the build root (made by root.sh).
 in_root() { "$SCRIPTS/build/in-root.sh" "$@"; }
