@@ -10,6 +10,10 @@ tmp=$(mktemp -d)
 trap 'rm -rf -- "$tmp"' EXIT
 failures=0
 
+# Whoever runs the tests has flags of a make of their own: with "make -C" each
+# make below would say first which folder it enters.
+unset MAKEFLAGS MAKELEVEL MFLAGS
+
 # refuses WORDS COMMAND... : it fails, and says the words in its first line.
 refuses() {
 	local words=$1 said status=0
