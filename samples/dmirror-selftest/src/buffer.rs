@@ -5,16 +5,10 @@
 
 use std::ops::Range;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::PageRange;
-use dmirror_client::page_size;
+use anyhow::{Context as _, Result, ensure};
+use dmirror_client::{Device, PageRange, page_size};
 
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
+use crate::check::{Where, all_at, equal};
 
 /// Page-aligned bytes of the heap.
 #[derive(Debug)]

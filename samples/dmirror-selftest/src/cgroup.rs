@@ -2,14 +2,11 @@
 
 //! A cgroup with limits of memory.
 
-use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, thread};
 
-use anyhow::Context as _;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::check::skip;
 use crate::context::is_root;

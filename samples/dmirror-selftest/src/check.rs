@@ -3,24 +3,12 @@
 //! How cases say what they expect. Each failure names what was expected and
 //! what was seen.
 
-use std::env;
 use std::fmt::Debug;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::CallError;
-use dmirror_client::Counts;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Module;
-use dmirror_client::PageRange;
-use dmirror_client::Place;
-use dmirror_client::Room;
-use dmirror_client::Survey;
+use anyhow::{Result, bail, ensure};
+use dmirror_client::{CallError, Counts, Device, Errno, Module, PageRange, Place, Room, Survey};
 use thiserror::Error;
 
 /// The case cannot run here, and why.

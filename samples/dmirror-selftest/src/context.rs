@@ -4,43 +4,25 @@
 //! processes, the module.
 
 use std::fmt::Display;
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
+use std::{fs, io};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use dmirror_client::Child;
-use dmirror_client::Device;
-use dmirror_client::Exit;
-use dmirror_client::Module;
-use dmirror_client::Signal;
-use dmirror_client::fork_child;
+use anyhow::{Context as _, Result, bail};
 use dmirror_client::module::Loader;
+use dmirror_client::{Child, Device, Exit, Module, Signal, fork_child};
 use nix::fcntl::OFlag;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
-use nix::unistd::geteuid;
-use nix::unistd::pipe2;
-use rustix::thread::CpuSet;
-use rustix::thread::sched_getaffinity;
-use rustix::thread::sched_setaffinity;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{geteuid, pipe2};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::check::equal;
-use crate::check::skip;
+use crate::check::{equal, skip};
 
 /// How long one process waits for a sign of another.
 const PATIENCE: Duration = Duration::from_secs(100);

@@ -2,18 +2,12 @@
 
 //! Daemons of the kernel that scan memory, by their files in sysfs.
 
-use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use dmirror_client::Region;
-use dmirror_client::page_size;
+use anyhow::{Context as _, Result, bail};
+use dmirror_client::{Region, page_size};
 
 use crate::check::skip;
 use crate::context::is_root;

@@ -5,16 +5,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use anyhow::Context as _;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use dmirror_client::Module;
 
-use crate::check::needs_ours;
-use crate::check::skip;
+use crate::check::{needs_ours, skip};
 use crate::context::is_root;
 
 const DEBUGFS: &str = "/sys/kernel/debug";

@@ -6,10 +6,7 @@ use std::io;
 use std::io::Write;
 
 use crate::cases::Case;
-use crate::report::Finding;
-use crate::report::Outcome;
-use crate::report::Report;
-use crate::report::Totals;
+use crate::report::{Finding, Outcome, Report, Totals};
 
 /// A report in KTAP.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod disk;
 mod inject;
 mod ktap;
 mod memory;
+mod prelude;
 mod reload;
 mod report;
 mod runner;
@@ -29,8 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use dmirror_client::Module;
 use dmirror_client::module::Loader;
@@ -40,8 +40,7 @@ use crate::context::Context;
 use crate::daemon::StillKhugepaged;
 use crate::ktap::Ktap;
 use crate::report::Report;
-use crate::summary::Marks;
-use crate::summary::Summary;
+use crate::summary::{Marks, Summary};
 
 /// Behaviour tests of the dmirror module.
 ///

@@ -6,23 +6,12 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::PageRange;
-use dmirror_client::Pattern;
-use dmirror_client::Region;
-use dmirror_client::page_size;
+use anyhow::{Context as _, Result};
 use dmirror_client::place::Usage;
+use dmirror_client::{Device, PageRange, Pattern, Region, page_size};
 
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
+use crate::check::{Where, all_at, equal, unless_held};
+use crate::context::{Context, Gate, Helper, helper};
 
 /// The size of a huge page, to which memory is aligned, in bytes. A bigger
 /// alignment than needed does no harm on other architectures.

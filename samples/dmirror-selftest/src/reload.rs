@@ -2,14 +2,11 @@
 
 //! Unloading the module under test, and loading it again whatever happens.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
+use anyhow::{Context as _, Result, ensure};
 use dmirror_client::Module;
 use dmirror_client::module::Loader;
 
-use crate::check::needs_ours;
-use crate::check::skip;
+use crate::check::{needs_ours, skip};
 use crate::context::Context;
 use crate::inject;
 

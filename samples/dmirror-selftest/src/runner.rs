@@ -5,42 +5,24 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::ErrorKind;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::mem;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-use std::time::Instant;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Child;
-use dmirror_client::Exit;
-use dmirror_client::fork_child;
+use anyhow::{Context as _, Result};
+use dmirror_client::{Child, Exit, fork_child};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
-use nix::sys::signal::Signal;
-use nix::sys::signal::killpg;
-use nix::unistd::Pid;
-use nix::unistd::dup2_stderr;
-use nix::unistd::dup2_stdout;
-use nix::unistd::pipe2;
-use nix::unistd::setpgid;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, pipe2, setpgid};
 
 use crate::cases::Case;
-use crate::check::Known;
-use crate::check::Skip;
+use crate::check::{Known, Skip};
 use crate::context::Context;
-use crate::inject;
-use crate::report::Finding;
-use crate::report::Outcome;
-use crate::report::Report;
-use crate::settings;
+use crate::report::{Finding, Outcome, Report};
+use crate::{inject, settings};
 
 /// What a case's process exits with when it failed, cannot run, or shows what is
 /// known.

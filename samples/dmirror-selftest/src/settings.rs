@@ -5,17 +5,12 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
+use anyhow::{Context as _, Result, bail};
 use dmirror_client::Stats;
 
-use crate::check::equal;
-use crate::check::needs_ours;
-use crate::check::skip;
+use crate::check::{equal, needs_ours, skip};
 use crate::inject;
 
 const DEBUGFS: &str = "/sys/kernel/debug";

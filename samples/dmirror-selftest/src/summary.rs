@@ -4,21 +4,15 @@
 //! under it. Colours appear on a terminal only.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::io;
 use std::io::Write;
 use std::time::Duration;
+use std::{env, io};
 
-use owo_colors::OwoColorize;
-use owo_colors::Style;
+use owo_colors::{OwoColorize, Style};
 
 use crate::cases;
-use crate::cases::Case;
-use crate::cases::THEMES;
-use crate::report::Finding;
-use crate::report::Outcome;
-use crate::report::Report;
-use crate::report::Totals;
+use crate::cases::{Case, THEMES};
+use crate::report::{Finding, Outcome, Report, Totals};
 
 /// What a theme, or a case, is marked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

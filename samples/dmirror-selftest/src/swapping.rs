@@ -5,8 +5,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use anyhow::Context as _;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use dmirror_client::SwapArea;
 
 use crate::check::skip;

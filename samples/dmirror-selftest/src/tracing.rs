@@ -4,18 +4,12 @@
 //! tracing is disturbed.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process;
+use std::path::{Path, PathBuf};
+use std::{fs, process};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::check::needs_ours;
-use crate::check::skip;
+use crate::check::{needs_ours, skip};
 use crate::context::is_root;
 
 const TRACEFS: &str = "/sys/kernel/tracing";

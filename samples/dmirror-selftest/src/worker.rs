@@ -5,35 +5,20 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Queue;
-use dmirror_client::QueueError;
-use dmirror_client::Region;
-use dmirror_client::interpreter;
+use anyhow::{Result, bail, ensure};
 use dmirror_client::interpreter::Image;
-use dmirror_client::packet;
-use dmirror_client::page_size;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
+use dmirror_client::queue::{Access, Options, Outcome};
 use dmirror_client::region::Protection;
+use dmirror_client::{
+    Device, Errno, Packet, Queue, QueueError, Region, interpreter, packet, page_size,
+};
 
-use crate::check::equal;
-use crate::check::needs_ours;
-use crate::check::skip;
+use crate::check::{equal, needs_ours, skip};
 use crate::context::Context;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::memory::{HUGE, Memory};
 
 /// How long a job may take that does little.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,34 +3,10 @@
 //! READ and WRITE of what cannot be read or written: the errno of the header,
 //! and counts that say exactly how far the device came.
 
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Command;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::PageRange;
-use dmirror_client::Pattern;
-use dmirror_client::Region;
-use dmirror_client::Signal;
 use dmirror_client::device::Buffer;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
+use dmirror_client::{Command, Pattern};
 
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::fails_at_once;
-use crate::check::fails_counted;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "access":
     read_without_access = "READ of memory without access is EFAULT, wherever its pages are.",
@@ -101,8 +77,7 @@ fn writes_up_to(
     Ok(())
 }
 
-fn read_without_access(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_without_access(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;
@@ -122,8 +97,7 @@ fn read_without_access(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn read_up_to_no_access(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_up_to_no_access(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 5..15)?;
     memory.region.protect(25..30, Protection::None)?;
@@ -134,8 +108,7 @@ fn read_up_to_no_access(context: &Context) -> Result<()> {
     reads_up_to(&device, range, 25, memory.data(), Errno::EFAULT)
 }
 
-fn read_up_to_a_hole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_up_to_a_hole(device: Device) -> Result<()> {
     let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
     reads_up_to(&device, whole, PAGES / 2, memory.data(), Errno::EFAULT)?;
@@ -143,8 +116,7 @@ fn read_up_to_a_hole(context: &Context) -> Result<()> {
     reads_up_to(&device, whole, PAGES / 2, memory.data(), Errno::EFAULT)
 }
 
-fn read_unmapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_unmapped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_reads(&device, memory.all())?;
     let range = memory.region.range();
@@ -159,8 +131,7 @@ fn read_unmapped(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_beyond_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_beyond_memory(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     // As far as addresses go. It fails at the first page: the buffer is null.
     let pages = ((1 << 47) - memory.region.addr()) / page_size() as u64 - 1;
@@ -183,8 +154,7 @@ fn bad_buffers(good: Protection) -> Result<[(usize, Region); 2]> {
     Ok([(0, none), (PAGES / 2, half)])
 }
 
-fn read_to_a_bad_buffer(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_to_a_bad_buffer(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     let range = memory.region.range();
@@ -220,23 +190,20 @@ fn cannot_be_written(device: &Device, memory: &Memory) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn write_read_only(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_read_only(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_refills(&device, 2)?; // it had writable entries
     cannot_be_written(&device, &memory)
 }
 
-fn write_read_only_resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_read_only_resident(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.device_refills(&device, 2)?;
     cannot_be_written(&device, &memory)
 }
 
-fn write_up_to_read_only(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_up_to_read_only(device: Device) -> Result<()> {
     for resident in [0..0, 0..PAGES] {
         let mut memory = Memory::new(PAGES)?;
         if !resident.is_empty() {
@@ -251,8 +218,7 @@ fn write_up_to_read_only(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn write_without_access(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_without_access(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_refills(&device, 2)?;
@@ -265,8 +231,7 @@ fn write_without_access(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn write_unmapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_unmapped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_refills(&device, 2)?;
     let (range, bytes) = (memory.region.range(), memory.data().to_bytes(0..PAGES));
@@ -276,8 +241,7 @@ fn write_unmapped(context: &Context) -> Result<()> {
     fails("WRITE to page 0", answer, Errno::EFAULT)
 }
 
-fn write_up_to_a_hole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_up_to_a_hole(device: Device) -> Result<()> {
     let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
     let data = memory.data();
@@ -287,8 +251,7 @@ fn write_up_to_a_hole(context: &Context) -> Result<()> {
     writes_up_to(&device, whole, &memory.region, data, Errno::EFAULT)
 }
 
-fn write_from_a_bad_buffer(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_from_a_bad_buffer(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     let range = memory.region.range();
@@ -313,8 +276,7 @@ fn write_from_a_bad_buffer(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_only_file(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only_file(device: Device) -> Result<()> {
     let page = page_size() as u64;
     // A constant of the program: a private mapping of its file.
     static CONSTANT: [u8; 3] = *b"abc";

@@ -4,37 +4,14 @@
 //! nothing that they must not.
 
 use std::os::fd::AsFd;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::advice::Access;
-use dmirror_client::advice::AdviceError;
-use dmirror_client::advice::Advised;
-use dmirror_client::advice::Atomics;
-use dmirror_client::advice::Change;
-use dmirror_client::advice::Location;
-use dmirror_client::advice::MOST;
-use dmirror_client::advice::Target;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
+use dmirror_client::advice::{
+    Access, AdviceError, Advised, Atomics, Change, Location, MOST, Target,
+};
 use dmirror_client::queue;
 use dmirror_client::queue::Outcome;
 
-use super::cases;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::outlived;
-use crate::memory::Memory;
-use crate::worker::Worker;
+use crate::prelude::*;
 use crate::worker::open;
 
 cases! { "advise":

@@ -2,23 +2,11 @@
 
 //! Arguments of ADVISE_SET and ADVISE_GET: the errno of the header for each that is wrong.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Region;
-use dmirror_client::advice::Access;
-use dmirror_client::advice::Advised;
-use dmirror_client::advice::Change;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
+use dmirror_client::advice::{Access, Advised, Change};
 
-use super::cases;
-use crate::check::equal;
-use crate::context::Context;
+use crate::prelude::*;
 use crate::worker::open;
 
 cases! { "advise":

@@ -3,40 +3,15 @@
 //! Advice belongs to mappings: what becomes of it when they change, see the table in
 //! Documentation/abi.md.
 
-use std::fs;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::advice::Access;
-use dmirror_client::advice::Change;
-use dmirror_client::advice::MOST;
+use dmirror_client::advice::{Access, Change, MOST};
 use dmirror_client::queue;
 use dmirror_client::queue::Outcome;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::advise::access_in;
-use super::advise::deny;
-use super::advise::refused;
-use super::cases;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::joined;
-use crate::memory::Memory;
-use crate::worker::Worker;
+use super::advise::{access_in, deny, refused};
+use crate::prelude::*;
 use crate::worker::open;
 
 cases! { "advise":

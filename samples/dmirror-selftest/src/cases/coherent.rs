@@ -3,37 +3,13 @@
 //! Devices with coherent memory, which CPUs reach like any other: pages stay
 //! there until a command, an eviction or a pin brings them back.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
 use dmirror_client::Ring;
-use dmirror_client::Survey;
 use dmirror_client::device::prot;
 use dmirror_client::place::Place;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::fails_at_once;
-use crate::check::needs_ours;
-use crate::check::reads_zero;
-use crate::check::skip;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::HUGE;
-use crate::memory::Memory;
-use crate::reload::Unloaded;
-use crate::reload::with_parameters;
+use crate::prelude::*;
+use crate::reload::{Unloaded, with_parameters};
 
 cases! { "coherent":
     cpu_access_stays = "CPUs read and write pages on the device, and the pages stay there.",

@@ -3,24 +3,9 @@
 //! What the commands count, and huge pages that are cut while they are on the
 //! device.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Survey;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-
-use super::cases;
 use super::huge;
 use super::huge::options;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "counts":
     huge_pages = "A huge page counts 512 pages on its way out and back.",
@@ -37,8 +22,7 @@ cases! { "counts":
     cut_after_fork = "A huge page on the device that processes share is cut by one of them, and both keep their data.",
 }
 
-fn huge_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_pages(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     let mut view = vec![0xa5; memory.region.len()];
     let range = memory.region.range();
@@ -59,8 +43,7 @@ fn huge_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn zeroed_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zeroed_pages(device: Device) -> Result<()> {
     let memory = Memory::of(options(1).huge(false).map()?);
     memory.fill(0..10);
     let pages = memory.region.pages();
@@ -75,8 +58,7 @@ fn zeroed_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn part_of_a_huge_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn part_of_a_huge_page(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     let end = memory.region.pages();
     memory.move_out(&device, memory.all())?;
@@ -97,8 +79,7 @@ fn of_all_kinds() -> Result<Memory> {
     Ok(memory)
 }
 
-fn huge_page_then_hole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_page_then_hole(device: Device) -> Result<()> {
     let memory = of_all_kinds()?;
     memory.region.advise(512..1024, Advice::NoHuge)?;
     memory.fill(700..710); // in the middle of the hole
@@ -115,8 +96,7 @@ fn huge_page_then_hole(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn hole_then_huge_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn hole_then_huge_page(device: Device) -> Result<()> {
     let memory = of_all_kinds()?;
     let range = memory.region.range();
     // Only what has data goes, and only a part of that.
@@ -131,8 +111,7 @@ fn hole_then_huge_page(context: &Context) -> Result<()> {
     memory.verify(1024..2048)
 }
 
-fn huge_among_files(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_among_files(device: Device) -> Result<()> {
     let memory = huge::huge(3)?;
     memory.region.replace_by_shared(512..1024)?;
     memory.fill(512..1024);
@@ -144,8 +123,7 @@ fn huge_among_files(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn after_partial_faults(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn after_partial_faults(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     memory.verify(9..10)?;
@@ -155,8 +133,7 @@ fn after_partial_faults(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn cut_by_mprotect(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cut_by_mprotect(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     memory.region.protect(100..200, Protection::Read)?;
@@ -168,8 +145,7 @@ fn cut_by_mprotect(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn cut_by_munmap(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cut_by_munmap(device: Device) -> Result<()> {
     let mut memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let data = memory.data();
@@ -188,8 +164,7 @@ fn cut_by_munmap(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn cut_by_mremap(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cut_by_mremap(device: Device) -> Result<()> {
     let mut memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let data = memory.data();
@@ -203,8 +178,7 @@ fn cut_by_mremap(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn cut_by_dontneed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cut_by_dontneed(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     memory.device_reads(&device, memory.all())?;
@@ -219,8 +193,7 @@ fn cut_by_dontneed(context: &Context) -> Result<()> {
     memory.verify(200..512)
 }
 
-fn cut_after_fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cut_after_fork(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let (cut, go) = (Gate::new()?, Gate::new()?);

@@ -3,39 +3,13 @@
 //! Ends of processes and threads with pages on the device: nothing is left there,
 //! and nobody hangs. More is in the theme `lifetime`.
 
-use std::env;
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process;
-use std::thread;
-use std::time::Duration;
+use std::{env, process};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Exit;
-use dmirror_client::Region;
-use dmirror_client::Signal;
-use nix::sys::resource::RLIM_INFINITY;
-use nix::sys::resource::Resource;
-use nix::sys::resource::setrlimit;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-use super::cases;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::context::is_root;
-use crate::context::joined;
-use crate::context::orphaned;
-use crate::context::program;
-use crate::memory::Memory;
-use crate::memory::works;
+use crate::prelude::*;
 
 cases! { "death":
     exit = "A process that ends gives its device memory back.",
@@ -174,8 +148,7 @@ fn thread_ends(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn spawned_program(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn spawned_program(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     // Shares the memory of this process until it executes (vfork).
@@ -207,8 +180,7 @@ fn parent_first(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn child_first(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn child_first(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -317,8 +289,7 @@ fn core_dump(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn file_closed_by_death(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn file_closed_by_death(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let more = Memory::untouched(MANY)?;
     for round in 0..6 {

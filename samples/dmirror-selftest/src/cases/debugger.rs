@@ -4,50 +4,20 @@
 //! write its memory, and have it dump core.
 
 use std::ffi::c_long;
-use std::fs;
-use std::io::IoSlice;
-use std::io::IoSliceMut;
-use std::os::unix::fs::FileExt;
+use std::io::{IoSlice, IoSliceMut};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Child;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Signal;
-use dmirror_client::fork_child;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-use nix::sys::ptrace;
-use nix::sys::resource::RLIM_INFINITY;
-use nix::sys::resource::Resource;
-use nix::sys::resource::setrlimit;
+use dmirror_client::{Child, fork_child};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::raise;
-use nix::sys::uio;
 use nix::sys::uio::RemoteIoVec;
-use nix::sys::wait::WaitPidFlag;
-use nix::sys::wait::WaitStatus;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::{ptrace, uio};
 use nix::unistd::Pid;
 
-use super::cases;
 use super::huge::huge;
 use crate::buffer::Buffer;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::known;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::is_root;
-use crate::context::memory_of;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "debugger":
     peek = "A debugger reads words of resident pages of the process that it traces.",
@@ -182,8 +152,7 @@ fn poke_read_only(context: &Context) -> Result<()> {
     traced.go_on()
 }
 
-fn own_mem(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn own_mem(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let file = memory_of("self")?;
     memory.move_out(&device, memory.all())?;
@@ -230,8 +199,7 @@ fn both_sides(context: &Context) -> Result<()> {
     crate::buffer::is_content("written", &theirs.region.to_bytes(theirs.all()), 9)
 }
 
-fn huge_from_outside(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_from_outside(device: Device) -> Result<()> {
     let memory = huge(2)?;
     let file = memory_of("self")?;
     let size = page_size();

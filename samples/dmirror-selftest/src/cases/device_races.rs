@@ -2,32 +2,12 @@
 
 //! Races between the device's own accesses, migrations, CPUs and other processes.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
 use dmirror_client::CallError;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge;
-use crate::check::equal;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "races":
     device_reads_what_was_stored = "While a page goes out and back the device reads what the CPU stored last.",
@@ -164,8 +144,7 @@ fn counters(writer: &Device, mover: &Device, region: &Region, pages: PageRange) 
     Ok(())
 }
 
-fn device_writes_are_not_lost(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_writes_are_not_lost(device: Device) -> Result<()> {
     let region = Region::options(4).huge(false).map()?;
     counters(&device, &device, &region, region.range())
 }
@@ -176,8 +155,7 @@ fn writes_by_another_open(context: &Context) -> Result<()> {
     counters(&writer, &mover, &region, region.range())
 }
 
-fn device_writes_to_huge_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_writes_to_huge_pages(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     let region = &memory.region;
     let mut out = vec![0; region.len()];

@@ -2,19 +2,7 @@
 
 //! Several processes, several open files, two devices.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_at_once;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "devices":
     two_processes = "Two processes use one device at the same time, each with its own data.",
@@ -65,8 +53,7 @@ fn two_opens(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn two_devices(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn two_devices(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..15)?;
     memory.move_out(&second, 15..PAGES)?;
@@ -81,8 +68,7 @@ fn two_devices(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn other_device_keeps_page(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn other_device_keeps_page(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, memory.all())?;
     let mut view = vec![0; memory.region.len()];
@@ -98,8 +84,7 @@ fn other_device_keeps_page(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn from_one_to_the_other(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn from_one_to_the_other(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..20 {
         let (from, to) = if round % 2 == 0 {

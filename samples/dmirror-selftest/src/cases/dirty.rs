@@ -3,24 +3,8 @@
 //! Bits that tell whether a page was written or read: with them other programs
 //! save the memory of a process piece by piece.
 
-use std::fs;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::PageRange;
-use dmirror_client::Survey;
-use dmirror_client::region::Protection;
-
-use super::cases;
 use super::huge::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::known;
-use crate::check::skip;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "dirty":
     clear_refs = "Clearing the referenced bits leaves resident pages there, and the program their data.",
@@ -32,8 +16,7 @@ cases! { "dirty":
 
 const PAGES: usize = 32;
 
-fn clear_refs(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn clear_refs(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for kind in ["1", "2", "3"] {
@@ -79,8 +62,7 @@ fn write_every_second(memory: &Memory) {
     }
 }
 
-fn out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn out(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     clear_soft_dirty(&memory)?;
     write_every_second(&memory);
@@ -90,8 +72,7 @@ fn out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     clear_soft_dirty(&memory)?;
     write_every_second(&memory);
@@ -107,8 +88,7 @@ fn entry_types(memory: &Memory) -> Result<Vec<u8>> {
     Ok(Survey::of(memory.region.range())?.entry_types())
 }
 
-fn cleared_on_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cleared_on_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     clear_soft_dirty(&memory)?;
     memory.move_out(&device, memory.all())?;
@@ -135,8 +115,7 @@ fn cleared_on_the_device(context: &Context) -> Result<()> {
     every_second("after writes", &memory)
 }
 
-fn huge_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_page(device: Device) -> Result<()> {
     let memory = huge(1)?;
     clear_soft_dirty(&memory)?;
     // The kernel may keep one bit for all of the huge page: what was written

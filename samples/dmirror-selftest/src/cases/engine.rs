@@ -3,30 +3,13 @@
 //! What packets do to memory, wherever that is: the interpreter of `dmirror-client` says what
 //! each byte must be, what becomes of the job, and how far it comes where something is wrong.
 
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Packet;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
 use dmirror_client::interpreter::Image;
 use dmirror_client::packet;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-use dmirror_client::program::Dice;
-use dmirror_client::program::Ground;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
+use dmirror_client::program::{Dice, Ground};
+use dmirror_client::queue::{Options, Outcome};
 
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::memory::Memory;
-use crate::worker::Kind;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::over_each_kind;
+use crate::prelude::*;
+use crate::worker::{Kind, open, over_each_kind};
 
 cases! { "engine":
     fill = "FILL writes what it says, over memory of each kind.",

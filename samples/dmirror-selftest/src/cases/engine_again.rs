@@ -4,40 +4,13 @@
 //! asks is answered "again", and mm asks once more, without looking at signals: whoever answers so
 //! has to be done with it in bounded time.
 
-use std::fs;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Packet;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
 use dmirror_client::queue::Options;
-use dmirror_client::region::Advice;
 
-use super::cases;
 use super::huge;
-use crate::check::Before;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::context::memory_of;
-use crate::inject::Delay;
-use crate::memory::Memory;
-use crate::settings::Policy;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::soon;
+use crate::prelude::*;
+use crate::worker::{open, soon};
 
 cases! { "engine":
     other_device_waits = "What another device has in a time slice an engine gets when that is over.",

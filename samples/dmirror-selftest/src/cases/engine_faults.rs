@@ -3,26 +3,12 @@
 //! Packets that fail, and packets that nearly do: the interpreter says where, and what was done
 //! by then.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
 use dmirror_client::interpreter::Image;
-use dmirror_client::packet::Width;
-use dmirror_client::program::malformed;
-use dmirror_client::program::well_formed;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Outcome;
-use dmirror_client::region::Protection;
+use dmirror_client::program::{malformed, well_formed};
+use dmirror_client::queue::{Access, Outcome};
 
-use super::cases;
-use crate::check::equal;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::worker::Kind;
-use crate::worker::Worker;
 
 cases! { "engine":
     nothing_to_do = "Packets of length 0 need no memory.",

@@ -3,43 +3,14 @@
 //! Engines at work while CPUs read and write the same memory, while its pages move, and while its
 //! mapping changes.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
 use dmirror_client::interpreter::Image;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-use dmirror_client::program::Dice;
-use dmirror_client::program::Ground;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Outcome;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
+use dmirror_client::program::{Dice, Ground};
+use dmirror_client::queue::{Access, Outcome};
 
-use super::cases;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::inject::Delay;
-use crate::memory::Memory;
-use crate::worker::Kind;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::same;
+use crate::prelude::*;
+use crate::worker::{Kind, open, same};
 
 cases! { "engine":
     words_are_whole = "A CPU that reads what an engine writes, while the page moves, sees each word whole.",

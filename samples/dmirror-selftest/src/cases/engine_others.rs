@@ -3,43 +3,18 @@
 //! Engines beside what programs do apart from ordinary memory: huge pages of the pool, other
 //! programs that take the place of this one, or begin in its memory.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
 use dmirror_client::interpreter::Image;
 use dmirror_client::packet;
-use dmirror_client::packet::Width;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Outcome;
-use dmirror_client::region::Protection;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::FdFlag;
-use nix::fcntl::fcntl;
+use dmirror_client::queue::{Access, Outcome};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::cases;
 use super::files::of_the_pool;
-use crate::check::Before;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::program;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::settings::PRESETS;
-use crate::settings::Policy;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::soon;
+use crate::worker::{open, soon};
 
 cases! { "engine":
     hugetlb = "On huge pages of the pool packets do what the interpreter says, under each policy, and leave them where they are.",

@@ -2,39 +2,12 @@
 
 //! Engines whose faults a program answers itself, or does not answer.
 
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
+use dmirror_client::queue::{Options, Outcome};
 use dmirror_client::uffd::Mode;
 
-use super::cases;
-use super::uffd::answering;
-use super::uffd::uffd;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::inject::Delay;
-use crate::memory::HUGE;
-use crate::memory::Memory;
-use crate::settings::Policy;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open_with_two;
-use crate::worker::refused;
-use crate::worker::soon;
+use super::uffd::{answering, uffd};
+use crate::prelude::*;
+use crate::worker::{open_with_two, refused, soon};
 
 cases! { "engine":
     faults_nobody_answers = "A job whose data nobody provides holds up no other engine, and ends with its queue.",

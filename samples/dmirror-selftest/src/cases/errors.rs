@@ -3,25 +3,10 @@
 //! What is no sensible call: the errno of the header, true counts, and memory
 //! that is as it was.
 
-use anyhow::Context as _;
-use anyhow::Result;
 use dmirror_client::Command;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::Survey;
 use dmirror_client::device::Buffer;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::fails_counted;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "errors":
     unaligned_address = "An address inside a page is EINVAL, and the struct stays as it was.",
@@ -72,8 +57,7 @@ fn used_page() -> Result<Memory> {
     Memory::new(4)
 }
 
-fn unaligned_address(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unaligned_address(device: Device) -> Result<()> {
     let memory = used_page()?;
     for offset in [1, 8, 512, page_size() as u64 - 1] {
         no_range(&device, memory.region.addr() + offset, 1)?;
@@ -81,15 +65,13 @@ fn unaligned_address(context: &Context) -> Result<()> {
     memory.expect("the pages", memory.all(), Where::System)
 }
 
-fn no_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn no_pages(device: Device) -> Result<()> {
     let memory = used_page()?;
     no_range(&device, memory.region.addr(), 0)?;
     no_range(&device, 0, 0)
 }
 
-fn wrapping_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn wrapping_range(device: Device) -> Result<()> {
     let memory = used_page()?;
     let page = page_size() as u64;
     let (addr, last) = (memory.region.addr(), u64::MAX - page + 1);
@@ -100,8 +82,7 @@ fn wrapping_range(context: &Context) -> Result<()> {
     memory.expect("the pages", memory.all(), Where::System)
 }
 
-fn page_count_overflow(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn page_count_overflow(device: Device) -> Result<()> {
     let memory = used_page()?;
     let all = u64::MAX / page_size() as u64 + 1; // as many pages as 64 bits can address
     for pages in [all, all + 1, all + 4, 2 * all + 1, u64::MAX] {
@@ -110,8 +91,7 @@ fn page_count_overflow(context: &Context) -> Result<()> {
     memory.expect("the pages", memory.all(), Where::System)
 }
 
-fn outside_of_the_address_space(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn outside_of_the_address_space(device: Device) -> Result<()> {
     let memory = used_page()?;
     let kernel = 0xffff_8880_0000_0000;
     refused(&device, kernel, 1)?;
@@ -120,8 +100,7 @@ fn outside_of_the_address_space(context: &Context) -> Result<()> {
     refused(&device, memory.region.addr(), (1 << 51) - 1)
 }
 
-fn unmapped_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_range(device: Device) -> Result<()> {
     let memory = used_page()?;
     let range = memory.region.range();
     drop(memory);
@@ -129,8 +108,7 @@ fn unmapped_range(context: &Context) -> Result<()> {
     refused(&device, 0, 1)
 }
 
-fn unmapped_hole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_hole(device: Device) -> Result<()> {
     let mut head = Memory::new(48)?;
     let data = head.data();
     let mut middle = head.region.split_off(16);
@@ -162,8 +140,7 @@ fn unmapped_hole(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn bad_output(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn bad_output(device: Device) -> Result<()> {
     let memory = Memory::new(16)?;
     let output = Region::anonymous(16)?;
     let range = memory.region.range();
@@ -203,8 +180,7 @@ fn bad_output(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn bad_struct(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn bad_struct(device: Device) -> Result<()> {
     let argument = Region::anonymous(1)?;
     argument.protect(0..1, Protection::None)?;
     for command in BOTH {
@@ -218,8 +194,7 @@ fn bad_struct(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_only_struct(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only_struct(device: Device) -> Result<()> {
     let memory = Memory::new(8)?;
     for command in BOTH {
         let argument = Region::anonymous(1)?;
@@ -235,8 +210,7 @@ fn read_only_struct(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unknown_command(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unknown_command(device: Device) -> Result<()> {
     let memory = used_page()?;
     let argument = Region::anonymous(1)?;
     Device::prepare(&argument, memory.region.range());
@@ -247,8 +221,7 @@ fn unknown_command(context: &Context) -> Result<()> {
     memory.expect("the pages", memory.all(), Where::System)
 }
 
-fn wrong_size(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn wrong_size(device: Device) -> Result<()> {
     let memory = used_page()?;
     let argument = Region::anonymous(1)?;
     Device::prepare(&argument, memory.region.range());
@@ -265,8 +238,7 @@ fn wrong_size(context: &Context) -> Result<()> {
     memory.expect("the pages", memory.all(), Where::System)
 }
 
-fn after_errors(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn after_errors(device: Device) -> Result<()> {
     let memory = Memory::new(64)?;
     for round in 0..50 {
         refused(&device, memory.region.addr() + 1, 1)?;

@@ -2,20 +2,7 @@
 
 //! A device that is full: it evicts what was left alone for longest.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::reload::with_capacity;
 
 cases! { "evict":

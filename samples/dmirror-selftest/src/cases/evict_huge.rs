@@ -2,26 +2,10 @@
 
 //! A full device that has huge pages, or that cannot evict.
 
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Survey;
-
-use super::cases;
-use super::evict::BLOCKS;
-use super::evict::at_once;
-use super::evict::move_there;
-use super::evict::pages;
-use super::evict::with_small_device;
+use super::evict::{BLOCKS, at_once, move_there, pages, with_small_device};
 use super::huge::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::Memory;
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
 
 cases! { "evict":
     huge_four_times_the_capacity = "A program that moves four times the device's memory there in huge pages finds all its data right.",

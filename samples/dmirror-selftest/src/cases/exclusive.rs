@@ -5,29 +5,10 @@
 
 use std::ops::Range;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
 use dmirror_client::Place;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_at_once;
-use crate::check::reads_zero;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "exclusive":
     given = "Pages become exclusive to the device, which sees their data.",
@@ -95,16 +76,14 @@ pub(super) fn free(device: &Device, memory: &Memory, pages: Range<usize>) -> Res
     Ok(())
 }
 
-fn given(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn given(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.verify(memory.all())?;
     free(&device, &memory, 0..PAGES)
 }
 
-fn nothing_else_is(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn nothing_else_is(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     free(&device, &memory, 0..PAGES)?;
     memory.move_out(&device, 0..4)?;
@@ -117,8 +96,7 @@ fn nothing_else_is(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn read_by_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_by_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 4..20)?;
     equal(
@@ -132,8 +110,7 @@ fn read_by_the_device(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn written_by_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn written_by_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     for round in 2..6 {
@@ -149,8 +126,7 @@ fn written_by_the_device(context: &Context) -> Result<()> {
     free(&device, &memory, 0..PAGES)
 }
 
-fn faults_around_it(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn faults_around_it(device: Device) -> Result<()> {
     for write in [false, true] {
         let memory = Memory::untouched(PAGES)?;
         memory.fill(4..20);
@@ -170,8 +146,7 @@ fn faults_around_it(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_by_a_cpu(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_by_a_cpu(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.verify(7..8)?;
@@ -181,8 +156,7 @@ fn read_by_a_cpu(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn written_by_a_cpu(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn written_by_a_cpu(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.refill(2);
@@ -192,8 +166,7 @@ fn written_by_a_cpu(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn again_and_again(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn again_and_again(device: Device) -> Result<()> {
     let memory = Memory::new(2)?;
     for round in 1..40 {
         take(&device, &memory, 0..2)?;
@@ -217,8 +190,7 @@ fn untouched(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn zero_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zero_page(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(0..PAGES) && other.is_zero(0..PAGES));
@@ -231,8 +203,7 @@ fn zero_page(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 4..20)?;
     memory.device_refills(&device, 2)?;
@@ -243,8 +214,7 @@ fn resident_pages(context: &Context) -> Result<()> {
     memory.expect("after the CPU read them", 0..PAGES, Where::System)
 }
 
-fn on_another_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn on_another_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&second, memory.all())?;
     take(&first, &memory, 0..PAGES)?;
@@ -263,8 +233,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn resident_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_huge(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     take(&device, &memory, 100..110)?;
@@ -272,8 +241,7 @@ fn resident_huge(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn migrated(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn migrated(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.device_refills(&device, 2)?;
@@ -296,8 +264,7 @@ fn migrated(context: &Context) -> Result<()> {
     memory.move_out(&device, memory.all())
 }
 
-fn second_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn second_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 1..6 {
         take(&first, &memory, 0..PAGES)?;
@@ -312,8 +279,7 @@ fn second_device(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn read_by_another_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn read_by_another_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&first, &memory, 0..PAGES)?;
     memory.device_refills(&first, 2)?;
@@ -339,8 +305,7 @@ fn second_open(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn mprotect(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn mprotect(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.device_refills(&device, 2)?;
@@ -353,8 +318,7 @@ fn mprotect(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unmapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.region.replace_by_shared(4..20)?;
@@ -365,8 +329,7 @@ fn unmapped(context: &Context) -> Result<()> {
     memory.verify(0..4)
 }
 
-fn moved(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn moved(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.device_refills(&device, 2)?;
@@ -384,8 +347,7 @@ fn moved(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn dropped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dropped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.region.advise(4..20, Advice::DontNeed)?;
@@ -395,8 +357,7 @@ fn dropped(context: &Context) -> Result<()> {
     memory.verify(20..PAGES)
 }
 
-fn fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn fork(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     memory.device_refills(&device, 2)?;
@@ -416,8 +377,7 @@ fn fork(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn after_fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn after_fork(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let written = Gate::new()?;
     let child = helper(|| {
@@ -446,8 +406,7 @@ fn closed(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn snapshot_keeps_it(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn snapshot_keeps_it(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     take(&device, &memory, 0..PAGES)?;
     device.snapshot(memory.region.range())?;

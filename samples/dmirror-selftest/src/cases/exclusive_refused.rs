@@ -3,26 +3,12 @@
 //! EXCLUSIVE of what cannot be the device's alone: the errno of the header, and
 //! counts that say exactly what became exclusive.
 
-use anyhow::Result;
-use anyhow::ensure;
 use dmirror_client::Command;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Region;
 use dmirror_client::device::Buffer;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
 
-use super::cases;
-use super::exclusive::free;
-use super::exclusive::held;
-use super::exclusive::take;
+use super::exclusive::{free, held, take};
 use super::files;
-use crate::check::fails;
-use crate::check::fails_at_once;
-use crate::check::fails_counted;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "exclusive":
     read_only = "Read-only memory is EFAULT, and no page of it becomes exclusive.",
@@ -35,8 +21,7 @@ cases! { "exclusive":
 
 const PAGES: usize = 24;
 
-fn read_only(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.protect(10..PAGES, Protection::Read)?;
     let mut view = vec![0xa5; memory.region.len()];
@@ -49,8 +34,7 @@ fn read_only(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn unmapped_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_part(device: Device) -> Result<()> {
     let (memory, whole, _behind) = Memory::before_hole(10, PAGES - 10)?;
     let mut view = vec![0xa5; whole.bytes() as usize];
     let counts = fails_counted(
@@ -85,8 +69,7 @@ fn shared_memory(context: &Context) -> Result<()> {
     refused(&context.open()?, &memory)
 }
 
-fn files(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn files(device: Device) -> Result<()> {
     let file = files::file_of(&vec![0; PAGES * page_size()])?;
     let shared = Memory::of(Region::options(PAGES).shared_file(file).map()?);
     shared.fill(shared.all());
@@ -102,8 +85,7 @@ fn hugetlb(context: &Context) -> Result<()> {
     refused(&context.open()?, &memory)
 }
 
-fn bad_output(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn bad_output(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let output = Region::anonymous(PAGES)?;
     output.protect(0..PAGES, Protection::Read)?;

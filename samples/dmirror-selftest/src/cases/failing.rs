@@ -3,43 +3,14 @@
 //! Failures on demand: the errno that the header names, true counts, each page's
 //! data on exactly one side, and a device that works as before afterwards.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::CallError;
-use dmirror_client::Counts;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Signal;
-use dmirror_client::Survey;
-use dmirror_client::default_signal;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
+use dmirror_client::{CallError, Counts, default_signal};
 
-use super::cases;
 use super::huge;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::known;
-use crate::check::looks_for_known;
-use crate::check::needs_ours;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::context::memory_of;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::Memory;
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
 
 cases! { "failing":
     device_alloc = "Without device pages small and huge pages stay, or go another way: ENOMEM, true counts, right data.",

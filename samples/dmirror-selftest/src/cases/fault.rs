@@ -2,24 +2,12 @@
 
 //! CPU access to pages on the device: it faults, and the page comes back.
 
-use std::fs::File;
-use std::io::Read;
-use std::io::Write;
-use std::thread;
+use std::io::{Read, Write};
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::page_size;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "fault":
     read_brings_back_the_touched_page = "A read by the CPU brings back the page that it touches, and no other.",
@@ -32,8 +20,7 @@ cases! { "fault":
 
 const PAGES: usize = 64;
 
-fn read_brings_back_the_touched_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_brings_back_the_touched_page(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     equal(
@@ -47,8 +34,7 @@ fn read_brings_back_the_touched_page(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn write_brings_back_the_touched_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_brings_back_the_touched_page(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let word = 17 * Region::words_per_page() + 99;
@@ -69,8 +55,7 @@ fn only_page_is_back(memory: &Memory, page: usize) -> Result<()> {
     )
 }
 
-fn every_page_by_reading(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn every_page_by_reading(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for page in memory.all().rev() {
@@ -80,8 +65,7 @@ fn every_page_by_reading(context: &Context) -> Result<()> {
     memory.move_back(&device, memory.all(), 0)
 }
 
-fn another_thread(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn another_thread(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let (region, data) = (&memory.region, memory.data());
@@ -94,8 +78,7 @@ fn another_thread(context: &Context) -> Result<()> {
     memory.expect("after reading", memory.all(), Where::System)
 }
 
-fn system_calls(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn system_calls(device: Device) -> Result<()> {
     let page = page_size();
     let mut heap: Vec<u8> = (0..8 * page).map(|index| (index / 5 % 241) as u8).collect();
     let copy = heap.clone();
@@ -141,8 +124,7 @@ fn system_calls(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn out_again_after_a_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn out_again_after_a_fault(device: Device) -> Result<()> {
     let memory = Memory::new(8)?;
     for round in 2..20 {
         memory.move_out(&device, memory.all())?;

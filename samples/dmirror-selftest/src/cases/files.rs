@@ -3,31 +3,12 @@
 //! Memory that does not migrate to a private device: shared memory, pages of
 //! files. It is refused, the counts are true, and nothing happens to its data.
 
-use std::fs;
-use std::fs::File;
 use std::io::Write;
 
-use anyhow::Result;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
 use dmirror_client::secret_file;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::cases;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::fails_at_once;
-use crate::check::fails_counted;
-use crate::check::skip;
-use crate::context::Context;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "files":
     shared_memory = "Shared anonymous memory stays, with ENOENT and a count of 0.",
@@ -98,8 +79,7 @@ fn private_file(context: &Context) -> Result<()> {
     stays(context, &mapped_file()?)
 }
 
-fn private_file_written(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn private_file_written(device: Device) -> Result<()> {
     let memory = mapped_file()?;
     memory.fill(4..12);
     memory.move_out(&device, 4..12)?;
@@ -108,8 +88,7 @@ fn private_file_written(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn among_others(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn among_others(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.replace_by_shared(8..16)?;
     memory.fill(8..16);
@@ -127,8 +106,7 @@ fn among_others(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn program_text(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn program_text(device: Device) -> Result<()> {
     let page = page_size() as u64;
     let range = PageRange::new(program_text as usize as u64 / page * page, 1)?;
     let mut view = vec![0; page_size()];
@@ -158,8 +136,7 @@ fn secret_memory(context: &Context) -> Result<()> {
     stays(context, &memory)
 }
 
-fn special_mapping(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn special_mapping(device: Device) -> Result<()> {
     let Some(range) = mapping_called("[vvar]") else {
         return skip("this kernel maps no [vvar]");
     };

@@ -2,25 +2,12 @@
 
 //! FLAGS: an allocation that fails on demand, and what becomes of the pages.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Command;
-use dmirror_client::Counts;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::device::Buffer;
-use dmirror_client::device::prot;
-use dmirror_client::page_size;
+use dmirror_client::device::{Buffer, prot};
 use dmirror_client::place::Usage;
+use dmirror_client::{Command, Counts};
 
-use super::cases;
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "flags":
     cleared = "A flag that was set can be cleared, and has no effect then.",
@@ -60,8 +47,7 @@ fn set(device: &Device, addr: u64, flags: u64) -> Result<Counts, dmirror_client:
     device.call(Command::Flags, addr, flags, Buffer::Null)
 }
 
-fn cleared(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cleared(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let _failing = Failing::new(&device)?;
     device.clear_flags()?;
@@ -73,8 +59,7 @@ fn cleared(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn need_no_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn need_no_range(device: Device) -> Result<()> {
     let _failing = Failing::new(&device)?;
     for addr in [0, 1, 123, u64::MAX] {
         set(&device, addr, 1)?;
@@ -83,8 +68,7 @@ fn need_no_range(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn unknown(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unknown(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for flags in [2, 3, 0x80, 1 << 32, 1 << 63, u64::MAX] {
         let answer = set(&device, 0, flags);
@@ -109,8 +93,7 @@ fn in_huge_pages(device: &Device, memory: &Memory) -> Result<usize> {
     Ok(bytes.iter().filter(|byte| **byte & prot::PMD != 0).count())
 }
 
-fn once(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn once(device: Device) -> Result<()> {
     for _ in 0..3 {
         let memory = huge::huge(2)?;
         let _failing = Failing::new(&device)?;
@@ -123,8 +106,7 @@ fn once(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn small_pages_out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn small_pages_out(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let witness = huge::huge(1)?;
     let _failing = Failing::new(&device)?;
@@ -140,8 +122,7 @@ fn small_pages_out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn huge_page_out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_page_out(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     let _failing = Failing::new(&device)?;
     memory.move_out(&device, memory.all())?;
@@ -150,8 +131,7 @@ fn huge_page_out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn untouched_huge_out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn untouched_huge_out(device: Device) -> Result<()> {
     let memory = Memory::of(huge::options(1).map()?);
     let _failing = Failing::new(&device)?;
     let view = memory.view(&device, memory.all())?;
@@ -162,8 +142,7 @@ fn untouched_huge_out(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn small_pages_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn small_pages_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let witness = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
@@ -177,8 +156,7 @@ fn small_pages_back(context: &Context) -> Result<()> {
     witness.verify(witness.all())
 }
 
-fn huge_page_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_page_back(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     let pages = memory.region.pages();
     memory.move_out(&device, memory.all())?;
@@ -189,8 +167,7 @@ fn huge_page_back(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn fault(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for page in memory.all() {
@@ -202,8 +179,7 @@ fn fault(context: &Context) -> Result<()> {
     memory.move_out(&device, memory.all())
 }
 
-fn huge_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_fault(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let failing = Failing::new(&device)?;

@@ -3,21 +3,7 @@
 //! fork with pages on the device, and of pages that go there later: each process
 //! reads what it wrote, and never what the other one did.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::fails;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::context::outlived;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "fork":
     child_writes_first = "After a fork with resident pages the child writes first; the parent does not see it.",
@@ -47,8 +33,7 @@ fn resident(device: &Device) -> Result<Memory> {
     Ok(memory)
 }
 
-fn child_writes_first(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn child_writes_first(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     let written = Gate::new()?;
     let seen = Gate::new()?;
@@ -66,8 +51,7 @@ fn child_writes_first(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn parent_writes_first(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn parent_writes_first(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     let written = Gate::new()?;
     let child = memory.writing_child(&written, 3)?;
@@ -77,8 +61,7 @@ fn parent_writes_first(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn both_only_read(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn both_only_read(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     let child = helper(|| {
         memory.expect("in the child, before reading", memory.all(), Where::Device)?;
@@ -89,8 +72,7 @@ fn both_only_read(context: &Context) -> Result<()> {
     memory.expect("after reading", memory.all(), Where::System)
 }
 
-fn before_migration(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn before_migration(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let moved = Gate::new()?;
     let written = Gate::new()?;
@@ -139,8 +121,7 @@ fn device_sees_its_own_side(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn child_exit(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn child_exit(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     helper(|| Ok(()))?.join()?;
     memory.expect("after a child ended", memory.all(), Where::Device)?;
@@ -173,8 +154,7 @@ fn parent_exit(context: &Context) -> Result<()> {
     )
 }
 
-fn generations(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn generations(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     descend(&memory, 2, 4)?;
     memory.verify(memory.all())
@@ -207,8 +187,7 @@ fn descend(memory: &Memory, round: u16, last: u16) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn many_children(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn many_children(device: Device) -> Result<()> {
     let memory = resident(&device)?;
     let go = Gate::new()?;
     let children: Vec<Helper> = (2..10)
@@ -325,8 +304,7 @@ fn children_migrate(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn while_another_migrates(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn while_another_migrates(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     // By the descriptor of this process it moves this process's pages.
     let mover = helper(|| {

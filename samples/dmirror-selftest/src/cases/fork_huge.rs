@@ -5,30 +5,13 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Exit;
 use dmirror_client::device::prot;
 use dmirror_client::place::Usage;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge::huge;
-use super::huge_whole::WHOLE;
-use super::huge_whole::huge_there;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::known;
-use crate::check::looks_for_known;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::Memory;
+use super::huge_whole::{WHOLE, huge_there};
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
 
 cases! { "fork_huge":
     before_migration = "A huge page that was shared by fork goes to the device for both, and each side's writes stay its own.",
@@ -76,8 +59,7 @@ impl Other {
     }
 }
 
-fn before_migration(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn before_migration(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = huge(1)?;
     let other = Other::fork(&memory)?;
@@ -87,8 +69,7 @@ fn before_migration(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn small_before_migration(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn small_before_migration(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = huge(1)?;
     let other = Other::fork(&memory)?;
@@ -102,8 +83,7 @@ fn small_before_migration(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn part_before_migration(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn part_before_migration(device: Device) -> Result<()> {
     let memory = huge(1)?;
     let other = Other::fork(&memory)?;
     memory.move_out(&device, 100..300)?;
@@ -138,8 +118,7 @@ fn by_both(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident(device: Device) -> Result<()> {
     for child_first in [false, true] {
         let memory = huge_there(&device)?;
         let other = Other::fork(&memory)?;
@@ -154,8 +133,7 @@ fn resident(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn written_by_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn written_by_device(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     let other = Other::fork(&memory)?;
     memory.device_refills(&device, 2)?;
@@ -167,8 +145,7 @@ fn is_small(memory: &Memory) -> Result<()> {
     equal("bytes in huge pages", bytes, 0)
 }
 
-fn back_in_small_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn back_in_small_pages(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = huge_there(&device)?;
     let other = Other::fork(&memory)?;
@@ -181,8 +158,7 @@ fn back_in_small_pages(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn part_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn part_back(device: Device) -> Result<()> {
     for part in [0..1, 100..300, 300..WHOLE] {
         let memory = huge_there(&device)?;
         let other = Other::fork(&memory)?;
@@ -197,8 +173,7 @@ fn part_back(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn touched_without_huge_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn touched_without_huge_page(device: Device) -> Result<()> {
     for by_child in [false, true] {
         let memory = huge_there(&device)?;
         let other = Other::fork(&memory)?;
@@ -230,8 +205,7 @@ fn touched_without_any(context: &Context) -> Result<()> {
     other.check_apart(&device, &memory)
 }
 
-fn read_only(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     memory.region.protect(memory.all(), Protection::Read)?;
     let failure = Failure::new("system_alloc", Often::Once)?;
@@ -243,8 +217,7 @@ fn read_only(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn child_unmaps(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn child_unmaps(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = huge_there(&device)?;
     let child = helper(|| {

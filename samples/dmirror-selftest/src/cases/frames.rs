@@ -4,29 +4,12 @@
 //! pages are there and while they move. A page of the device is none of the
 //! kernel's that these files know, and they have to see that.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
 use dmirror_client::Place;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::at;
-use crate::check::equal;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::is_root;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "frames":
     of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages.",
@@ -119,8 +102,7 @@ fn says_nothing(path: &str, words: &[u64]) -> Result<()> {
     Ok(())
 }
 
-fn of_resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn of_resident_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for path in FILES {
@@ -136,8 +118,7 @@ fn of_resident_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn whole_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn whole_range(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let survey = Survey::of(memory.region.range())?;
@@ -168,8 +149,7 @@ fn whole_range(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn of_pages_that_came_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn of_pages_that_came_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let (flags, counts) = (PerFrame::open(FILES[0])?, PerFrame::open(FILES[1])?);
     memory.move_out(&device, memory.all())?;
@@ -288,8 +268,7 @@ impl Idle {
     }
 }
 
-fn idle(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn idle(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let idle = Idle::open()?;
     let system = frames(&Survey::of(memory.region.range())?)?;

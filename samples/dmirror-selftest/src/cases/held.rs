@@ -12,38 +12,12 @@
 //! that a CPU took back (`fault_copied`, `fault_moved`).
 
 use std::mem;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Survey;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-
-use super::cases;
 use super::held_movers::Mover;
 use super::huge;
 use super::races::KNOWN_DROP;
-use crate::check::Before;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::known;
-use crate::check::looks_for_known;
-use crate::check::needs_ours;
-use crate::check::reads_zero;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::inject::Delay;
 use crate::inject::Window;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::worker::Work;
 
 cases! { "held":

@@ -3,13 +3,9 @@
 //! Engines that are held between two steps while others go on: in faults of their own, while pages
 //! move because they miss them, as policy says, and in packets that move pages.
 
-use anyhow::Result;
-
-use super::cases;
 use super::held::all_deeds;
 use super::held_movers::Mover;
-use crate::context::Context;
-use crate::settings::Policy;
+use crate::prelude::*;
 
 cases! { "held":
     engine_walked = "Whatever happens to pages that a fault of an engine has found, the device maps nothing that is gone.",

@@ -2,20 +2,8 @@
 
 //! What the cases of `held.` hold: commands, a CPU that touches pages, and engines.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::worker::Work;
-use crate::worker::Worker;
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,27 +5,8 @@
 //! freed memory then, which only a debug kernel sees: see
 //! Documentation/known-mm-issues.md.
 
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Survey;
-
-use super::cases;
 use super::huge;
-use crate::check::Before;
-use crate::check::needs_ours;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::inject::Delay;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "held":
     vma_unmapped = "Memory that is unmapped as a whole while it is evicted: the kernel touches nothing that is gone.",

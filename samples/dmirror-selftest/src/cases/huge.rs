@@ -2,20 +2,10 @@
 
 //! Transparent huge pages as the source of a migration.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Region;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
 use dmirror_client::region::Options;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::skip;
-use crate::context::Context;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "huge":
     whole = "Memory in huge pages goes out and comes back with its data.",
@@ -42,8 +32,7 @@ pub(super) fn options(count: usize) -> Options {
         .huge(true)
 }
 
-fn whole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn whole(device: Device) -> Result<()> {
     let memory = huge(3)?;
     let pages = memory.region.pages();
     memory.move_out(&device, memory.all())?;
@@ -51,8 +40,7 @@ fn whole(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn part(device: Device) -> Result<()> {
     let memory = huge(1)?;
     let end = memory.region.pages();
     memory.move_out(&device, 100..300)?;
@@ -62,8 +50,7 @@ fn part(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn across(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn across(device: Device) -> Result<()> {
     let memory = huge(3)?;
     let per_huge = memory.region.pages() / 3;
     let (start, end) = (per_huge - 7, 2 * per_huge + 9);
@@ -73,8 +60,7 @@ fn across(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn by_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn by_fault(device: Device) -> Result<()> {
     let memory = huge(2)?;
     memory.move_out(&device, memory.all())?;
     memory.verify(memory.all())?;
@@ -83,8 +69,7 @@ fn by_fault(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn empty(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn empty(device: Device) -> Result<()> {
     let memory = Memory::of(options(2).map()?);
     let view = memory.view(&device, memory.all())?;
     ensure!(
@@ -98,8 +83,7 @@ fn empty(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn zero(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zero(device: Device) -> Result<()> {
     let memory = Memory::of(options(1).map()?);
     memory.region.touch(0);
     memory

@@ -6,33 +6,12 @@
 
 use std::ops::Range;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
 use dmirror_client::device::prot;
 use dmirror_client::place::Usage;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge::huge;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::reads_zero;
-use crate::check::rounds;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
 use crate::reload::with_capacity;
 
 cases! { "huge":
@@ -72,8 +51,7 @@ fn is_whole(memory: &Memory) -> Result<()> {
     memory.is_huge()
 }
 
-fn stays_whole(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn stays_whole(device: Device) -> Result<()> {
     let memory = huge(3)?;
     for round in 2..5 {
         memory.move_out(&device, memory.all())?;
@@ -91,8 +69,7 @@ fn stays_whole(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn whole_by_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn whole_by_fault(device: Device) -> Result<()> {
     let memory = huge(2)?;
     for page in [0, WHOLE - 1, WHOLE / 2] {
         memory.move_out(&device, memory.all())?;
@@ -135,8 +112,7 @@ fn no_block_free(context: &Context) -> Result<()> {
     })
 }
 
-fn small_by_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn small_by_fault(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     let failure = Failure::new("system_alloc", Often::Once)?;
     memory.verify(300..301)?;
@@ -171,8 +147,7 @@ fn only(memory: &Memory, window: &Range<usize>, inside: Where, outside: Where) -
     Ok(())
 }
 
-fn windows_out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn windows_out(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for window in WINDOWS {
         let memory = huge(1)?;
@@ -186,8 +161,7 @@ fn windows_out(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn windows_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn windows_back(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for window in WINDOWS {
         let memory = huge_there(&device)?;
@@ -201,8 +175,7 @@ fn windows_back(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn unmapped_in_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_in_part(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for (from, to) in [(0, 100), (100, 400), (400, WHOLE)] {
         let mut memory = huge_there(&device)?;
@@ -234,8 +207,7 @@ fn unmapped_in_part(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn protected_in_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn protected_in_part(device: Device) -> Result<()> {
     for pages in [0..100, 100..400, 400..WHOLE] {
         let memory = huge_there(&device)?;
         memory.device_reads(&device, memory.all())?;
@@ -257,8 +229,7 @@ fn protected_in_part(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn remapped_in_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn remapped_in_part(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for cut in [1, 200, WHOLE - 1] {
         let mut memory = huge_there(&device)?;
@@ -279,8 +250,7 @@ fn remapped_in_part(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn dropped_in_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dropped_in_part(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for pages in [0..100, 100..400, 400..WHOLE] {
         let memory = huge_there(&device)?;
@@ -298,8 +268,7 @@ fn dropped_in_part(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn forked(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn forked(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     let written = Gate::new()?;
     let child = memory.writing_child(&written, 3)?;
@@ -335,8 +304,7 @@ fn forked_device_writes(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn accessed_in_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn accessed_in_part(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     for (round, window) in (2..).zip(WINDOWS) {
         let old = memory.data();
@@ -354,8 +322,7 @@ fn accessed_in_part(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn blocks_are_whole_again(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn blocks_are_whole_again(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for round in rounds(12) {
         let whole = huge(1)?;

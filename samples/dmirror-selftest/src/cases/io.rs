@@ -2,52 +2,22 @@
 
 //! Input and output with buffers whose pages are on the device.
 
-use std::fs;
-use std::fs::File;
-use std::io::ErrorKind;
-use std::io::IoSlice;
-use std::io::Read;
-use std::io::Write;
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Ring;
-use dmirror_client::Survey;
-use dmirror_client::Transfer;
-use dmirror_client::page_size;
-use nix::fcntl::OFlag;
-use nix::fcntl::SpliceFFlags;
-use nix::fcntl::vmsplice;
-use nix::mount::MntFlags;
-use nix::mount::MsFlags;
-use nix::mount::mount;
-use nix::mount::umount2;
+use dmirror_client::{Ring, Transfer};
+use nix::fcntl::{OFlag, SpliceFFlags, vmsplice};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::pipe2;
 
-use super::cases;
 use super::huge::huge;
-use crate::buffer::Buffer;
-use crate::buffer::content;
-use crate::buffer::is_content;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::skip;
-use crate::context::Context;
+use crate::buffer::{Buffer, content, is_content};
 use crate::disk::Scratch;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "io":
     file = "write and read of a file work with resident buffers.",
@@ -151,8 +121,7 @@ fn splice(buffer: &Buffer, flags: SpliceFFlags) -> Result<File> {
     Ok(read.into())
 }
 
-fn vmsplice_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn vmsplice_pages(device: Device) -> Result<()> {
     let buffer = Buffer::new(PAGES, 1);
     buffer.move_out(&device, 1)?;
     let mut pipe = splice(&buffer, SpliceFFlags::empty())?;
@@ -168,8 +137,7 @@ fn vmsplice_pages(context: &Context) -> Result<()> {
     buffer.verify(1)
 }
 
-fn vmsplice_gift(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn vmsplice_gift(device: Device) -> Result<()> {
     let buffer = Buffer::new(PAGES, 1);
     buffer.move_out(&device, 1)?;
     let mut pipe = splice(&buffer, SpliceFFlags::SPLICE_F_GIFT)?;
@@ -352,8 +320,7 @@ fn ring(context: &Context) -> Result<()> {
     )
 }
 
-fn ring_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn ring_huge(device: Device) -> Result<()> {
     let memory = huge(1)?;
     let move_out = || memory.move_out(&device, memory.all());
     through_ring(

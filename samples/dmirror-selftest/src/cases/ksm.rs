@@ -3,26 +3,8 @@
 //! KSM, which merges equal pages: what it has merged may go to a device, and what
 //! is on a device is none of its business.
 
-use std::fs;
-
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use dmirror_client::Device;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-
-use super::cases;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::helper;
 use crate::daemon::Daemon;
+use crate::prelude::*;
 
 cases! { "ksm":
     merged = "Merged pages go to the device or stay (ENOENT), and have their data there and back.",
@@ -150,8 +132,7 @@ impl Twins {
     }
 }
 
-fn merged(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn merged(device: Device) -> Result<()> {
     let ksm = ksm()?;
     let twins = Twins::new(1)?;
     twins.merge(&ksm)?;
@@ -162,8 +143,7 @@ fn merged(context: &Context) -> Result<()> {
     twins.intact()
 }
 
-fn resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident(device: Device) -> Result<()> {
     let twins = Twins::new(2)?;
     twins.ask_out(&device)?;
     twins.offer()?;
@@ -176,8 +156,7 @@ fn resident(context: &Context) -> Result<()> {
     twins.intact()
 }
 
-fn writes_of_both_sides(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn writes_of_both_sides(device: Device) -> Result<()> {
     let ksm = ksm()?;
     let twins = Twins::new(3)?;
     twins.merge(&ksm)?;
@@ -192,8 +171,7 @@ fn writes_of_both_sides(context: &Context) -> Result<()> {
     twins.verify(base)
 }
 
-fn scan_beside_merged(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn scan_beside_merged(device: Device) -> Result<()> {
     let ksm = ksm()?;
     let twins = Twins::new(4)?;
     twins.merge(&ksm)?;
@@ -206,8 +184,7 @@ fn scan_beside_merged(context: &Context) -> Result<()> {
     twins.intact()
 }
 
-fn unmerge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmerge(device: Device) -> Result<()> {
     let ksm = ksm()?;
     let twins = Twins::new(5)?;
     twins.merge(&ksm)?;

@@ -3,29 +3,8 @@
 //! What outlives what: processes, open files, and pages on the device.
 
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Signal;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::at;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::outlived;
-use crate::context::program;
-use crate::memory::Memory;
-use crate::memory::works;
+use crate::prelude::*;
 use crate::reload::with_capacity;
 
 cases! { "lifetime":
@@ -42,8 +21,7 @@ cases! { "lifetime":
 
 const PAGES: usize = 48;
 
-fn close_leaves_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn close_leaves_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     drop(device);
@@ -104,8 +82,7 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
     })
 }
 
-fn device_memory_adds_up(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_memory_adds_up(device: Device) -> Result<()> {
     let Some(empty) = device.room()? else {
         return skip("this module does not say what is free");
     };
@@ -163,8 +140,7 @@ fn killed_while_migrating(context: &Context) -> Result<()> {
     works(&context.open()?)
 }
 
-fn inherited_descriptor(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn inherited_descriptor(device: Device) -> Result<()> {
     let address = Gate::new()?;
     let memory_of_the_child = Memory::new(4)?;
     let parent = std::process::id() as i32;

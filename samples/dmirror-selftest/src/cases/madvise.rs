@@ -3,34 +3,8 @@
 //! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
 //! khugepaged makes of such pages.
 
-use std::thread;
-
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Region;
-use dmirror_client::Signal;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-
-use super::cases;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::skip;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::joined;
-use crate::context::stay_on;
-use crate::context::two_cpus;
 use crate::daemon::Daemon;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::swapping::swap_on;
 
 cases! { "madvise":
@@ -54,8 +28,7 @@ cases! { "madvise":
 const PAGES: usize = 32;
 const HUGE_PAGES: usize = HUGE / 4096;
 
-fn dontneed_frees_device_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dontneed_frees_device_memory(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -63,8 +36,7 @@ fn dontneed_frees_device_memory(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn will_need_and_cold(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn will_need_and_cold(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for advice in [Advice::WillNeed, Advice::Cold, Advice::PageOut] {
@@ -79,8 +51,7 @@ fn will_need_and_cold(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn populate_read(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn populate_read(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     memory.fill(0..PAGES / 2);
     memory.move_out(&device, 0..PAGES / 2)?;
@@ -94,8 +65,7 @@ fn populate_read(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn populate_write(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn populate_write(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.advise(8..24, Advice::PopulateWrite)?;
@@ -183,8 +153,7 @@ fn collapse(memory: &Memory) -> Result<bool> {
     }
 }
 
-fn collapse_resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn collapse_resident(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = collapsible()?;
     memory.move_out(&device, memory.all())?;
@@ -195,8 +164,7 @@ fn collapse_resident(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn collapse_mixed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn collapse_mixed(device: Device) -> Result<()> {
     let memory = Memory::of(Region::options(HUGE_PAGES).align(HUGE).huge(false).map()?);
     let (full, half) = (0..HUGE_PAGES / 2, HUGE_PAGES / 4);
     memory.fill(full.clone());
@@ -211,8 +179,7 @@ fn collapse_mixed(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn collapsed_and_out(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn collapsed_and_out(device: Device) -> Result<()> {
     let memory = collapsible()?;
     if !collapse(&memory)? {
         return skip("the kernel makes no huge page here");
@@ -232,8 +199,7 @@ fn collapsed_and_out(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn huge_page_daemon(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_page_daemon(device: Device) -> Result<()> {
     let resident = collapsible()?;
     let mixed = collapsible()?;
     resident.move_out(&device, resident.all())?;
@@ -249,8 +215,7 @@ fn huge_page_daemon(context: &Context) -> Result<()> {
     resident.verify(resident.all())
 }
 
-fn huge_advice(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_advice(device: Device) -> Result<()> {
     let memory = Memory::new(HUGE_PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.advise(100..200, Advice::Huge)?;
@@ -309,8 +274,7 @@ fn free_and_written_by_device(context: &Context) -> Result<()> {
     memory.verify(memory.all()).context("written on the device")
 }
 
-fn dontneed_during_migration(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dontneed_during_migration(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let region = &memory.region;
     for round in 2..20 {

@@ -3,28 +3,9 @@
 //! What a program does to mappings whose pages are on the device: mprotect,
 //! munmap, mremap, madvise.
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::Signal;
-use dmirror_client::Survey;
-use dmirror_client::device::Buffer;
-use dmirror_client::device::Command;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
+use dmirror_client::device::{Buffer, Command};
 
-use super::cases;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::fails;
-use crate::context::Context;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "mapping":
     read_only_before = "Memory that is read-only goes out and comes back, and stays read-only.",
@@ -54,8 +35,7 @@ fn write_is_refused(memory: &Memory, page: usize) -> Result<()> {
     )
 }
 
-fn read_only_before(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only_before(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.protect(memory.all(), Protection::Read)?;
     memory.move_out(&device, memory.all())?;
@@ -67,8 +47,7 @@ fn read_only_before(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn read_only_after(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only_after(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.protect(memory.all(), Protection::Read)?;
@@ -81,8 +60,7 @@ fn read_only_after(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn writable_again(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn writable_again(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.protect(memory.all(), Protection::Read)?;
     memory.move_out(&device, memory.all())?;
@@ -97,8 +75,7 @@ fn writable_again(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn inaccessible(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn inaccessible(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..24)?;
     memory.region.protect(memory.all(), Protection::None)?;
@@ -119,8 +96,7 @@ fn inaccessible(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unmapped_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_part(device: Device) -> Result<()> {
     let mut head = Memory::new(PAGES)?;
     head.move_out(&device, head.all())?;
     let data = head.data();
@@ -141,8 +117,7 @@ fn unmapped_part(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn unmapped_all(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_all(device: Device) -> Result<()> {
     for _ in 0..20 {
         let memory = Memory::new(PAGES)?;
         memory.move_out(&device, memory.all())?;
@@ -153,8 +128,7 @@ fn unmapped_all(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn moved(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn moved(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let old = memory.region.range();
@@ -180,8 +154,7 @@ fn moved(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn dontneed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dontneed(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.advise(8..40, Advice::DontNeed)?;
@@ -198,8 +171,7 @@ fn dontneed(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn free(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn free(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.advise(8..40, Advice::Free)?;
@@ -216,8 +188,7 @@ fn free(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn split_by_mprotect(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn split_by_mprotect(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for page in (0..PAGES).step_by(2) {

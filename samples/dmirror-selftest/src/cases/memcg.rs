@@ -2,26 +2,10 @@
 
 //! Memory cgroups: device pages are charged like others.
 
-use std::fs;
 use std::process;
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Signal;
-use dmirror_client::page_size;
-
-use super::cases;
 use crate::cgroup::Cgroup;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "memcg":
     charged = "Pages on the device stay charged to their cgroup, and are charged no more once they are gone.",

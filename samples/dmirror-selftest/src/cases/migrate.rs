@@ -2,22 +2,9 @@
 
 //! Migration by command: out and back, counts, the device's view, holes.
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::PageRange;
 use dmirror_client::Place;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "migrate":
     one_page = "A page goes to the device and comes back with its data.",
@@ -127,8 +114,7 @@ fn holes_become_zero_pages(context: &Context) -> Result<()> {
     memory.expect("after reading", memory.all(), Where::System)
 }
 
-fn zero_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zero_page(device: Device) -> Result<()> {
     let memory = Memory::untouched(64)?;
     ensure!(
         memory.region.is_zero(memory.all()),
@@ -151,8 +137,7 @@ fn zero_page(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn resident_pages_stay(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_pages_stay(device: Device) -> Result<()> {
     let memory = Memory::new(32)?;
     memory.move_out(&device, 8..16)?;
     let before = Survey::of(memory.region.part(8..16))?;
@@ -169,8 +154,7 @@ fn resident_pages_stay(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn only_resident_pages_come_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn only_resident_pages_come_back(device: Device) -> Result<()> {
     let memory = Memory::new(40)?;
     memory.move_out(&device, 3..10)?;
     memory.move_out(&device, 20..25)?;
@@ -178,8 +162,7 @@ fn only_resident_pages_come_back(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn nothing_to_bring_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn nothing_to_bring_back(device: Device) -> Result<()> {
     let memory = Memory::new(16)?;
     memory.move_back(&device, memory.all(), 0)?;
     memory.verify(memory.all())?;
@@ -190,8 +173,7 @@ fn nothing_to_bring_back(context: &Context) -> Result<()> {
     all_at("untouched memory", untouched.range(), Where::Nowhere)
 }
 
-fn several_mappings_in_a_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn several_mappings_in_a_range(device: Device) -> Result<()> {
     let memory = Memory::new(30)?;
     memory.region.protect(10..20, Protection::Read)?;
     memory.move_out(&device, memory.all())?;
@@ -199,8 +181,7 @@ fn several_mappings_in_a_range(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn many_rounds(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn many_rounds(device: Device) -> Result<()> {
     let memory = Memory::new(24)?;
     for round in 1..=60 {
         memory.refill(round);
@@ -240,8 +221,7 @@ fn pages_inside(bytes: &[u8]) -> Result<(PageRange, usize)> {
     ))
 }
 
-fn memory_of_the_allocator(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn memory_of_the_allocator(device: Device) -> Result<()> {
     let heap: Vec<u8> = (0..40 * page_size())
         .map(|index| (index / 7 % 251) as u8)
         .collect();
@@ -259,8 +239,7 @@ fn memory_of_the_allocator(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn stack_of_the_caller(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn stack_of_the_caller(device: Device) -> Result<()> {
     let here = [0x5a_u8; 64];
     let page = page_size() as u64;
     let range = PageRange::new(here.as_ptr() as u64 / page * page, 1)?;

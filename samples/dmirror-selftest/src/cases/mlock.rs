@@ -2,26 +2,10 @@
 
 //! Locked memory, and pages on the device.
 
-use std::fs;
-use std::thread;
-
-use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use nix::sys::mman::MlockAllFlags;
-use nix::sys::mman::mlockall;
-use nix::sys::mman::munlockall;
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 
-use super::cases;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::joined;
-use crate::context::stay_on;
-use crate::context::two_cpus;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "mlock":
     locked_pages_move = "Locked pages go to the device and come back with their data.",
@@ -34,8 +18,7 @@ cases! { "mlock":
 
 const PAGES: usize = 32;
 
-fn locked_pages_move(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn locked_pages_move(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.lock(memory.all())?;
     for round in 2..4 {
@@ -48,8 +31,7 @@ fn locked_pages_move(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn brings_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn brings_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.lock(8..24)?;
@@ -58,8 +40,7 @@ fn brings_back(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unlocked_on_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unlocked_on_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.lock(memory.all())?;
     memory.move_out(&device, memory.all())?;
@@ -71,8 +52,7 @@ fn unlocked_on_the_device(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn all_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn all_memory(device: Device) -> Result<()> {
     let before = Memory::new(PAGES)?;
     before.move_out(&device, before.all())?;
     match mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
@@ -102,8 +82,7 @@ fn locked_memory() -> Result<u64> {
         .parse()?)
 }
 
-fn counts(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn counts(device: Device) -> Result<()> {
     let start = locked_memory()?;
     for back in [false, true] {
         let memory = Memory::new(512)?;

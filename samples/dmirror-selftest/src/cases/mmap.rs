@@ -2,21 +2,7 @@
 
 //! mmap() of the device file: memory of the kernel, which never migrates.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Region;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::fails_counted;
-use crate::check::reads_zero;
-use crate::context::Context;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "mmap":
     zeroed = "A mapping of the device is there at once, and is zero.",
@@ -40,16 +26,14 @@ fn map(device: &Device) -> Result<Memory> {
     Ok(Memory::of(region))
 }
 
-fn zeroed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zeroed(device: Device) -> Result<()> {
     let memory = map(&device)?;
     memory.expect("before it is touched", memory.all(), Where::System)?;
     ensure!(memory.region.is_zero(memory.all()));
     Ok(())
 }
 
-fn cpu_and_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_and_device(device: Device) -> Result<()> {
     let memory = map(&device)?;
     reads_zero(&device, memory.region.range())?;
     memory.fill(memory.all());
@@ -60,8 +44,7 @@ fn cpu_and_device(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn private(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn private(device: Device) -> Result<()> {
     let region = Region::options(PAGES).private_file(device.file()?).map()?;
     let memory = Memory::of(region);
     ensure!(memory.region.is_zero(memory.all()));
@@ -71,8 +54,7 @@ fn private(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn never_migrates(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn never_migrates(device: Device) -> Result<()> {
     let memory = map(&device)?;
     memory.fill(memory.all());
     let range = memory.region.range();
@@ -85,8 +67,7 @@ fn never_migrates(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn not_exclusive(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn not_exclusive(device: Device) -> Result<()> {
     let memory = map(&device)?;
     memory.fill(memory.all());
     let mut view = vec![0xa5; memory.region.len()];
@@ -96,8 +77,7 @@ fn not_exclusive(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn fresh_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn fresh_pages(device: Device) -> Result<()> {
     let (first, second) = (map(&device)?, map(&device)?);
     first.fill(first.all());
     ensure!(second.region.is_zero(second.all()));
@@ -125,8 +105,7 @@ fn outlives_the_file(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unmapped_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_part(device: Device) -> Result<()> {
     let mut head = map(&device)?;
     head.fill(head.all());
     head.device_reads(&device, head.all())?;
@@ -142,8 +121,7 @@ fn unmapped_part(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_only(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only(device: Device) -> Result<()> {
     let memory = map(&device)?;
     memory.device_fills(&device, memory.all())?;
     memory.region.protect(memory.all(), Protection::Read)?;
@@ -154,8 +132,7 @@ fn read_only(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn fork(device: Device) -> Result<()> {
     let memory = map(&device)?;
     memory.device_fills(&device, memory.all())?;
     helper(|| {

@@ -78,6 +78,7 @@ mod window;
 mod write;
 
 use anyhow::Result;
+use dmirror_client::Device;
 
 use crate::context::Context;
 
@@ -92,19 +93,44 @@ pub struct Case {
     pub run: fn(&Context) -> Result<()>,
 }
 
-/// Lists functions of the calling file as its `CASES`.
+/// A function of a case, by what it takes: the [`Context`]; the device under test, open; or
+/// that and the second one.
+pub trait Function<Fixture> {
+    /// Calls it, or skips where the fixture cannot be had.
+    fn call(&self, context: &Context) -> Result<()>;
+}
+
+impl<F: Fn(&Context) -> Result<()>> Function<&Context> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(context)
+    }
+}
+
+impl<F: Fn(Device) -> Result<()>> Function<Device> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(context.open()?)
+    }
+}
+
+impl<F: Fn(Device, Device) -> Result<()>> Function<(Device, Device)> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(context.open()?, context.open_second()?)
+    }
+}
+
+/// Lists functions of the calling file as its `CASES`. Each is a [`Function`].
 macro_rules! cases {
     ($theme:literal: $($name:ident = $about:literal,)*) => {
         pub(super) const CASES: &[super::Case] = &[
             $(super::Case {
                 name: concat!($theme, ".", stringify!($name)),
                 about: $about,
-                run: $name,
+                run: |context| super::Function::call(&$name, context),
             },)*
         ];
     };
 }
-use cases;
+pub(crate) use cases;
 
 /// A theme: cases about one thing. Their names begin with its name and a dot.
 #[derive(Debug)]

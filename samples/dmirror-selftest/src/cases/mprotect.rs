@@ -2,24 +2,7 @@
 
 //! mprotect over resident pages, beyond what there is about mappings in general.
 
-use std::thread;
-
-use anyhow::Result;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Region;
-use dmirror_client::Signal;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "mprotect":
     no_access = "A CPU that touches resident pages without access gets SIGSEGV, and they stay on the device.",
@@ -30,8 +13,7 @@ cases! { "mprotect":
 
 const PAGES: usize = 32;
 
-fn no_access(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn no_access(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.protect(memory.all(), Protection::None)?;
@@ -59,8 +41,7 @@ fn no_access(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn device_obeys(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_obeys(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let range = memory.region.range();
     memory.move_out(&device, memory.all())?;
@@ -99,8 +80,7 @@ fn device_obeys(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn back_and_forth(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn back_and_forth(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.move_out(&device, memory.all())?;
@@ -115,8 +95,7 @@ fn back_and_forth(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn while_migrating(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn while_migrating(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let region = &memory.region;
     thread::scope(|scope| {

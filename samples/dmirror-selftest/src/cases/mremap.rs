@@ -3,30 +3,9 @@
 //! Mappings with resident pages that are moved, resized and replaced, and memory
 //! that no mmap of the program made: its stack and its heap.
 
-use std::fs;
 use std::hint::black_box;
-use std::thread;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::page_size;
-
-use super::cases;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::skip;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::joined;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "mremap":
     grown = "Resident memory that grows keeps its data; what is new is empty, and goes to the device too.",
@@ -41,8 +20,7 @@ cases! { "mremap":
 
 const PAGES: usize = 48;
 
-fn grown(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn grown(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let data = memory.data();
@@ -62,8 +40,7 @@ fn grown(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn shrunk(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shrunk(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -77,8 +54,7 @@ fn shrunk(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn left_mapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn left_mapped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let taken = match memory.region.take_pages() {
@@ -101,8 +77,7 @@ fn left_mapped(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn far_and_unaligned(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn far_and_unaligned(device: Device) -> Result<()> {
     let pages = HUGE / page_size() + 100;
     let memory = Memory::new(pages)?;
     memory.move_out(&device, 50..pages)?;
@@ -116,8 +91,7 @@ fn far_and_unaligned(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn moved_while_migrating(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn moved_while_migrating(device: Device) -> Result<()> {
     for _ in 0..15 {
         let memory = Memory::new(PAGES)?;
         let (range, data) = (memory.region.range(), memory.data());
@@ -148,8 +122,7 @@ fn migrate_what_is_there(device: &Device, range: PageRange) -> Result<()> {
     Ok(())
 }
 
-fn replaced(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn replaced(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -202,8 +175,7 @@ fn out_and_used(device: &Device, bytes: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn stack(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn stack(device: Device) -> Result<()> {
     let mut bytes = black_box([0_u8; 16 * 4096]);
     out_and_used(&device, &mut bytes).context("the first thread's")?;
     thread::scope(|scope| {
@@ -215,8 +187,7 @@ fn stack(context: &Context) -> Result<()> {
     })
 }
 
-fn heap(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn heap(device: Device) -> Result<()> {
     // Less than what malloc makes a mapping for.
     let mut bytes = vec![0_u8; 20 * 4096];
     let addr = bytes.as_ptr() as u64;

@@ -6,30 +6,13 @@
 //! `/proc/self/fail-nth`), so this takes one that was built for it.
 
 use std::fmt::Display;
-use std::fs;
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::CallError;
-use dmirror_client::Counts;
-use dmirror_client::Device;
-use dmirror_client::Errno;
+use dmirror_client::{CallError, Counts};
 
-use super::cases;
 use super::huge;
-use crate::check::Before;
-use crate::check::needs_ours;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "nth":
     migrate_to_device = "Whichever allocation fails while small pages go to the device, each is on one side with its data.",

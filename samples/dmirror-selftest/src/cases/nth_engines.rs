@@ -5,40 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::QueueError;
-use dmirror_client::Region;
-use dmirror_client::interpreter;
 use dmirror_client::interpreter::Image;
-use dmirror_client::packet;
-use dmirror_client::packet::Width;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
-use dmirror_client::region::Protection;
+use dmirror_client::queue::{Options, Outcome};
+use dmirror_client::{QueueError, interpreter, packet};
 
-use super::cases;
-use super::nth::Failures;
-use super::nth::MOST;
-use super::nth::with_failure;
-use super::nth::with_failure_of;
-use crate::check::Before;
-use crate::check::equal;
-use crate::context::Context;
+use super::nth::{Failures, MOST, with_failure, with_failure_of};
+use crate::prelude::*;
 use crate::reload::with_parameters;
-use crate::settings::Policy;
-use crate::worker::Kind;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::same;
-use crate::worker::thread_of;
-use crate::worker::threads;
+use crate::worker::{Kind, open, same, thread_of, threads};
 
 cases! { "nth":
     queue_create = "Whichever allocation fails in QUEUE_CREATE, there is no queue and no thread too many, and the next one works.",

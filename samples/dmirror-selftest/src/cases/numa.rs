@@ -2,16 +2,9 @@
 
 //! NUMA policy and page moving, which know nothing of pages on a device.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
 use dmirror_client::nodes_of;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::skip;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "numa":
     asked = "move_pages asks where resident pages are, and leaves them there.",
@@ -31,8 +24,7 @@ fn nodes(memory: &Memory, to: Option<i32>) -> Result<Vec<i32>> {
     }
 }
 
-fn asked(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn asked(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     let nodes = nodes(&memory, None)?;
@@ -45,8 +37,7 @@ fn asked(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn move_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn move_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     let nodes = nodes(&memory, Some(0))?;
@@ -56,8 +47,7 @@ fn move_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn bound(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn bound(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     match memory.region.bind(memory.all(), 0) {

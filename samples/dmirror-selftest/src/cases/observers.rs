@@ -4,35 +4,15 @@
 //! memory, and by other processes.
 
 use std::collections::HashSet;
-use std::io::IoSlice;
-use std::io::IoSliceMut;
-use std::os::unix::fs::FileExt;
+use std::io::{IoSlice, IoSliceMut};
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Pattern;
-use dmirror_client::Place;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
+use dmirror_client::{Pattern, Place};
 use nix::sys::uio;
 use nix::sys::uio::RemoteIoVec;
 use nix::unistd::Pid;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::at;
-use crate::check::equal;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::is_root;
-use crate::context::memory_of;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "observers":
     pagemap = "/proc/self/pagemap shows each resident page as one frame of device memory of its own.",
@@ -81,8 +61,7 @@ fn pagemap(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn smaps(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn smaps(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let before = Usage::of(memory.region.range())?;
     equal("Rss before", before.rss, memory.region.len() as u64)?;
@@ -100,8 +79,7 @@ fn smaps(context: &Context) -> Result<()> {
     )
 }
 
-fn pagemap_of_another(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn pagemap_of_another(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let (range, parent) = (memory.region.range(), std::process::id() as i32);
@@ -208,8 +186,7 @@ fn halves_are(memory: &Memory, fresh: Pattern) -> Result<()> {
     Ok(())
 }
 
-fn proc_mem(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn proc_mem(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let fresh = memory.data().round(2);
     memory.move_out(&device, memory.all())?;

@@ -3,27 +3,11 @@
 //! Several open files of one device, each with a page table of its own: what
 //! happens through one, the others must see.
 
-use anyhow::Context as _;
-use anyhow::Result;
 use dmirror_client::Command;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
 use dmirror_client::device::Buffer;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
 
-use super::cases;
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::reads_zero;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::outlived;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "opens":
     other_reads_resident = "One open file reads the pages that another one moved to the device.",
@@ -258,8 +242,7 @@ fn two_processes(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn inherited(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn inherited(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     let (written, go) = (Gate::new()?, Gate::new()?);

@@ -2,30 +2,16 @@
 
 //! Parameters of the module that make no sense.
 
-use std::fs;
-use std::fs::File;
-use std::io::ErrorKind;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
 use dmirror_client::Module;
-use dmirror_client::Survey;
 use dmirror_client::module::Loader;
-use dmirror_client::page_size;
 use dmirror_client::place::Place;
 use nix::fcntl::OFlag;
 
-use super::cases;
-use crate::check::equal;
-use crate::check::needs_ours;
-use crate::check::skip;
-use crate::context::Context;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::reload::Unloaded;
 
 cases! { "coherent":

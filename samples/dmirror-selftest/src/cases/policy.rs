@@ -3,24 +3,8 @@
 //! What a device does about pages that its engines miss: presets, granules, what moves with them,
 //! access counters.
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::settings::PRESETS;
-use crate::settings::Policy;
-use crate::worker::Worker;
 use crate::worker::over_each_kind;
 
 cases! { "policy":

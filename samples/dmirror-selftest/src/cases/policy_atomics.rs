@@ -2,31 +2,8 @@
 
 //! Where a device makes atomic operations, and how long it keeps a page for them.
 
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::packet::Width;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use crate::check::equal;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::memory::Memory;
-use crate::settings::Policy;
-use crate::worker::PATIENCE;
-use crate::worker::SOON;
-use crate::worker::Worker;
-use crate::worker::refused;
-use crate::worker::soon;
+use crate::prelude::*;
+use crate::worker::{SOON, refused, soon};
 
 cases! { "policy":
     atomics_migrate = "ATOMIC moves its page to the device, or makes it exclusive where it is, as the setting says.",

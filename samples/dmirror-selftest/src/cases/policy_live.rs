@@ -4,31 +4,10 @@
 //! that are full.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::packet::Width;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-
-use super::cases;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::settings::PRESETS;
-use crate::settings::Policy;
-use crate::worker::Worker;
 use crate::worker::open_with_two;
 
 cases! { "policy":

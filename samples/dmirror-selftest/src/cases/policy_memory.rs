@@ -3,32 +3,12 @@
 //! Policies for the memory of a device: which block has to go when it is full, and how much of it
 //! may be in use.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Packet;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-
-use super::cases;
-use super::evict::BLOCKS;
-use super::evict::move_there;
-use super::evict::pages;
-use super::evict::with_small_device;
+use super::evict::{BLOCKS, move_there, pages, with_small_device};
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::settings::PRESETS;
-use crate::settings::Policy;
-use crate::worker::Worker;
 
 cases! { "policy":
     first_out = "With eviction 1, what was moved first comes back first, though the device has just read it.",

@@ -4,31 +4,13 @@
 //! same, with pages on the device.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Scan;
-use dmirror_client::mincore;
-use dmirror_client::nodes_of;
-use dmirror_client::page_size;
-use dmirror_client::pagemap_scan;
-use nix::sys::resource::UsageWho;
-use nix::sys::resource::getrusage;
+use dmirror_client::{Scan, mincore, nodes_of, pagemap_scan};
+use nix::sys::resource::{UsageWho, getrusage};
 
-use super::cases;
 use super::huge::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "proc":
     smaps_adds_up = "The sizes that smaps gives for resident pages add up.",
@@ -108,8 +90,7 @@ fn adds_up(what: &str, range: PageRange) -> Result<HashMap<String, u64>> {
     Ok(sums)
 }
 
-fn smaps_adds_up(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn smaps_adds_up(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let range = memory.region.range();
     adds_up("before", range)?;
@@ -123,8 +104,7 @@ fn smaps_adds_up(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn smaps_adds_up_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn smaps_adds_up_huge(device: Device) -> Result<()> {
     let memory = huge(2)?;
     let range = memory.region.range();
     adds_up("before", range)?;
@@ -137,8 +117,7 @@ fn smaps_adds_up_huge(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn smaps_shared(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn smaps_shared(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let range = memory.region.range();
@@ -266,8 +245,7 @@ fn numa_fields(range: PageRange) -> Result<HashMap<String, u64>> {
         .collect())
 }
 
-fn numa_maps(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn numa_maps(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let range = memory.region.range();
     let pages = |fields: &HashMap<String, u64>| -> u64 {
@@ -300,8 +278,7 @@ fn numa_maps(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn mincore_resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn mincore_resident(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     equal(
@@ -313,8 +290,7 @@ fn mincore_resident(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn pagemap_scan_finds(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn pagemap_scan_finds(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let whole = memory.region.range();
     // A page out of three is elsewhere than its neighbours.
@@ -342,8 +318,7 @@ fn pagemap_scan_finds(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn queries_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn queries_huge(device: Device) -> Result<()> {
     let memory = huge(1)?;
     let (range, pages) = (memory.region.range(), memory.region.pages());
     memory.move_out(&device, memory.all())?;

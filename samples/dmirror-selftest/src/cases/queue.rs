@@ -4,40 +4,13 @@
 //! process ends before them.
 
 use std::os::fd::AsFd;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Errno;
 use dmirror_client::EventFd;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::packet::Width;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
+use dmirror_client::queue::{Access, Options, Outcome};
 use nix::sys::eventfd::EfdFlags;
 
-use super::cases;
-use crate::check::Before;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::context::outlived;
-use crate::memory::Memory;
-use crate::worker::LONG;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::open_with_two;
-use crate::worker::refused;
-use crate::worker::soon;
+use crate::prelude::*;
+use crate::worker::{LONG, open, open_with_two, refused, soon};
 
 cases! { "queue":
     full = "A queue that holds as many jobs as its depth takes no more until one has ended.",

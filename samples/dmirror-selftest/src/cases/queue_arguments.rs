@@ -4,30 +4,12 @@
 
 use std::os::fd::AsRawFd;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Packet;
 use dmirror_client::Queue;
-use dmirror_client::Region;
 use dmirror_client::packet::Opcode;
-use dmirror_client::page_size;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
-use dmirror_client::queue::Request;
-use dmirror_client::region::Protection;
+use dmirror_client::queue::{Access, Options, Outcome, Request};
 
-use super::cases;
-use crate::check::equal;
-use crate::context::Context;
-use crate::memory::Memory;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::refused;
+use crate::prelude::*;
+use crate::worker::{open, refused};
 
 cases! { "queue":
     query = "QUERY says what the device has, and how much of its memory is free.",

@@ -3,53 +3,16 @@
 //! Who waits for jobs, and is disturbed; and what many queues with jobs in them leave behind.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::EventFd;
-use dmirror_client::Packet;
-use dmirror_client::Queue;
-use dmirror_client::Region;
-use dmirror_client::Restart;
-use dmirror_client::Signal;
-use dmirror_client::count_signals_as;
-use dmirror_client::packet::Width;
-use dmirror_client::queue::Access;
-use dmirror_client::queue::Options;
-use dmirror_client::queue::Outcome;
-use dmirror_client::region::Advice;
-use dmirror_client::signals_counted;
+use dmirror_client::queue::{Access, Options, Outcome};
+use dmirror_client::{EventFd, Queue, Restart, count_signals_as, signals_counted};
 use nix::sys::eventfd::EfdFlags;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::cases;
-use crate::check::Before;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::Helper;
-use crate::context::helper;
-use crate::context::joined;
-use crate::inject::Delay;
-use crate::memory::Memory;
-use crate::settings::Policy;
-use crate::worker::LONG;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::open_with_two;
-use crate::worker::refused;
-use crate::worker::soon;
-use crate::worker::threads;
+use crate::prelude::*;
+use crate::worker::{LONG, open, open_with_two, refused, soon, threads};
 
 cases! { "queue":
     interrupted = "A signal ends WAIT with EINTR, whether it restarts calls or not; the next WAIT gets the outcome.",

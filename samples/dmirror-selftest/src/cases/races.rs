@@ -4,38 +4,14 @@
 //! be lost and no data may be another page's; a command may find pages held by
 //! someone else, and say so.
 
-use std::fs;
 use std::sync::Barrier;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Region;
-use dmirror_client::region::Advice;
-use nix::sys::resource::UsageWho;
-use nix::sys::resource::getrusage;
+use nix::sys::resource::{UsageWho, getrusage};
 
-use super::cases;
 use super::huge::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::known;
-use crate::check::looks_for_known;
-use crate::check::skip;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::joined;
-use crate::context::stay_on;
-use crate::context::two_cpus;
-use crate::inject::Delay;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "races":
     threads_touch_one_page = "Many threads that touch one page on the device at once all read its data.",

@@ -3,32 +3,11 @@
 //! READ: the device sees what the CPU would, wherever the pages are, and leaves
 //! them there; and it never sees what was.
 
-use anyhow::Result;
-use anyhow::ensure;
 use dmirror_client::Command;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::Survey;
-use dmirror_client::device::Buffer;
-use dmirror_client::device::prot;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
+use dmirror_client::device::{Buffer, prot};
 
-use super::cases;
-use super::files;
-use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::reads_zero;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use super::{files, huge};
+use crate::prelude::*;
 
 cases! { "read":
     system_pages = "The device reads pages in system memory, which stay there.",
@@ -61,8 +40,7 @@ cases! { "read":
 
 const PAGES: usize = 40;
 
-fn system_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn system_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_reads(&device, memory.all())?;
     memory.expect("after reading", memory.all(), Where::System)?;
@@ -71,8 +49,7 @@ fn system_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unlocked(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unlocked(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let mut view = vec![0xa5; memory.region.len()];
     memory.move_out(&device, 5..20)?;
@@ -87,8 +64,7 @@ fn unlocked(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     for _ in 0..2 {
@@ -100,8 +76,7 @@ fn resident_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn mixed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn mixed(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for page in memory.all().step_by(3) {
         memory.move_out(&device, page..page + 1)?;
@@ -118,8 +93,7 @@ fn mixed(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn second_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn second_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, memory.all())?;
     memory.device_reads(&second, memory.all())?;
@@ -130,8 +104,7 @@ fn second_device(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn second_read(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn second_read(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let faults = memory.device_reads(&device, memory.all())?;
     ensure!(
@@ -145,8 +118,7 @@ fn second_read(context: &Context) -> Result<()> {
     )
 }
 
-fn neighbours_stay_mapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn neighbours_stay_mapped(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_reads(&device, memory.all())?;
     memory.region.advise(10..20, Advice::DontNeed)?;
@@ -171,8 +143,7 @@ fn untouched(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn untouched_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn untouched_huge(device: Device) -> Result<()> {
     let region = huge::options(1).map()?;
     reads_zero(&device, region.range())?;
     ensure!(
@@ -182,8 +153,7 @@ fn untouched_huge(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn written_after_untouched(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn written_after_untouched(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     reads_zero(&device, memory.region.range())?;
     memory.fill(0..PAGES / 2);
@@ -193,8 +163,7 @@ fn written_after_untouched(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn shared_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shared_memory(device: Device) -> Result<()> {
     let memory = Memory::of(Region::options(PAGES).shared().map()?);
     reads_zero(&device, memory.region.range())?;
     memory.fill(memory.all());
@@ -224,8 +193,7 @@ fn shared_file(context: &Context) -> Result<()> {
     memory.expect("after reading", memory.all(), Where::System)
 }
 
-fn private_file(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn private_file(device: Device) -> Result<()> {
     let memory = files::mapped_file()?;
     let all = memory.all();
     memory.device_reads(&device, all.clone())?;
@@ -236,8 +204,7 @@ fn private_file(context: &Context) -> Result<()> {
     memory.device_reads(&device, all).map(drop)
 }
 
-fn hugetlb(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn hugetlb(device: Device) -> Result<()> {
     let memory = Memory::of(files::of_the_pool()?);
     memory.fill(memory.all());
     memory.device_reads(&device, memory.all())?;
@@ -256,8 +223,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn resident_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_huge(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     memory.move_out(&device, memory.all())?;
     memory.device_reads(&device, memory.all())?;
@@ -269,8 +235,7 @@ fn resident_huge(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn several_mappings(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn several_mappings(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.replace_by_shared(10..20)?;
     memory.fill(10..20);
@@ -282,8 +247,7 @@ fn several_mappings(context: &Context) -> Result<()> {
     memory.expect("pages elsewhere", 5..PAGES, Where::System)
 }
 
-fn larger_than_any_buffer(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn larger_than_any_buffer(device: Device) -> Result<()> {
     let memory = Memory::of(huge::options((64 << 20) / HUGE).map()?);
     // Not filled: that is slow under emulation. One word a page tells enough.
     let words = Region::words_per_page();
@@ -306,8 +270,7 @@ fn larger_than_any_buffer(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_only_resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn read_only_resident(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.protect(memory.all(), Protection::Read)?;
@@ -317,8 +280,7 @@ fn read_only_resident(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn cpu_writes(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_writes(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..20 {
         memory.device_reads(&device, memory.all())?;
@@ -327,8 +289,7 @@ fn cpu_writes(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn migration_in_between(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn migration_in_between(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..12 {
         memory.device_reads(&device, memory.all())?;
@@ -343,8 +304,7 @@ fn migration_in_between(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn mapped_anew(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn mapped_anew(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;
@@ -356,8 +316,7 @@ fn mapped_anew(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn unmapped_and_mapped(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_and_mapped(device: Device) -> Result<()> {
     let mut reused = 0;
     for round in 0..20 {
         let memory = Memory::new(PAGES)?;
@@ -376,8 +335,7 @@ fn unmapped_and_mapped(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn moved(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn moved(device: Device) -> Result<()> {
     for resident in [false, true] {
         let memory = Memory::new(PAGES)?;
         let (data, before) = (memory.data(), memory.region.range());
@@ -405,8 +363,7 @@ fn moved(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn dontneed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn dontneed(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;
@@ -417,8 +374,7 @@ fn dontneed(context: &Context) -> Result<()> {
     memory.expect("pages that were not dropped", 0..5, Where::Device)
 }
 
-fn after_fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn after_fork(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_reads(&device, memory.all())?;

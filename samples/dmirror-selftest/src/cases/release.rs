@@ -2,20 +2,11 @@
 
 //! RELEASE: everything on the device comes back, whoever owns it.
 
-use anyhow::Result;
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
 
-use super::cases;
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "release":
     all_back = "Everything on the device comes back and is counted; the device is used again.",
@@ -35,8 +26,7 @@ cases! { "release":
 
 const PAGES: usize = 40;
 
-fn all_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn all_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.move_out(&device, 3..PAGES)?;
@@ -48,8 +38,7 @@ fn all_back(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn nothing_there(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn nothing_there(device: Device) -> Result<()> {
     equal("pages released", device.release()?.pages, 0)?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -58,8 +47,7 @@ fn nothing_there(context: &Context) -> Result<()> {
     equal("pages released", device.release()?.pages, 0)
 }
 
-fn needs_no_range(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn needs_no_range(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for (addr, pages) in [(0, 0), (123, 0), (u64::MAX, u64::MAX)] {
         memory.move_out(&device, memory.all())?;
@@ -93,8 +81,7 @@ fn other_processes(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn shared_by_fork(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shared_by_fork(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let released = Gate::new()?;
@@ -147,8 +134,7 @@ fn shared_in_parts(context: &Context) -> Result<()> {
     children.into_iter().try_for_each(|child| child.join())
 }
 
-fn huge_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_pages(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     let small = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -162,8 +148,7 @@ fn huge_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn split_huge_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn split_huge_pages(device: Device) -> Result<()> {
     let mut memory = huge::huge(2)?;
     memory.move_out(&device, memory.all())?;
     memory.verify(7..8)?; // back by a fault: part of it, or all
@@ -181,8 +166,7 @@ fn split_huge_pages(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn of_any_protection(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn of_any_protection(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     memory.region.protect(0..10, Protection::Read)?;
@@ -195,8 +179,7 @@ fn of_any_protection(context: &Context) -> Result<()> {
     memory.device_reads(&device, memory.all()).map(drop)
 }
 
-fn other_device_keeps_its_pages(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn other_device_keeps_its_pages(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..10)?;
     memory.move_out(&second, 10..PAGES)?;
@@ -220,8 +203,7 @@ fn device_reads_afterwards(context: &Context) -> Result<()> {
     memory.expect("after reading", memory.all(), Where::System)
 }
 
-fn frees_the_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn frees_the_memory(device: Device) -> Result<()> {
     let Some(empty) = device.room()? else {
         return crate::check::skip("this module does not say what is free");
     };
@@ -235,8 +217,7 @@ fn frees_the_memory(context: &Context) -> Result<()> {
     equal("free blocks", room.free_blocks, room.blocks)
 }
 
-fn unmapped_before(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unmapped_before(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let gone = Memory::untouched(PAGES)?;
     memory.move_out(&device, memory.all())?;

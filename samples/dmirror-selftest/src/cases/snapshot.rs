@@ -3,29 +3,11 @@
 //! SNAPSHOT: what the device could do with each page, and where it is; looking
 //! changes neither.
 
-use anyhow::Result;
-use anyhow::ensure;
 use dmirror_client::Command;
-use dmirror_client::Errno;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::device::Buffer;
-use dmirror_client::device::prot;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
+use dmirror_client::device::{Buffer, prot};
 
-use super::cases;
-use super::files;
-use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails;
-use crate::check::snapshot_is;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use super::{files, huge};
+use crate::prelude::*;
 
 cases! { "snapshot":
     system_pages = "Pages in system memory show as holes, zero pages, readable, writable.",
@@ -58,8 +40,7 @@ macro_rules! shows {
     };
 }
 
-fn system_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn system_pages(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     shows!(&device, memory.region, 0..PAGES, prot::NONE)?;
     ensure!(memory.region.is_zero(0..20));
@@ -73,8 +54,7 @@ fn system_pages(context: &Context) -> Result<()> {
     shows!(&device, memory.region, 30..PAGES, prot::NONE)
 }
 
-fn no_mapping(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn no_mapping(device: Device) -> Result<()> {
     let mut head = Memory::new(PAGES)?;
     head.move_out(&device, 5..15)?;
     let whole = head.region.range();
@@ -94,8 +74,7 @@ fn no_mapping(context: &Context) -> Result<()> {
     snapshot_is("page 0", &device, PageRange::new(0, 1)?, prot::ERROR)
 }
 
-fn resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 10..30)?;
     shows!(&device, memory.region, 0..10, prot::WRITE)?;
@@ -137,8 +116,7 @@ fn after_fork(context: &Context) -> Result<()> {
     shows!(&device, memory.region, 0..PAGES, prot::WRITE)
 }
 
-fn second_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn second_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..20)?;
     let local = prot::WRITE | prot::PRIVATE_LOCAL;
@@ -148,8 +126,7 @@ fn second_device(context: &Context) -> Result<()> {
     memory.expect("after looking", 0..20, Where::Device)
 }
 
-fn shared_and_files(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shared_and_files(device: Device) -> Result<()> {
     let shared = Memory::of(Region::options(PAGES).shared().map()?);
     shows!(&device, shared.region, 0..PAGES, prot::NONE)?;
     shared.fill(0..20);
@@ -181,8 +158,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.is_huge()
 }
 
-fn huge_with_a_small_part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_with_a_small_part(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, 100..140)?;
     let local = prot::WRITE | prot::PRIVATE_LOCAL;
@@ -196,8 +172,7 @@ fn huge_with_a_small_part(context: &Context) -> Result<()> {
     )
 }
 
-fn hugetlb(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn hugetlb(device: Device) -> Result<()> {
     let memory = Memory::of(files::of_the_pool()?);
     memory.fill(0..1);
     for byte in device.snapshot(memory.region.range())? {
@@ -210,8 +185,7 @@ fn hugetlb(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn several_mappings(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn several_mappings(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let mut expected = vec![prot::WRITE; PAGES];
     memory.region.replace_by_shared(4..8)?;
@@ -250,8 +224,7 @@ fn big_range(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn changes_nothing(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn changes_nothing(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     memory.fill(0..20);
     memory.move_out(&device, 0..10)?;
@@ -272,8 +245,7 @@ fn changes_nothing(context: &Context) -> Result<()> {
     memory.verify(0..20)
 }
 
-fn follows_changes(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn follows_changes(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..8 {
         memory.device_refills(&device, round)?;
@@ -290,8 +262,7 @@ fn follows_changes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn bad_output(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn bad_output(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let output = Region::anonymous(PAGES)?;
     output.protect(0..PAGES, Protection::Read)?;

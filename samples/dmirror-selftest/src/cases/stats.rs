@@ -2,47 +2,17 @@
 
 //! Statistics: each number says what was done, and their sums agree.
 
-use std::fs::File;
 use std::io;
 use std::io::Read;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::FileStats;
-use dmirror_client::Signal;
-use dmirror_client::Stats;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-use nix::unistd::Uid;
-use nix::unistd::seteuid;
+use dmirror_client::{FileStats, Stats};
+use nix::unistd::{Uid, seteuid};
 
-use super::cases;
-use super::evict::BLOCKS;
-use super::evict::move_there;
-use super::evict::pages;
-use super::evict::with_small_device;
+use super::evict::{BLOCKS, move_there, pages, with_small_device};
 use super::failing::touched;
 use super::huge;
-use crate::check::Before;
-use crate::check::equal;
-use crate::check::fails_at_once;
-use crate::check::needs_ours;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::is_root;
-use crate::inject::Delay;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::Memory;
-use crate::memory::all_ways;
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
 
 cases! { "stats":
     request = "Pages that commands move out and back count by request, in bytes and by size.",
@@ -104,8 +74,7 @@ fn kib(pages: u64) -> u64 {
     pages * page_size() as u64 / 1024
 }
 
-fn request(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn request(device: Device) -> Result<()> {
     let memory = small()?;
     let out = added(|| memory.move_out(&device, memory.all()))?;
     equal("pages out", [out.out_request, out.out_4k], [PAGES; 2])?;
@@ -118,8 +87,7 @@ fn request(context: &Context) -> Result<()> {
     equal("others", [back.back(), back.out(), back.freed], [6, 0, 0])
 }
 
-fn request_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn request_huge(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     let out = added(|| memory.move_out(&device, memory.all()))?;
     equal("huge pages out", out.out_2m, 2)?;
@@ -130,8 +98,7 @@ fn request_huge(context: &Context) -> Result<()> {
     equal("KiB back", back.back_2m_kb, kib(2 * HUGE))
 }
 
-fn split_on_the_way_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn split_on_the_way_back(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let back = added(|| memory.move_back(&device, 100..300, 200))?;
@@ -145,8 +112,7 @@ fn split_on_the_way_back(context: &Context) -> Result<()> {
     equal("pages back", rest.back_cpu_fault, HUGE - 200)
 }
 
-fn cpu_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault(device: Device) -> Result<()> {
     let memory = small()?;
     memory.move_out(&device, memory.all())?;
     let one = added(|| memory.verify(7..8))?;
@@ -159,8 +125,7 @@ fn cpu_fault(context: &Context) -> Result<()> {
     equal("others", [rest.back_request, rest.freed], [0; 2])
 }
 
-fn cpu_fault_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault_huge(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let fault = added(|| memory.verify(100..101))?;
@@ -169,8 +134,7 @@ fn cpu_fault_huge(context: &Context) -> Result<()> {
     equal("KiB", [fault.back_2m_kb, fault.back_kb], [kib(HUGE); 2])
 }
 
-fn cpu_fault_refused(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault_refused(device: Device) -> Result<()> {
     let memory = small()?;
     memory.move_out(&device, memory.all())?;
     let failure = Failure::new("copy_out", Often::Once)?;
@@ -184,8 +148,7 @@ fn cpu_fault_refused(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn device_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_fault(device: Device) -> Result<()> {
     let memory = small()?;
     let read = added(|| memory.device_reads(&device, memory.all()).map(drop))?;
     equal("faults", read.device_faults, 1)?;
@@ -203,8 +166,7 @@ fn device_fault(context: &Context) -> Result<()> {
     )
 }
 
-fn device_fault_brings_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_fault_brings_back(device: Device) -> Result<()> {
     let memory = small()?;
     memory.move_out(&device, memory.all())?;
     let (made, done) = (Gate::new()?, Gate::new()?);
@@ -245,8 +207,7 @@ fn evicted(context: &Context) -> Result<()> {
     })
 }
 
-fn released(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn released(device: Device) -> Result<()> {
     let memory = small()?;
     memory.move_out(&device, memory.all())?;
     let mut count = 0;
@@ -259,8 +220,7 @@ fn released(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn freed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn freed(device: Device) -> Result<()> {
     let memory = small()?;
     memory.move_out(&device, memory.all())?;
     let dropped = added(|| Ok(memory.region.advise(3..10, Advice::DontNeed)?))?;
@@ -280,8 +240,7 @@ fn freed(context: &Context) -> Result<()> {
     equal("pages", unmapped.freed, HUGE)
 }
 
-fn nothing_moves(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn nothing_moves(device: Device) -> Result<()> {
     let memory = small()?;
     memory.region.replace_by_shared(memory.all())?;
     memory.fill(memory.all());
@@ -296,8 +255,7 @@ fn nothing_moves(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn copy_fails(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn copy_fails(device: Device) -> Result<()> {
     let memory = small()?;
     let mut view = vec![0; memory.region.len()];
     let failure = Failure::new("copy_in", Often::Once)?;
@@ -312,8 +270,7 @@ fn copy_fails(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn invalidated(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn invalidated(device: Device) -> Result<()> {
     let memory = small()?;
     memory.device_reads(&device, 0..20)?;
     let before = device.stats()?;

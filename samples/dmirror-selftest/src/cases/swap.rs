@@ -4,32 +4,13 @@
 //! pages on the device, and what happens to pages that were swapped out.
 
 use std::ops::Range;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use dmirror_client::Device;
-use dmirror_client::Errno;
 use dmirror_client::Place;
-use dmirror_client::Survey;
 use dmirror_client::device::prot;
-use dmirror_client::page_size;
 use dmirror_client::place::Usage;
-use dmirror_client::region::Advice;
 
-use super::cases;
 use crate::cgroup::Cgroup;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::check::unless_held;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::reload::with_capacity;
 use crate::swapping::swap_on;
 

@@ -3,36 +3,15 @@
 //! Memory that the kernel itself uses on a program's behalf, on the device: its
 //! stacks, signal frames, futex words, everything it has.
 
-use std::fs;
 use std::hint::black_box;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::PageRange;
-use dmirror_client::Region;
-use dmirror_client::Signal;
-use dmirror_client::count_signals;
-use dmirror_client::page_size;
-use dmirror_client::signals_counted;
-use dmirror_client::use_signal_stack;
+use dmirror_client::{count_signals, signals_counted, use_signal_stack};
 use nix::sys::signal::raise;
 use rustix::io::Errno;
 use rustix::thread::futex;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::helper;
-use crate::context::joined;
+use crate::prelude::*;
 
 cases! { "task":
     futex_wait = "A futex call looks at a word on a resident page, private or shared.",
@@ -75,8 +54,7 @@ impl Word {
 
 const KINDS: [futex::Flags; 2] = [futex::Flags::PRIVATE, futex::Flags::empty()];
 
-fn futex_wait(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn futex_wait(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(7);
         word.move_out(&device)?;
@@ -96,8 +74,7 @@ fn futex_wait(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn futex_wake(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn futex_wake(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(0);
         thread::scope(|scope| -> Result<()> {
@@ -124,8 +101,7 @@ fn futex_wake(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn futex_pi(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn futex_pi(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(0);
         word.move_out(&device)?;
@@ -187,8 +163,7 @@ fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
     Ok(moved)
 }
 
-fn stack(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn stack(device: Device) -> Result<()> {
     let top = 0_u64;
     let moved = dive(&device, (&raw const top).addr(), 12)?;
     println!("{moved} pages moved");
@@ -196,8 +171,7 @@ fn stack(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn thread_stack(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn thread_stack(device: Device) -> Result<()> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
             .map(|_| {
@@ -234,8 +208,7 @@ fn use_stack() {
     black_box(&mut [1_u8; 20 * 4096]);
 }
 
-fn signal_frame(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn signal_frame(device: Device) -> Result<()> {
     count_signals(Signal::SIGUSR1, false)?;
     for round in 1..=20 {
         use_stack();

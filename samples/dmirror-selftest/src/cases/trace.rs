@@ -4,34 +4,12 @@
 
 use std::process;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::Exit;
-use dmirror_client::Signal;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use super::evict::BLOCKS;
-use super::evict::move_there;
-use super::evict::pages;
-use super::evict::with_small_device;
+use super::evict::{BLOCKS, move_there, pages, with_small_device};
 use super::failing::touched;
 use super::huge;
-use crate::check::equal;
-use crate::check::fails_at_once;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::memory::Memory;
-use crate::memory::all_ways;
-use crate::tracing::Event;
-use crate::tracing::Trace;
+use crate::inject::{Failure, Often};
+use crate::prelude::*;
+use crate::tracing::{Event, Trace};
 
 cases! { "trace":
     formats = "Each event has a format file with the fields that it is documented to have.",
@@ -162,8 +140,7 @@ fn to_the_device(context: &Context) -> Result<()> {
     is_for(&events[2], &memory, memory.all())
 }
 
-fn to_the_system(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn to_the_system(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let trace = Trace::of(&["migrate_begin", "migrate_end"])?;
@@ -190,8 +167,7 @@ fn one_window_after_the_other(context: &Context) -> Result<()> {
     equal("pages", sum(&ends, "moved")?, memory.region.pages() as i64)
 }
 
-fn nothing_moves(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn nothing_moves(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.region.replace_by_shared(memory.all())?;
     memory.fill(memory.all());
@@ -231,8 +207,7 @@ fn another_process(context: &Context) -> Result<()> {
     equal("pid", end.number("pid")?, pid as i64)
 }
 
-fn cpu_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let trace = Trace::of(&["cpu_fault", "migrate_begin", "migrate_end"])?;
@@ -258,8 +233,7 @@ fn cpu_fault(context: &Context) -> Result<()> {
     )
 }
 
-fn cpu_fault_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault_huge(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     memory.move_out(&device, memory.all())?;
     let trace = Trace::of(&["cpu_fault", "migrate_end"])?;
@@ -275,8 +249,7 @@ fn cpu_fault_huge(context: &Context) -> Result<()> {
     equal("address", events[1].number("address")?, touched)
 }
 
-fn cpu_fault_refused(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn cpu_fault_refused(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let trace = Trace::of(&["cpu_fault", "migrate_end"])?;
@@ -339,8 +312,7 @@ fn evicted(context: &Context) -> Result<()> {
     })
 }
 
-fn released(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn released(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let trace = Trace::of(&["evict", "migrate_end"])?;
@@ -355,8 +327,7 @@ fn released(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn device_fault(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_fault(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let trace = Trace::of(&["device_fault"])?;
     memory.device_reads(&device, memory.all())?;
@@ -375,8 +346,7 @@ fn device_fault(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn device_fault_brings_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_fault_brings_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
     let (made, done) = (Gate::new()?, Gate::new()?);
@@ -397,8 +367,7 @@ fn device_fault_brings_back(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn invalidated(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn invalidated(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_reads(&device, 0..20)?;
     let trace = Trace::of(&["invalidate"])?;
@@ -409,8 +378,7 @@ fn invalidated(context: &Context) -> Result<()> {
     is_for(&events[0], &memory, memory.all())
 }
 
-fn invalidated_by_itself(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn invalidated_by_itself(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let trace = Trace::of(&["invalidate"])?;
     memory.move_out(&device, memory.all())?;

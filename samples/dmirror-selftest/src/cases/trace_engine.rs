@@ -4,30 +4,13 @@
 //! what the program and the statistics say.
 
 use std::process;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Packet;
-use dmirror_client::Region;
-use dmirror_client::packet::Width;
 use dmirror_client::queue::Options;
 
-use super::cases;
-use crate::check::equal;
-use crate::check::rounds;
-use crate::context::Context;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::settings::PRESETS;
-use crate::settings::Policy;
-use crate::tracing::Event;
-use crate::tracing::Trace;
-use crate::worker::LONG;
-use crate::worker::PATIENCE;
-use crate::worker::Worker;
-use crate::worker::open;
-use crate::worker::open_with_two;
+use crate::tracing::{Event, Trace};
+use crate::worker::{LONG, open, open_with_two};
 
 cases! { "trace":
     engine_formats = "Each event of engines has a format file with the fields that it is documented to have.",

@@ -2,30 +2,11 @@
 
 //! userfaultfd: a program that answers faults itself, and pages on the device.
 
-use std::thread;
-use std::time::Duration;
-
-use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Region;
-use dmirror_client::Survey;
 use dmirror_client::Uffd;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
 use dmirror_client::uffd::Mode;
 
-use super::cases;
-use crate::check::Where;
-use crate::check::all_at;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "uffd":
     holes_stay_holes = "Holes of a registered range do not become device pages behind the program's back: ENOENT.",
@@ -92,8 +73,7 @@ fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
     equal("word written", region.load(word), value)
 }
 
-fn holes_stay_holes(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn holes_stay_holes(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     memory.fill(4..12);
@@ -112,8 +92,7 @@ fn holes_stay_holes(context: &Context) -> Result<()> {
     memory.verify(4..12)
 }
 
-fn copied(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn copied(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
@@ -129,8 +108,7 @@ fn copied(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn zeroed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zeroed(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
@@ -159,8 +137,7 @@ fn zeroed(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn copy_onto_resident(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn copy_onto_resident(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
@@ -180,8 +157,7 @@ fn copy_onto_resident(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn missing_after_dontneed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn missing_after_dontneed(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, memory.all())?;
@@ -225,8 +201,7 @@ pub(super) fn answering<T: Send>(
     })
 }
 
-fn protected_on_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn protected_on_the_device(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
@@ -239,8 +214,7 @@ fn protected_on_the_device(context: &Context) -> Result<()> {
     write_is_reported(&uffd, &memory, 7)
 }
 
-fn protection_goes_out_and_back(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn protection_goes_out_and_back(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
@@ -256,8 +230,7 @@ fn protection_goes_out_and_back(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn unprotected_on_the_device(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unprotected_on_the_device(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
@@ -269,8 +242,7 @@ fn unprotected_on_the_device(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn move_of_resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn move_of_resident_pages(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
@@ -302,8 +274,7 @@ fn move_of_resident_pages(context: &Context) -> Result<()> {
     )
 }
 
-fn move_of_returned_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn move_of_returned_pages(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     let target = Region::options(PAGES).huge(false).map()?;
@@ -324,8 +295,7 @@ fn move_of_returned_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn device_reads_missing(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_reads_missing(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     memory.fill(0..8);
@@ -343,8 +313,7 @@ fn device_reads_missing(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn device_writes_protected(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn device_writes_protected(device: Device) -> Result<()> {
     let uffd = uffd()?;
     let memory = Memory::new(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;

@@ -4,28 +4,12 @@
 //! programs go on.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::Errno;
-use dmirror_client::page_size;
 use dmirror_client::place::device_memories;
 
-use super::cases;
 use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::memory::Memory;
+use crate::prelude::*;
 use crate::reload::Unloaded;
 
 cases! { "unload":

@@ -3,29 +3,10 @@
 //! READ and WRITE of memory whose faults another thread of the program answers
 //! (userfaultfd).
 
-use std::thread;
-use std::time::Duration;
-
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use dmirror_client::CallError;
-use dmirror_client::Command;
-use dmirror_client::Counts;
-use dmirror_client::Device;
-use dmirror_client::Signal;
-use dmirror_client::Uffd;
-use dmirror_client::page_size;
 use dmirror_client::uffd::Mode;
+use dmirror_client::{CallError, Command, Counts, Uffd};
 
-use super::cases;
-use crate::check::equal;
-use crate::check::skip;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::memory::Memory;
+use crate::prelude::*;
 
 cases! { "access":
     unlocked_waits_for_user_space = "READ_UNLOCKED waits, longer than a second, until the program has answered its faults.",
@@ -44,8 +25,7 @@ fn reported() -> Result<(Memory, Uffd)> {
     Ok((memory, uffd))
 }
 
-fn unlocked_waits_for_user_space(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn unlocked_waits_for_user_space(device: Device) -> Result<()> {
     let (memory, uffd) = reported()?;
     let (region, data) = (&memory.region, memory.data());
     let mut view = vec![0xa5; region.len()];

@@ -2,28 +2,10 @@
 
 //! How many pages a CPU's fault brings back, where it may be more than the touched one.
 
-use std::fs;
-
-use anyhow::Context as _;
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Exit;
-use dmirror_client::Survey;
-use dmirror_client::page_size;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use super::exclusive::held;
-use super::exclusive::take;
+use super::exclusive::{held, take};
 use super::failing::touched;
-use crate::check::Before;
-use crate::check::Where;
-use crate::check::equal;
-use crate::context::Context;
-use crate::inject::Failure;
-use crate::inject::Often;
-use crate::inject::Window;
-use crate::memory::Memory;
+use crate::inject::{Failure, Often, Window};
+use crate::prelude::*;
 
 cases! { "window":
     setting = "Each device has a file with the limit.",

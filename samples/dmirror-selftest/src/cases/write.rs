@@ -3,32 +3,8 @@
 //! WRITE: the CPU sees what the device wrote, and nobody sees what he should
 //! not.
 
-use std::os::unix::fs::FileExt;
-use std::thread;
-
-use anyhow::Result;
-use anyhow::ensure;
-use dmirror_client::Device;
-use dmirror_client::Errno;
-use dmirror_client::Region;
-use dmirror_client::page_size;
-use dmirror_client::region::Advice;
-use dmirror_client::region::Protection;
-
-use super::cases;
-use super::files;
-use super::huge;
-use crate::check::Where;
-use crate::check::equal;
-use crate::check::fails_counted;
-use crate::check::needs_ours;
-use crate::context::Context;
-use crate::context::Gate;
-use crate::context::helper;
-use crate::context::joined;
-use crate::inject::Delay;
-use crate::memory::HUGE;
-use crate::memory::Memory;
+use super::{files, huge};
+use crate::prelude::*;
 use crate::swapping::swap_on;
 
 cases! { "write":
@@ -62,8 +38,7 @@ cases! { "write":
 
 const PAGES: usize = 40;
 
-fn system_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn system_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.device_refills(&device, round)?;
@@ -74,8 +49,7 @@ fn system_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_pages(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.move_out(&device, memory.all())?;
@@ -105,8 +79,7 @@ fn part(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn mixed(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn mixed(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for page in memory.all().step_by(3) {
         memory.move_out(&device, page..page + 1)?;
@@ -119,8 +92,7 @@ fn mixed(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn second_write(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn second_write(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let faults = memory.device_refills(&device, 2)?;
     ensure!(
@@ -140,8 +112,7 @@ fn second_write(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn write_after_read(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn write_after_read(device: Device) -> Result<()> {
     let memory = files::mapped_file()?;
     memory.device_reads(&device, memory.all())?;
     memory.device_refills(&device, 2)?;
@@ -158,8 +129,7 @@ fn untouched(context: &Context) -> Result<()> {
     memory.verify(3..PAGES - 3)
 }
 
-fn zero_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn zero_page(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     let other = Region::options(PAGES).huge(false).map()?;
     ensure!(memory.region.is_zero(memory.all()) && other.is_zero(0..PAGES));
@@ -174,8 +144,7 @@ fn zero_page(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn huge_zero_page(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn huge_zero_page(device: Device) -> Result<()> {
     let memory = Memory::of(huge::options(1).map()?);
     let other = huge::options(1).map()?;
     memory.region.touch(0);
@@ -199,8 +168,7 @@ fn huge(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn resident_huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn resident_huge(device: Device) -> Result<()> {
     let memory = huge::huge(2)?;
     memory.move_out(&device, memory.all())?;
     memory.device_refills(&device, 2)?;
@@ -209,16 +177,14 @@ fn resident_huge(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn hugetlb(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn hugetlb(device: Device) -> Result<()> {
     let memory = Memory::of(files::of_the_pool()?);
     memory.fill(memory.all());
     memory.device_refills(&device, 2)?;
     memory.verify(memory.all())
 }
 
-fn larger_than_any_buffer(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn larger_than_any_buffer(device: Device) -> Result<()> {
     let region = huge::options((64 << 20) / HUGE).map()?;
     let words = Region::words_per_page();
     let mut data = vec![0; region.len()];
@@ -235,8 +201,7 @@ fn larger_than_any_buffer(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn second_device(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open_second()?);
+fn second_device(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, memory.all())?;
     memory.device_reads(&first, memory.all())?;
@@ -297,8 +262,7 @@ fn fork_with_a_writable_entry(context: &Context) -> Result<()> {
     fork(context, &device, &memory)
 }
 
-fn shared_memory(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shared_memory(device: Device) -> Result<()> {
     let memory = Memory::of(Region::options(PAGES).shared().map()?);
     memory.fill(0..PAGES / 2); // the rest is written by the device first
     let written = Gate::new()?;
@@ -353,8 +317,7 @@ fn private_file(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn writable_again(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn writable_again(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     memory.device_refills(&device, 2)?;
@@ -366,8 +329,7 @@ fn writable_again(context: &Context) -> Result<()> {
     memory.verify(memory.all())
 }
 
-fn survives_madv_free(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn survives_madv_free(device: Device) -> Result<()> {
     for round in 0..5 {
         let memory = Memory::new(PAGES)?;
         if round % 2 == 0 {
@@ -382,8 +344,7 @@ fn survives_madv_free(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn survives_madv_free_there(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn survives_madv_free_there(device: Device) -> Result<()> {
     for _ in 0..3 {
         let memory = Memory::new(PAGES)?;
         memory.region.advise(memory.all(), Advice::Free)?;
@@ -396,8 +357,7 @@ fn survives_madv_free_there(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn survives_swapping(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn survives_swapping(device: Device) -> Result<()> {
     let _area = swap_on()?;
     let memory = Memory::of(Region::options(PAGES).shared().map()?);
     ensure!(memory.region.is_zero(memory.all()));
@@ -410,8 +370,7 @@ fn survives_swapping(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn reclaimed_after_the_write(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn reclaimed_after_the_write(device: Device) -> Result<()> {
     let _area = swap_on()?;
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
