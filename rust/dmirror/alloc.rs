@@ -44,12 +44,40 @@ impl Eviction {
 }
 
 /// The state of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
+    #[default]
     Free,
     Whole,
-    /// A set bit means that the page is in use. At least one bit is set.
-    Small([u64; WORDS]),
+    /// At least one page is in use.
+    Small(Pages),
+}
+
+/// The pages of a block that is split into small pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pages {
+    /// A set bit means that the page is in use.
+    bits: [u64; WORDS],
+    /// The number of set bits.
+    used: usize,
+}
+
+impl Pages {
+    const ALL_USED: Self = Self {
+        bits: [u64::MAX; WORDS],
+        used: BLOCK_PAGES,
+    };
+
+    fn is_used(&self, page: usize) -> bool {
+        self.bits[page / BITS] & (1 << (page % BITS)) != 0
+    }
+
+    /// Changes pages of which each is in the other state.
+    fn flip(&mut self, pages: Range<usize>) {
+        for page in pages {
+            self.bits[page / BITS] ^= 1 << (page % BITS);
+        }
+    }
 }
 
 /// A block's neighbours in a list; `None` at its ends, and outside of it.
@@ -79,8 +107,8 @@ enum Id {
     Taken,
 }
 
-/// A block of pages, as the allocator sees it.
-#[derive(Clone, Copy, Debug)]
+/// A block of pages, as the allocator sees it. The default is a free one.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Block {
     state: State,
     room: Link,
@@ -93,22 +121,6 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Creates a free block.
-    pub(crate) const fn new() -> Self {
-        const ALONE: Link = Link {
-            prev: None,
-            next: None,
-        };
-        Self {
-            state: State::Free,
-            room: ALONE,
-            used: ALONE,
-            taken: ALONE,
-            place: 0,
-            holds: 0,
-        }
-    }
-
     fn link(&mut self, id: Id) -> &mut Link {
         match id {
             // A block is never on both of these.
@@ -212,21 +224,22 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         let index = match self.partial.first {
             Some(index) => index,
             None => {
-                let index = self.take_free(State::Small([0; WORDS]))?;
+                let index = self.take_free(State::Small(Pages::default()))?;
                 self.push_last(Id::Partial, index);
                 index
             }
         };
-        let bits = self.small(index)?;
-        let is_free = |page: &usize| bits[page / BITS] & (1 << (page % BITS)) == 0;
-        let word = bits.iter().position(|&word| word != u64::MAX)?;
-        let first = word * BITS + bits[word].trailing_ones() as usize;
+        let State::Small(pages) = &mut self.blocks.get_mut(index as usize)?.state else {
+            return None;
+        };
+        let word = pages.bits.iter().position(|&word| word != u64::MAX)?;
+        let first = word * BITS + pages.bits[word].trailing_ones() as usize;
         let last = BLOCK_PAGES.min(first.saturating_add(most));
+        let is_free = |&page: &usize| !pages.is_used(page);
         let end = (first..last).take_while(is_free).count() + first;
-        for page in first..end {
-            bits[page / BITS] |= 1 << (page % BITS);
-        }
-        if *bits == [u64::MAX; WORDS] {
+        pages.flip(first..end);
+        pages.used += end - first;
+        if pages.used == BLOCK_PAGES {
             self.unlink(Id::Partial, index);
         }
         self.free_pages -= end - first;
@@ -248,16 +261,14 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         let count = 1_usize.checked_shl(order).ok_or(NotInUse)?;
         match &mut self.blocks.get_mut(index as usize).ok_or(NotInUse)?.state {
             State::Whole if count == BLOCK_PAGES && first == 0 => {}
-            State::Small(bits) if first + count <= BLOCK_PAGES => {
-                let is_used = |page: usize| bits[page / BITS] & (1 << (page % BITS)) != 0;
-                if !(first..first + count).all(is_used) {
+            State::Small(pages) if first + count <= BLOCK_PAGES => {
+                if !(first..first + count).all(|page| pages.is_used(page)) {
                     return Err(NotInUse);
                 }
-                let was_full = *bits == [u64::MAX; WORDS];
-                for page in first..first + count {
-                    bits[page / BITS] &= !(1 << (page % BITS));
-                }
-                if *bits != [0; WORDS] {
+                let was_full = pages.used == BLOCK_PAGES;
+                pages.flip(first..first + count);
+                pages.used -= count;
+                if pages.used > 0 {
                     if was_full {
                         self.push_last(Id::Partial, index);
                     }
@@ -287,7 +298,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
     pub(crate) fn split(&mut self, page: usize) {
         let block = self.blocks.get(page / BLOCK_PAGES);
         if block.is_some_and(|block| block.state == State::Whole) {
-            self.set((page / BLOCK_PAGES) as u32, State::Small([u64::MAX; WORDS]));
+            self.set((page / BLOCK_PAGES) as u32, State::Small(Pages::ALL_USED));
         }
     }
 
@@ -300,14 +311,14 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
 
     /// Returns whether a block is free; a block that does not exist counts as free.
     pub(crate) fn is_block_free(&self, block: usize) -> bool {
-        let state = self.blocks.get(block).map(|block| block.state);
+        let state = self.blocks.get(block).map(|block| &block.state);
         matches!(state, None | Some(State::Free))
     }
 
     /// Returns how many pages of a block are in use: 0 for a block that does not exist.
     pub(crate) fn used_in(&self, block: usize) -> usize {
-        match self.blocks.get(block).map(|block| block.state) {
-            Some(State::Small(used)) => used.iter().map(|word| word.count_ones() as usize).sum(),
+        match self.blocks.get(block).map(|block| &block.state) {
+            Some(State::Small(pages)) => pages.used,
             Some(State::Whole) => BLOCK_PAGES,
             None | Some(State::Free) => 0,
         }
@@ -353,14 +364,6 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
             }
         }
         Some(page)
-    }
-
-    /// Returns the usage bits of a block that is split into small pages.
-    fn small(&mut self, index: u32) -> Option<&mut [u64; WORDS]> {
-        match &mut self.blocks.get_mut(index as usize)?.state {
-            State::Small(bits) => Some(bits),
-            State::Free | State::Whole => None,
-        }
     }
 
     fn set(&mut self, index: u32, state: State) {

@@ -48,6 +48,10 @@ impl QueueCommand {
     /// the struct as the program knows it, and the struct itself contains it as well.
     pub(crate) fn from_number(cmd: u32) -> Option<Self> {
         const SIZE: u32 = kernel::uapi::_IOC_SIZEMASK << kernel::uapi::_IOC_SIZESHIFT;
+        // The first of these numbers: the commands of test_hmm are below it, and shall be fast.
+        if cmd & kernel::uapi::_IOC_NRMASK < uapi::DMIRROR_NR_QUERY {
+            return None;
+        }
         [
             (Self::Query, uapi::DMIRROR_NR_QUERY),
             (Self::Create, uapi::DMIRROR_NR_QUEUE_CREATE),

@@ -5,7 +5,7 @@
 //! Locks: the lock of the buffers is held only to take them out and to put them back. It is never
 //! held while user memory is accessed, which can wait without a bound.
 
-use core::mem::size_of;
+use core::mem::{offset_of, size_of, size_of_val};
 
 use emu::{
     device_file::{DeviceFileOps, Opened},
@@ -99,9 +99,22 @@ impl TryFrom<u32> for Command {
     type Error = Error;
 
     fn try_from(cmd: u32) -> Result<Self> {
-        let is_it = |&&(_, nr): &&(Self, u32)| cmd == number(nr);
-        let (command, _) = Self::NUMBERS.iter().find(is_it).ok_or(EINVAL)?;
-        Ok(*command)
+        /// By the number within the type; each number is below the length.
+        const COMMANDS: [Option<Command>; Command::NUMBERS.len()] = {
+            let mut commands = [None; Command::NUMBERS.len()];
+            let mut at = 0;
+            while at < Command::NUMBERS.len() {
+                let (command, nr) = Command::NUMBERS[at];
+                commands[nr as usize] = Some(command);
+                at += 1;
+            }
+            commands
+        };
+        let nr = cmd & kernel::uapi::_IOC_NRMASK;
+        match COMMANDS.get(nr as usize) {
+            Some(&Some(command)) if cmd == number(nr) => Ok(command),
+            _ => Err(EINVAL),
+        }
     }
 }
 
@@ -124,6 +137,9 @@ impl RangeCommand {
 pub(crate) const fn number(nr: u32) -> u32 {
     _IOWR::<dmirror_cmd>(uapi::DMIRROR_IOC_MAGIC as u32, nr)
 }
+
+// The counts are the last two members, one behind the other.
+const _: () = assert!(offset_of!(dmirror_cmd, faults) == offset_of!(dmirror_cmd, cpages) + 8);
 
 /// The members of a `dmirror_cmd`.
 type CommandNumbers = [u64; size_of::<dmirror_cmd>() / size_of::<u64>()];
@@ -170,11 +186,11 @@ impl DeviceFileOps for DmirrorFile {
                 |fd| opened.with_fd(fd, |other: Pin<&Self>| advise::number(&other.client));
             return commands::run(command, &file.client, &file.queues, &device_of, at).map(|()| 0);
         }
-        let user = || UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
         // Read as numbers, whose size is known at compile time, so that C skips its check of the
         // object that they lie in.
-        let numbers: CommandNumbers = user().reader().read()?;
-        let mut words: dmirror_cmd = zerocopy::transmute!(numbers);
+        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<dmirror_cmd>());
+        let numbers: CommandNumbers = user.reader().read()?;
+        let words: dmirror_cmd = zerocopy::transmute!(numbers);
 
         let mut counts = Counts::default();
         let result = match Command::try_from(cmd) {
@@ -190,11 +206,12 @@ impl DeviceFileOps for DmirrorFile {
             }
         };
         file.client.stats.add(&counts);
-        words.cpages = counts.cpages;
-        words.faults = counts.faults;
         // The counts are valid whatever the outcome; the error of the command takes precedence.
-        let numbers: CommandNumbers = zerocopy::transmute!(words);
-        let written = user().writer().write(&numbers);
+        let at = UserPtr::from_addr(arg).wrapping_byte_add(offset_of!(dmirror_cmd, cpages));
+        let answer = [counts.cpages, counts.faults];
+        let written = UserSlice::new(at, size_of_val(&answer))
+            .writer()
+            .write(&answer);
         result.and(written).map(|()| 0)
     }
 
@@ -286,6 +303,13 @@ impl DmirrorFile {
         if user_range.end() > task_size(&mm) {
             return Err(gone);
         }
+        let ptr = usize::try_from(ptr)
+            .map(UserPtr::from_addr)
+            .map_err(|_| EFAULT)?;
+        if command == RangeCommand::Snapshot && snapshot::are_few(&user_range) {
+            let cpages = &mut counts.cpages;
+            return snapshot::snapshot_few(self.client.view(), &mm, user_range, ptr, cpages);
+        }
         let cached = self.buffers.lock().take();
         let mut buffers = match cached {
             Some(buffers) => buffers,
@@ -299,9 +323,6 @@ impl DmirrorFile {
             counts,
             cause: Cause::Request,
         };
-        let ptr = usize::try_from(ptr)
-            .map(UserPtr::from_addr)
-            .map_err(|_| EFAULT)?;
         let result = match command {
             RangeCommand::Read => access::read(&mut call, ptr, Timeout::Bounded),
             RangeCommand::ReadUnlocked => access::read(&mut call, ptr, Timeout::Never),

@@ -278,7 +278,8 @@ fn reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
 ) -> Result<Reservation<'d>> {
-    let start = Instant::<Monotonic>::now();
+    // Set when there was not enough room: not before, since mostly there is.
+    let mut start = None;
     let mut tries = 0;
     loop {
         let mut reservation = Reservation::new(pagemap);
@@ -294,6 +295,7 @@ fn reserve<'d>(
         let others =
             pagemap.ops().pool().reserved() > reservation.npages() || reservation.lost_a_race();
         // A round takes long if many pages were locked.
+        let start = *start.get_or_insert_with(Instant::<Monotonic>::now);
         let over = tries >= RESERVE_TRIES && start.elapsed().as_millis() > RESERVE_TIMEOUT_MS;
         if !others || over {
             return Err(ENOMEM);
@@ -418,7 +420,7 @@ pub(crate) fn on_device(
 ) -> Result<PageSet> {
     let mut there = PageSet::default();
     let mut nth = 0;
-    view.snapshot(mm, range, buffer, |view| {
+    view.snapshot(mm, range, buffer.pfns(), |view| {
         if is_local(view) {
             there.insert(nth);
         }

@@ -52,7 +52,7 @@ impl Pool {
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             allocator <- {
-                let blocks = KVVec::from_elem(Block::new(), npages / BLOCK_PAGES, GFP_KERNEL)?;
+                let blocks = KVVec::from_elem(Block::default(), npages / BLOCK_PAGES, GFP_KERNEL)?;
                 new_spinlock_irq!(Allocator::new(blocks).with_seed(seed))
             },
             reserved: Atomic::new(0),

@@ -2,19 +2,27 @@
 
 //! Snapshots of how a process maps memory, and where the memory is, for user space.
 
-use emu::uaccess::write_slice;
+use core::ops::Range;
+
+use emu::{uaccess::write_slice, view::View};
 use hmm::{
     memremap::{HPAGE_PMD_ORDER, HPAGE_PUD_ORDER},
     range::{MappedPage, PagePlace, PageView},
 };
-use kernel::{page::PAGE_SIZE, prelude::*, uaccess::UserPtr};
+use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, uaccess::UserPtr};
 
 use crate::{
     call::{resched_or_eintr, window_at, Call},
+    device::DeviceMemory,
+    request::UserRange,
     uapi,
 };
 
-/// Copies to `out` how each page of the range is mapped and where it is, one byte per page.
+/// Up to how many pages a snapshot needs no allocated buffers.
+const FEW: usize = 16;
+
+/// Copies to `out` how each page of `range` is mapped and where it is, one byte per page. Adds the
+/// number of pages to `cpages`.
 ///
 /// May sleep.
 ///
@@ -22,24 +30,54 @@ use crate::{
 ///
 /// As `rust/uapi/dmirror.h` lists them for `SNAPSHOT`.
 pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
-    let range = call.range();
+    let (range, cpages) = (call.range(), &mut call.counts.cpages);
+    let (pfns, bytes) = (call.buffers.fault.pfns(), &mut call.buffers.bounce);
+    look(call.view, call.mm, range, (pfns, bytes), out, cpages)
+}
+
+/// Returns whether [`snapshot_few`] does a snapshot of a range.
+pub(crate) fn are_few(range: &UserRange) -> bool {
+    range.end() - range.start() <= FEW * PAGE_SIZE
+}
+
+/// Does the same as [`snapshot`] for a few pages, without the buffers of a command.
+pub(crate) fn snapshot_few(
+    view: &View<DeviceMemory>,
+    mm: &MmWithUser,
+    range: UserRange,
+    out: UserPtr,
+    cpages: &mut u64,
+) -> Result {
+    let (mut pfns, mut bytes) = ([0; FEW], [0; FEW]);
+    let range = range.start()..range.end();
+    look(view, mm, range, (&mut pfns, &mut bytes), out, cpages)
+}
+
+fn look(
+    view: &View<DeviceMemory>,
+    mm: &MmWithUser,
+    range: Range<usize>,
+    (pfns, bytes): (&mut [usize], &mut [u8]),
+    out: UserPtr,
+    cpages: &mut u64,
+) -> Result {
     let mut at = range.start;
-    while at < range.end {
+    loop {
         let window = window_at(at, range.end);
         let mut npages = 0;
-        let bounce = &mut call.buffers.bounce;
-        call.view
-            .snapshot(call.mm, window.clone(), &mut call.buffers.fault, |view| {
-                bounce[npages] = prot(view);
-                npages += 1;
-            })?;
+        view.snapshot(mm, window.clone(), pfns, |view| {
+            bytes[npages] = prot(view);
+            npages += 1;
+        })?;
         let to = out.wrapping_byte_add((at - range.start) / PAGE_SIZE);
-        write_slice(to, &call.buffers.bounce[..npages])?;
-        call.counts.cpages += npages as u64;
+        write_slice(to, &bytes[..npages])?;
+        *cpages += npages as u64;
         at = window.end;
+        if at >= range.end {
+            return Ok(());
+        }
         resched_or_eintr()?;
     }
-    Ok(())
 }
 
 /// Returns the byte that user space gets for a page.

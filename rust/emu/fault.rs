@@ -13,10 +13,11 @@ use hmm::{
     interval::{Guard, SharedGuard, UpdateGuard},
     memremap::{Frame, HPAGE_PMD_ORDER},
     migrate::MigrateBuffer,
-    range::{self, MappedPage, PagePlace, PageView, RangeBuffer, Request, Timeout, Walked},
+    range::{self, MappedPage, PagePlace, PageView, Request, Timeout, Walked},
     vma::LockedVma,
 };
 use kernel::{
+    alloc::{flags::GFP_KERNEL, KVVec},
     mm::{virt::flags, MmWithUser},
     page::{PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
@@ -123,7 +124,7 @@ impl<T: DeviceOps> View<T> {
     }
 
     /// Passes how the process maps each page of `range` to `visit`, in order, and changes nothing.
-    /// The range is as for [`fault`](Self::fault).
+    /// The range is as for [`fault`](Self::fault). `pfns` is room for an entry for each page.
     ///
     /// May sleep. `visit` is called under the update lock, which other readers may share.
     ///
@@ -134,12 +135,12 @@ impl<T: DeviceOps> View<T> {
         &self,
         mm: &MmWithUser,
         range: Range<usize>,
-        buffer: &mut FaultBuffer,
+        pfns: &mut [usize],
         visit: impl FnMut(PageView),
     ) -> Result {
         pages_of_run(&range)?;
         let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
-        let seen: SeenView<'_, T> = self.walk(mm, range, look, never_mind, &mut buffer.range)?;
+        let seen: SeenView<'_, T> = self.walk(mm, range, look, never_mind, pfns)?;
         seen.views().for_each(visit);
         Ok(())
     }
@@ -162,7 +163,7 @@ impl<T: DeviceOps> View<T> {
         buffer.spares.refill()?;
         let (look, never_mind) = (Request::Snapshot, Timeout::Bounded);
         let mut walked: WalkedView<'_, T> =
-            self.walk(mm, range, look, never_mind, &mut buffer.range)?;
+            self.walk(mm, range, look, never_mind, &mut buffer.pfns)?;
         map(&mut walked, self.pagemap(), None, &mut buffer.spares).map(drop)
     }
 
@@ -172,24 +173,17 @@ impl<T: DeviceOps> View<T> {
         range: Range<usize>,
         request: Request,
         timeout: Timeout,
-        buffer: &'w mut RangeBuffer,
+        pfns: &'w mut [usize],
     ) -> Result<Walked<'w, G, Emulated<T>>> {
         let pagemap = self.pagemap();
-        range::walk(
-            self.notifier(),
-            mm,
-            pagemap,
-            range,
-            request,
-            timeout,
-            buffer,
-        )
+        range::walk(self.notifier(), mm, pagemap, range, request, timeout, pfns)
     }
 }
 
 /// Arrays and spare nodes for a device fault, allocated once and reused.
 pub struct FaultBuffer {
-    range: RangeBuffer,
+    /// What a walk has found, by page.
+    pfns: KVVec<usize>,
     migrate: MigrateBuffer,
     spares: Spares<NodeBox>,
 }
@@ -202,10 +196,15 @@ impl FaultBuffer {
     /// [`ENOMEM`].
     pub fn new() -> Result<Self> {
         Ok(Self {
-            range: RangeBuffer::new(FANOUT)?,
+            pfns: KVVec::from_elem(0, FANOUT, GFP_KERNEL)?,
             migrate: MigrateBuffer::new(FANOUT)?,
             spares: Spares::new()?,
         })
+    }
+
+    /// Returns the room for a [`View::snapshot`] of 512 pages.
+    pub fn pfns(&mut self) -> &mut [usize] {
+        &mut self.pfns
     }
 }
 
@@ -236,9 +235,11 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
 
     /// Faults in a run that contains no exclusive page.
     fn run(&mut self, range: Range<usize>) -> Result {
-        let start = Instant::<Monotonic>::now();
+        // Set when a page would not come back: not before, since most do at once.
+        let mut start = None;
         while let Some(shared) = self.round(&range)? {
             if self.bring_back(shared)? == 0 {
+                let start = *start.get_or_insert_with(Instant::<Monotonic>::now);
                 if self.timeout.is_over(start) {
                     return Err(EBUSY);
                 }
@@ -267,7 +268,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
             range.clone(),
             request,
             self.timeout,
-            &mut buffer.range,
+            &mut buffer.pfns,
         )?;
         let shared = map(
             &mut walked,

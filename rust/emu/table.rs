@@ -185,12 +185,16 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes.
     pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) -> usize {
         let end = pages.end.min(END);
-        if pages.start < end {
-            let (level, first) = (LEVELS - 1, pages.start);
-            let emptied = &mut self.emptied;
-            return clear_below(&mut self.root, level, first, end - 1, emptied, &mut between);
+        if pages.start >= end {
+            return 0;
         }
-        0
+        let (level, first) = (LEVELS - 1, pages.start);
+        let emptied = &mut self.emptied;
+        // Most ranges are the page of a fault.
+        if first + 1 == end {
+            return clear_page(&mut self.root, level, first, emptied);
+        }
+        clear_below(&mut self.root, level, first, end - 1, emptied, &mut between)
     }
 
     /// Returns the first page of the range that is mapped, and its entry.
@@ -365,6 +369,32 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
         }
         page = end + 1;
     }
+}
+
+/// Unmaps a page in the node as [`clear_below`] does, in a third of the time.
+fn clear_page<B: DerefMut<Target = Node<B>>>(
+    node: &mut Node<B>,
+    level: u32,
+    page: usize,
+    emptied: &mut Spares<B>,
+) -> usize {
+    let place = &mut node.places[index(page, level)];
+    let cleared = match place {
+        Place::Empty => return 0,
+        Place::Leaf(_) => mask(level) + 1,
+        Place::Node(child) => {
+            let cleared = clear_page(child, level - 1, page, emptied);
+            if child.used > 0 {
+                return cleared;
+            }
+            cleared
+        }
+    };
+    if let Place::Node(child) = core::mem::replace(place, Place::Empty) {
+        emptied.keep(child);
+    }
+    node.used -= 1;
+    cleared
 }
 
 /// Returns the number of mapped pages in a node.

@@ -11,7 +11,6 @@
 use core::{iter::zip, ops::Range};
 
 use kernel::{
-    alloc::{flags::GFP_KERNEL, KVVec},
     error::to_result,
     mm::MmWithUser,
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -64,26 +63,6 @@ pub enum Request {
     Write,
 }
 
-/// Arrays for walks over a range of pages, allocated once and reused.
-pub struct RangeBuffer {
-    pfns: KVVec<usize>,
-}
-
-impl RangeBuffer {
-    /// Allocates arrays for up to `npages` pages; 8 bytes per page.
-    ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`].
-    pub fn new(npages: usize) -> Result<Self> {
-        Ok(Self {
-            pfns: KVVec::from_elem(0, npages, GFP_KERNEL)?,
-        })
-    }
-}
-
 /// How a process maps a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageView {
@@ -132,8 +111,9 @@ impl PagePlace {
     }
 }
 
-/// Walks over `range` (bytes, page aligned, the end exclusive, no more pages than the buffer has),
-/// and faults in what `request` requires. Repeats this until nothing has changed meanwhile.
+/// Walks over `range` (bytes, page aligned, the end exclusive, no more pages than `pfns` has
+/// entries), and faults in what `request` requires. Repeats this until nothing has changed
+/// meanwhile. `pfns` is room for C's results; what it contains before does not matter.
 ///
 /// May sleep, without a bound if user space handles a fault (userfaultfd). Takes the `mmap_lock`
 /// for reading and folio locks; the caller must hold neither of them, nor the update lock.
@@ -152,15 +132,15 @@ impl PagePlace {
 /// ```
 /// # use hmm::interval::{Invalidate, Notifier, SharedGuard};
 /// # use hmm::memremap::{DevPagemap, DevPagemapOps};
-/// # use hmm::range::{walk, RangeBuffer, Request, Timeout, PageView, Walked};
+/// # use hmm::range::{walk, Request, Timeout, PageView, Walked};
 /// # use kernel::{mm::MmWithUser, prelude::*};
 /// fn count<S: Invalidate, T: DevPagemapOps>(
 ///     notifier: &Notifier<S>, mm: &MmWithUser, pagemap: &DevPagemap<T>,
-///     range: core::ops::Range<usize>, buffer: &mut RangeBuffer,
+///     range: core::ops::Range<usize>, pfns: &mut [usize],
 /// ) -> Result<usize> {
 ///     let (request, timeout) = (Request::Read, Timeout::Bounded);
 ///     let walked: Walked<'_, SharedGuard<'_, S>, T> =
-///         walk(notifier, mm, pagemap, range, request, timeout, buffer)?;
+///         walk(notifier, mm, pagemap, range, request, timeout, pfns)?;
 ///     Ok(walked.views().filter(|view| matches!(view, PageView::Mapped(_))).count())
 /// }
 /// ```
@@ -171,14 +151,14 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
     range: Range<usize>,
     request: Request,
     timeout: Timeout,
-    buffer: &'w mut RangeBuffer,
+    pfns: &'w mut [usize],
 ) -> Result<Walked<'w, G, T>> {
     let is_aligned = (range.start | range.end) % PAGE_SIZE == 0;
     if !is_aligned || !notifier.is_of(mm) || !notifier.covers(&range) {
         return Err(EINVAL);
     }
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
-    let pfns = buffer.pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
+    let pfns = pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
     // Set when the range was seen to change: not before, since most ranges do not.
     let mut start = None;
     loop {
@@ -202,12 +182,12 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
         let walked = to_result(unsafe {
             bindings::hmm_range_fault_unlocked_timeout(&mut args, msecs_to_jiffies(TIMEOUT_MS))
         });
-        // SAFETY: `current` is always a valid task.
-        let killed = unsafe { bindings::fatal_signal_pending() };
         match walked {
             // With no time limit, the C function would not check for signals.
-            Err(EBUSY) if timeout == Timeout::Never && !killed => continue,
-            Err(EBUSY) if timeout == Timeout::Never => return Err(EINTR),
+            Err(EBUSY) if timeout == Timeout::Never => {
+                fail_if_killed()?;
+                continue;
+            }
             walked => walked?,
         }
         pagemap.hooks().sync_point(SyncPoint::RangeWalked);
@@ -219,14 +199,20 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
                 pagemap,
             });
         }
-        // SAFETY: `current` is always a valid task.
-        if unsafe { bindings::fatal_signal_pending() } {
-            return Err(EINTR);
-        }
+        fail_if_killed()?;
         if timeout.is_over(*start.get_or_insert_with(Instant::<Monotonic>::now)) {
             return Err(EBUSY);
         }
     }
+}
+
+/// Fails with [`EINTR`] when a fatal signal is pending for the current task.
+fn fail_if_killed() -> Result {
+    // SAFETY: `current` is always a valid task.
+    if unsafe { bindings::fatal_signal_pending() } {
+        return Err(EINTR);
+    }
+    Ok(())
 }
 
 /// The result of a walk, under the update lock: nothing has changed since.
@@ -305,24 +291,36 @@ fn view_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, page: usize, pfn: usize) -
         number = (number & !(HPAGE_PMD_NR - 1)) | (page & (HPAGE_PMD_NR - 1));
     }
     let frame = Frame::new(number);
-    let is_local = pagemap.index_of(frame).is_some();
-    // SAFETY: The page is mapped, and the update lock keeps it mapped.
-    let is_private = unsafe { bindings::is_device_private_page(frame.page()) };
-    // SAFETY: The page is mapped, and the update lock keeps it mapped.
-    let is_coherent = unsafe { bindings::is_device_coherent_page(frame.page()) };
-    // SAFETY: The function only compares numbers.
-    let is_zero = unsafe { bindings::is_zero_pfn(number) };
     PageView::Mapped(MappedPage {
         frame,
-        place: match (is_private, is_coherent, is_local) {
-            (true, _, true) => PagePlace::PrivateLocal,
-            (true, _, false) => PagePlace::PrivateRemote,
-            (_, true, true) => PagePlace::CoherentLocal,
-            (_, true, false) => PagePlace::CoherentRemote,
-            _ if is_zero => PagePlace::Zero,
-            _ => PagePlace::System,
-        },
+        place: place_of(pagemap, frame, number),
         is_writable: pfn & WRITABLE != 0,
         order,
     })
+}
+
+/// Returns the place of a page, which the update lock keeps mapped, by its frame and the number of
+/// that.
+fn place_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, frame: Frame, number: usize) -> PagePlace {
+    let page = frame.page();
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
+    if !unsafe { bindings::is_zone_device_page(page) } {
+        // SAFETY: The function only compares numbers.
+        return match unsafe { bindings::is_zero_pfn(number) } {
+            true => PagePlace::Zero,
+            false => PagePlace::System,
+        };
+    }
+    let is_local = pagemap.index_of(frame).is_some();
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
+    let is_private = unsafe { bindings::is_device_private_page(page) };
+    // SAFETY: The page is mapped, and the update lock keeps it mapped.
+    let is_coherent = unsafe { bindings::is_device_coherent_page(page) };
+    match (is_private, is_coherent, is_local) {
+        (true, _, true) => PagePlace::PrivateLocal,
+        (true, _, false) => PagePlace::PrivateRemote,
+        (_, true, true) => PagePlace::CoherentLocal,
+        (_, true, false) => PagePlace::CoherentRemote,
+        (false, false, _) => PagePlace::System,
+    }
 }

@@ -76,7 +76,7 @@ fn others(
     let mut buffer = FaultBuffer::new()?;
     let mut others = 0;
     with_mm(|mm| {
-        view.snapshot(mm, memory.range(0..HPAGE_PMD_NR), &mut buffer, |view| {
+        view.snapshot(mm, memory.range(0..HPAGE_PMD_NR), buffer.pfns(), |view| {
             others += usize::from(mapped(view) != expected);
         })
     })?;

@@ -88,7 +88,7 @@ mod suite {
         let pagemap = device(1)?;
         let memory = UserMemory::filled(4, 1)?;
         let (notifier, _) = watch(memory.range(1..3))?;
-        let mut buffer = RangeBuffer::new(4)?;
+        let mut pfns = [0; 4];
         for (pages, outcome) in [
             (1..3, Ok(())),
             (0..2, Err(EINVAL)),
@@ -99,13 +99,7 @@ mod suite {
             let (request, timeout) = (Request::Read, Timeout::Bounded);
             let walked = with_mm(|mm| {
                 walk::<Guard<'_, Watch>, _>(
-                    &notifier,
-                    mm,
-                    &pagemap,
-                    range,
-                    request,
-                    timeout,
-                    &mut buffer,
+                    &notifier, mm, &pagemap, range, request, timeout, &mut pfns,
                 )
                 .map(|_| ())
             });

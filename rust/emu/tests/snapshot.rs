@@ -10,7 +10,7 @@ fn snapshot(pagemap: &Arc<Pagemap>, memory: &UserMemory, npages: usize) -> Resul
     let mut buffer = FaultBuffer::new()?;
     let mut views = KVec::with_capacity(npages, GFP_KERNEL)?;
     with_mm(|mm| {
-        view.snapshot(mm, memory.range(0..npages), &mut buffer, |view| {
+        view.snapshot(mm, memory.range(0..npages), buffer.pfns(), |view| {
             // The buffer has room for exactly that many pages.
             let _ = views.push_within_capacity(view);
         })

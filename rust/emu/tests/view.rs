@@ -363,7 +363,11 @@ mod suite {
             assert_eq!(bench.fault_at(range.clone(), Access::Read), Err(EINVAL));
             let looked = with_mm(|mm| bench.view.map_present(mm, range.clone(), &mut buffer));
             assert_eq!(looked, Err(EINVAL));
-            let told = with_mm(|mm| bench.view.snapshot(mm, range.clone(), &mut buffer, |_| ()));
+            let told = with_mm(|mm| {
+                bench
+                    .view
+                    .snapshot(mm, range.clone(), buffer.pfns(), |_| ())
+            });
             assert_eq!(told, Err(EINVAL));
             assert_eq!(bench.view.pending_map(range).err(), Some(EINVAL));
         }
@@ -402,7 +406,7 @@ mod suite {
         assert_eq!(looked, Err(EINVAL));
         let told = bench
             .view
-            .snapshot(&other, range.clone(), &mut buffer, |_| ());
+            .snapshot(&other, range.clone(), buffer.pfns(), |_| ());
         assert_eq!(told, Err(EINVAL));
         let timeout = Timeout::Bounded;
         let faulted = bench

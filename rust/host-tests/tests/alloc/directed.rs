@@ -14,7 +14,7 @@ use crate::alloc::BLOCK_PAGES;
 type Device = Allocator<Vec<Block>>;
 
 fn device(blocks: usize) -> Device {
-    Allocator::new(vec![Block::new(); blocks])
+    Allocator::new(vec![Block::default(); blocks])
 }
 
 fn alloc_page(device: &mut Device) -> Option<usize> {
@@ -62,7 +62,7 @@ fn a_new_allocator_has_everything_free() {
 
 #[test]
 fn a_new_allocator_forgets_what_its_array_held_before() {
-    let mut blocks = [Block::new(); 3];
+    let mut blocks = [Block::default(); 3];
     let mut before = Allocator::new(&mut blocks[..]);
     before.alloc_block().unwrap();
     before.alloc_pages(1).unwrap();

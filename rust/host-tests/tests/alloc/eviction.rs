@@ -17,7 +17,7 @@ const ALL: [Eviction; 3] = [Eviction::Lru, Eviction::Fifo, Eviction::Random];
 /// A device whose blocks are all in use, and the first page of each in the order in which they were
 /// taken.
 fn full(blocks: usize, seed: u64) -> (Device, Vec<usize>) {
-    let mut device = Allocator::new(vec![Block::new(); blocks]).with_seed(seed);
+    let mut device = Allocator::new(vec![Block::default(); blocks]).with_seed(seed);
     let taken = (0..blocks).map(|_| device.alloc_block().unwrap()).collect();
     (device, taken)
 }
@@ -90,7 +90,7 @@ fn the_first_in_is_the_first_out_however_it_is_used() {
 
 #[test]
 fn a_block_that_more_pages_are_taken_of_keeps_its_turn() {
-    let mut device = Allocator::new(vec![Block::new(); 2]);
+    let mut device = Allocator::new(vec![Block::default(); 2]);
     let small = device.alloc_pages(1).unwrap().start;
     device.alloc_block().unwrap();
     device.alloc_pages(1).unwrap();

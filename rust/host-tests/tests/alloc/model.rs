@@ -183,7 +183,7 @@ pub(crate) struct Checked {
 impl Checked {
     pub(crate) fn new(blocks: usize) -> Self {
         let this = Self {
-            real: Allocator::new(vec![Block::new(); blocks]),
+            real: Allocator::new(vec![Block::default(); blocks]),
             model: Model::new(blocks),
         };
         this.check();

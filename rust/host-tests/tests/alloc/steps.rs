@@ -42,7 +42,7 @@ impl DerefMut for Counted<'_> {
 fn each_operation_takes_a_bounded_number_of_steps_however_large_the_device() {
     const BLOCKS: usize = 4096;
     let looks = Cell::new(0);
-    let blocks = (0..BLOCKS).map(|_| Block::new()).collect();
+    let blocks = (0..BLOCKS).map(|_| Block::default()).collect();
     let mut allocator = Allocator::new(Counted {
         blocks,
         looks: &looks,

@@ -99,7 +99,7 @@ impl Memory {
             table: pages.clone().map(Page::new).collect(),
             pages,
             frames: vec![Frame::default(); blocks * BLOCK_PAGES],
-            allocator: Allocator::new(vec![Block::new(); blocks]).with_seed(seed),
+            allocator: Allocator::new(vec![Block::default(); blocks]).with_seed(seed),
             eviction,
         }
     }
