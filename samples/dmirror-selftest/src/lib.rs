@@ -184,6 +184,13 @@ pub fn run(arguments: &Arguments, subcommand: Option<&'static str>) -> ExitCode 
         time: Duration::from_secs(arguments.timeout),
         repeat: arguments.repeat,
     };
+    let _kept = match settings::Kept::now() {
+        Ok(kept) => kept,
+        Err(error) => {
+            eprintln!("dmirror-selftest: cannot read the settings of the devices: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // Where it cannot be had, as without root, cases may meet khugepaged.
     let _still = StillKhugepaged::start();
     let outcome = arguments

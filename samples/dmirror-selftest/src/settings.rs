@@ -4,11 +4,12 @@
 //! with the window that the runner says.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use dmirror_client::Stats;
+use dmirror_client::policy::Values;
 
 use crate::check::{equal, needs_ours, skip};
 use crate::inject;
@@ -17,6 +18,9 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// The device that the cases are about.
 const DEVICE: &str = "hmm_dmirror0";
+
+/// How many devices the module can have.
+const DEVICES: usize = 4;
 
 /// The preset of a device that was just made.
 const FIRST: &str = "test_hmm";
@@ -41,6 +45,38 @@ pub fn restore() {
         }
     }
     inject::restore_window();
+}
+
+/// The settings and limits of all devices. They are put back when this is dropped, at the end of
+/// a run.
+pub struct Kept(Vec<(dmirror_client::Policy, Values, u32)>);
+
+impl Kept {
+    /// Notes them, where this program may see them.
+    pub fn now() -> io::Result<Self> {
+        let mut kept = Vec::new();
+        for device in 0..DEVICES {
+            if let Some(policy) = dmirror_client::Policy::of(&format!("hmm_dmirror{device}"))? {
+                let (values, limit) = (policy.values()?, policy.limit_mib()?);
+                kept.push((policy, values, limit));
+            }
+        }
+        Ok(Self(kept))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for (policy, values, limit) in &self.0 {
+            let put = policy.put(values).and_then(|()| policy.set_limit_mib(*limit));
+            match put {
+                // The module was unloaded, and the settings with it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => eprintln!("cannot put the settings of a device back: {error}"),
+                Ok(()) => {}
+            }
+        }
+    }
 }
 
 /// The settings of the first device, which are restored when this is dropped.
