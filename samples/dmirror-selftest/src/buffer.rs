@@ -85,6 +85,12 @@ impl Buffer {
         self.expect("after moving out", Where::Device)
     }
 
+    /// Writes the content of another round, and moves the pages to the device.
+    pub fn refill_there(&mut self, device: &Device, round: u8) -> Result<()> {
+        self.fill(round);
+        self.move_out(device, round)
+    }
+
     /// Checks, by what the kernel says, where the pages are.
     pub fn expect(&self, what: &str, place: Where) -> Result<()> {
         all_at(what, self.range()?, place)

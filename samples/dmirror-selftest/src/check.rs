@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, io, thread};
 
 use anyhow::{Result, bail, ensure};
 use dmirror_client::{CallError, Counts, Device, Errno, Module, PageRange, Place, Room, Survey};
@@ -31,6 +31,14 @@ pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
     Err(Skip(reason.into()).into())
 }
 
+/// As [`skip`] where a system call failed with `errno`, for `reason`.
+pub fn skip_on<T>(errno: Errno, reason: &str, answer: io::Result<T>) -> Result<T> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(errno as i32) => skip(reason),
+        answer => Ok(answer?),
+    }
+}
+
 /// Ends the case, as one that cannot run here, on another module of the same
 /// ABI: the kernel's test_hmm need not have `what`.
 pub fn needs_ours(what: &str) -> Result<()> {
@@ -53,12 +61,37 @@ pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
     (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 
+/// Runs `body` with each of some values, until one fails.
+pub fn for_all<T>(
+    values: impl IntoIterator<Item = T>,
+    body: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    values.into_iter().try_for_each(body)
+}
+
 /// Checks that two things are equal.
 pub fn equal<T: PartialEq + Debug>(what: &str, seen: T, expected: T) -> Result<()> {
     if seen != expected {
         bail!("{what}: expected {expected:?}, seen {seen:?}");
     }
     Ok(())
+}
+
+/// Checks that something takes less than `bound`.
+pub fn in_time<T>(what: &str, bound: Duration, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = body()?;
+    let took = start.elapsed();
+    ensure!(took < bound, "{what} took {took:?}");
+    Ok(result)
+}
+
+/// Checks that bytes are zeros.
+pub fn zeros(what: &str, bytes: &[u8]) -> Result<()> {
+    match bytes.iter().position(|byte| *byte != 0) {
+        None => Ok(()),
+        Some(at) => bail!("{what}: expected zeros, byte {at:#x} is {:#04x}", bytes[at]),
+    }
 }
 
 /// Checks that a command failed with `errno`, and that the kernel handed back
@@ -99,13 +132,17 @@ pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Res
     }
 }
 
+/// Lets pass that a command failed with one of `errnos`.
+pub fn unless(answer: Result<Counts, CallError>, errnos: &[Errno]) -> Result<()> {
+    match answer {
+        Err(error) if errnos.contains(&error.errno) => Ok(()),
+        answer => Ok(answer.map(drop)?),
+    }
+}
+
 /// Lets pass what the header allows when someone else holds a page.
 pub fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    unless(answer, &[Errno::ENOENT, Errno::EBUSY])
 }
 
 /// What is free on a device before a case, to compare with what is afterwards.

@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-use std::thread::ScopedJoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, OnceLock};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -132,6 +133,21 @@ pub fn stay_on(cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(None, &one)?)
 }
 
+/// Runs `body` in a thread that stays on a CPU.
+pub fn on_cpu(cpu: usize, body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let stay = || stay_on(cpu).and_then(|()| body());
+    thread::scope(|scope| joined(scope.spawn(stay)))
+}
+
+/// The number that follows `name` at the start of a line of a file of the kernel.
+pub fn number_in(file: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    let number = number.with_context(|| format!("no {name} in {file}"))?;
+    Ok(number.parse()?)
+}
+
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     geteuid().is_root()
@@ -139,8 +155,41 @@ pub fn is_root() -> bool {
 
 /// The memory of a process, by its number or `self`, as a file to read and write.
 pub fn memory_of(process: impl Display) -> io::Result<File> {
-    let path = format!("/proc/{process}/mem");
+    read_write(format!("/proc/{process}/mem"))
+}
+
+/// A file that is there, to read and write.
+pub fn read_write(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
+}
+
+/// A file of the kernel with another text, which is as before on drop.
+pub struct Setting {
+    path: String,
+    before: String,
+}
+
+impl Setting {
+    /// Writes `text` to the file, or skips where there is none.
+    pub fn new(path: impl Into<String>, text: &str) -> Result<Self> {
+        let path = path.into();
+        let before = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return skip(format!("there is no {path}"));
+            }
+            before => before.with_context(|| path.clone())?,
+        };
+        fs::write(&path, text).with_context(|| path.clone())?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, self.before.trim()) {
+            println!("cannot write {} again: {error}", self.path);
+        }
+    }
 }
 
 /// What comes before the arguments on the command line of this program.
@@ -214,6 +263,52 @@ impl Helper {
     }
 }
 
+/// Runs `body` in a child process, and waits until it has succeeded.
+pub fn in_child(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    helper(body)?.join()
+}
+
+/// Children that all wait for `go`, which is open to each of them now.
+pub fn started(go: &Gate, children: impl Iterator<Item = Result<Helper>>) -> Result<Vec<Helper>> {
+    let children: Vec<Helper> = children.collect::<Result<_>>()?;
+    children.iter().try_for_each(|_| go.open())?;
+    Ok(children)
+}
+
+/// Runs `body` while a child process shares the memory of this one.
+pub fn while_shared<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (made, done) = (Gate::new()?, Gate::new()?);
+    let child = helper(|| {
+        made.open()?;
+        done.wait()
+    })?;
+    made.wait()?;
+    let result = body()?;
+    done.open()?;
+    child.join().map(|()| result)
+}
+
+/// Checks that a child process which does `access` ends by SIGSEGV.
+pub fn segfaults(access: impl FnOnce()) -> Result<()> {
+    let child = helper(|| {
+        access();
+        bail!("the access was not refused")
+    })?;
+    let end = child.exit()?;
+    equal("end of the child", end, Exit::Signal(Signal::SIGSEGV))
+}
+
+/// Runs `body`, which does as 32-bit programs do, in a child process: a kernel that runs none of
+/// those kills it, and the case is skipped.
+#[cfg(target_arch = "x86_64")]
+pub fn as_32_bit(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    match helper(body)?.exit()? {
+        Exit::Status(0) => Ok(()),
+        Exit::Signal(Signal::SIGSEGV) => skip("this kernel runs no 32-bit programs"),
+        end => bail!("the child ended with {end:?}"),
+    }
+}
+
 /// Runs `parent` in a child process and `orphan` in a child of it, with what `parent`
 /// returned; returns when the parent has ended, and leaves the orphan to itself.
 pub fn orphaned<T>(
@@ -254,6 +349,48 @@ pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, 
         Ok(result) => result.map_err(Into::into),
         Err(_) => bail!("a thread panicked"),
     }
+}
+
+/// Runs each of `others` again and again in a thread of its own, until `body` has ended.
+pub fn beside<T>(
+    others: &[&(dyn Fn() -> Result<()> + Sync)],
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let over = AtomicBool::new(false);
+    let again = |other: &(dyn Fn() -> Result<()> + Sync)| -> Result<()> {
+        // ORDERING: it may be late.
+        while !over.load(Ordering::Relaxed) {
+            other()?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (others.iter())
+            .map(|other| scope.spawn(move || again(*other)))
+            .collect();
+        let result = body();
+        // ORDERING: as above.
+        over.store(true, Ordering::Relaxed);
+        others.into_iter().try_for_each(joined)?;
+        result
+    })
+}
+
+/// Runs `other` in a thread of its own and `main` in this one, which begin at the same time.
+pub fn at_once<T: Send, U>(
+    other: impl FnOnce() -> Result<T> + Send,
+    main: impl FnOnce() -> Result<U>,
+) -> Result<(T, U)> {
+    let both = Barrier::new(2);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            both.wait();
+            other()
+        });
+        both.wait();
+        let result = main();
+        Ok((joined(other)?, result?))
+    })
 }
 
 /// Lets a process wait for another: what one sends, the other receives. Make it

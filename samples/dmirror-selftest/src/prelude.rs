@@ -14,6 +14,7 @@ pub use dmirror_client::{
     Device, Errno, Exit, Packet, PageRange, Region, Signal, Survey, page_size,
 };
 
+pub use crate::cases::WithEngines;
 pub(crate) use crate::cases::cases;
 pub use crate::check::*;
 pub use crate::context::*;

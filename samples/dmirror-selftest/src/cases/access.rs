@@ -7,6 +7,7 @@ use dmirror_client::device::Buffer;
 use dmirror_client::{Command, Pattern};
 
 use crate::prelude::*;
+use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
 
 cases! { "access":
     read_without_access = "READ of memory without access is EFAULT, wherever its pages are.",
@@ -15,10 +16,25 @@ cases! { "access":
     read_unmapped = "READ and READ_UNLOCKED where nothing is mapped are EFAULT, with a count of 0.",
     read_beyond_memory = "READ of more than there is memory for is no reason to run out of memory.",
     read_to_a_bad_buffer = "READ to a buffer that cannot be written is EFAULT; the count says how far it came.",
-    write_read_only = "WRITE to read-only memory is EPERM, and changes nothing.",
-    write_read_only_resident = "WRITE to read-only memory on the device is EPERM, and changes nothing.",
+    write_read_only = "WRITE to read-only memory is EPERM, and changes nothing." => steps(small, [
+            (A, Writes), // it had writable entries
+            (Cpu, Protects(ALL, Protection::Read)),
+            (Cpu, Times(2, vec![(A, Fails(Command::Write, Errno::EPERM)), (A, Reads(ALL))])),
+            (Cpu, Reads(ALL)),
+        ]),
+    write_read_only_resident = "WRITE to read-only memory on the device is EPERM, and changes nothing."
+        => steps(small, [
+            (A, Out(ALL)), (A, Writes), (Cpu, Protects(ALL, Protection::Read)),
+            (Cpu, Times(2, vec![(A, Fails(Command::Write, Errno::EPERM)), (A, Reads(ALL))])),
+            (Cpu, Reads(ALL)),
+        ]),
     write_up_to_read_only = "WRITE that runs into read-only memory is EPERM; the count says what was written.",
-    write_without_access = "WRITE to memory without access is EFAULT, and changes nothing.",
+    write_without_access = "WRITE to memory without access is EFAULT, and changes nothing."
+        => steps(small, [
+            (A, Out(HALF)), (A, Writes), (Cpu, Protects(ALL, Protection::None)),
+            (A, Fails(Command::Write, Errno::EFAULT)), (Cpu, Protects(ALL, Protection::ReadWrite)),
+            (A, Reads(ALL)), (Cpu, Reads(ALL)),
+        ]),
     write_unmapped = "WRITE where nothing is mapped is EFAULT, with a count of 0.",
     write_up_to_a_hole = "WRITE that runs into a hole in the address space is EFAULT; the count says what was written.",
     write_from_a_bad_buffer = "WRITE from a buffer that cannot be read is EFAULT; the count says how far it came.",
@@ -29,210 +45,149 @@ cases! { "access":
 
 const PAGES: usize = 40;
 
-/// READs a range that cannot be read to its end, and checks that the pages that
-/// were counted, and no others, were handed out.
-fn reads_up_to(
-    device: &Device,
-    range: PageRange,
-    good: usize,
-    data: Pattern,
-    errno: Errno,
-) -> Result<()> {
-    let mut view = vec![0xa5; range.bytes() as usize];
-    let counts = fails_counted("READ", device.read(range, &mut view), errno)?;
-    ensure!(
-        counts.pages <= good as u64,
-        "{} pages counted of {good} readable ones",
-        counts.pages
-    );
-    let (read, rest) = view.split_at(counts.pages as usize * page_size());
-    data.check_bytes(read, 0)?;
-    ensure!(
-        rest.iter().all(|byte| *byte == 0xa5),
-        "more was handed out than the {} pages counted",
-        counts.pages
-    );
+/// READs a range that cannot be read to its end, with and without entries for its good part, and
+/// checks that the pages that were counted, and no others, were handed out.
+fn reads_up_to(device: &Device, range: PageRange, good: usize, memory: &Memory) -> Result<()> {
+    for mapped in [false, true] {
+        if mapped {
+            memory.device_reads(device, 0..good)?;
+        }
+        let mut view = vec![0xa5; range.bytes() as usize];
+        let answer = device.read(range, &mut view);
+        let pages = fails_counted("READ", answer, Errno::EFAULT)?.pages;
+        ensure!(pages <= good as u64, "{pages} pages counted of {good}");
+        let (read, rest) = view.split_at(pages as usize * page_size());
+        memory.data().check_bytes(read, 0)?;
+        let more = rest.iter().any(|byte| *byte != 0xa5);
+        ensure!(!more, "more was handed out than {pages} pages");
+    }
     Ok(())
 }
 
 /// WRITEs a range that cannot be written to its end, and checks by the CPU that
-/// the pages that were counted, and no other of the `good` first, were written.
-fn writes_up_to(
-    device: &Device,
-    range: PageRange,
-    region: &Region,
-    old: Pattern,
-    errno: Errno,
-) -> Result<()> {
-    let new = old.round(9);
+/// the pages that were counted, and no other of the good first, were written.
+fn writes_up_to(device: &Device, range: PageRange, memory: &Memory, errno: Errno) -> Result<()> {
+    let (old, new) = (memory.data(), memory.data().round(9));
     let answer = device.write(range, &new.to_bytes(0..range.pages() as usize));
-    let counts = fails_counted("WRITE", answer, errno)?;
-    let (written, good) = (counts.pages as usize, region.pages());
-    ensure!(
-        written <= good,
-        "{written} pages counted of {good} writable ones"
-    );
-    new.check(region, 0..written)?;
-    old.check(region, written..good)?;
+    let written = fails_counted("WRITE", answer, errno)?.pages as usize;
+    wrote_up_to(&memory.region, [old, new], written, memory.region.pages())
+}
+
+/// Checks by the CPU that so many pages of a region were written, and no others.
+fn wrote_up_to(region: &Region, data: [Pattern; 2], written: usize, good: usize) -> Result<()> {
+    ensure!(written <= good, "{written} pages counted of {good}");
+    data[1].check(region, 0..written)?;
+    Ok(data[0].check(region, written..region.pages())?)
+}
+
+/// READ and READ_UNLOCKED of a range that cannot be read at all.
+fn reads_nothing(device: &Device, range: PageRange) -> Result<()> {
+    let mut view = vec![0xa5; range.bytes() as usize];
+    for command in [Command::Read, Command::ReadUnlocked] {
+        let buffer = Buffer::Output(&mut view);
+        let answer = device.call(command, range.addr(), range.pages(), buffer);
+        fails_at_once(&command.to_string(), answer, Errno::EFAULT)?;
+    }
+    ensure!(view.iter().all(|byte| *byte == 0xa5), "data was handed out");
     Ok(())
 }
 
 fn read_without_access(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    memory.device_reads(&device, memory.all())?;
+    let memory = small()?;
+    memory.move_out(&device, HALF)?;
+    memory.reads(&device)?;
     memory.region.protect(memory.all(), Protection::None)?;
     for pages in [0..PAGES, PAGES / 2..PAGES, 3..4] {
-        let range = memory.region.part(pages.clone());
-        let mut view = vec![0xa5; pages.len() * page_size()];
-        for command in [Command::Read, Command::ReadUnlocked] {
-            let buffer = Buffer::Output(&mut view);
-            let answer = device.call(command, range.addr(), range.pages(), buffer);
-            fails_at_once(&command.to_string(), answer, Errno::EFAULT)?;
-        }
-        ensure!(view.iter().all(|byte| *byte == 0xa5), "data was handed out");
+        reads_nothing(&device, memory.region.part(pages))?;
     }
     memory.region.protect(memory.all(), Protection::Read)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.both_read(&device)
 }
 
 fn read_up_to_no_access(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = small()?;
     memory.move_out(&device, 5..15)?;
     memory.region.protect(25..30, Protection::None)?;
-    let range = memory.region.range();
-    reads_up_to(&device, range, 25, memory.data(), Errno::EFAULT)?;
-    // The same with entries in the device's page table.
-    memory.device_reads(&device, 0..25)?;
-    reads_up_to(&device, range, 25, memory.data(), Errno::EFAULT)
+    reads_up_to(&device, memory.region.range(), 25, &memory)
 }
 
 fn read_up_to_a_hole(device: Device) -> Result<()> {
     let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
-    reads_up_to(&device, whole, PAGES / 2, memory.data(), Errno::EFAULT)?;
-    memory.device_reads(&device, memory.all())?;
-    reads_up_to(&device, whole, PAGES / 2, memory.data(), Errno::EFAULT)
+    reads_up_to(&device, whole, PAGES / 2, &memory)
 }
 
 fn read_unmapped(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.device_reads(&device, memory.all())?;
+    let memory = small()?;
+    memory.reads(&device)?;
     let range = memory.region.range();
     drop(memory);
-    for (addr, pages) in [(range.addr(), range.pages()), (0, 1)] {
-        let mut view = vec![0xa5; pages as usize * page_size()];
-        for command in [Command::Read, Command::ReadUnlocked] {
-            let answer = device.call(command, addr, pages, Buffer::Output(&mut view));
-            fails_at_once(&command.to_string(), answer, Errno::EFAULT)?;
-        }
-    }
-    Ok(())
+    reads_nothing(&device, range)?;
+    reads_nothing(&device, PageRange::new(0, 1)?)
 }
 
 fn read_beyond_memory(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = small()?;
     // As far as addresses go. It fails at the first page: the buffer is null.
     let pages = ((1 << 47) - memory.region.addr()) / page_size() as u64 - 1;
     for command in [Command::Read, Command::Write, Command::Snapshot] {
         let answer = device.call(command, memory.region.addr(), pages, Buffer::Null);
         fails_at_once(&command.to_string(), answer, Errno::EFAULT)?;
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
-/// Buffers that are bad from page 0, 0 and `PAGES / 2` on, and how to make them.
-fn bad_buffers(good: Protection) -> Result<[(usize, Region); 2]> {
+/// Has a command fail for want of a buffer, then with buffers that are good for no page and for
+/// half of them, and otherwise as `bad` says. `done` gets the buffer, and how many pages were
+/// counted of how many.
+fn with_bad_buffers(
+    device: &Device,
+    command: Command,
+    memory: &Memory,
+    bad: Protection,
+    done: impl Fn(&Region, usize, usize) -> Result<()>,
+) -> Result<()> {
+    let (range, what) = (memory.region.range(), command.to_string());
+    let call = |buffer| device.call(command, range.addr(), range.pages(), buffer);
+    fails_at_once(&what, call(Buffer::Null), Errno::EFAULT)?;
     let (none, half) = (Region::anonymous(PAGES)?, Region::anonymous(PAGES)?);
-    let bad = match good {
-        Protection::Read => Protection::None,
-        _ => Protection::Read,
-    };
-    none.protect(0..PAGES, Protection::None)?;
-    half.protect(PAGES / 2..PAGES, bad)?;
-    Ok([(0, none), (PAGES / 2, half)])
-}
-
-fn read_to_a_bad_buffer(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    let range = memory.region.range();
-    let read = |buffer| device.call(Command::Read, range.addr(), range.pages(), buffer);
-
-    fails_at_once("READ to null", read(Buffer::Null), Errno::EFAULT)?;
-    let buffers = bad_buffers(Protection::ReadWrite)?;
-    for (good, buffer) in &buffers {
-        let good = *good;
-        let answer = read(Buffer::Region(buffer));
-        let counts = fails_counted("READ", answer, Errno::EFAULT)?;
-        ensure!(
-            counts.pages <= good as u64,
-            "{} pages counted, with room for {good}",
-            counts.pages
-        );
-        let bytes = buffer.to_bytes(0..counts.pages as usize);
-        memory.data().check_bytes(&bytes, 0)?;
-    }
-    memory.expect("pages on the device", 0..PAGES / 2, Where::Device)?;
-    memory.device_reads(&device, memory.all()).map(drop)
-}
-
-/// Takes the right to write away, and checks that the device cannot write either.
-fn cannot_be_written(device: &Device, memory: &Memory) -> Result<()> {
-    memory.region.protect(memory.all(), Protection::Read)?;
-    let bytes = memory.data().round(9).to_bytes(memory.all());
-    for _ in 0..2 {
-        let answer = device.write(memory.region.range(), &bytes);
-        fails_at_once("WRITE", answer, Errno::EPERM)?;
-        memory.device_reads(device, memory.all())?;
-    }
-    memory.verify(memory.all())
-}
-
-fn write_read_only(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.device_refills(&device, 2)?; // it had writable entries
-    cannot_be_written(&device, &memory)
-}
-
-fn write_read_only_resident(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.device_refills(&device, 2)?;
-    cannot_be_written(&device, &memory)
-}
-
-fn write_up_to_read_only(device: Device) -> Result<()> {
-    for resident in [0..0, 0..PAGES] {
-        let mut memory = Memory::new(PAGES)?;
-        if !resident.is_empty() {
-            memory.move_out(&device, resident)?;
-        }
-        let (data, whole) = (memory.data(), memory.region.range());
-        let tail = memory.region.split_off(PAGES / 2);
-        tail.protect(0..10, Protection::Read)?;
-        writes_up_to(&device, whole, &memory.region, data, Errno::EPERM)?;
-        data.from_page(PAGES / 2).check(&tail, 0..tail.pages())?;
+    for (buffer, good, bad) in [(&none, 0, Protection::None), (&half, PAGES / 2, bad)] {
+        memory.data().round(9).fill(buffer, 0..good);
+        buffer.protect(good..PAGES, bad)?;
+        let answer = call(Buffer::Region(buffer));
+        let counts = fails_counted(&what, answer, Errno::EFAULT)?;
+        done(buffer, counts.pages as usize, good)?;
     }
     Ok(())
 }
 
-fn write_without_access(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    memory.device_refills(&device, 2)?;
-    memory.region.protect(memory.all(), Protection::None)?;
-    let bytes = memory.data().round(9).to_bytes(memory.all());
-    let answer = device.write(memory.region.range(), &bytes);
-    fails_at_once("WRITE", answer, Errno::EFAULT)?;
-    memory.region.protect(memory.all(), Protection::ReadWrite)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+fn read_to_a_bad_buffer(device: Device) -> Result<()> {
+    let memory = small()?;
+    memory.move_out(&device, HALF)?;
+    let read = |buffer: &Region, pages: usize, good: usize| {
+        ensure!(pages <= good, "{pages} pages counted, with room for {good}");
+        Ok(memory.data().check_bytes(&buffer.to_bytes(0..pages), 0)?)
+    };
+    with_bad_buffers(&device, Command::Read, &memory, Protection::Read, read)?;
+    memory.expect("pages on the device", HALF, Where::Device)?;
+    memory.reads(&device)
+}
+
+fn write_up_to_read_only(device: Device) -> Result<()> {
+    for resident in [false, true] {
+        let mut memory = Memory::placed(&device, PAGES, resident)?;
+        let whole = memory.region.range();
+        let tail = memory.region.split_off(PAGES / 2);
+        tail.protect(0..10, Protection::Read)?;
+        writes_up_to(&device, whole, &memory, Errno::EPERM)?;
+        let data = memory.data().from_page(PAGES / 2);
+        data.check(&tail, 0..tail.pages())?;
+    }
+    Ok(())
 }
 
 fn write_unmapped(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = small()?;
     memory.device_refills(&device, 2)?;
     let (range, bytes) = (memory.region.range(), memory.data().to_bytes(0..PAGES));
     drop(memory);
@@ -244,36 +199,17 @@ fn write_unmapped(device: Device) -> Result<()> {
 fn write_up_to_a_hole(device: Device) -> Result<()> {
     let (memory, whole, _behind) = Memory::before_hole(PAGES / 2, PAGES / 2)?;
     memory.move_out(&device, 5..15)?;
-    let data = memory.data();
-    writes_up_to(&device, whole, &memory.region, data, Errno::EFAULT)?;
+    writes_up_to(&device, whole, &memory, Errno::EFAULT)?;
     memory.device_refills(&device, 2)?;
-    let data = memory.data();
-    writes_up_to(&device, whole, &memory.region, data, Errno::EFAULT)
+    writes_up_to(&device, whole, &memory, Errno::EFAULT)
 }
 
 fn write_from_a_bad_buffer(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    let range = memory.region.range();
-    let write = |buffer| device.call(Command::Write, range.addr(), range.pages(), buffer);
-
-    fails_at_once("WRITE from null", write(Buffer::Null), Errno::EFAULT)?;
-    let (old, new) = (memory.data(), memory.data().round(9));
-    let buffers = bad_buffers(Protection::Read)?;
-    for (good, buffer) in &buffers {
-        let good = *good;
-        new.fill(buffer, 0..good);
-        let answer = write(Buffer::Region(buffer));
-        let counts = fails_counted("WRITE", answer, Errno::EFAULT)?;
-        let written = counts.pages as usize;
-        ensure!(
-            written <= good,
-            "{written} pages counted, with data for {good}"
-        );
-        new.check(&memory.region, 0..written)?;
-        old.check(&memory.region, written..PAGES)?;
-    }
-    Ok(())
+    let memory = small()?;
+    memory.move_out(&device, HALF)?;
+    let data = [memory.data(), memory.data().round(9)];
+    let wrote = |_: &Region, pages, good| wrote_up_to(&memory.region, data, pages, good);
+    with_bad_buffers(&device, Command::Write, &memory, Protection::None, wrote)
 }
 
 fn read_only_file(device: Device) -> Result<()> {
@@ -293,36 +229,22 @@ fn read_only_file(device: Device) -> Result<()> {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn as_32_bit_program(_: &Context) -> Result<()> {
-    crate::check::skip("no way to be a 32-bit program here")
+    skip("no way to be a 32-bit program here")
 }
 
 #[cfg(target_arch = "x86_64")]
-fn as_32_bit_program(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn as_32_bit_program(device: Device) -> Result<()> {
+    let memory = Memory::resident(&device, PAGES)?;
     let range = memory.region.range();
     let send = |pages| device.call_as_32_bit(Command::MigrateToSystem, range.addr(), pages);
-    // In a child, which a kernel without such an entry kills.
-    let child = helper(|| {
-        let refused = send(0);
-        let counts = send(range.pages());
+    as_32_bit(|| {
+        let (refused, counts) = (send(0), send(range.pages()));
         equal("no pages", refused, Err(Errno::EINVAL))?;
-        equal(
-            "pages moved back",
-            counts.map(|counts| counts.pages),
-            Ok(PAGES as u64),
-        )
+        let pages = counts.map(|counts| counts.pages);
+        equal("pages moved back", pages, Ok(PAGES as u64))
     })?;
-    match child.exit()? {
-        Exit::Status(0) => {}
-        Exit::Signal(Signal::SIGSEGV) => {
-            return crate::check::skip("this kernel runs no 32-bit programs");
-        }
-        end => anyhow::bail!("the child ended with {end:?}"),
-    }
     memory.expect("after moving back", memory.all(), Where::System)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn killed(context: &Context) -> Result<()> {
@@ -340,17 +262,13 @@ fn killed(context: &Context) -> Result<()> {
             }
         })?;
         started.wait()?;
-        std::thread::sleep(Duration::from_millis(wait));
+        thread::sleep(Duration::from_millis(wait));
         let start = Instant::now();
         child.signal(Signal::SIGKILL)?;
         child.was_killed()?;
-        println!("ended after {:.1?}", start.elapsed());
-        ensure!(
-            start.elapsed() < Duration::from_secs(10),
-            "it took {:.1?}",
-            start.elapsed()
-        );
+        let took = start.elapsed();
+        println!("ended after {took:.1?}");
+        ensure!(took < Duration::from_secs(10), "it took {took:.1?}");
     }
-    let device = context.open()?;
-    Memory::new(4)?.device_reads(&device, 0..4).map(drop)
+    Memory::new(4)?.reads(&context.open()?)
 }

@@ -11,6 +11,7 @@ use dmirror_client::advice::{
 use dmirror_client::queue;
 use dmirror_client::queue::Outcome;
 
+use super::engine::words_are;
 use crate::prelude::*;
 use crate::worker::open;
 
@@ -36,6 +37,35 @@ pub fn refused<T>(what: &str, answer: Result<T, AdviceError>, errno: Errno) -> R
     }
 }
 
+/// The advice at the start of a region, as far as that goes.
+pub fn advised(device: &Device, region: &Region) -> Result<Advised, AdviceError> {
+    device.advice_at(region.addr(), region.range().end())
+}
+
+/// Advises an access to a part of a region.
+pub fn allow(device: &Device, range: PageRange, access: Access) -> Result<(), AdviceError> {
+    device.advise(range, Change::new().access(access))
+}
+
+/// Checks the access that is advised in a region: for each run of pages its end and what it is.
+pub fn runs_are(device: &Device, region: &Region, expected: &[(usize, Access)]) -> Result<()> {
+    let seen = access_in(device, region)?;
+    equal("access, by pages", &seen[..], expected)
+}
+
+/// Checks that a packet fails with EACCES, and where.
+pub fn is_denied(
+    worker: &Worker,
+    what: &str,
+    packet: Packet,
+    access: queue::Access,
+    at: u64,
+) -> Result<()> {
+    // Behind one that succeeds.
+    let outcome = worker.run(&[Packet::spin(0), packet])?;
+    equal(what, outcome, Outcome::failed(1, Errno::EACCES, access, at))
+}
+
 /// The access that is advised in a region: for each run of pages its end, counted in pages.
 pub fn access_in(device: &Device, region: &Region) -> Result<Vec<(usize, Access)>> {
     let (start, end) = (region.addr(), region.range().end());
@@ -43,10 +73,8 @@ pub fn access_in(device: &Device, region: &Region) -> Result<Vec<(usize, Access)
     let mut at = start;
     while at < end {
         let advised = device.advice_at(at, end)?;
-        ensure!(
-            advised.end > at && advised.end <= end,
-            "{advised:?} at {at:#x}"
-        );
+        let is_ahead = advised.end > at && advised.end <= end;
+        ensure!(is_ahead, "{advised:?} at {at:#x}");
         at = advised.end;
         runs.push(((at - start) as usize / page_size(), advised.access));
     }
@@ -58,123 +86,110 @@ pub fn deny() -> Change<'static> {
     Change::new().access(Access::None)
 }
 
-fn set_and_got(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn set_and_got(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(4)?;
-    let (range, end) = (region.range(), region.range().end());
-    let seen = || device.advice_at(region.addr(), end);
-    equal("at first", seen()?, Advised::nothing(end))?;
+    let end = region.range().end();
     let mut expected = Advised::nothing(end);
-    device.advise(range, Change::new().location(Target::System))?;
+    let step = |what, change, expected| {
+        device.advise(region.range(), change)?;
+        equal(what, advised(&device, &region)?, expected)
+    };
+    equal("at first", advised(&device, &region)?, expected)?;
     expected.location = Location::System;
-    equal("location", seen()?, expected)?;
+    step("location", Change::new().location(Target::System), expected)?;
     for access in [Access::Migrate, Access::InPlace, Access::None] {
-        device.advise(range, Change::new().access(access))?;
         expected.access = access;
-        equal("access", seen()?, expected)?;
+        step("access", Change::new().access(access), expected)?;
     }
     for atomics in [Atomics::Device, Atomics::System, Atomics::None] {
-        device.advise(range, Change::new().atomics(atomics))?;
         expected.atomics = atomics;
-        equal("atomics", seen()?, expected)?;
+        step("atomics", Change::new().atomics(atomics), expected)?;
     }
-    device.advise(range, Change::new().granule(2 << 20))?;
     expected.granule = 2 << 20;
-    equal("granule", seen()?, expected)?;
-    let change = Change::new().location(Target::Default).granule(0);
-    device.advise(range, change)?;
+    step("granule", Change::new().granule(2 << 20), expected)?;
     (expected.location, expected.granule) = (Location::Default, 0);
-    equal("two less", seen()?, expected)?;
-    device.advise(range, Change::back())?;
-    equal("at last", seen()?, Advised::nothing(end))
+    let change = Change::new().location(Target::Default).granule(0);
+    step("two less", change, expected)?;
+    step("at last", Change::back(), Advised::nothing(end))
 }
 
-fn split_and_merged(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn split_and_merged(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(16)?;
-    let set = |pages, access| device.advise(region.part(pages), Change::new().access(access));
+    let set = |pages, access| allow(&device, region.part(pages), access);
+    let are = |runs: &[(usize, Access)]| runs_are(&device, &region, runs);
     let (a, b, none) = (Access::Migrate, Access::InPlace, Access::Default);
     set(0..16, a)?;
-    equal("one", access_in(&device, &region)?, vec![(16, a)])?;
+    are(&[(16, a)])?;
     set(4..8, b)?;
-    let runs = vec![(4, a), (8, b), (16, a)];
-    equal("three", access_in(&device, &region)?, runs)?;
+    are(&[(4, a), (8, b), (16, a)])?;
     set(6..12, none)?;
-    let runs = vec![(4, a), (6, b), (12, none), (16, a)];
-    equal("four", access_in(&device, &region)?, runs)?;
+    are(&[(4, a), (6, b), (12, none), (16, a)])?;
     set(4..12, a)?;
-    equal("one again", access_in(&device, &region)?, vec![(16, a)])?;
+    are(&[(16, a)])?; // which are one again
     set(0..1, none)?;
     set(15..16, none)?;
-    let runs = vec![(1, none), (15, a), (16, none)];
-    equal("trimmed", access_in(&device, &region)?, runs)?;
+    are(&[(1, none), (15, a), (16, none)])?;
     // A limit cuts what is got.
     let limit = region.part(0..3).end();
     let seen = device.advice_at(region.part(2..3).addr(), limit)?;
     equal("the end", seen.end, limit)
 }
 
-fn most(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn most(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(2 * MOST + 3)?;
-    let set = |page: usize, access| {
-        let page = region.part(page..page + 1);
-        device.advise(page, Change::new().access(access))
-    };
-    let every_other = |device: &Device| -> Result<()> {
-        let runs = access_in(device, &region)?;
+    let set = |page: usize, access| allow(&device, region.part(page..page + 1), access);
+    let every_other = || -> Result<()> {
+        let runs = access_in(&device, &region)?;
         equal("runs", runs.len(), 2 * MOST)?;
-        for (index, (end, access)) in runs[..runs.len() - 1].iter().enumerate() {
+        for (index, run) in runs[..runs.len() - 1].iter().enumerate() {
             let expected = [Access::InPlace, Access::Default][index % 2];
-            equal("a run", (*end, *access), (index + 1, expected))?;
+            equal("a run", *run, (index + 1, expected))?;
         }
         Ok(())
     };
+    let full = |what, page, access| refused(what, set(page, access), Errno::ENOSPC);
     for index in 0..MOST {
         set(2 * index, Access::InPlace)?;
     }
-    every_other(&device)?;
+    every_other()?;
     let last = 2 * MOST + 1;
-    refused("one more", set(last, Access::InPlace), Errno::ENOSPC)?;
-    refused("another", set(1, Access::Migrate), Errno::ENOSPC)?;
-    every_other(&device)?;
+    full("one more", last, Access::InPlace)?;
+    full("another", 1, Access::Migrate)?;
+    every_other()?;
     // Two that become one leave a place.
     set(1, Access::InPlace)?;
     set(last, Access::InPlace)?;
-    refused("two more", set(last - 2, Access::Migrate), Errno::ENOSPC)?;
+    full("two more", last - 2, Access::Migrate)?;
     set(0, Access::Default)?;
-    refused("a part", set(1, Access::None), Errno::ENOSPC)?;
+    full("a part", 1, Access::None)?;
     set(last, Access::None)?;
     device.advise(region.range(), Change::back())?;
-    let runs = vec![(region.pages(), Access::Default)];
-    equal("nothing", access_in(&device, &region)?, runs)
+    runs_are(&device, &region, &[(region.pages(), Access::Default)])
 }
 
-fn peer(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn peer(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(2)?;
-    let set = |other: &Device| {
-        let change = Change::new().location(Target::Peer(other.as_fd()));
-        device.advise(region.range(), change)?;
-        let seen = device.advice_at(region.addr(), region.range().end())?;
-        anyhow::Ok(seen.location)
+    let set = |target: Target<'_>| {
+        device.advise(region.range(), Change::new().location(target))?;
+        anyhow::Ok(advised(&device, &region)?.location)
     };
-    device.advise(region.range(), Change::new().location(Target::Device))?;
-    let own = device.advice_at(region.addr(), region.range().end())?;
-    let Location::Device(number) = own.location else {
-        bail!("location: {:?}", own.location);
+    let peer = |other: &Device| set(Target::Peer(other.as_fd()));
+    let itself = set(Target::Device)?;
+    let Location::Device(number) = itself else {
+        bail!("location: {itself:?}");
     };
-    let itself = Location::Device(number);
-    equal("this open file", set(&device)?, itself)?;
-    equal("another of this device", set(&context.open()?)?, itself)?;
+    equal("this open file", peer(&device)?, itself)?;
+    equal("another of this device", peer(&context.open()?)?, itself)?;
     let second = context.open_second()?;
-    let Location::Peer(other) = set(&second)? else {
-        bail!("the second device is {:?}", set(&second)?);
-    };
-    ensure!(other != number, "two devices have number {other}");
+    let there = peer(&second)?;
+    let is_other = matches!(there, Location::Peer(other) if other != number);
+    ensure!(
+        is_other,
+        "the second device is {there:?}, this one {number}"
+    );
     drop(second);
-    let seen = device.advice_at(region.addr(), region.range().end())?;
-    equal("after close", seen.location, Location::Peer(other))?;
+    let seen = advised(&device, &region)?.location;
+    equal("after close", seen, there)?;
     // Advice for nobody's device works as the system does.
     let worker = Worker::new(context)?;
     let second = context.open_second()?;
@@ -188,121 +203,83 @@ fn own(context: &Context) -> Result<()> {
     let (device, other) = (open(context)?, context.open()?);
     let region = Region::anonymous(2)?;
     device.advise(region.range(), deny())?;
-    let end = region.range().end();
-    let nothing = Advised::nothing(end);
-    equal(
-        "another file",
-        other.advice_at(region.addr(), end)?,
-        nothing,
-    )?;
-    let change = Change::new().access(Access::Migrate);
-    other.advise(region.range(), change)?;
-    helper(|| {
+    let nothing = Advised::nothing(region.range().end());
+    equal("another file", advised(&other, &region)?, nothing)?;
+    allow(&other, region.range(), Access::Migrate)?;
+    in_child(|| {
         let own = context.open()?;
-        equal(
-            "the child's file",
-            own.advice_at(region.addr(), end)?,
-            nothing,
-        )?;
+        equal("the child's file", advised(&own, &region)?, nothing)?;
         // Its parent's file is about its parent's memory.
-        let seen = other.advice_at(region.addr(), end)?;
-        equal("the parent's", seen.access, Access::Migrate)?;
-        Ok(other.advise(region.range(), Change::new().access(Access::InPlace))?)
-    })?
-    .join()?;
-    for (file, access) in [(&device, Access::None), (&other, Access::InPlace)] {
-        let seen = file.advice_at(region.addr(), end)?;
-        equal("each file's own", seen.access, access)?;
-    }
-    Ok(())
+        let seen = advised(&other, &region)?.access;
+        equal("the parent's", seen, Access::Migrate)?;
+        Ok(allow(&other, region.range(), Access::InPlace)?)
+    })?;
+    for_all(
+        [(&device, Access::None), (&other, Access::InPlace)],
+        |(file, access)| equal("each file's own", advised(file, &region)?.access, access),
+    )
 }
 
 fn opener_gone(context: &Context) -> Result<()> {
     let parent = || {
-        let device = open(context)?;
-        let region = Region::anonymous(2)?;
+        let (device, region) = (open(context)?, Region::anonymous(2)?);
         device.advise(region.range(), deny())?;
         Ok((device, region))
     };
     outlived(parent, |(device, region)| {
         let set = device.advise(region.range(), deny());
         refused("ADVISE_SET", set, Errno::EFAULT)?;
-        let got = device.advice_at(region.addr(), region.range().end());
-        refused("ADVISE_GET", got, Errno::EFAULT)
+        refused("ADVISE_GET", advised(device, region), Errno::EFAULT)
     })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn as_32_bit_program(_: &Context) -> Result<()> {
-    crate::check::skip("no way to be a 32-bit program here")
+    skip("no way to be a 32-bit program here")
 }
 
 #[cfg(target_arch = "x86_64")]
 fn as_32_bit_program(context: &Context) -> Result<()> {
-    use dmirror_client::Exit;
-    use dmirror_client::Signal;
-
-    // In a child, which a kernel without such an entry kills.
-    let child = helper(|| {
-        let device = open(context)?;
-        let region = Region::anonymous(2)?;
+    as_32_bit(|| {
+        let (device, region) = (open(context)?, Region::anonymous(2)?);
         let end = region.range().end();
         let change = deny().granule(8192).location(Target::Device);
         device.advise_as_32_bit(region.range(), change)?;
         let seen = device.advice_at_as_32_bit(region.addr(), end)?;
-        equal("what is got", seen, device.advice_at(region.addr(), end)?)?;
+        equal("what is got", seen, advised(&device, &region)?)?;
         let expected = (Access::None, 8192, end);
         equal("advice", (seen.access, seen.granule, seen.end), expected)?;
         let nothing = device.advise_as_32_bit(region.range(), Change::new());
         refused("nothing to change", nothing, Errno::EINVAL)
-    })?;
-    match child.exit()? {
-        Exit::Status(0) => Ok(()),
-        Exit::Signal(Signal::SIGSEGV) => crate::check::skip("this kernel runs no 32-bit programs"),
-        end => bail!("the child ended with {end:?}"),
-    }
+    })
 }
 
-fn denied(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    let out = Region::anonymous(1)?;
-    let (read, write) = (queue::Access::Read, queue::Access::Write);
+fn denied(worker: Worker) -> Result<()> {
+    let result = Region::anonymous(1)?;
+    let out = result.addr();
+    use queue::Access::{Atomic, Fetch, Read, Write};
     for resident in [false, true] {
-        let memory = Memory::new(8)?;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
-        }
+        let memory = Memory::placed(&worker.device, 8, resident)?;
         let region = &memory.region;
         let (addr, len) = (region.addr(), region.len() as u64);
         let page = region.part(3..4).addr();
         worker.device.advise(region.part(3..5), deny())?;
         let add = Packet::add(Width::Eight, page + 8, 1, 3, 0);
+        let (last, chase) = (page + 4088, Packet::chase(out, page + 16, 0, 1));
         for (what, packet, access, at) in [
-            ("SUM", Packet::sum(out.addr(), addr, len), read, page),
-            (
-                "CHASE",
-                Packet::chase(out.addr(), page + 16, 0, 1),
-                read,
-                page + 16,
-            ),
-            ("ATOMIC", add, queue::Access::Atomic, page + 8),
-            ("FENCE", Packet::fence(page + 4088, 1), write, page + 4088),
-            (
-                "COPY from",
-                Packet::copy(out.addr(), page - 8, 16),
-                read,
-                page,
-            ),
-            ("COPY to", Packet::copy(page, out.addr(), 8), write, page),
+            ("SUM", Packet::sum(out, addr, len), Read, page),
+            ("CHASE", chase, Read, page + 16),
+            ("ATOMIC", add, Atomic, page + 8),
+            ("FENCE", Packet::fence(last, 1), Write, last),
+            ("COPY from", Packet::copy(out, page - 8, 16), Read, page),
+            ("COPY to", Packet::copy(page, out, 8), Write, page),
         ] {
-            let expected = Outcome::failed(1, Errno::EACCES, access, at);
-            equal(what, worker.run(&[Packet::spin(0), packet])?, expected)?;
+            is_denied(&worker, what, packet, access, at)?;
         }
-        memory.verify(memory.all())?;
+        memory.intact()?;
         // What lies before is done, and nothing behind.
-        let outcome = worker.run(&[Packet::fill(addr + 8, len - 8, 7)])?;
-        let expected = Outcome::failed(0, Errno::EACCES, write, page);
-        equal("FILL", outcome, expected)?;
+        let fill = Packet::fill(addr + 8, len - 8, 7);
+        is_denied(&worker, "FILL", fill, Write, page)?;
         memory.verify(3..8)?;
         equal("the last word before", region.load(3 * 512 - 1), 7)?;
         worker.device.advise(region.range(), Change::back())?;
@@ -312,20 +289,19 @@ fn denied(context: &Context) -> Result<()> {
     // Packets, too, are memory.
     let code = worker.store(&[Packet::spin(0)]);
     worker.device.advise(worker.code.range(), deny())?;
-    let job = worker.queue.submit(code, 1)?;
-    let expected = Outcome::failed(0, Errno::EACCES, queue::Access::Fetch, code);
-    equal("a packet", worker.outcome(job)?, expected)?;
+    let outcome = worker.outcome(worker.queue.submit(code, 1)?)?;
+    let expected = Outcome::failed(0, Errno::EACCES, Fetch, code);
+    equal("a packet", outcome, expected)?;
     worker.device.advise(worker.code.range(), Change::back())?;
     worker.does(&[Packet::spin(0)])
 }
 
-fn denied_at_once(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn denied_at_once(worker: Worker) -> Result<()> {
     let memory = Memory::new(8)?;
     let region = &memory.region;
     let page = region.part(5..6);
     let fill = Packet::fill(region.addr(), region.len() as u64, 0x77);
-    for round in 0..20 {
+    for_all(0..20, |round| {
         if round % 2 == 1 {
             memory.view(&worker.device, memory.all())?;
         }
@@ -333,64 +309,51 @@ fn denied_at_once(context: &Context) -> Result<()> {
             let engine = scope.spawn(|| worker.repeat(&[fill], || false));
             thread::sleep(Duration::from_millis(5 + round));
             worker.device.advise(page, deny())?;
-            let word = |index: usize| 5 * 512 + index;
-            region.store(word(0), 1);
-            region.store(word(511), 2);
-            let outcome = crate::context::joined(engine)?;
-            let seen = (region.load(word(0)), region.load(word(511)));
-            equal("words of a CPU", seen, (1, 2))?;
+            let words = [5 * 512, 5 * 512 + 511];
+            words.iter().for_each(|word| region.store(*word, 1));
+            let outcome = joined(engine)?;
+            words_are("a word of a CPU", region, words, 1)?;
             Ok(outcome)
         })?;
         let expected = (Some(Errno::EACCES), page.addr(), queue::Access::Write);
         let seen = (outcome.error, outcome.fault_addr, outcome.access);
         equal("how the job ended", seen, expected)?;
         worker.device.advise(region.range(), Change::back())?;
-        worker.does(&[fill])?;
-    }
-    Ok(())
+        worker.does(&[fill])
+    })
 }
 
-fn denied_to_engines_only(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn denied_to_engines_only(WithEngines(device): WithEngines) -> Result<()> {
     let memory = Memory::new(8)?;
-    device.advise(memory.region.range(), deny())?;
-    memory.device_reads(&device, memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.device_refills(&device, 2)?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.move_back(&device, memory.all(), 8)?;
-    let runs = vec![(8, Access::None)];
-    equal("advice", access_in(&device, &memory.region)?, runs)?;
-    // What is exclusive to the device is mapped by it, and so forgotten with the rest.
     let range = memory.region.range();
+    device.advise(range, deny())?;
+    memory.device_reads(&device, memory.all())?;
+    memory.out(&device)?;
+    memory.device_refills(&device, 2)?;
+    memory.intact()?;
+    memory.out(&device)?;
+    memory.move_back(&device, memory.all(), 8)?;
+    runs_are(&device, &memory.region, &[(8, Access::None)])?;
+    // What is exclusive to the device is mapped by it, and so forgotten with the rest.
     let mut view = vec![0; memory.region.len()];
     device.exclusive(range, &mut view)?;
     equal("exclusive", device.is_exclusive(range)?, true)?;
     device.advise(range, Change::back())?;
     equal("exclusive then", device.is_exclusive(range)?, false)?;
     memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
-fn prefetched(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn prefetched(worker: Worker) -> Result<()> {
     let memory = Memory::new(16)?;
-    let region = &memory.region;
-    let on_device =
-        |pages| -> Result<u64> { Ok(Survey::of(region.part(pages))?.on_device() as u64) };
-    worker.device.advise(region.part(4..8), deny())?;
-    worker.does(&[Packet::prefetch(region.addr(), region.len() as u64)])?;
-    equal("those before", on_device(0..4)?, 4)?;
-    equal("those denied", on_device(4..8)?, 0)?;
-    equal("those behind", on_device(8..16)?, 8)?;
-    worker.device.advise(region.range(), Change::back())?;
-    worker.device.advise(region.part(0..2), deny())?;
-    worker.does(&[Packet::prefetch_to_system(
-        region.addr(),
-        region.len() as u64,
-    )])?;
-    equal("those denied, back", on_device(0..2)?, 2)?;
-    equal("the others, back", on_device(2..16)?, 0)?;
-    memory.verify(memory.all())
+    let (region, device) = (&memory.region, &worker.device);
+    let (addr, len) = (region.addr(), region.len() as u64);
+    device.advise(region.part(4..8), deny())?;
+    worker.does(&[Packet::prefetch(addr, len)])?;
+    memory.only(4..8, Where::System, Where::Device)?;
+    device.advise(region.range(), Change::back())?;
+    device.advise(region.part(0..2), deny())?;
+    worker.does(&[Packet::prefetch_to_system(addr, len)])?;
+    memory.only(0..2, Where::Device, Where::System)?;
+    memory.intact()
 }

@@ -2,12 +2,13 @@
 
 //! Arguments of ADVISE_SET and ADVISE_GET: the errno of the header for each that is wrong.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use dmirror_client::advice::{Access, Advised, Change};
 
+use super::advise::advised;
+use super::queue_arguments::pair;
 use crate::prelude::*;
-use crate::worker::open;
 
 cases! { "advise":
     set_arguments = "Ranges, masks, values and descriptors that are none are refused, and nothing changes.",
@@ -16,23 +17,21 @@ cases! { "advise":
     bad_struct = "A struct that cannot be accessed is EFAULT.",
 }
 
-/// Two members of 4 bytes, as they lie in a word.
-fn pair(first: u32, second: u32) -> u64 {
-    let [a, b, c, d] = first.to_ne_bytes();
-    let [e, f, g, h] = second.to_ne_bytes();
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-}
-
 /// A struct in words.
 type Words = Vec<u64>;
 
-/// Sends a struct to a device.
-fn send(device: &Device, (number, size): (u32, usize), words: &Words) -> Result<(), Errno> {
+/// Memory that begins with a struct.
+fn argument(words: &Words) -> Result<Region, Errno> {
     let argument = Region::anonymous(2).map_err(|_| Errno::ENOMEM)?;
     for (index, word) in words.iter().enumerate() {
         argument.store(index, *word);
     }
-    device.call_at(number, size, &argument)
+    Ok(argument)
+}
+
+/// Sends a struct to a device.
+fn send(device: &Device, (number, size): (u32, usize), words: &Words) -> Result<(), Errno> {
+    device.call_at(number, size, &argument(words)?)
 }
 
 /// The members of ADVISE_SET but for the first two.
@@ -63,6 +62,11 @@ impl Set {
         }
     }
 
+    /// Names a descriptor as that of a peer.
+    fn peer(&mut self, fd: i32) {
+        (self.location, self.fd) = (3, fd);
+    }
+
     fn words(self) -> Words {
         vec![
             pair(48, 0),
@@ -78,27 +82,20 @@ impl Set {
 /// What is to be wrong with a call that is right.
 type Wrong<'a> = (&'a str, &'a dyn Fn(&mut Set), Errno);
 
-fn set_arguments(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn set_arguments(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(4)?;
     let page = page_size() as u64;
-    let null = File::open("/dev/null")?.as_fd().try_clone_to_owned()?;
-    let closed = 987_654;
-    let inval = Errno::EINVAL;
+    let set = |words: Words| send(&device, Device::ADVISE_SET, &words);
+    let null = File::open("/dev/null")?;
+    let (of_others, closed) = (null.as_raw_fd(), 987_654);
+    let (wraps, last) = (page.wrapping_neg(), (page * 4).wrapping_neg());
+    let (inval, badf, fault) = (Errno::EINVAL, Errno::EBADF, Errno::EFAULT);
     let table: [Wrong<'_>; 24] = [
         ("an address between pages", &|s| s.addr += 8, inval),
         ("a length between pages", &|s| s.len -= 8, inval),
         ("no length", &|s| s.len = 0, inval),
-        (
-            "a range that wraps around",
-            &|s| s.len = page.wrapping_neg(),
-            inval,
-        ),
-        (
-            "the end of all addresses",
-            &|s| s.addr = (page * 4).wrapping_neg(),
-            inval,
-        ),
+        ("a range that wraps around", &|s| s.len = wraps, inval),
+        ("the end of all addresses", &|s| s.addr = last, inval),
         ("no mask", &|s| s.mask = 0, inval),
         ("an unknown bit", &|s| s.mask |= 16, inval),
         ("the last bit", &|s| s.mask |= 1 << 31, inval),
@@ -113,55 +110,29 @@ fn set_arguments(context: &Context) -> Result<()> {
         ("a large granule", &|s| s.granule = 4 << 20, inval),
         ("a crooked granule", &|s| s.granule = 12288, inval),
         ("a descriptor without a peer", &|s| s.fd = 1, inval),
-        (
-            "a descriptor of others",
-            &|s| (s.location, s.fd) = (3, null.as_raw_fd()),
-            inval,
-        ),
-        (
-            "a descriptor of nothing",
-            &|s| (s.location, s.fd) = (3, closed),
-            Errno::EBADF,
-        ),
-        (
-            "a negative descriptor",
-            &|s| (s.location, s.fd) = (3, -1),
-            Errno::EBADF,
-        ),
-        (
-            "a range of nothing",
-            &|s| (s.addr, s.len) = (page, page),
-            Errno::EFAULT,
-        ),
-        (
-            "addresses of the kernel",
-            &|s| s.addr = 0xffff_8000_0000_0000,
-            Errno::EFAULT,
-        ),
+        ("a descriptor of others", &|s| s.peer(of_others), inval),
+        ("a descriptor of nothing", &|s| s.peer(closed), badf),
+        ("a negative descriptor", &|s| s.peer(-1), badf),
+        ("nothing", &|s| (s.addr, s.len) = (page, page), fault),
+        ("the kernel", &|s| s.addr = 0xffff_8000_0000_0000, fault),
     ];
     for (what, change, errno) in table {
-        let mut set = Set::good(&region);
-        change(&mut set);
-        let answer = send(&device, Device::ADVISE_SET, &set.words());
-        equal(what, answer, Err(errno))?;
+        let mut wrong = Set::good(&region);
+        change(&mut wrong);
+        equal(what, set(wrong.words()), Err(errno))?;
     }
     let mut words = Set::good(&region).words();
     words[0] = pair(48, 1);
-    let answer = send(&device, Device::ADVISE_SET, &words);
-    equal("a flag", answer, Err(inval))?;
-    let end = region.range().end();
-    let seen = device.advice_at(region.addr(), end)?;
-    equal("advice after all that", seen, Advised::nothing(end))?;
-    for granule in [4096, 8192, 2 << 20, 0] {
-        let set = Set {
-            granule,
-            ..Set::good(&region)
-        };
-        send(&device, Device::ADVISE_SET, &set.words())?;
-        let seen = device.advice_at(region.addr(), end)?;
-        equal("granule", seen.granule, granule)?;
-    }
-    Ok(())
+    equal("a flag", set(words), Err(inval))?;
+    let nothing = Advised::nothing(region.range().end());
+    equal("advice after all that", advised(&device, &region)?, nothing)?;
+    for_all([4096, 8192, 2 << 20, 0], |granule| {
+        let mut good = Set::good(&region);
+        good.granule = granule;
+        set(good.words())?;
+        let seen = advised(&device, &region)?.granule;
+        equal("granule", seen, granule)
+    })
 }
 
 /// The struct of ADVISE_GET.
@@ -169,8 +140,7 @@ fn get(addr: u64, limit: u64, pad: u32) -> Words {
     vec![pair(56, 0), addr, limit, 0, 0, 0, pair(0, pad)]
 }
 
-fn get_arguments(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn get_arguments(WithEngines(device): WithEngines) -> Result<()> {
     let page = page_size() as u64;
     for (what, words, answer) in [
         ("all", get(0, page.wrapping_neg(), 0), Ok(())),
@@ -187,8 +157,7 @@ fn get_arguments(context: &Context) -> Result<()> {
     equal("the limit", last, Advised::nothing(page))
 }
 
-fn sizes(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn sizes(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(1)?;
     let set = Set::good(&region).words();
     let get = get(region.addr(), region.range().end(), 0);
@@ -217,23 +186,19 @@ fn sizes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn bad_struct(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn bad_struct(WithEngines(device): WithEngines) -> Result<()> {
     let region = Region::anonymous(1)?;
     device.advise(region.range(), Change::new().access(Access::InPlace))?;
-    let argument = Region::anonymous(1)?;
-    let words = get(region.addr(), region.range().end(), 0);
-    for (index, word) in words.into_iter().enumerate() {
-        argument.store(index, word);
-    }
-    let (number, size) = Device::ADVISE_GET;
-    argument.protect(0..1, Protection::Read)?;
-    let answer = device.call_at(number, size, &argument);
-    equal("ADVISE_GET, read-only", answer, Err(Errno::EFAULT))?;
-    argument.protect(0..1, Protection::None)?;
-    for (number, size) in [Device::ADVISE_GET, Device::ADVISE_SET] {
+    let argument = argument(&get(region.addr(), region.range().end(), 0))?;
+    for ((number, size), protection) in [
+        (Device::ADVISE_GET, Protection::Read),
+        (Device::ADVISE_GET, Protection::None),
+        (Device::ADVISE_SET, Protection::None),
+    ] {
+        argument.protect(0..1, protection)?;
         let answer = device.call_at(number, size, &argument);
-        equal("a hidden struct", answer, Err(Errno::EFAULT))?;
+        let what = format!("a struct with {protection:?}");
+        equal(&what, answer, Err(Errno::EFAULT))?;
     }
     Ok(())
 }

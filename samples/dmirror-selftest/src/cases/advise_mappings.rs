@@ -4,13 +4,13 @@
 //! Documentation/abi.md.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dmirror_client::advice::{Access, Change, MOST};
 use dmirror_client::queue;
-use dmirror_client::queue::Outcome;
 
-use super::advise::{access_in, deny, refused};
+use super::advise::{access_in, allow, deny, is_denied, refused, runs_are};
+use super::engine::words_are;
 use crate::prelude::*;
 use crate::worker::open;
 
@@ -36,83 +36,64 @@ const NOTHING: Access = Access::Default;
 
 /// A device, and memory that engines must not access.
 fn denied(context: &Context) -> Result<(Device, Memory)> {
-    let device = open(context)?;
-    let memory = Memory::new(PAGES)?;
+    let (device, memory) = (open(context)?, Memory::new(PAGES)?);
     device.advise(memory.region.range(), deny())?;
     Ok((device, memory))
 }
 
-fn expect(device: &Device, region: &Region, runs: &[(usize, Access)]) -> Result<()> {
-    equal(
-        "advice by pages",
-        access_in(device, region)?.as_slice(),
-        runs,
-    )
-}
-
 /// Checks that nothing is advised for a region.
 fn nothing(device: &Device, region: &Region) -> Result<()> {
-    expect(device, region, &[(region.pages(), NOTHING)])
+    runs_are(device, region, &[(region.pages(), NOTHING)])
+}
+
+/// Checks that nothing is advised for a range, which may have holes.
+fn nothing_at(device: &Device, range: PageRange) -> Result<()> {
+    let seen = device.advice_at(range.addr(), range.end())?;
+    equal("advice", (seen.access, seen.end), (NOTHING, range.end()))
 }
 
 fn unmapped(context: &Context) -> Result<()> {
     let (device, memory) = denied(context)?;
-    let (start, end) = (memory.region.addr(), memory.region.range().end());
+    let all = memory.region.range();
     let mut head = memory.region;
     let mut part = head.split_off(4);
     let tail = part.split_off(8);
     let hole = part.range();
     drop(part);
-    let seen = |at| device.advice_at(at, end);
-    equal("before", seen(start)?.end, hole.addr())?;
+    let seen = |at| device.advice_at(at, all.end());
+    equal("before", seen(all.addr())?.end, hole.addr())?;
     let in_hole = seen(hole.addr())?;
-    equal(
-        "in it",
-        (in_hole.access, in_hole.end),
-        (NOTHING, hole.end()),
-    )?;
+    let expected = (NOTHING, hole.end());
+    equal("in it", (in_hole.access, in_hole.end), expected)?;
     equal("behind", seen(hole.end())?.access, D)?;
     drop((head, tail));
-    let all = seen(start)?;
-    equal("all of it", (all.access, all.end), (NOTHING, end))
+    nothing_at(&device, all)
 }
 
-fn replaced(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    for resident in [false, true] {
-        let memory = Memory::new(PAGES)?;
+fn replaced(worker: Worker) -> Result<()> {
+    for_all([false, true], |resident| {
+        let memory = Memory::placed(&worker.device, PAGES, resident)?;
         let region = &memory.region;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
-        }
         worker.device.advise(region.range(), deny())?;
         region.replace(4..8)?;
-        let runs = [(4, D), (8, NOTHING), (PAGES, D)];
-        expect(&worker.device, region, &runs)?;
+        runs_are(&worker.device, region, &[(4, D), (8, NOTHING), (PAGES, D)])?;
         let part = region.part(4..8);
         worker.does(&[Packet::fill(part.addr(), part.bytes(), 3)])?;
-        let outcome = worker.run(&[Packet::fill(part.addr(), part.bytes() + 1, 4)])?;
+        let more = Packet::fill(part.addr(), part.bytes() + 1, 4);
         let write = queue::Access::Write;
-        let expected = Outcome::failed(0, Errno::EACCES, write, part.end());
-        equal("one byte more", outcome, expected)?;
+        is_denied(&worker, "one byte more", more, write, part.end())?;
         region.replace_by_shared(0..PAGES)?;
-        nothing(&worker.device, region)?;
-    }
-    Ok(())
+        nothing(&worker.device, region)
+    })
 }
 
 fn moved(context: &Context) -> Result<()> {
     let (device, memory) = denied(context)?;
-    let (data, old) = (memory.data(), memory.region.range());
-    let region = memory.region.relocate()?;
-    nothing(&device, &region)?;
-    let seen = device.advice_at(old.addr(), old.end())?;
-    equal(
-        "the old address",
-        (seen.access, seen.end),
-        (NOTHING, old.end()),
-    )?;
-    data.check(&region, 0..PAGES)?;
+    let old = memory.region.range();
+    let memory = memory.relocated()?;
+    nothing(&device, &memory.region)?;
+    nothing_at(&device, old)?;
+    memory.intact()?;
     // Those of hugetlb and of files go another way.
     let file = Region::options(PAGES).shared().map()?;
     device.advise(file.range(), deny())?;
@@ -121,12 +102,8 @@ fn moved(context: &Context) -> Result<()> {
 
 fn left_mapped(context: &Context) -> Result<()> {
     let (device, memory) = denied(context)?;
-    let taken = match memory.region.take_pages() {
-        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
-            return crate::check::skip("this kernel has no MREMAP_DONTUNMAP");
-        }
-        answer => answer?,
-    };
+    let reason = "this kernel has no MREMAP_DONTUNMAP";
+    let taken = skip_on(Errno::EINVAL, reason, memory.region.take_pages())?;
     nothing(&device, &memory.region)?;
     nothing(&device, &taken)
 }
@@ -139,98 +116,77 @@ fn grown(context: &Context) -> Result<()> {
     device.advise(region.range(), deny())?;
     let region = region.resize(PAGES / 2)?;
     nothing(&device, &region)?;
-    let seen = device.advice_at(old.addr(), old.end())?;
-    equal(
-        "the first address",
-        (seen.access, seen.end),
-        (NOTHING, old.end()),
-    )
+    nothing_at(&device, old)
 }
 
 fn forked(context: &Context) -> Result<()> {
     let (device, memory) = denied(context)?;
     let region = &memory.region;
-    helper(|| {
+    in_child(|| {
         let own = Worker::new(context)?;
         nothing(&own.device, region)?;
         own.does(&[Packet::fill(region.addr(), region.len() as u64, 5)])?;
         region.replace(0..PAGES / 2)?;
-        own.device
-            .advise(region.range(), Change::new().access(Access::Migrate))?;
-        Ok(())
-    })?
-    .join()?;
-    expect(&device, region, &[(PAGES, D)])?;
-    memory.verify(memory.all())
+        Ok(allow(&own.device, region.range(), Access::Migrate)?)
+    })?;
+    runs_are(&device, region, &[(PAGES, D)])?;
+    memory.intact()
 }
 
 fn kept(context: &Context) -> Result<()> {
     let (device, memory) = denied(context)?;
     let region = &memory.region;
-    let whole = [(PAGES, D)];
+    let is_kept = || runs_are(&device, region, &[(PAGES, D)]);
     for protection in [Protection::None, Protection::Read, Protection::ReadWrite] {
         // Splits the mapping, and merges it again.
         region.protect(4..8, protection)?;
-        expect(&device, region, &whole)?;
+        is_kept()?;
     }
     region.lock(2..5)?;
     region.unlock(2..5)?;
-    for advice in [
-        Advice::DontFork,
-        Advice::DoFork,
-        Advice::NoHuge,
-        Advice::Cold,
-        Advice::Free,
-        Advice::DontNeed,
-    ] {
+    use Advice::{Cold, DoFork, DontFork, DontNeed, Free, NoHuge};
+    for advice in [DontFork, DoFork, NoHuge, Cold, Free, DontNeed] {
         region.advise(3..9, advice)?;
-        expect(&device, region, &whole).with_context(|| format!("{advice:?}"))?;
+        is_kept().with_context(|| format!("{advice:?}"))?;
     }
     memory.fill(memory.all());
-    memory.move_out(&device, memory.all())?;
-    expect(&device, region, &whole)?;
+    memory.out(&device)?;
+    is_kept()?;
     device.release()?;
-    memory.verify(memory.all())?;
-    expect(&device, region, &whole)
+    memory.intact()?;
+    is_kept()
 }
 
-fn holes(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn holes(WithEngines(device): WithEngines) -> Result<()> {
     let (memory, whole, behind) = Memory::before_hole(PAGES, 2)?;
-    device.advise(memory.region.part(0..4), deny())?;
-    let runs = [(4, D), (PAGES, NOTHING)];
-    let change = || Change::new().access(Access::InPlace);
-    let answer = device.advise(whole, change());
-    refused("a hole at the end", answer, Errno::EFAULT)?;
-    expect(&device, &memory.region, &runs)?;
-    let all = dmirror_client::PageRange::new(whole.addr(), whole.pages() + 1)?;
-    let answer = device.advise(all, change());
-    refused("a hole inside", answer, Errno::EFAULT)?;
-    expect(&device, &memory.region, &runs)?;
+    let region = &memory.region;
+    device.advise(region.part(0..4), deny())?;
+    let all = PageRange::new(whole.addr(), whole.pages() + 1)?;
+    for (what, range) in [("a hole at the end", whole), ("a hole inside", all)] {
+        let answer = allow(&device, range, Access::InPlace);
+        refused(what, answer, Errno::EFAULT)?;
+        runs_are(&device, region, &[(4, D), (PAGES, NOTHING)])?;
+    }
     nothing(&device, &behind)?;
-    device.advise(memory.region.range(), change())?;
-    expect(&device, &memory.region, &[(PAGES, Access::InPlace)])
+    allow(&device, region.range(), Access::InPlace)?;
+    runs_are(&device, region, &[(PAGES, Access::InPlace)])
 }
 
-fn other_memory(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn other_memory(worker: Worker) -> Result<()> {
     let options = || Region::options(PAGES);
-    let file = fs::File::open("/proc/self/exe")?;
+    let (file, device) = (File::open("/proc/self/exe")?, &worker.device);
     for region in [
         options().shared().map()?,
         options().private_file(file).map()?,
-        options().shared_file(worker.device.file()?).map()?,
+        options().shared_file(device.file()?).map()?,
     ] {
-        worker.device.advise(region.range(), deny())?;
-        expect(&worker.device, &region, &[(PAGES, D)])?;
-        let out = worker.code.addr();
-        let outcome = worker.run(&[Packet::sum(out, region.addr(), 8)])?;
+        device.advise(region.range(), deny())?;
+        runs_are(device, &region, &[(PAGES, D)])?;
+        let sum = Packet::sum(worker.code.addr(), region.addr(), 8);
         let read = queue::Access::Read;
-        let expected = Outcome::failed(0, Errno::EACCES, read, region.addr());
-        equal("a job", outcome, expected)?;
+        is_denied(&worker, "a job", sum, read, region.addr())?;
         region.replace(0..PAGES / 2)?;
-        let runs = [(PAGES / 2, NOTHING), (PAGES, D)];
-        expect(&worker.device, &region, &runs)?;
+        runs_are(device, &region, &[(PAGES / 2, NOTHING), (PAGES, D)])?;
     }
     Ok(())
 }
@@ -244,11 +200,12 @@ fn fdinfo(device: &Device, key: &str) -> Result<u64> {
     Ok(value.trim().parse()?)
 }
 
-fn holes_without_end(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let ranges = |device: &Device| fdinfo(device, "dmirror-advised-ranges:");
-    let lost = |device: &Device| fdinfo(device, "dmirror-advice-lost-pages:");
-    equal("ranges at first", ranges(&device)?, 0)?;
+fn holes_without_end(WithEngines(device): WithEngines) -> Result<()> {
+    let is = |what: &str, key: &str, expected: usize| {
+        equal(what, fdinfo(&device, key)?, expected as u64)
+    };
+    let (ranges, lost) = ("dmirror-advised-ranges:", "dmirror-advice-lost-pages:");
+    is("ranges at first", ranges, 0)?;
     // One range becomes more than there are places for.
     const EXTRA: usize = 10;
     let splits = 2 * MOST - 1;
@@ -261,98 +218,69 @@ fn holes_without_end(context: &Context) -> Result<()> {
         let seen = device.advice_at(region.part(page..page + 1).addr(), u64::MAX & !4095)?;
         equal("what is new", seen.access, NOTHING)?;
         if index + 1 == splits {
-            equal("ranges then", ranges(&device)?, 2 * MOST as u64)?;
-            equal("nothing lost", lost(&device)?, 0)?;
+            is("ranges then", ranges, 2 * MOST)?;
+            is("nothing lost", lost, 0)?;
         }
     }
-    equal("ranges at last", ranges(&device)?, 2 * MOST as u64)?;
+    is("ranges at last", ranges, 2 * MOST)?;
     // Of each range that could not be split the shorter part was forgotten: the page before.
-    equal("pages lost", lost(&device)?, EXTRA as u64)?;
-    let mut seen = vec![NOTHING; region.pages()];
-    let mut start = 0;
+    is("pages lost", lost, EXTRA)?;
+    let mut page = 0;
     for (end, access) in access_in(&device, &region)? {
-        seen[start..end].fill(access);
-        start = end;
-    }
-    for (page, access) in seen.into_iter().enumerate() {
-        let is_kept = page % 2 == 0 && page < 2 * splits || page >= 2 * holes;
-        let expected = if is_kept { D } else { NOTHING };
-        equal(&format!("page {page}"), access, expected)?;
+        for page in page..end {
+            let is_kept = page % 2 == 0 && page < 2 * splits || page >= 2 * holes;
+            let expected = if is_kept { D } else { NOTHING };
+            equal(&format!("page {page}"), access, expected)?;
+        }
+        page = end;
     }
     device.advise(region.range(), Change::back())?;
-    equal("ranges taken back", ranges(&device)?, 0)
+    is("ranges taken back", ranges, 0)
 }
 
 fn while_mappings_change(context: &Context) -> Result<()> {
     const EACH: usize = 32;
-    let worker = Worker::new(context)?;
-    let memory = Memory::new(3 * EACH)?;
+    let (worker, memory) = (Worker::new(context)?, Memory::new(3 * EACH)?);
     let (region, device) = (&memory.region, &worker.device);
     let fill = Packet::fill(region.addr(), region.len() as u64, 0x55);
-    let is_over = AtomicBool::new(false);
-    // ORDERING: only the flag counts.
-    let order = Ordering::Relaxed;
-    thread::scope(|scope| -> Result<()> {
-        let setter = |first: usize| {
-            let is_over = &is_over;
-            scope.spawn(move || -> Result<()> {
-                for step in 0_usize.. {
-                    let page = first + step % EACH;
-                    let end = (page + 1 + step % 5).min(first + EACH);
-                    let access = [Access::None, Access::Migrate, Access::InPlace, NOTHING];
-                    let access = access[step / EACH % 4];
-                    device.advise(region.part(page..end), Change::new().access(access))?;
-                    let at = region.part(page..page + 1);
-                    let seen = device.advice_at(at.addr(), at.end())?;
-                    equal("what was set", seen.access, access)?;
-                    if is_over.load(order) {
-                        break;
-                    }
-                }
-                Ok(())
-            })
-        };
-        let setters = [setter(0), setter(EACH)];
-        let mapper = scope.spawn(|| -> Result<()> {
-            for step in 0_usize.. {
-                let page = 2 * EACH + step % EACH;
-                let at = region.part(page..page + 1);
-                device.advise(at, deny())?;
-                // Now and then with the page before.
-                let first = page - usize::from(step % 3 == 0 && page > 2 * EACH);
-                region.replace(first..page + 1)?;
-                let seen = device.advice_at(at.addr(), at.end())?;
-                equal("what is new", seen.access, NOTHING)?;
-                if is_over.load(order) {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        let engine = || -> Result<()> {
-            for _ in rounds(20) {
-                let outcome = worker.run(&[fill])?;
-                match outcome.error {
-                    None | Some(Errno::EACCES) => {}
-                    Some(error) => bail!("a job failed with {error}: {outcome:?}"),
-                }
-            }
-            Ok(())
-        };
-        let answer = engine();
-        is_over.store(true, order);
-        for thread in setters {
-            joined(thread)?;
+    let is = |what: &str, page: usize, expected: Access| {
+        let at = region.part(page..page + 1);
+        let seen = device.advice_at(at.addr(), at.end())?;
+        equal(what, seen.access, expected)
+    };
+    let set = |first: usize, step: usize| {
+        let page = first + step % EACH;
+        let end = (page + 1 + step % 5).min(first + EACH);
+        let access = [Access::None, Access::Migrate, Access::InPlace, NOTHING];
+        let access = access[step / EACH % 4];
+        allow(device, region.part(page..end), access)?;
+        is("what was set", page, access)
+    };
+    let map = |step: usize| {
+        let page = 2 * EACH + step % EACH;
+        device.advise(region.part(page..page + 1), deny())?;
+        // Now and then with the page before.
+        let first = page - usize::from(step % 3 == 0 && page > 2 * EACH);
+        region.replace(first..page + 1)?;
+        is("what is new", page, NOTHING)
+    };
+    let steps = [const { AtomicUsize::new(0) }; 3];
+    // ORDERING: each is for one thread.
+    let next = |of: usize| steps[of].fetch_add(1, Ordering::Relaxed);
+    let others: [&(dyn Fn() -> Result<()> + Sync); 3] =
+        [&|| set(0, next(0)), &|| set(EACH, next(1)), &|| {
+            map(next(2))
+        }];
+    beside(&others, || {
+        for _ in rounds(20) {
+            let outcome = worker.run(&[fill])?;
+            let may_be = matches!(outcome.error, None | Some(Errno::EACCES));
+            ensure!(may_be, "how a job ended: {outcome:?}");
         }
-        joined(mapper)?;
-        answer
+        Ok(())
     })?;
     device.advise(region.range(), Change::back())?;
     nothing(device, region)?;
     worker.does(&[fill])?;
-    ensure!(
-        (0..region.len() / 8).all(|index| region.load(index) == 0x55),
-        "not all was written"
-    );
-    Ok(())
+    words_are("a word", region, 0..region.len() / 8, 0x55)
 }

@@ -3,30 +3,79 @@
 //! Devices with coherent memory, which CPUs reach like any other: pages stay
 //! there until a command, an eviction or a pin brings them back.
 
-use dmirror_client::Ring;
-use dmirror_client::device::prot;
+use dmirror_client::device::prot::{
+    COHERENT_LOCAL as LOCAL, COHERENT_REMOTE as REMOTE, READ, WRITE,
+};
 use dmirror_client::place::Place;
+use dmirror_client::{Command, Ring};
 
 use super::huge;
 use crate::prelude::*;
 use crate::reload::{Unloaded, with_parameters};
+use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
 
 cases! { "coherent":
-    cpu_access_stays = "CPUs read and write pages on the device, and the pages stay there.",
-    device_access = "The device reads and writes its pages, and CPUs see it.",
-    other_opens = "Open files of one device see each other's work on its pages, and the CPU's.",
-    snapshot = "SNAPSHOT tells the device's own pages from another's.",
-    back = "MIGRATE_TO_SYS brings pages back with the data that CPUs wrote there.",
-    huge_pages = "Huge pages go to the device, in small pages, and come back.",
+    cpu_access_stays = "CPUs read and write pages on the device, and the pages stay there."
+        => on_device(cpu_access_stays),
+    device_access = "The device reads and writes its pages, and CPUs see it." => steps(small, [
+            (C, Out(ALL)),
+            (Cpu, Times(3, vec![(C, Writes), (Cpu, Reads(ALL)), (Cpu, Writes), (C, Reads(ALL))])),
+            (Cpu, Finds(ALL, Where::Device)),
+        ]),
+    other_opens = "Open files of one device see each other's work on its pages, and the CPU's."
+        => steps(small, [
+            (C, Out(ALL)),
+            (Cpu, Times(3, vec![
+                (D, Writes), (C, Reads(ALL)), (Cpu, Writes), (D, Reads(ALL)),
+                (D, Back(HALF, PAGES / 2)), (Cpu, Writes), (C, Reads(ALL)), (C, Out(ALL)),
+            ])),
+            (D, Reads(ALL)), (Cpu, Reads(ALL)),
+        ]),
+    snapshot = "SNAPSHOT tells the device's own pages from another's." => steps(small, [
+            (C, Out(ALL)), (C, Shows(ALL, WRITE | LOCAL)), (E, Shows(ALL, WRITE | REMOTE)),
+            (A, Shows(ALL, WRITE | REMOTE)), // a private device
+            (Cpu, Protects(ALL, Protection::Read)), (C, Shows(ALL, READ | LOCAL)),
+            (Cpu, Protects(ALL, Protection::ReadWrite)), (C, Back(ALL, PAGES)),
+            (C, Shows(ALL, WRITE)),
+        ]),
+    back = "MIGRATE_TO_SYS brings pages back with the data that CPUs wrote there."
+        => |context: &Context| leaves_room(context, &steps(small, [
+            (C, Out(ALL)),
+            (Cpu, Times(3, vec![
+                (Cpu, Writes), (C, Back(ALL, PAGES)), (Cpu, Reads(ALL)), (C, Reads(ALL)),
+                (C, Out(ALL)),
+            ])),
+            (Cpu, Reads(ALL)),
+        ])),
+    huge_pages = "Huge pages go to the device, in small pages, and come back."
+        => steps(|| huge::huge(2), [
+            (C, Out(100..300)), (C, Out(ALL)), (Cpu, Reads(ALL)), (Cpu, Writes), (C, Reads(ALL)),
+            (Cpu, Finds(ALL, Where::Device)), (C, Back(100..600, 500)),
+            (C, Back(ALL, 2 * HUGE / page_size() - 500)), (Cpu, Reads(ALL)), (C, HasRoom),
+        ]),
     holes = "Holes become zeroed device pages that CPUs write to in place.",
-    protected = "Pages whose protection changes on the device stay there.",
-    forked = "After fork both sides write to what was on the device, each its own.",
+    protected = "Pages whose protection changes on the device stay there." => steps(small, [
+            (C, Out(ALL)), (C, Reads(ALL)), (Cpu, Protects(ALL, Protection::Read)),
+            (C, Does(cannot_write)), (C, Reads(ALL)), (Cpu, Reads(ALL)),
+            (Cpu, Protects(ALL, Protection::ReadWrite)), (C, Writes), (Cpu, Reads(ALL)),
+            (Cpu, Writes), (C, Reads(ALL)),
+        ]),
+    forked = "After fork both sides write to what was on the device, each its own."
+        => |context: &Context| leaves_room(context, &on_device(forked)),
     forked_device_writes = "After fork the device writes for one side only.",
-    dropped = "Pages that are dropped or unmapped on the device are free again.",
+    dropped = "Pages that are dropped or unmapped on the device are free again."
+        => |context: &Context| leaves_room(context, &steps(small, [
+            (C, Out(ALL)), (Cpu, Advises(0..10, Advice::DontNeed)), (Cpu, ReadsZeros(0..10)),
+            (C, ReadsZeros(0..10)), (Cpu, Reads(10..PAGES)),
+        ])),
     addresses = "Each coherent device has its memory at the address that was given for it, and not for the other.",
     eviction = "A full device evicts, and a program with four times its memory finds all its data right.",
-    released = "RELEASE brings all pages back.",
-    pinned = "A long-term pin brings pages back to system memory.",
+    released = "RELEASE brings all pages back." => steps(small, [
+            (C, Out(ALL)), (Cpu, Writes),
+            (C, Does(|device, _| equal("pages released", device.release()?.pages, PAGES as u64))),
+            (Cpu, Finds(ALL, Where::System)), (Cpu, Reads(ALL)), (C, Reads(ALL)), (C, HasRoom),
+        ]),
+    pinned = "A long-term pin brings pages back to system memory." => on_device(pinned),
     other_device = "A page on one device is not taken by another: ENOENT, and it stays.",
     unloaded = "Unloading brings pages back while their program goes on.",
 }
@@ -37,213 +86,101 @@ fn open(context: &Context) -> Result<Device> {
     context.open_coherent(0)
 }
 
-/// Memory that is on the device.
-fn there(device: &Device) -> Result<Memory> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(device, memory.all())?;
-    Ok(memory)
+/// A case with memory that is on the device.
+fn on_device(body: fn(&Device, &Memory) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
+    move |context| {
+        let device = open(context)?;
+        body(&device, &Memory::resident(&device, PAGES)?)
+    }
 }
 
-fn cpu_access_stays(context: &Context) -> Result<()> {
+/// Runs a case, and checks that it leaves nothing on the device.
+fn leaves_room(context: &Context, case: &dyn Fn(&Context) -> Result<()>) -> Result<()> {
     let device = open(context)?;
-    let memory = there(&device)?;
+    let before = Before::of(&device)?;
+    case(context)?;
+    before.nothing_is_left(&device)
+}
+
+fn cpu_access_stays(device: &Device, memory: &Memory) -> Result<()> {
     // Frames that the CPU has mapped.
     let survey = Survey::of(memory.region.range())?;
     let mapped = survey.count(|place| matches!(place, Place::Device { entry: None, .. }));
     equal("pages mapped where they are", mapped, PAGES)?;
     for round in 2..5 {
-        memory.verify(memory.all())?;
-        memory.refill(round);
-        memory.verify(memory.all())?;
-        memory.device_reads(&device, memory.all())?;
+        memory.intact()?;
+        memory.rewrite(round)?;
+        memory.reads(device)?;
     }
     memory.expect("after all this", memory.all(), Where::Device)?;
-    equal(
-        "places",
-        Survey::of(memory.region.range())?.places(),
-        survey.places(),
-    )
-}
-
-fn device_access(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let memory = there(&device)?;
-    for round in 2..5 {
-        memory.device_refills(&device, 2 * round)?;
-        memory.verify(memory.all())?;
-        memory.refill(2 * round + 1);
-        memory.device_reads(&device, memory.all())?;
-    }
-    memory.expect("after all this", memory.all(), Where::Device)
-}
-
-fn other_opens(context: &Context) -> Result<()> {
-    let (device, other) = (open(context)?, open(context)?);
-    let memory = there(&device)?;
-    for round in 2..5 {
-        memory.device_refills(&other, 10 * round)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.refill(10 * round + 1);
-        memory.device_reads(&other, memory.all())?;
-        memory.move_back(&other, 0..PAGES / 2, PAGES / 2)?;
-        memory.refill(10 * round + 2);
-        memory.device_reads(&device, memory.all())?;
-        memory.move_out(&device, memory.all())?;
-    }
-    memory.device_reads(&other, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn snapshot(context: &Context) -> Result<()> {
-    let (device, other) = (open(context)?, context.open_coherent(1)?);
-    let memory = there(&device)?;
-    let range = memory.region.range();
-    let local = prot::WRITE | prot::COHERENT_LOCAL;
-    let remote = prot::WRITE | prot::COHERENT_REMOTE;
-    snapshot_is("by its device", &device, range, local)?;
-    snapshot_is("by the other one", &other, range, remote)?;
-    snapshot_is("by a private device", &context.open()?, range, remote)?;
-    memory.region.protect(memory.all(), Protection::Read)?;
-    let local = prot::READ | prot::COHERENT_LOCAL;
-    snapshot_is("read-only", &device, range, local)?;
-    memory.region.protect(memory.all(), Protection::ReadWrite)?;
-    memory.move_back(&device, memory.all(), PAGES)?;
-    snapshot_is("back", &device, range, prot::WRITE)
-}
-
-fn back(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let before = Before::of(&device)?;
-    let memory = there(&device)?;
-    for round in 2..5 {
-        memory.refill(round);
-        memory.move_back(&device, memory.all(), PAGES)?;
-        memory.verify(memory.all())?;
-        memory.device_reads(&device, memory.all())?;
-        memory.move_out(&device, memory.all())?;
-    }
-    memory.verify(memory.all())?;
-    drop(memory);
-    before.nothing_is_left(&device)
-}
-
-fn huge_pages(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let before = Before::of(&device)?;
-    let memory = huge::huge(2)?;
-    let pages = memory.region.pages();
-    memory.move_out(&device, 100..300)?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    memory.refill(2);
-    memory.device_reads(&device, memory.all())?;
-    memory.expect("after writes", memory.all(), Where::Device)?;
-    memory.move_back(&device, 100..600, 500)?;
-    memory.move_back(&device, memory.all(), pages - 500)?;
-    memory.verify(memory.all())?;
-    before.nothing_is_left(&device)
+    let after = Survey::of(memory.region.range())?;
+    equal("places", after.places(), survey.places())
 }
 
 fn holes(context: &Context) -> Result<()> {
     let device = open(context)?;
-    for options in [
-        dmirror_client::Region::options(PAGES).huge(false),
-        huge::options(1),
-    ] {
+    for options in [Region::options(PAGES).huge(false), huge::options(1)] {
         let memory = Memory::of(options.map()?);
-        let view = memory.view(&device, memory.all())?;
-        ensure!(view.iter().all(|byte| *byte == 0), "the view is not zero");
-        ensure!(memory.region.is_zero(memory.all()), "a hole is not zero");
+        zeros("the view", &memory.view(&device, memory.all())?)?;
+        memory.is_zero(memory.all())?;
         memory.refill(2);
         memory.expect("after writes", memory.all(), Where::Device)?;
-        memory.device_reads(&device, memory.all())?;
+        memory.reads(&device)?;
     }
     Ok(())
 }
 
-fn protected(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let memory = there(&device)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.region.protect(memory.all(), Protection::Read)?;
-    let bytes = memory.data().round(9).to_bytes(memory.all());
-    let answer = device.write(memory.region.range(), &bytes);
-    fails("WRITE", answer, Errno::EPERM)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    memory.region.protect(memory.all(), Protection::ReadWrite)?;
-    memory.device_refills(&device, 2)?;
-    memory.verify(memory.all())?;
-    memory.refill(3);
-    memory.device_reads(&device, memory.all()).map(drop)
+fn cannot_write(device: &Device, memory: &Memory) -> Result<()> {
+    fails("WRITE", memory.send(device, Command::Write), Errno::EPERM)
 }
 
-fn forked(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let before = Before::of(&device)?;
-    let memory = there(&device)?;
+fn forked(device: &Device, memory: &Memory) -> Result<()> {
     let (written, wrote) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
         written.wait()?;
-        memory.verify(memory.all())?;
+        memory.intact()?;
         memory.refill(3);
         wrote.open()?;
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     memory.refill(2);
     written.open()?;
     wrote.wait()?;
-    memory.verify(memory.all())?;
-    memory.device_reads(&device, memory.all())?;
+    memory.intact()?;
+    memory.reads(device)?;
     child.join()?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    drop(memory);
-    before.nothing_is_left(&device)
+    memory.out_and_read(device)
 }
 
 fn forked_device_writes(context: &Context) -> Result<()> {
     let device = open(context)?;
-    let memory = there(&device)?;
+    let memory = Memory::resident(&device, PAGES)?;
     let (written, wrote) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
-        let own = context.open_coherent(0)?;
+        let own = open(context)?;
         written.wait()?;
-        memory.verify(memory.all())?;
-        memory.device_reads(&own, memory.all())?;
+        memory.intact()?;
+        memory.reads(&own)?;
         memory.device_refills(&own, 3)?;
         wrote.open()?;
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     memory.device_refills(&device, 2)?;
     written.open()?;
     wrote.wait()?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())?;
+    memory.both_read(&device)?;
     child.join()
-}
-
-fn dropped(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let before = Before::of(&device)?;
-    let memory = there(&device)?;
-    memory.region.advise(0..10, Advice::DontNeed)?;
-    ensure!(memory.region.is_zero(0..10), "dropped pages are not zero");
-    reads_zero(&device, memory.region.part(0..10))?;
-    memory.verify(10..PAGES)?;
-    drop(memory);
-    before.nothing_is_left(&device)
 }
 
 /// The physical address at which the memory of a device begins.
 fn start_of(device: &Device) -> Result<u64> {
-    let memory = there(device)?;
+    let memory = Memory::resident(device, PAGES)?;
     let survey = Survey::of(memory.region.range())?;
     let Some(Place::Device { frame, .. }) = survey.places().first() else {
         return skip("the kernel shows no frames");
     };
-    let address = frame * dmirror_client::page_size() as u64;
-    let iomem = std::fs::read_to_string("/proc/iomem")?;
+    let address = frame * page_size() as u64;
+    let iomem = fs::read_to_string("/proc/iomem")?;
     for line in iomem.lines() {
         let Some((range, "dmirror")) = line.trim().split_once(" : ") else {
             continue;
@@ -257,22 +194,33 @@ fn start_of(device: &Device) -> Result<u64> {
     bail!("/proc/iomem has no dmirror at {address:#x}")
 }
 
+/// Runs `body` with the module loaded with memory of `size` bytes for each device, at `starts`.
+fn with_memory(
+    context: &Context,
+    size: usize,
+    starts: [u64; 2],
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let parameters = [
+        format!("spm_size={size}"),
+        format!("spm_addr_dev0={:#x}", starts[0]),
+        format!("spm_addr_dev1={:#x}", starts[1]),
+    ];
+    with_parameters(context, &parameters.each_ref().map(String::as_str), body)
+}
+
+/// The addresses at which the memories of both devices begin.
+fn both_starts(context: &Context) -> Result<[u64; 2]> {
+    let start = |nth| start_of(&context.open_coherent(nth)?);
+    Ok([start(0)?, start(1)?])
+}
+
 fn addresses(context: &Context) -> Result<()> {
     needs_ours("memory of a size to be chosen")?;
-    let first = start_of(&context.open_coherent(0)?)?;
-    let second = start_of(&context.open_coherent(1)?)?;
+    let [first, second] = both_starts(context)?;
     for starts in [[first, second], [second, first]] {
-        let parameters = [
-            format!("spm_size={HUGE}"),
-            format!("spm_addr_dev0={:#x}", starts[0]),
-            format!("spm_addr_dev1={:#x}", starts[1]),
-        ];
-        with_parameters(context, &parameters.each_ref().map(String::as_str), || {
-            for (nth, start) in starts.into_iter().enumerate() {
-                let seen = start_of(&context.open_coherent(nth)?)?;
-                equal(&format!("spm_addr_dev{nth}"), seen, start)?;
-            }
-            Ok(())
+        with_memory(context, HUGE, starts, || {
+            equal("spm_addr_dev0 and 1", both_starts(context)?, starts)
         })?;
     }
     Ok(())
@@ -281,90 +229,56 @@ fn addresses(context: &Context) -> Result<()> {
 fn eviction(context: &Context) -> Result<()> {
     const BLOCKS: usize = 2;
     needs_ours("memory of a size to be chosen")?;
-    let mut parameters = vec![format!("spm_size={}", BLOCKS * HUGE)];
-    for nth in 0..2 {
-        let start = start_of(&context.open_coherent(nth)?)?;
-        parameters.push(format!("spm_addr_dev{nth}={start:#x}"));
-    }
-    let parameters: Vec<&str> = parameters.iter().map(String::as_str).collect();
-    with_parameters(context, &parameters, || {
-        let device = open(context)?;
-        let before = Before::of(&device)?;
-        let memory = Memory::new(4 * BLOCKS * HUGE / dmirror_client::page_size())?;
-        for round in 2..4 {
-            let mut view = vec![0xa5; memory.region.len()];
-            let counts = device.migrate_to_device(memory.region.range(), &mut view)?;
-            equal(
-                "pages moved out",
-                counts.pages,
-                memory.region.pages() as u64,
-            )?;
-            memory.data().check_bytes(&view, 0)?;
-            let there = Survey::of(memory.region.range())?.on_device();
-            let room = BLOCKS * HUGE / dmirror_client::page_size();
-            equal("pages on a full device", there, room)?;
-            memory.verify(memory.all())?;
-            memory.refill(round);
-            memory.device_reads(&device, memory.all())?;
-        }
-        memory.verify(memory.all())?;
-        drop(memory);
-        before.nothing_is_left(&device)
+    with_memory(context, BLOCKS * HUGE, both_starts(context)?, || {
+        let room = BLOCKS * HUGE / page_size();
+        let fill = |context: &Context| -> Result<()> {
+            let (device, memory) = (open(context)?, Memory::new(4 * room)?);
+            for round in 2..4 {
+                let view = moved_out(&device, memory.region.range())?;
+                memory.data().check_bytes(&view, 0)?;
+                equal("pages on a full device", memory.on_device()?, room)?;
+                memory.intact()?;
+                memory.device_sees(&device, round)?;
+            }
+            memory.intact()
+        };
+        leaves_room(context, &fill)
     })
 }
 
-fn released(context: &Context) -> Result<()> {
-    let device = open(context)?;
-    let before = Before::of(&device)?;
-    let memory = there(&device)?;
-    memory.refill(2);
-    equal("pages released", device.release()?.pages, PAGES as u64)?;
-    memory.expect("after RELEASE", memory.all(), Where::System)?;
-    memory.verify(memory.all())?;
-    memory.device_reads(&device, memory.all())?;
-    before.nothing_is_left(&device)
-}
-
-fn pinned(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn pinned(device: &Device, memory: &Memory) -> Result<()> {
     let Ok(ring) = Ring::new() else {
         return skip("no io_uring here");
     };
-    let memory = there(&device)?;
     memory.refill(2);
     ring.register(&memory.region)?;
     memory.expect("pinned", memory.all(), Where::System)?;
-    memory.verify(memory.all())?;
-    memory.device_reads(&device, memory.all())?;
-    let mut view = vec![0; memory.region.len()];
-    let answer = device.migrate_to_device(memory.region.range(), &mut view);
-    fails("pinned pages", answer, Errno::ENOENT)?;
-    memory.refill(3);
-    memory.device_reads(&device, memory.all())?;
+    memory.intact()?;
+    memory.reads(device)?;
+    fails("pinned pages", memory.try_out(device), Errno::ENOENT)?;
+    memory.device_sees(device, 3)?;
     ring.unregister()?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn other_device(context: &Context) -> Result<()> {
     let device = open(context)?;
-    let memory = there(&device)?;
+    let memory = Memory::resident(&device, PAGES)?;
     for other in [context.open_coherent(1)?, context.open()?] {
-        let mut view = vec![0; memory.region.len()];
-        let answer = other.migrate_to_device(memory.region.range(), &mut view);
+        let answer = memory.try_out(&other);
         fails_at_once("MIGRATE_TO_DEV by another device", answer, Errno::ENOENT)?;
         let answer = other.migrate_to_system(memory.region.range())?;
         equal("pages that another brings back", answer.pages, 0)?;
         memory.expect("afterwards", memory.all(), Where::Device)?;
         // It is memory that it can reach, all the same.
-        memory.device_reads(&other, memory.all())?;
-        memory.device_refills(&other, 2)?;
-        memory.verify(memory.all())?;
+        memory.reads(&other)?;
+        memory.cpu_sees(&other, 2)?;
     }
     memory.move_back(&device, memory.all(), PAGES)
 }
 
 fn unloaded(context: &Context) -> Result<()> {
-    let memory = there(&open(context)?)?;
+    let memory = Memory::resident(&open(context)?, PAGES)?;
     let (module, loader) = context.module()?;
     memory.refill(2);
     let (gone, about) = (Gate::new()?, Gate::new()?);
@@ -372,17 +286,15 @@ fn unloaded(context: &Context) -> Result<()> {
         memory.fill(0..20);
         about.open()?;
         gone.wait()?;
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     about.wait()?;
     let unloaded = Unloaded::new(&module, loader)?;
     memory.expect("after unloading", memory.all(), Where::System)?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     gone.open()?;
     child.join()?;
-    memory.refill(3);
-    memory.verify(memory.all())?;
+    memory.rewrite(3)?;
     unloaded.load_again()?;
-    memory.move_out(&open(context)?, memory.all())?;
-    memory.verify(memory.all())
+    memory.out_and_read(&open(context)?)
 }

@@ -16,6 +16,7 @@ use nix::sys::{ptrace, uio};
 use nix::unistd::Pid;
 
 use super::huge::huge;
+use super::observers::{from_outside, words_are};
 use crate::buffer::Buffer;
 use crate::prelude::*;
 
@@ -25,7 +26,7 @@ cases! { "debugger":
     poke_read_only = "A debugger writes to resident pages that the process may only read.",
     own_mem = "A process reads and writes its own resident pages through /proc/self/mem.",
     both_sides = "process_vm_readv and process_vm_writev work when pages on both sides are resident.",
-    core_file = "A core file holds the data of resident pages.",
+    core_file = "A core file holds the data of resident pages." => |context: &Context| dumped(context, PAGES, "core", Signal::SIGQUIT, str::to_owned),
     core_pipe = "A core that goes to a program holds the data of resident pages.",
     huge_from_outside = "Another process reads and writes inside of a huge page that went to the device.",
     core_huge = "A core file holds the data of huge pages that went to the device.",
@@ -46,9 +47,8 @@ struct Traced {
 fn traced(context: &Context, after: impl FnOnce(&Memory) -> Result<()>) -> Result<Traced> {
     let memory = Memory::new(PAGES)?;
     let stop = || -> Result<()> {
-        let device = context.open()?;
         memory.refill(2); // pages of its own
-        memory.move_out(&device, memory.all())?;
+        memory.out(&context.open()?)?;
         ptrace::traceme()?;
         raise(Signal::SIGSTOP)?;
         after(&memory)
@@ -69,18 +69,18 @@ fn traced(context: &Context, after: impl FnOnce(&Memory) -> Result<()>) -> Resul
 }
 
 impl Traced {
+    fn at(&self, page: usize, word: usize) -> ptrace::AddressType {
+        let start = self.memory.region.addr() as usize;
+        (start + page * page_size() + word * 8) as ptrace::AddressType
+    }
+
     fn read(&self, page: usize, word: usize) -> Result<u64> {
-        let at = self.memory.region.addr() as usize + page * page_size() + word * 8;
-        Ok(ptrace::read(self.pid, at as ptrace::AddressType)? as u64)
+        Ok(ptrace::read(self.pid, self.at(page, word))? as u64)
     }
 
     fn write(&self, page: usize, word: usize, value: u64) -> Result<()> {
-        let at = self.memory.region.addr() as usize + page * page_size() + word * 8;
-        Ok(ptrace::write(
-            self.pid,
-            at as ptrace::AddressType,
-            value as c_long,
-        )?)
+        let at = self.at(page, word);
+        Ok(ptrace::write(self.pid, at, value as c_long)?)
     }
 
     fn go_on(self) -> Result<()> {
@@ -90,37 +90,21 @@ impl Traced {
 }
 
 fn peek(context: &Context) -> Result<()> {
-    let traced = traced(context, |memory| memory.verify(memory.all()))?;
+    let traced = traced(context, Memory::intact)?;
     let data = traced.memory.data().round(2);
     for page in 0..PAGES {
         for word in [0, 77, 511] {
-            let seen = traced.read(page, word)?;
-            equal(
-                &format!("page {page}, word {word}"),
-                seen,
-                data.word(page, word),
-            )?;
+            let what = format!("page {page}, word {word}");
+            equal(&what, traced.read(page, word)?, data.word(page, word))?;
         }
     }
     traced.go_on()
 }
 
-/// The words that a debugger writes, and checks that they and no others changed.
+/// Checks that a debugger has written one word of each page, and that no others changed.
 fn poked(memory: &Memory) -> Result<()> {
-    let words = page_size() / 8;
-    for page in memory.all() {
-        for word in 0..words {
-            let data = memory.data();
-            let data = if word == 33 { data.round(3) } else { data };
-            let seen = memory.region.load(page * words + word);
-            equal(
-                &format!("page {page}, word {word}"),
-                seen,
-                data.word(page, word),
-            )?;
-        }
-    }
-    Ok(())
+    let (old, fresh) = (memory.data(), memory.data().round(3));
+    words_are(memory, |word| if word == 33 { fresh } else { old })
 }
 
 fn poke(context: &Context) -> Result<()> {
@@ -134,8 +118,7 @@ fn poke(context: &Context) -> Result<()> {
 fn poke_read_only(context: &Context) -> Result<()> {
     let traced = traced(context, |memory| {
         memory.region.protect(memory.all(), Protection::Read)?;
-        let device = context.open()?;
-        memory.move_out(&device, memory.all())?;
+        memory.out(&context.open()?)?;
         raise(Signal::SIGSTOP)?;
         poked(memory)
     })?;
@@ -144,22 +127,20 @@ fn poke_read_only(context: &Context) -> Result<()> {
     // As break points get into program text: by force.
     for page in 0..PAGES {
         let value = traced.memory.data().round(3).word(page, 33);
-        traced
-            .write(page, 33, value)
-            .with_context(|| format!("page {page}"))?;
+        let written = traced.write(page, 33, value);
+        written.with_context(|| format!("page {page}"))?;
         equal("read again", traced.read(page, 33)?, value)?;
     }
     traced.go_on()
 }
 
 fn own_mem(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = Memory::resident(&device, PAGES)?;
     let file = memory_of("self")?;
-    memory.move_out(&device, memory.all())?;
     let mut bytes = vec![0; memory.region.len()];
     file.read_exact_at(&mut bytes, memory.region.addr())?;
     memory.data().check_bytes(&bytes, 0)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     for page in memory.all() {
         let word = memory.data().round(3).word(page, 33).to_ne_bytes();
         let offset = (page * page_size() + 33 * 8) as u64;
@@ -170,32 +151,22 @@ fn own_mem(device: Device) -> Result<()> {
 
 fn both_sides(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let theirs = Memory::new(PAGES)?;
-    theirs.move_out(&device, theirs.all())?;
-    let (parent, verdict) = (Pid::this(), Gate::new()?);
-    let child = helper(|| {
+    let theirs = Memory::resident(&device, PAGES)?;
+    let (base, len) = (theirs.region.addr() as usize, theirs.region.len());
+    from_outside(|parent| {
         let device = context.open()?;
         let mut own = Buffer::new(PAGES, 9);
-        let remote = [RemoteIoVec {
-            base: theirs.region.addr() as usize,
-            len: theirs.region.len(),
-        }];
+        let remote = [RemoteIoVec { base, len }];
         own.move_out(&device, 9)?;
-        match uio::process_vm_readv(parent, &mut [IoSliceMut::new(own.bytes_mut())], &remote) {
-            Err(Errno::EPERM | Errno::ENOSYS) => return verdict.send(1),
-            answer => equal("bytes read", answer?, theirs.region.len())?,
-        }
+        let mut to = [IoSliceMut::new(own.bytes_mut())];
+        let read = uio::process_vm_readv(parent, &mut to, &remote)?;
+        equal("bytes read", read, len)?;
         theirs.data().check_bytes(own.bytes(), 0)?;
-        own.fill(9);
-        own.move_out(&device, 9)?;
-        let written = uio::process_vm_writev(parent, &[IoSlice::new(own.bytes())], &remote)?;
-        equal("bytes written", written, theirs.region.len())?;
-        verdict.send(0)
+        own.refill_there(&device, 9)?;
+        let from = [IoSlice::new(own.bytes())];
+        let written = uio::process_vm_writev(parent, &from, &remote);
+        equal("bytes written", written, Ok(len))
     })?;
-    child.join()?;
-    if verdict.receive()? != 0 {
-        return skip("a process may not look at another one here");
-    }
     crate::buffer::is_content("written", &theirs.region.to_bytes(theirs.all()), 9)
 }
 
@@ -208,45 +179,25 @@ fn huge_from_outside(device: Device) -> Result<()> {
     let last = memory.region.pages() / 2 - 1;
     for first in [last, last / 2] {
         let addr = memory.region.addr() + (first * size) as u64;
-        memory.move_out(&device, memory.all())?;
-        let remote = [RemoteIoVec {
-            base: addr as usize,
-            len: bytes.len(),
-        }];
-        let read = uio::process_vm_readv(Pid::this(), &mut [IoSliceMut::new(&mut bytes)], &remote)?;
-        equal("bytes read", read, bytes.len())?;
+        memory.out(&device)?;
+        let (base, len) = (addr as usize, bytes.len());
+        let mut to = [IoSliceMut::new(&mut bytes)];
+        let read = uio::process_vm_readv(Pid::this(), &mut to, &[RemoteIoVec { base, len }])?;
+        equal("bytes read", read, len)?;
         memory.data().check_bytes(&bytes, first)?;
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         file.write_all_at(&bytes, addr)?;
-        memory.verify(memory.all())?;
+        memory.intact()?;
     }
     Ok(())
 }
 
-/// The setting of where cores go, put back on drop.
-struct CorePattern(String);
-
-impl CorePattern {
-    const FILE: &str = "/proc/sys/kernel/core_pattern";
-
-    fn set(pattern: &str) -> Result<Self> {
-        if !is_root() {
-            return skip("needs root");
-        }
-        let Ok(before) = fs::read_to_string(Self::FILE) else {
-            return skip("the kernel writes no cores");
-        };
-        fs::write(Self::FILE, pattern)?;
-        Ok(Self(before))
+/// Sets where cores go, until the value is dropped.
+fn cores_to(pattern: &str) -> Result<Setting> {
+    if !is_root() {
+        return skip("needs root");
     }
-}
-
-impl Drop for CorePattern {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(Self::FILE, &self.0) {
-            println!("cannot set {} again: {error}", Self::FILE);
-        }
-    }
+    Setting::new("/proc/sys/kernel/core_pattern", pattern)
 }
 
 /// A file that is removed on drop.
@@ -269,21 +220,21 @@ fn dump(
     context: &Context,
     memory: &Memory,
     core: &Temporary,
+    signal: Signal,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<u8>> {
     let child = helper(|| {
-        let device = context.open()?;
         // Pages of its own, huge ones where the memory is for them.
         memory.region.advise(memory.all(), Advice::DontNeed)?;
         memory.refill(2);
-        memory.move_out(&device, memory.all())?;
+        memory.out(&context.open()?)?;
         before()?;
         memory.expect("when the core is made", memory.all(), Where::Device)?;
         setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY)?;
-        raise(Signal::SIGQUIT)?;
-        bail!("it survived SIGQUIT")
+        raise(signal)?;
+        bail!("it survived {signal}")
     })?;
-    equal("the child", child.exit()?, Exit::Signal(Signal::SIGQUIT))?;
+    equal("the child", child.exit()?, Exit::Signal(signal))?;
     // A program that takes a core may be at work when the child is gone.
     let mut before = 0;
     for _ in 0..200 {
@@ -292,7 +243,7 @@ fn dump(
             break;
         }
         before = length;
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     fs::read(&core.0).with_context(|| format!("no core in {}", core.0.display()))
 }
@@ -301,15 +252,12 @@ fn dump(
 fn segment(core: &[u8], addr: u64) -> Result<&[u8]> {
     let number = |at: usize, len: usize| -> Result<u64> {
         let bytes = core.get(at..at + len).context("the core is cut off")?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
+        let mut word = [0; 8];
+        word[..len].copy_from_slice(bytes);
+        Ok(u64::from_le_bytes(word))
     };
-    ensure!(
-        core.starts_with(b"\x7fELF\x02\x01"),
-        "no ELF file of 64 bits"
-    );
+    let is_elf = core.starts_with(b"\x7fELF\x02\x01");
+    ensure!(is_elf, "no ELF file of 64 bits");
     // Elf64_Ehdr: e_phoff, e_phentsize, e_phnum. Elf64_Phdr: p_type, p_offset,
     // p_vaddr, p_filesz.
     let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
@@ -319,9 +267,8 @@ fn segment(core: &[u8], addr: u64) -> Result<&[u8]> {
         let (start, length) = (number(header + 16, 8)?, number(header + 32, 8)?);
         if kind == 1 && (start..start + length).contains(&addr) {
             let (from, to) = (offset + (addr - start), offset + length);
-            return core
-                .get(from as usize..to as usize)
-                .context("the core is cut off");
+            let bytes = core.get(from as usize..to as usize);
+            return bytes.context("the core is cut off");
         }
     }
     bail!("no segment of the core holds {addr:#x}")
@@ -330,44 +277,41 @@ fn segment(core: &[u8], addr: u64) -> Result<&[u8]> {
 fn check_core(core: &[u8], memory: &Memory) -> Result<()> {
     let bytes = segment(core, memory.region.addr())?;
     ensure!(bytes.len() >= memory.region.len(), "the segment is short");
-    memory
-        .data()
-        .round(2)
-        .check_bytes(&bytes[..memory.region.len()], 0)
-        .context("in the core")
+    let (data, bytes) = (memory.data().round(2), &bytes[..memory.region.len()]);
+    data.check_bytes(bytes, 0).context("in the core")
 }
 
-fn core_file(context: &Context) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    let core = Temporary::new("core");
-    let _pattern = CorePattern::set(&core.0.display().to_string())?;
-    check_core(&dump(context, &memory, &core, || Ok(()))?, &memory)?;
-    memory.verify(memory.all())
+/// Has memory dumped because of a signal, by a pattern that `pattern` makes for a path, and checks
+/// the core.
+pub(super) fn dumped(
+    context: &Context,
+    pages: usize,
+    name: &str,
+    signal: Signal,
+    pattern: impl Fn(&str) -> String,
+) -> Result<()> {
+    let memory = Memory::new(pages)?;
+    let core = Temporary::new(name);
+    let _pattern = cores_to(&pattern(&core.0.display().to_string()))?;
+    check_core(&dump(context, &memory, &core, signal, || Ok(()))?, &memory)?;
+    memory.intact()
 }
 
 fn core_pipe(context: &Context) -> Result<()> {
-    let Some(dd) = ["/bin/dd", "/usr/bin/dd"]
-        .into_iter()
-        .find(|dd| fs::exists(dd).unwrap_or(false))
-    else {
+    let mut programs = ["/bin/dd", "/usr/bin/dd"].into_iter();
+    let Some(dd) = programs.find(|dd| fs::exists(dd).unwrap_or(false)) else {
         return skip("there is no program dd");
     };
-    let memory = Memory::new(PAGES)?;
-    let core = Temporary::new("piped-core");
-    let _pattern = CorePattern::set(&format!("|{dd} of={}", core.0.display()))?;
-    check_core(&dump(context, &memory, &core, || Ok(()))?, &memory)?;
-    memory.verify(memory.all())
+    let pattern = |path: &str| format!("|{dd} of={path}");
+    dumped(context, PAGES, "piped-core", Signal::SIGQUIT, pattern)
 }
 
 fn core_huge(context: &Context) -> Result<()> {
     let memory = huge(1)?;
     let core = Temporary::new("huge-core");
-    let _pattern = CorePattern::set(&core.0.display().to_string())?;
-    let bytes = dump(context, &memory, &core, || Ok(()))?;
-    if segment(&bytes, memory.region.addr())?
-        .iter()
-        .all(|byte| *byte == 0)
-    {
+    let _pattern = cores_to(&core.0.display().to_string())?;
+    let bytes = dump(context, &memory, &core, Signal::SIGQUIT, || Ok(()))?;
+    if zeros("it", segment(&bytes, memory.region.addr())?).is_ok() {
         // The same page, with its entry split, is in a core. So the device gives the
         // data, and it is the kernel that does not ask: no_page_table in mm/gup.c takes
         // an entry for a huge page that is not present for a hole.
@@ -376,11 +320,11 @@ fn core_huge(context: &Context) -> Result<()> {
             memory.region.protect(0..1, Protection::Read)?;
             Ok(memory.region.protect(0..1, Protection::ReadWrite)?)
         };
-        check_core(&dump(context, &memory, &core, split)?, &memory)
-            .context("with the entry split")?;
+        let bytes = dump(context, &memory, &core, Signal::SIGQUIT, split)?;
+        check_core(&bytes, &memory).context("with the entry split")?;
         return known("its cores have holes for huge pages on a device");
     }
     check_core(&bytes, &memory)?;
     memory.expect("of the parent", memory.all(), Where::System)?;
-    memory.verify(memory.all())
+    memory.intact()
 }

@@ -2,17 +2,18 @@
 
 //! Races between the device's own accesses, migrations, CPUs and other processes.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dmirror_client::CallError;
+use dmirror_client::{CallError, Counts};
 
 use super::huge;
 use crate::prelude::*;
 
 cases! { "races":
     device_reads_what_was_stored = "While a page goes out and back the device reads what the CPU stored last.",
-    device_writes_are_not_lost = "While a page goes out and back no write of the device is lost.",
-    writes_by_another_open = "While a page goes out and back no write of the device through another open file is lost.",
+    device_writes_are_not_lost = "While a page goes out and back no write of the device is lost." => |device: Device| counters(&device, &device, &Memory::untouched(PAGES)?.region, 0..PAGES),
+    writes_by_another_open = "While a page goes out and back no write of the device through another open file is lost." => |context: &Context| counters(&context.open()?, &context.open()?, &Memory::untouched(PAGES)?.region, 0..PAGES),
     device_writes_to_huge_pages = "While a huge page goes out and back no write of the device to it is lost.",
     reads_of_dropped_pages = "While a page is dropped and written again the device reads what is there.",
     release_during_migration = "RELEASE while threads migrate and touch pages: all ends, and the data is right.",
@@ -23,6 +24,9 @@ cases! { "races":
     fork_during_device_writes = "A child's memory stands still while the device writes its parent's.",
     snapshot_during_migration = "A snapshot during migrations shows each page as mapped somewhere or in between.",
 }
+
+/// Small pages of most cases.
+const PAGES: usize = 4;
 
 const TIME: Duration = Duration::from_millis(2000);
 
@@ -64,25 +68,31 @@ fn round_trip(device: &Device, range: PageRange, view: &mut [u8]) -> Result<()> 
 /// still for a second; returns how often that was.
 fn write(device: &Device, range: PageRange, bytes: &[u8]) -> Result<u64> {
     for busy in 0..20 {
-        match device.write(range, bytes) {
-            Ok(counts) => {
-                equal("pages written", counts.pages, range.pages())?;
-                return Ok(busy);
-            }
-            Err(error) if error.errno == Errno::EBUSY => {}
-            Err(error) => return Err(error.into()),
+        let answer = device.write(range, bytes);
+        if !answer.as_ref().is_err_and(is_busy) {
+            return equal("pages written", answer?.pages, range.pages()).map(|()| busy);
         }
     }
     bail!("the device did not get to write in 20 s")
 }
 
-/// As [`Memory::device_reads`] for all of it, where others may not let it hold
-/// still.
+/// Whether others did not let pages hold still.
+fn is_busy(error: &CallError) -> bool {
+    error.errno == Errno::EBUSY
+}
+
+/// As [`Memory::reads`], where others may not let it hold still.
 fn reads(device: &Device, memory: &Memory) -> Result<()> {
-    let busy = |error: &CallError| error.errno == Errno::EBUSY;
-    match memory.device_reads(device, memory.all()) {
-        Err(error) if error.downcast_ref().is_some_and(busy) => Ok(()),
-        answer => answer.map(drop),
+    match memory.reads(device) {
+        Err(error) if error.downcast_ref().is_some_and(is_busy) => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Writes a number to the first word of each page.
+fn stamp(bytes: &mut [u8], number: u64) {
+    for page in bytes.chunks_exact_mut(page_size()) {
+        page[..8].copy_from_slice(&number.to_ne_bytes());
     }
 }
 
@@ -93,16 +103,12 @@ fn first_words(device: &Device, range: PageRange, view: &mut [u8]) -> Result<Vec
         busy += 1;
         ensure!(error.errno == Errno::EBUSY && busy < 20, error);
     }
-    let words = view.chunks_exact(page_size());
-    words
-        .map(|page| Ok(u64::from_ne_bytes(page[..8].try_into()?)))
-        .collect()
+    let word = |page: &[u8]| Ok(u64::from_ne_bytes(page[..8].try_into()?));
+    view.chunks_exact(page_size()).map(word).collect()
 }
 
-fn device_reads_what_was_stored(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
-    let device = context.open()?;
-    let region = Region::options(PAGES).huge(false).map()?;
+fn device_reads_what_was_stored(device: Device) -> Result<()> {
+    let region = Memory::untouched(PAGES)?.region;
     let (mut out, mut seen) = (vec![0; region.len()], vec![0; region.len()]);
     against(
         || round_trip(&device, region.range(), &mut out),
@@ -116,72 +122,43 @@ fn device_reads_what_was_stored(context: &Context) -> Result<()> {
     )
 }
 
-/// Writes counters by the device `writer` while `mover` moves their pages, and
-/// compares them by turns with what the device and the CPU read.
-fn counters(writer: &Device, mover: &Device, region: &Region, pages: PageRange) -> Result<()> {
-    let mut out = vec![0; pages.bytes() as usize];
-    let (mut bytes, mut busy) = (vec![0; pages.bytes() as usize], 0);
-    let count = pages.pages() as usize;
-    let first = (pages.addr() - region.addr()) as usize / page_size();
+/// Writes counters by the device `writer` to `pages` while `mover` moves the region, and compares
+/// with what the device and the CPU read: by turns, or both each time where it moves as a huge page.
+fn counters(writer: &Device, mover: &Device, region: &Region, pages: Range<usize>) -> Result<()> {
+    let (part, both) = (region.part(pages.clone()), pages.len() < region.pages());
+    let mut out = vec![0; region.len()];
+    let (mut bytes, mut busy) = (vec![0; part.bytes() as usize], 0);
     against(
-        || round_trip(mover, pages, &mut out),
+        || round_trip(mover, region.range(), &mut out),
         |round| {
-            for page in bytes.chunks_exact_mut(page_size()) {
-                page[..8].copy_from_slice(&round.to_ne_bytes());
+            stamp(&mut bytes, round);
+            busy += write(writer, part, &bytes)?;
+            let expected = vec![round; pages.len()];
+            if both || round % 2 == 0 {
+                let words = first_words(writer, part, &mut bytes)?;
+                equal("words that the device reads", &words, &expected)?;
             }
-            busy += write(writer, pages, &bytes)?;
-            let words = if round % 2 == 0 {
-                first_words(writer, pages, &mut bytes)?
-            } else {
-                (first..first + count)
-                    .map(|page| region.touch(page))
-                    .collect()
-            };
-            equal("words after the device wrote", words, vec![round; count])
+            if both || round % 2 == 1 {
+                let words = pages.clone().map(|page| region.touch(page)).collect();
+                equal("words that the CPU reads", words, expected)?;
+            }
+            Ok(())
         },
     )?;
     println!("{busy} times busy");
     Ok(())
 }
 
-fn device_writes_are_not_lost(device: Device) -> Result<()> {
-    let region = Region::options(4).huge(false).map()?;
-    counters(&device, &device, &region, region.range())
-}
-
-fn writes_by_another_open(context: &Context) -> Result<()> {
-    let (writer, mover) = (context.open()?, context.open()?);
-    let region = Region::options(4).huge(false).map()?;
-    counters(&writer, &mover, &region, region.range())
-}
-
 fn device_writes_to_huge_pages(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
-    let region = &memory.region;
-    let mut out = vec![0; region.len()];
-    let (mut bytes, mut busy) = (vec![0; 4 * page_size()], 0);
-    let part = region.part(300..304);
-    against(
-        || round_trip(&device, region.range(), &mut out),
-        |round| {
-            for page in bytes.chunks_exact_mut(page_size()) {
-                page[..8].copy_from_slice(&round.to_ne_bytes());
-            }
-            busy += write(&device, part, &bytes)?;
-            let words = first_words(&device, part, &mut bytes)?;
-            equal("words after the device wrote", words, vec![round; 4])?;
-            equal("word that the CPU reads", region.touch(301), round)
-        },
-    )?;
-    println!("{busy} times busy");
+    counters(&device, &device, &memory.region, 300..304)?;
     memory.verify(0..300)?;
     memory.verify(304..512)
 }
 
 fn reads_of_dropped_pages(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
     let device = &context.open()?;
-    let region = Region::options(PAGES).huge(false).map()?;
+    let region = Memory::untouched(PAGES)?.region;
     let neighbours = Memory::new(PAGES)?;
     let mut seen = vec![0; region.len()];
     against(
@@ -217,8 +194,7 @@ fn release_during_migration(context: &Context) -> Result<()> {
             reads(&device, &memory)
         },
     )?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.out_and_read(&device)
 }
 
 fn close_during_migration(context: &Context) -> Result<()> {
@@ -231,7 +207,7 @@ fn close_during_migration(context: &Context) -> Result<()> {
             let short = context.open()?;
             unless_held(short.migrate_to_device(other.region.range(), &mut second))?;
             drop(short);
-            other.verify(other.all())
+            other.intact()
         },
         |_| {
             unless_held(device.migrate_to_device(memory.region.range(), &mut view))?;
@@ -239,22 +215,16 @@ fn close_during_migration(context: &Context) -> Result<()> {
             memory.verify(0..PAGES / 2)
         },
     )?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 /// Lets pass that a page did not hold still.
-fn unless_busy<T>(answer: Result<T, CallError>) -> Result<()> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) if error.errno == Errno::EBUSY => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+fn unless_busy(answer: Result<Counts, CallError>) -> Result<()> {
+    unless(answer, &[Errno::EBUSY])
 }
 
-fn exclusive_against_cpus(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
-    let device = context.open()?;
-    let region = Region::options(PAGES).huge(false).map()?;
+fn exclusive_against_cpus(device: Device) -> Result<()> {
+    let region = Memory::untouched(PAGES)?.region;
     let mut view = vec![0; region.len()];
     against(
         || {
@@ -273,7 +243,6 @@ fn exclusive_against_cpus(context: &Context) -> Result<()> {
 }
 
 fn exclusive_against_devices(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
     let (first, second) = (context.open()?, context.open()?);
     let memory = Memory::new(PAGES)?;
     let (mut one, mut two) = (vec![0; memory.region.len()], vec![0; memory.region.len()]);
@@ -284,32 +253,27 @@ fn exclusive_against_devices(context: &Context) -> Result<()> {
             unless_busy(first.exclusive(range, &mut one))?;
             if round % 8 == 0 {
                 reads(&first, &memory)?;
-                memory.verify(memory.all())?;
+                memory.intact()?;
             }
             Ok(())
         },
     )?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
-fn writes_during_protection_changes(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
-    let device = context.open()?;
-    let region = Region::options(PAGES).huge(false).map()?;
+fn writes_during_protection_changes(device: Device) -> Result<()> {
+    let region = Memory::untouched(PAGES)?.region;
     let mut bytes = vec![0; region.len()];
     let (mut seen, mut written, mut refused) = (vec![0; region.len()], 0, 0);
     against(
         || {
             region.protect(0..PAGES, Protection::Read)?;
             thread::yield_now();
-            region.protect(0..PAGES, Protection::ReadWrite)?;
-            Ok(())
+            Ok(region.protect(0..PAGES, Protection::ReadWrite)?)
         },
         |round| {
-            for page in bytes.chunks_exact_mut(page_size()) {
-                page[..8].copy_from_slice(&round.to_ne_bytes());
-            }
-            let before = first_words(&device, region.range(), &mut seen)?;
+            stamp(&mut bytes, round);
+            let mut expected = first_words(&device, region.range(), &mut seen)?;
             let pages = match device.write(region.range(), &bytes) {
                 Ok(counts) => counts.pages,
                 Err(error) if matches!(error.errno, Errno::EPERM | Errno::EBUSY) => {
@@ -319,7 +283,6 @@ fn writes_during_protection_changes(context: &Context) -> Result<()> {
                 Err(error) => return Err(error.into()),
             };
             written += pages;
-            let mut expected = before;
             expected[..pages as usize].fill(round);
             let words = first_words(&device, region.range(), &mut seen)?;
             equal("words after a write", words, expected)
@@ -329,50 +292,40 @@ fn writes_during_protection_changes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn fork_during_device_writes(context: &Context) -> Result<()> {
-    const PAGES: usize = 4;
-    let device = context.open()?;
+fn fork_during_device_writes(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
-    let range = memory.region.range();
-    let mut view = vec![0; memory.region.len()];
     // The descriptor is about this process's memory: another process has the
     // device write it, so that this one has a single thread and can fork.
     let writer = helper(|| {
         let mut bytes = vec![0; memory.region.len()];
         for round in 1_u64.. {
-            bytes.chunks_exact_mut(8).for_each(|word| {
-                word.copy_from_slice(&round.to_ne_bytes());
-            });
-            unless_busy(device.write(range, &bytes))?;
+            let words = bytes.chunks_exact_mut(8);
+            words.for_each(|word| word.copy_from_slice(&round.to_ne_bytes()));
+            unless_busy(device.write(memory.region.range(), &bytes))?;
         }
         Ok(())
     })?;
-    let start = Instant::now();
-    let mut round = 0;
+    let (start, mut round) = (Instant::now(), 0);
     while start.elapsed() < TIME {
         if round % 2 == 0 {
-            unless_held(device.migrate_to_device(range, &mut view))?;
+            unless_held(memory.try_out(&device))?;
         }
-        helper(|| {
+        in_child(|| {
             let before = memory.region.to_bytes(0..PAGES);
             thread::sleep(Duration::from_millis(5));
-            ensure!(
-                memory.region.to_bytes(0..PAGES) == before,
-                "the memory of a child changed under its eyes"
-            );
+            let stands = memory.region.to_bytes(0..PAGES) == before;
+            ensure!(stands, "the memory of a child changed under its eyes");
             Ok(())
-        })?
-        .join()?;
+        })?;
         round += 1;
     }
     println!("{round} rounds");
     writer.kill()
 }
 
-fn snapshot_during_migration(context: &Context) -> Result<()> {
+fn snapshot_during_migration(device: Device) -> Result<()> {
     use dmirror_client::device::prot;
     const PAGES: usize = 64;
-    let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     let mut view = vec![0; memory.region.len()];
     let range = memory.region.range();
@@ -380,13 +333,14 @@ fn snapshot_during_migration(context: &Context) -> Result<()> {
         || round_trip(&device, range, &mut view),
         |_| {
             let allowed = [prot::NONE, prot::WRITE, prot::WRITE | prot::PRIVATE_LOCAL];
-            let bytes = match device.snapshot(range) {
-                Err(error) if error.errno == Errno::EBUSY => return Ok(()),
-                answer => answer?,
-            };
+            let answer = device.snapshot(range);
+            if answer.as_ref().is_err_and(is_busy) {
+                return Ok(());
+            }
+            let bytes = answer?;
             let odd = bytes.iter().find(|byte| !allowed.contains(byte));
             equal("a byte that cannot be", odd, None)
         },
     )?;
-    memory.verify(memory.all())
+    memory.intact()
 }

@@ -3,27 +3,37 @@
 //! Several processes, several open files, two devices.
 
 use crate::prelude::*;
+use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
 
 cases! { "devices":
     two_processes = "Two processes use one device at the same time, each with its own data.",
-    two_opens = "Two open files of one process see the same pages on the device.",
+    two_opens = "Two open files of one process see the same pages on the device." => steps(small, [
+            (A, Out(HALF)),
+            (B, Out(ALL)), // half of it is there
+            (A, Out(ALL)), (B, Back(0..10, 10)), (Cpu, Writes), (A, Out(ALL)),
+            (B, Back(ALL, PAGES)), (Cpu, Reads(ALL)),
+        ]),
     two_devices = "A program has pages on two devices, and each brings back its own.",
     other_device_keeps_page = "A page on one device is not taken by the other: ENOENT, and it stays.",
-    from_one_to_the_other = "A page that came back from one device goes to the other.",
+    from_one_to_the_other = "A page that came back from one device goes to the other."
+        => steps(small, [(Cpu, Times(9, vec![
+            (A, Out(ALL)), (Cpu, Writes), (Second, Out(ALL)), (Second, Back(HALF, PAGES / 2)),
+            (Cpu, Reads(ALL)),
+            (Second, Out(ALL)), (Cpu, Writes), (A, Out(ALL)), (A, Back(HALF, PAGES / 2)),
+            (Cpu, Reads(ALL)),
+        ]))]),
     two_devices_two_processes = "Two processes on two devices move shared pages, and each keeps its data.",
 }
 
 const PAGES: usize = 40;
 
 fn churn(device: &Device, rounds: u16) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = small()?;
     for round in 1..=rounds {
         memory.refill(round);
-        memory.move_out(device, memory.all())?;
-        memory.move_back(device, 0..PAGES / 2, PAGES / 2)?;
-        memory
-            .verify(memory.all())
-            .with_context(|| format!("round {round}"))?;
+        memory.out(device)?;
+        memory.move_back(device, HALF, PAGES / 2)?;
+        memory.intact().with_context(|| format!("round {round}"))?;
     }
     Ok(())
 }
@@ -40,89 +50,51 @@ fn two_processes(context: &Context) -> Result<()> {
     child.join()
 }
 
-fn two_opens(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, 0..PAGES / 2)?;
-    memory.move_out(&second, memory.all())?; // half of it is there
-    memory.move_out(&first, memory.all())?;
-    memory.move_back(&second, 0..10, 10)?;
-    memory.refill(2);
-    memory.move_out(&first, memory.all())?;
-    memory.move_back(&second, memory.all(), PAGES)?;
-    memory.verify(memory.all())
+/// A device brings back its own pages alone: so many.
+fn brings_back(device: &Device, memory: &Memory, pages: u64) -> Result<()> {
+    let counts = device.migrate_to_system(memory.region.range())?;
+    equal("pages that one of two brings back", counts.pages, pages)
 }
 
 fn two_devices(first: Device, second: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+    let memory = small()?;
     memory.move_out(&first, 0..15)?;
     memory.move_out(&second, 15..PAGES)?;
-    let range = memory.region.range();
-    equal(
-        "pages that the first brings back",
-        first.migrate_to_system(range)?.pages,
-        15,
-    )?;
+    brings_back(&first, &memory, 15)?;
     memory.expect("pages on the second", 15..PAGES, Where::Device)?;
     memory.move_back(&second, memory.all(), PAGES - 15)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn other_device_keeps_page(first: Device, second: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, memory.all())?;
-    let mut view = vec![0; memory.region.len()];
-    let answer = second.migrate_to_device(memory.region.range(), &mut view);
-    fails_at_once("MIGRATE_TO_DEV by the second device", answer, Errno::ENOENT)?;
-    memory.expect("after the second device tried", memory.all(), Where::Device)?;
-    equal(
-        "pages that the second brings back",
-        second.migrate_to_system(memory.region.range())?.pages,
-        0,
-    )?;
+    let memory = Memory::resident(&first, PAGES)?;
+    let answer = memory.try_out(&second);
+    fails_at_once("MIGRATE_TO_DEV by the second", answer, Errno::ENOENT)?;
+    memory.expect("after the second tried", memory.all(), Where::Device)?;
+    brings_back(&second, &memory, 0)?;
     memory.move_back(&first, memory.all(), PAGES)?;
-    memory.verify(memory.all())
-}
-
-fn from_one_to_the_other(first: Device, second: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    for round in 2..20 {
-        let (from, to) = if round % 2 == 0 {
-            (&first, &second)
-        } else {
-            (&second, &first)
-        };
-        memory.move_out(from, memory.all())?;
-        memory.refill(round);
-        memory.move_out(to, memory.all())?;
-        memory.move_back(to, 0..PAGES / 2, PAGES / 2)?;
-        memory.verify(memory.all())?;
-    }
-    Ok(())
+    memory.intact()
 }
 
 fn two_devices_two_processes(context: &Context) -> Result<()> {
-    let second = context.open_second()?;
-    drop(second);
-    let memory = Memory::new(PAGES)?;
-    let go = Gate::new()?;
+    drop(context.open_second()?);
+    let (memory, go) = (small()?, Gate::new()?);
+    let churn = |device: &Device, rounds: std::ops::Range<u16>| {
+        for round in rounds {
+            memory.refill(round);
+            memory.out(device)?;
+        }
+        memory.intact()
+    };
     let child = helper(|| {
         let own = context.open_second()?;
         go.wait()?;
-        memory.verify(memory.all())?;
-        for round in 20..40 {
-            memory.refill(round);
-            memory.move_out(&own, memory.all())?;
-        }
-        memory.verify(memory.all())
+        memory.intact()?;
+        churn(&own, 20..40)
     })?;
     let device = context.open()?;
-    memory.move_out(&device, memory.all())?; // for both processes
+    memory.out(&device)?; // for both processes
     go.open()?;
-    for round in 2..20 {
-        memory.refill(round);
-        memory.move_out(&device, memory.all())?;
-    }
-    memory.verify(memory.all())?;
+    churn(&device, 2..20)?;
     child.join()
 }

@@ -7,23 +7,21 @@ use super::huge::huge;
 use crate::prelude::*;
 
 cases! { "dirty":
-    clear_refs = "Clearing the referenced bits leaves resident pages there, and the program their data.",
-    out = "What was written since soft-dirty bits were cleared shows after it went to the device.",
+    clear_refs = "Clearing the referenced bits leaves resident pages there, and the program their data." => resident(PAGES, clear_refs),
+    out = "What was written since soft-dirty bits were cleared shows after it went to the device." => kept(in_system(PAGES), out),
     back = "What was written since soft-dirty bits were cleared shows after it came back.",
     cleared_on_the_device = "Soft-dirty bits cleared on the device stay clear until the program writes.",
-    huge_page = "What was written of a huge page since soft-dirty bits were cleared shows on the device and back.",
+    huge_page = "What was written of a huge page since soft-dirty bits were cleared shows on the device and back." => kept(|_| huge(1), huge_page),
 }
 
 const PAGES: usize = 32;
 
-fn clear_refs(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn clear_refs(_: &Device, memory: &Memory) -> Result<()> {
     for kind in ["1", "2", "3"] {
         fs::write("/proc/self/clear_refs", kind)?;
         memory.expect(kind, memory.all(), Where::Device)?;
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 /// Which pages of `range` are soft-dirty.
@@ -31,22 +29,18 @@ fn soft_dirty(range: PageRange) -> Result<Vec<bool>> {
     let mut entries = vec![0; range.pages() as usize * 8];
     File::open("/proc/self/pagemap")?
         .read_exact_at(&mut entries, range.page_numbers().start * 8)?;
-    Ok(entries
-        .chunks_exact(8)
-        .map(|entry| entry[6] & 0x80 != 0) // bit 55
-        .collect())
+    let bits = entries.chunks_exact(8).map(|entry| entry[6] & 0x80 != 0); // bit 55
+    Ok(bits.collect())
 }
 
 /// Clears all soft-dirty bits of this process; skips where there are none.
 fn clear_soft_dirty(memory: &Memory) -> Result<()> {
     fs::write("/proc/self/clear_refs", "4")?;
     memory.region.store(0, memory.region.load(0));
-    let bits = soft_dirty(memory.region.range())?;
-    if !bits[0] {
+    if !soft_dirty(memory.region.range())?[0] {
         return skip("the kernel keeps no soft-dirty bits");
     }
-    fs::write("/proc/self/clear_refs", "4")?;
-    Ok(())
+    Ok(fs::write("/proc/self/clear_refs", "4")?)
 }
 
 /// Checks that of `memory` every second page is soft-dirty.
@@ -62,24 +56,22 @@ fn write_every_second(memory: &Memory) {
     }
 }
 
-fn out(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    clear_soft_dirty(&memory)?;
-    write_every_second(&memory);
-    every_second("before", &memory)?;
-    memory.move_out(&device, memory.all())?;
-    every_second("on the device", &memory)?;
-    memory.verify(memory.all())
+fn out(device: &Device, memory: &Memory) -> Result<()> {
+    clear_soft_dirty(memory)?;
+    write_every_second(memory);
+    every_second("before", memory)?;
+    memory.out(device)?;
+    every_second("on the device", memory)
 }
 
 fn back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     clear_soft_dirty(&memory)?;
     write_every_second(&memory);
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     memory.move_back(&device, 0..PAGES / 2, PAGES / 2)?;
     every_second("with half of it back by command", &memory)?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     every_second("with the rest back by CPU reads", &memory)
 }
 
@@ -91,13 +83,13 @@ fn entry_types(memory: &Memory) -> Result<Vec<u8>> {
 fn cleared_on_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     clear_soft_dirty(&memory)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     memory.region.protect(memory.all(), Protection::Read)?;
     let read_only = entry_types(&memory)?;
     memory.region.protect(memory.all(), Protection::ReadWrite)?;
 
     memory.fill(memory.all());
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     let writable = entry_types(&memory)?;
     fs::write("/proc/self/clear_refs", "4")?;
     let cleared = entry_types(&memory)?;
@@ -105,7 +97,7 @@ fn cleared_on_the_device(device: Device) -> Result<()> {
     let range = memory.region.range();
     equal("after clearing", soft_dirty(range)?, vec![false; PAGES])?;
     write_every_second(&memory);
-    memory.verify(memory.all())?;
+    memory.intact()?;
     if read_only != writable && cleared == writable && !soft_dirty(range)?.contains(&true) {
         // Clearing has left the device's entries writable ones (clear_soft_dirty in
         // fs/proc/task_mmu.c), as was just seen, so the pages come back writable, and no
@@ -115,25 +107,19 @@ fn cleared_on_the_device(device: Device) -> Result<()> {
     every_second("after writes", &memory)
 }
 
-fn huge_page(device: Device) -> Result<()> {
-    let memory = huge(1)?;
-    clear_soft_dirty(&memory)?;
+fn huge_page(device: &Device, memory: &Memory) -> Result<()> {
+    clear_soft_dirty(memory)?;
     // The kernel may keep one bit for all of the huge page: what was written
     // shows, and maybe more.
     let written = 7;
     let shows = |what: &str| -> Result<()> {
-        let bits = soft_dirty(memory.region.range())?;
-        ensure!(
-            bits[written],
-            "{what}: the page that was written does not show"
-        );
-        Ok(())
+        equal(what, soft_dirty(memory.region.range())?[written], true)
     };
     memory.fill(written..written + 1);
     shows("before")?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(device)?;
     shows("on the device")?;
     memory.region.touch(0);
     shows("back")?;
-    memory.verify(memory.all())
+    Ok(())
 }

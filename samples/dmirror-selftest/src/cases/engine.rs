@@ -4,20 +4,20 @@
 //! each byte must be, what becomes of the job, and how far it comes where something is wrong.
 
 use dmirror_client::interpreter::Image;
-use dmirror_client::packet;
 use dmirror_client::program::{Dice, Ground};
 use dmirror_client::queue::{Options, Outcome};
+use dmirror_client::{Queue, packet};
 
 use crate::prelude::*;
-use crate::worker::{Kind, open, over_each_kind};
+use crate::worker::{Kind, open, over_each_kind, soon};
 
 cases! { "engine":
-    fill = "FILL writes what it says, over memory of each kind.",
-    copy = "COPY copies, however both sides lie in their pages.",
-    sum = "SUM adds up words from any address on.",
-    chase = "CHASE follows pointers over pages.",
-    random = "RANDOM reads and writes what its numbers say.",
-    atomic = "ATOMIC adds, and compares and swaps, words of 4 and of 8 bytes.",
+    fill = "FILL writes what it says, over memory of each kind." => over_kinds(fill),
+    copy = "COPY copies, however both sides lie in their pages." => over_kinds(copy),
+    sum = "SUM adds up words from any address on." => over_kinds(sum),
+    chase = "CHASE follows pointers over pages." => over_kinds(chase),
+    random = "RANDOM reads and writes what its numbers say." => over_kinds(random),
+    atomic = "ATOMIC adds, and compares and swaps, words of 4 and of 8 bytes." => over_kinds(atomic),
     prefetch = "PREFETCH moves pages to the device and back, and changes none.",
     fence_and_jump = "FENCE writes its value; JUMP goes on elsewhere, and loops end with the job.",
     stays = "What is on the device an engine reads and writes there; other memory it leaves where it is.",
@@ -31,89 +31,121 @@ cases! { "engine":
 
 const PAGE: u64 = 4096;
 
-fn fill(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        vec![
-            Packet::fill(data + 3, 2 * PAGE + 77, 0x0807_0605_0403_0201),
-            Packet::fill(data + 5 * PAGE, 4 * PAGE, u64::MAX),
-            Packet::fill(data + 10 * PAGE - 1, 1, 9),
-            Packet::fill(data + 12 * PAGE, 8, 10),
-        ]
-    })
+impl Worker {
+    /// Checks that an engine is free: that its next job ends soon.
+    pub fn serves(context: &Context, engine: u32) -> Result<()> {
+        soon("the next job of the engine", || {
+            Self::on(context, engine)?.does(&[Packet::spin(0)])
+        })
+    }
+
+    /// Destroys the queue, which does not take long.
+    pub fn ends(self) -> Result<()> {
+        soon("QUEUE_DESTROY", || Ok(self.queue.destroy()?))
+    }
+
+    /// Closes the file, which ends the queue and does not take long; returns where the packets are.
+    pub fn closes(self) -> Result<Region> {
+        self.queue.abandon();
+        let device = self.device;
+        soon("close", || {
+            drop(device);
+            Ok(())
+        })?;
+        Ok(self.code)
+    }
 }
 
-fn copy(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        vec![
-            Packet::copy(data, data + 8 * PAGE, 2 * PAGE),
-            Packet::copy(data + 3 * PAGE + 1, data + 10 * PAGE + 1, PAGE),
-            Packet::copy(data + 5 * PAGE + 4095, data + 12 * PAGE + 2, PAGE + 17),
-            Packet::copy(data + 15 * PAGE, data + 15 * PAGE + 8, 8),
-            Packet::copy(data + 14 * PAGE + 100, data + 14 * PAGE, 100),
-        ]
-    })
+/// Has packets executed that lie at an address already, and all succeed.
+pub fn done_at(queue: &Queue, at: u64, packets: usize) -> Result<()> {
+    let job = queue.submit(at, packets as u32)?;
+    let outcome = queue.wait(job, Some(PATIENCE))?;
+    equal("outcome", outcome, Outcome::done(packets as u64))
 }
 
-fn sum(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        let sums = [
-            (0, 16 * PAGE),
-            (PAGE - 3, 6),
-            (5, 3 * PAGE),
-            (7 * PAGE + 1, 4099),
-            (8, 0),
-        ];
-        let sum =
-            |(nth, (from, len)): (u64, (u64, u64))| Packet::sum(data + 8 * nth, data + from, len);
-        (0..).zip(sums).map(sum).collect()
-    })
+/// Checks that words of a region, by number, have a value.
+pub fn words_are(
+    what: &str,
+    region: &Region,
+    words: impl IntoIterator<Item = usize>,
+    value: u64,
+) -> Result<()> {
+    let mut words = words.into_iter().map(|index| region.load(index));
+    words.try_for_each(|word| equal(what, word, value))
 }
 
-fn chase(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        // A chain through all pages, forwards and backwards, which ends in the last but one.
-        let link = |nth: u64| data + (nth * 7 % 16) * PAGE + 64 * nth;
-        let mut packets: Vec<Packet> = (0..15)
-            .map(|nth| Packet::fence(link(nth) + 16, if nth == 14 { 0 } else { link(nth + 1) }))
-            .collect();
-        for (nth, times) in (0..).zip([0, 1, 14, 15, u64::MAX]) {
-            packets.push(Packet::chase(data + 2048 + 16 * nth, link(0), 16, times));
-        }
+/// A case in which packets do what the interpreter says over memory of each kind.
+fn over_kinds(packets: impl Fn(u64) -> Vec<Packet>) -> impl Fn(&Context) -> Result<()> {
+    move |context| over_each_kind(context, &packets)
+}
+
+fn fill(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::fill(data + 3, 2 * PAGE + 77, 0x0807_0605_0403_0201),
+        Packet::fill(data + 5 * PAGE, 4 * PAGE, u64::MAX),
+        Packet::fill(data + 10 * PAGE - 1, 1, 9),
+        Packet::fill(data + 12 * PAGE, 8, 10),
+    ]
+}
+
+fn copy(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::copy(data, data + 8 * PAGE, 2 * PAGE),
+        Packet::copy(data + 3 * PAGE + 1, data + 10 * PAGE + 1, PAGE),
+        Packet::copy(data + 5 * PAGE + 4095, data + 12 * PAGE + 2, PAGE + 17),
+        Packet::copy(data + 15 * PAGE, data + 15 * PAGE + 8, 8),
+        Packet::copy(data + 14 * PAGE + 100, data + 14 * PAGE, 100),
+    ]
+}
+
+fn sum(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::sum(data, data, 16 * PAGE),
+        Packet::sum(data + 8, data + PAGE - 3, 6),
+        Packet::sum(data + 16, data + 5, 3 * PAGE),
+        Packet::sum(data + 24, data + 7 * PAGE + 1, 4099),
+        Packet::sum(data + 32, data + 8, 0),
+    ]
+}
+
+fn chase(data: u64) -> Vec<Packet> {
+    // A chain through all pages, forwards and backwards, which ends in the last but one.
+    let link = |nth: u64| data + (nth * 7 % 16) * PAGE + 64 * nth;
+    let next = |nth| if nth == 14 { 0 } else { link(nth + 1) };
+    let links = (0..15).map(|nth| Packet::fence(link(nth) + 16, next(nth)));
+    let chases = (0..).zip([0, 1, 14, 15, u64::MAX]);
+    let chases = chases
+        .map(|(nth, times)| Packet::chase(data + 2048 + 16 * nth, link(0), 16, times))
         // The results lie on a border of pages.
-        packets.push(Packet::chase(data + 2 * PAGE - 8, link(3), 16, 2));
-        packets
-    })
+        .chain([Packet::chase(data + 2 * PAGE - 8, link(3), 16, 2)]);
+    links.chain(chases).collect()
 }
 
-fn random(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        vec![
-            Packet::random(data + PAGE, data, 16 * PAGE, 300, 1),
-            Packet::random_write(data, data + 8, 16 * PAGE - 8, 500, 2),
-            Packet::random_write(data + 8, data + 8, 8, 5, 3),
-        ]
-    })
+fn random(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::random(data + PAGE, data, 16 * PAGE, 300, 1),
+        Packet::random_write(data, data + 8, 16 * PAGE - 8, 500, 2),
+        Packet::random_write(data + 8, data + 8, 8, 5, 3),
+    ]
 }
 
-fn atomic(context: &Context) -> Result<()> {
-    over_each_kind(context, |data| {
-        let mut packets = Vec::new();
-        for (nth, width) in (0..).zip(Width::ALL) {
-            let word = data + nth * PAGE + 4088;
-            let old = data + 8 * PAGE + 64 * nth;
-            packets.extend([
-                Packet::add(width, word, u64::MAX, 1, old),
-                Packet::add(width, word, 3, 100, old + 8),
-                Packet::fence(word, 77),
-                Packet::compare_and_swap(width, word, 77, 78, old + 16),
-                Packet::compare_and_swap(width, word, 77, 79, old + 24),
-                Packet::add(width, word, 1, 1, 0),
-            ]);
-        }
-        let upper = data + 3 * PAGE + 4;
-        packets.push(Packet::add(Width::Four, upper, 1 << 31, 3, 0));
-        packets
-    })
+fn atomic(data: u64) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    for (nth, width) in (0..).zip(Width::ALL) {
+        let word = data + nth * PAGE + 4088;
+        let old = data + 8 * PAGE + 64 * nth;
+        packets.extend([
+            Packet::add(width, word, u64::MAX, 1, old),
+            Packet::add(width, word, 3, 100, old + 8),
+            Packet::fence(word, 77),
+            Packet::compare_and_swap(width, word, 77, 78, old + 16),
+            Packet::compare_and_swap(width, word, 77, 79, old + 24),
+            Packet::add(width, word, 1, 1, 0),
+        ]);
+    }
+    let upper = data + 3 * PAGE + 4;
+    packets.push(Packet::add(Width::Four, upper, 1 << 31, 3, 0));
+    packets
 }
 
 fn prefetch(context: &Context) -> Result<()> {
@@ -126,8 +158,7 @@ fn prefetch(context: &Context) -> Result<()> {
             Packet::sum(data, data, 16 * PAGE),
         ]
     })?;
-    let worker = Worker::new(context)?;
-    let memory = Memory::new(16)?;
+    let (worker, memory) = (Worker::new(context)?, Memory::new(16)?);
     let range = memory.region.part(2..10);
     worker.does(&[Packet::prefetch(range.addr(), range.bytes())])?;
     memory.expect("what was fetched", 2..10, Where::Device)?;
@@ -144,45 +175,26 @@ fn fence_and_jump(context: &Context) -> Result<()> {
         let fence = |nth| Packet::fence(data + nth * (PAGE - 8), nth);
         (0..16).map(fence).chain([Packet::spin(1000)]).collect()
     })?;
-    let worker = Worker::new(context)?;
-    let data = Region::anonymous(1)?;
-    let most = worker.device.query()?.max_packets;
+    let (worker, data) = (Worker::new(context)?, Region::anonymous(1)?);
+    let most = worker.device.query()?.max_packets as usize;
     // Forwards over a packet that no engine accepts, and back.
     let at = worker.store(&[Packet::default(); 4]);
     let add = Packet::add(Width::Eight, data.addr(), 1, 1, 0);
-    for (nth, packet) in [
-        Packet::jump(at + 128),
-        Packet::default(),
-        add,
-        Packet::jump(at),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        packet::store(
-            &worker.code,
-            (at - worker.code.addr()) as usize + 64 * nth,
-            &[packet],
-        );
-    }
-    let (mut rounds, mut sum) = (vec![1, 2, 3, 4, 5, 100], 0);
-    rounds.push(most.min(10_000));
-    for npackets in rounds {
-        let outcome = worker.outcome(worker.queue.submit(at, npackets)?)?;
-        equal("outcome", outcome, Outcome::done(npackets.into()))?;
-        sum += u64::from(npackets + 1) / 3;
-        equal("times that the loop ran", data.load(0), sum)?;
-    }
-    Ok(())
+    let (over, back) = (Packet::jump(at + 128), Packet::jump(at));
+    let offset = (at - worker.code.addr()) as usize;
+    packet::store(&worker.code, offset, &[over, Packet::default(), add, back]);
+    let mut sum = 0;
+    for_all([1, 2, 3, 4, 5, 100, most.min(10_000)], |npackets| {
+        done_at(&worker.queue, at, npackets)?;
+        sum += (npackets as u64 + 1) / 3;
+        equal("times that the loop ran", data.load(0), sum)
+    })
 }
 
-fn stays(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    for (resident, place) in [(true, Where::Device), (false, Where::System)] {
-        let memory = Memory::new(8)?;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
-        }
+fn stays(worker: Worker) -> Result<()> {
+    let places = [(true, Where::Device), (false, Where::System)];
+    for_all(places, |(resident, place)| {
+        let memory = Memory::placed(&worker.device, 8, resident)?;
         let data = memory.region.addr();
         worker.does(&[
             Packet::sum(data, data + PAGE, PAGE),
@@ -190,93 +202,80 @@ fn stays(context: &Context) -> Result<()> {
             Packet::copy(data + 4 * PAGE, data + 5 * PAGE, PAGE),
             Packet::fence(data + 6 * PAGE, 1),
         ])?;
-        memory.expect("after packets worked on them", 0..7, place)?;
+        memory.expect("after packets worked on them", 0..7, place)
+    })
+}
+
+/// A page of packets that write to the other page, each to a word of its own.
+struct OnAPage {
+    code: Region,
+    data: Region,
+    packets: Vec<Packet>,
+}
+
+impl OnAPage {
+    fn new(worker: &Worker) -> Result<Self> {
+        let (code, data) = (Region::anonymous(1)?, Region::anonymous(1)?);
+        let packet = |nth: u64| Packet::fence(data.addr() + 8 * nth, nth + 1);
+        let packets = (0..32).map(packet).collect();
+        let program = Self {
+            code,
+            data,
+            packets,
+        };
+        packet::store(&program.code, 0, &program.packets);
+        moved_out(&worker.device, program.code.range())?;
+        Ok(program)
     }
-    Ok(())
-}
 
-/// Packets that lie in a page of their own, and a page that they write to.
-fn program_on_a_page(worker: &Worker) -> Result<(Region, Region, Vec<Packet>)> {
-    let (code, data) = (Region::anonymous(1)?, Region::anonymous(1)?);
-    let packets: Vec<Packet> = (0..32)
-        .map(|nth| Packet::fence(data.addr() + 8 * nth, nth + 1))
-        .collect();
-    packet::store(&code, 0, &packets);
-    worker
-        .device
-        .migrate_to_device(code.range(), &mut vec![0; code.len()])?;
-    Ok((code, data, packets))
-}
-
-fn words_are(data: &Region, expected: impl Iterator<Item = u64>) -> Result<()> {
-    let seen: Vec<u64> = (0..32).map(|index| data.load(index)).collect();
-    equal("words", seen, expected.collect())
-}
-
-fn packets_on_the_device(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    let (code, data, packets) = program_on_a_page(&worker)?;
-    for _ in 0..2 {
-        let job = worker.queue.submit(code.addr(), packets.len() as u32)?;
-        equal(
-            "outcome",
-            worker.outcome(job)?,
-            Outcome::done(packets.len() as u64),
-        )?;
-        words_are(&data, 1..=32)?;
-        crate::check::all_at("the packets", code.range(), Where::Device)?;
+    /// Has them executed, and checks the words.
+    fn runs(&self, worker: &Worker) -> Result<()> {
+        done_at(&worker.queue, self.code.addr(), self.packets.len())?;
+        let words: Vec<u64> = (0..32).map(|index| self.data.load(index)).collect();
+        let expected = self.packets.iter().map(|packet| packet.value).collect();
+        equal("words", words, expected)
     }
-    Ok(())
 }
 
-fn packet_writes_packet(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn packets_on_the_device(worker: Worker) -> Result<()> {
+    let program = OnAPage::new(&worker)?;
+    for_all(0..2, |_| {
+        program.runs(&worker)?;
+        all_at("the packets", program.code.range(), Where::Device)
+    })
+}
+
+fn packet_writes_packet(worker: Worker) -> Result<()> {
     let data = Region::anonymous(1)?;
     let other = worker.store(&[Packet::fence(data.addr(), 5)]);
     let at = worker.store(&[Packet::default(); 2]);
     let offset = (at - worker.code.addr()) as usize;
     packet::store(&worker.code, offset, &[Packet::copy(at + 64, other, 64)]);
-    for resident in [false, true] {
+    for_all([false, true], |resident| {
         packet::store(&worker.code, offset + 64, &[Packet::default()]);
         data.store(0, 0);
         if resident {
             let page = offset / page_size();
-            let range = worker.code.part(page..page + 1);
-            worker
-                .device
-                .migrate_to_device(range, &mut vec![0; page_size()])?;
+            moved_out(&worker.device, worker.code.part(page..page + 1))?;
         }
-        let job = worker.queue.submit(at, 2)?;
-        equal("outcome", worker.outcome(job)?, Outcome::done(2))?;
-        equal("word", data.load(0), 5)?;
-    }
-    Ok(())
+        done_at(&worker.queue, at, 2)?;
+        equal("word", data.load(0), 5)
+    })
 }
 
-fn packet_after_a_cpu_wrote_it(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    let (code, data, mut packets) = program_on_a_page(&worker)?;
-    for round in 1..5 {
-        for packet in &mut packets {
+fn packet_after_a_cpu_wrote_it(worker: Worker) -> Result<()> {
+    let mut program = OnAPage::new(&worker)?;
+    for_all(1..5, |round| {
+        for packet in &mut program.packets {
             packet.value += 100 * round;
         }
-        packet::store(&code, 0, &packets); // which brings the page back
-        let job = worker.queue.submit(code.addr(), packets.len() as u32)?;
-        equal(
-            "outcome",
-            worker.outcome(job)?,
-            Outcome::done(packets.len() as u64),
-        )?;
-        words_are(&data, packets.iter().map(|packet| packet.value))?;
-        worker
-            .device
-            .migrate_to_device(code.range(), &mut vec![0; code.len()])?;
-    }
-    Ok(())
+        packet::store(&program.code, 0, &program.packets); // which brings the page back
+        program.runs(&worker)?;
+        moved_out(&worker.device, program.code.range()).map(drop)
+    })
 }
 
-fn several_regions(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn several_regions(context: &Context, worker: Worker) -> Result<()> {
     for (nth, from) in Kind::ALL.into_iter().enumerate() {
         let next = Kind::ALL[(nth + 1) % Kind::ALL.len()];
         for to in [next, Kind::Small, Kind::Resident] {
@@ -292,12 +291,8 @@ fn several_regions(context: &Context) -> Result<()> {
                 Packet::add(Width::Eight, src + 64, 1, 3, dst + 16),
             ];
             let regions = [&source.region, &target.region];
-            worker.compare(
-                &format!("{from:?} to {to:?}"),
-                &mut image,
-                &regions,
-                &packets,
-            )?;
+            let what = format!("{from:?} to {to:?}");
+            worker.compare(&what, &mut image, &regions, &packets)?;
         }
     }
     Ok(())
@@ -315,9 +310,10 @@ fn random_program(context: &Context, device: Device, kinds: &[Kind], seed: u64) 
     }
     let regions: Vec<&Region> = memories.iter().map(|memory| &memory.region).collect();
     let code = Region::anonymous(1)?;
+    // The last 16 pages, behind which is a guard; not all of a huge page, so that packets meet.
+    let last = |region: &&Region| region.part(region.pages() - 16..region.pages());
     let ground = Ground {
-        // Not all of a huge page, so that packets meet.
-        data: regions.iter().map(|region| last_pages(region)).collect(),
+        data: regions.iter().map(last).collect(),
         code: code.addr()..code.addr() + PAGE,
     };
     for nth in 0..4 {
@@ -329,31 +325,20 @@ fn random_program(context: &Context, device: Device, kinds: &[Kind], seed: u64) 
     Ok(())
 }
 
-/// The last 16 pages, behind which is a guard.
-fn last_pages(region: &Region) -> PageRange {
-    region.part(region.pages() - 16..region.pages())
-}
-
 fn random_programs(context: &Context) -> Result<()> {
-    for seed in rounds(10) {
+    for_all(rounds(10), |seed| {
         let nth = seed % (Kind::ALL.len() - 1);
         let kinds = [Kind::ALL[nth], Kind::ALL[nth + 1], Kind::Resident];
-        random_program(context, open(context)?, &kinds, seed as u64)?;
-    }
-    Ok(())
+        random_program(context, open(context)?, &kinds, seed as u64)
+    })
 }
 
 fn coherent_device(context: &Context) -> Result<()> {
     open(context)?; // or skips
-    let kinds = [
-        Kind::Small,
-        Kind::Resident,
-        Kind::HalfResident,
-        Kind::Untouched,
-    ];
-    for seed in rounds(10) {
+    use Kind::{HalfResident, Resident, Small, Untouched};
+    let kinds = [Small, Resident, HalfResident, Untouched];
+    for_all(rounds(10), |seed| {
         let device = context.open_coherent(seed % 2)?;
-        random_program(context, device, &kinds, seed as u64)?;
-    }
-    Ok(())
+        random_program(context, device, &kinds, seed as u64)
+    })
 }

@@ -4,8 +4,6 @@
 //! asks is answered "again", and mm asks once more, without looking at signals: whoever answers so
 //! has to be done with it in bounded time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use dmirror_client::queue::Options;
 
 use super::huge;
@@ -23,7 +21,7 @@ cases! { "engine":
 const HELD: Duration = Duration::from_millis(400);
 
 /// Who wants a page of another device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Asker {
     /// READ.
     Command,
@@ -35,15 +33,21 @@ enum Asker {
 
 const ASKERS: [Asker; 3] = [Asker::Command, Asker::Engine, Asker::Atomic];
 
+/// For each asker, and memory in small pages and in a huge one.
+fn each(mut body: impl FnMut(Asker, bool) -> Result<()>) -> Result<()> {
+    ASKERS.into_iter().try_for_each(|asker| {
+        [false, true].into_iter().try_for_each(|huge| {
+            body(asker, huge).with_context(|| format!("{asker:?}, huge pages: {huge}"))
+        })
+    })
+}
+
 impl Asker {
     /// Gets some of the memory for the second device, and checks that data are right.
     fn asks(self, worker: &Worker, memory: &Memory) -> Result<()> {
         let data = memory.region.addr();
         let packet = match self {
-            Self::Command => {
-                memory.device_reads(&worker.device, 0..4)?;
-                return Ok(());
-            }
+            Self::Command => return memory.device_reads(&worker.device, 0..4).map(drop),
             Self::Engine => Packet::sum(worker.result(), data, 4 * page_size() as u64),
             Self::Atomic => Packet::add(Width::Eight, data + page_size() as u64, 0, 1, 0),
         };
@@ -70,7 +74,7 @@ fn other_device_waits(context: &Context) -> Result<()> {
             soon("the page", || asker.asks(&second, &memory))?;
         }
     }
-    memory.verify(memory.all())?;
+    memory.intact()?;
     let waited = (policy.stats()? - before).timeslices;
     ensure!(waited > 0, "nobody has waited for a slice");
     Ok(())
@@ -78,28 +82,20 @@ fn other_device_waits(context: &Context) -> Result<()> {
 
 /// Has the first device refuse pages to CPUs for a while, again and again.
 fn refusing<T>(device: &Device, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let refuser = scope.spawn(|| {
-            // ORDERING: it may be late.
-            while !over.load(Ordering::Relaxed) {
-                device.fail_next_allocation()?;
-            }
-            device.clear_flags()?;
-            anyhow::Ok(())
-        });
-        let stop = scope.spawn(|| {
-            thread::sleep(HELD);
-            // ORDERING: as above.
-            over.store(true, Ordering::Relaxed);
-        });
-        let result = body();
-        // ORDERING: as above.
-        over.store(true, Ordering::Relaxed);
-        joined(refuser)?;
-        ensure!(stop.join().is_ok(), "a thread panicked");
-        result
-    })
+    let start = Instant::now();
+    let refuse = || -> Result<()> {
+        if start.elapsed() < HELD {
+            return Ok(device.fail_next_allocation()?);
+        }
+        device.clear_flags()?;
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    };
+    // Once at least: on a busy machine the body may end before the thread begins.
+    refuse()?;
+    let result = beside(&[&refuse], body);
+    device.clear_flags()?;
+    result
 }
 
 fn other_device_again(context: &Context) -> Result<()> {
@@ -107,17 +103,12 @@ fn other_device_again(context: &Context) -> Result<()> {
     let (device, second) = (open(context)?, second(context)?);
     second.does(&[Packet::spin(0)])?;
     let before = policy.stats()?;
-    for asker in ASKERS {
-        for huge_pages in [false, true] {
-            let memory = memory_for(huge_pages)?;
-            memory.move_out(&device, memory.all())?;
-            soon("the page", || {
-                refusing(&device, || asker.asks(&second, &memory))
-            })
-            .with_context(|| format!("{asker:?}, huge pages: {huge_pages}"))?;
-            memory.verify(memory.all())?;
-        }
-    }
+    each(|asker, huge| {
+        let memory = memory_on(&device, huge)?;
+        let asks = || refusing(&device, || asker.asks(&second, &memory));
+        soon("the page", asks)?;
+        memory.intact()
+    })?;
     let faults = (policy.stats()? - before).cpu_faults;
     println!("{faults} faults");
     ensure!(faults > 12, "no page was refused: {faults} faults");
@@ -162,68 +153,60 @@ fn sleeps(process: u64) -> Result<bool> {
     }
 }
 
-fn memory_for(huge_pages: bool) -> Result<Memory> {
-    match huge_pages {
-        true => huge::huge(1),
-        false => Memory::new(16),
-    }
+/// Small pages or a huge one, on a device.
+fn memory_on(device: &Device, huge: bool) -> Result<Memory> {
+    let memory = if huge {
+        huge::huge(1)?
+    } else {
+        Memory::new(16)?
+    };
+    memory.out(device)?;
+    Ok(memory)
 }
 
 fn other_device_locked(context: &Context) -> Result<()> {
     let (device, second) = (open(context)?, second(context)?);
     second.does(&[Packet::spin(0)])?;
     let mut held = 0;
-    for asker in ASKERS {
-        for huge_pages in [false, true] {
-            let memory = memory_for(huge_pages)?;
-            memory.move_out(&device, memory.all())?;
-            locked(&memory, |is_held| {
-                held += u32::from(is_held);
-                soon("the page", || asker.asks(&second, &memory))
-            })
-            .with_context(|| format!("{asker:?}, huge pages: {huge_pages}"))?;
-            memory.verify(memory.all())?;
-        }
-    }
+    each(|asker, huge| {
+        let memory = memory_on(&device, huge)?;
+        locked(&memory, |is_held| {
+            held += u32::from(is_held);
+            soon("the page", || asker.asks(&second, &memory))
+        })?;
+        memory.intact()
+    })?;
     ensure!(held > 0, "no page was locked");
     Ok(())
 }
 
-fn killed_while_locked(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn killed_while_locked(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let before = Before::of(&device)?;
-    for asker in ASKERS {
-        for huge_pages in [false, true] {
-            let what = || format!("{asker:?}, huge pages: {huge_pages}");
-            let started = Gate::new()?;
-            let child = helper(|| {
-                let device = context.open()?;
-                let memory = memory_for(huge_pages)?;
-                let second = second(context)?;
-                memory.move_out(&device, memory.all())?;
-                locked(&memory, |_| {
-                    started.open()?;
-                    asker.asks(&second, &memory)
-                })
-            })?;
-            started.wait()?;
-            thread::sleep(HELD / 8);
-            soon("the end of a process", || child.kill()).with_context(what)?;
-            soon("the next job", || second(context)?.does(&[Packet::spin(0)]))
-                .with_context(what)?;
-            before.nothing_is_left(&device).with_context(what)?;
-        }
-    }
+    each(|asker, huge| {
+        let started = Gate::new()?;
+        let child = helper(|| {
+            let (device, second) = (context.open()?, second(context)?);
+            let memory = memory_on(&device, huge)?;
+            locked(&memory, |_| {
+                started.open()?;
+                asker.asks(&second, &memory)
+            })
+        })?;
+        started.wait()?;
+        thread::sleep(HELD / 8);
+        soon("the end of a process", || child.kill())?;
+        soon("the next job", || second(context)?.does(&[Packet::spin(0)]))?;
+        before.nothing_is_left(&device)
+    })?;
     let worker = second(context)?;
-    let memory = memory_for(true)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = memory_on(&device, true)?;
     let job = locked(&memory, |_| {
         let add = Packet::add(Width::Eight, memory.region.addr(), 0, 1, 0);
         let job = worker.submit(&[add])?;
         thread::sleep(HELD / 8);
-        soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
+        worker.ends()?;
         Ok(job)
     })?;
     equal("number of the job", job, 1)?;
-    memory.verify(memory.all())
+    memory.intact()
 }

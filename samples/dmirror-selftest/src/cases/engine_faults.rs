@@ -8,20 +8,21 @@ use dmirror_client::program::{malformed, well_formed};
 use dmirror_client::queue::{Access, Outcome};
 
 use crate::prelude::*;
-use crate::worker::Kind;
+use crate::worker::{Kind, same};
 
 cases! { "engine":
     nothing_to_do = "Packets of length 0 need no memory.",
     last_word = "CHASE that gets to the last word of all fails there, from whichever side.",
     malformed_packets = "A malformed packet fails, and does nothing.",
-    faults = "A packet that meets a hole, or memory that it must not use, does what lies before that.",
-    faults_on_the_device = "The same with what may be used on the device.",
+    faults = "A packet that meets a hole, or memory that it must not use, does what lies before that."
+        => |context: &Context| meet_borders(context, false),
+    faults_on_the_device = "The same with what may be used on the device."
+        => |context: &Context| meet_borders(context, true),
 }
 
 const PAGE: u64 = 4096;
 
-fn nothing_to_do(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn nothing_to_do(worker: Worker) -> Result<()> {
     let data = Region::anonymous(1)?;
     let nowhere = 1 << 62;
     worker.does(&[
@@ -39,32 +40,27 @@ fn nothing_to_do(context: &Context) -> Result<()> {
     equal("results", seen, vec![0, nowhere, 0, 0, 0, 0])
 }
 
-fn last_word(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn last_word(worker: Worker) -> Result<()> {
     let data = Region::anonymous(1)?;
     let last = u64::MAX - 7;
-    for (first, offset) in [(last, 0), (8, last.wrapping_sub(8)), (data.addr(), 0)] {
+    let starts = [(last, 0), (8, last.wrapping_sub(8)), (data.addr(), 0)];
+    for_all(starts, |(first, offset)| {
         data.store(0, last);
         let packet = Packet::chase(data.addr() + 8, first, offset, 2);
         let expected = Outcome::failed(0, Errno::EFAULT, Access::Read, last);
-        equal("outcome", worker.run(&[packet])?, expected)?;
-    }
-    Ok(())
+        equal("outcome", worker.run(&[packet])?, expected)
+    })
 }
 
-fn malformed_packets(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn malformed_packets(context: &Context, worker: Worker) -> Result<()> {
     let (memory, mut image) = Kind::Small.make(context, &worker.device)?;
     let data = memory.region.addr();
     let start = image.clone();
     for packet in malformed(data) {
         worker.compare(&format!("{packet:x?}"), &mut image, &[], &[packet])?;
     }
-    crate::worker::same("after all of them", &start, &[&memory.region])?;
-    for packet in well_formed(data) {
-        worker.does(&[packet])?;
-    }
-    Ok(())
+    same("after all of them", &start, &[&memory.region])?;
+    for_all(well_formed(data), |packet| worker.does(&[packet]))
 }
 
 /// Memory with borders: each part has two pages, and what may be done with them.
@@ -79,15 +75,11 @@ struct Borders {
 
 impl Borders {
     /// Free, read-only, free, hidden, free, a hole, free.
-    const PARTS: [Option<Protection>; 7] = [
-        Some(Protection::ReadWrite),
-        Some(Protection::Read),
-        Some(Protection::ReadWrite),
-        Some(Protection::None),
-        Some(Protection::ReadWrite),
-        None,
-        Some(Protection::ReadWrite),
-    ];
+    const PARTS: [Option<Protection>; 7] = {
+        use Protection::{None as Hidden, Read, ReadWrite};
+        let free = Some(ReadWrite);
+        [free, Some(Read), free, Some(Hidden), free, None, free]
+    };
 
     fn new(device: &Device, resident: bool) -> Result<Self> {
         let memory = Memory::new(2 * Self::PARTS.len())?;
@@ -165,24 +157,15 @@ fn meet_borders(context: &Context, resident: bool) -> Result<()> {
         let what = format!("{packet:x?}, data at {:#x}", memory.data);
         let outcome = worker.compare(&what, &mut memory.image, &[], &packets)?;
         failed += u32::from(outcome.error.is_some());
-        crate::worker::same(&what, &memory.image, &kept)?;
+        same(&what, &memory.image, &kept)?;
         if resident && packet.opcode == 1 {
             // What came back by looking at it goes out again.
             for region in kept.iter().step_by(2) {
-                let _ = worker
-                    .device
-                    .migrate_to_device(region.range(), &mut vec![0; region.len()]);
+                let mut view = vec![0; region.len()];
+                let _ = worker.device.migrate_to_device(region.range(), &mut view);
             }
         }
     }
     ensure!(failed > 100, "only {failed} packets failed");
     Ok(())
-}
-
-fn faults(context: &Context) -> Result<()> {
-    meet_borders(context, false)
-}
-
-fn faults_on_the_device(context: &Context) -> Result<()> {
-    meet_borders(context, true)
 }

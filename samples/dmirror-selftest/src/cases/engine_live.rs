@@ -9,6 +9,7 @@ use dmirror_client::interpreter::Image;
 use dmirror_client::program::{Dice, Ground};
 use dmirror_client::queue::{Access, Outcome};
 
+use super::engine::words_are;
 use crate::prelude::*;
 use crate::worker::{Kind, open, same};
 
@@ -19,41 +20,19 @@ cases! { "engine":
     atomic_sums = "Engines and CPUs that add to the same words lose nothing, while the pages move.",
     random_while_pages_move = "Random packets do what the interpreter says while the pages move and CPUs read them.",
     restless_memory = "An engine goes on when memory holds still again, after longer than an ioctl would wait.",
-    unmapped_meanwhile = "A job fails where memory is unmapped under it.",
-    protected_meanwhile = "A job fails where memory becomes read-only under it, and writes no more when mprotect is back.",
-    hidden_meanwhile = "A job fails where memory loses all access under it, and goes on when it has it again.",
-    dropped_meanwhile = "Memory that is dropped under a job is there again, with what the job writes.",
-    moved_meanwhile = "A job fails where memory is moved away under it, and leaves it at its new place as it is.",
+    unmapped_meanwhile = "A job fails where memory is unmapped under it."
+        => meanwhile(Some(Errno::EFAULT), unmapped, |_, _| Ok(())),
+    protected_meanwhile = "A job fails where memory becomes read-only under it, and writes no more when mprotect is back."
+        => meanwhile(Some(Errno::EPERM), |rest| resting(protected(rest, Protection::Read)?), |_, rest| rests(rest)),
+    hidden_meanwhile = "A job fails where memory loses all access under it, and goes on when it has it again."
+        => meanwhile(Some(Errno::EFAULT), |rest| protected(rest, Protection::None), shown_again),
+    dropped_meanwhile = "Memory that is dropped under a job is there again, with what the job writes." => meanwhile(None, dropped, filled),
+    moved_meanwhile = "A job fails where memory is moved away under it, and leaves it at its new place as it is."
+        => meanwhile(Some(Errno::EFAULT), |rest| resting(rest.relocate()?), |_, rest| rests(rest)),
     forked_meanwhile = "A child that is forked under a job has memory of its own, which the job does not change.",
 }
 
 const PAGES: usize = 16;
-
-/// Runs `others`, which go on until `body` has ended: they are told by what they are given.
-fn beside<T: Send>(
-    others: &[&(dyn Fn() -> Result<()> + Sync)],
-    body: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let again = |other: &(dyn Fn() -> Result<()> + Sync)| {
-            // ORDERING: it may be late.
-            while !over.load(Ordering::Relaxed) {
-                other()?;
-            }
-            anyhow::Ok(())
-        };
-        let others: Vec<_> = others
-            .iter()
-            .map(|other| scope.spawn(move || again(*other)))
-            .collect();
-        let result = body();
-        // ORDERING: as above.
-        over.store(true, Ordering::Relaxed);
-        others.into_iter().try_for_each(joined)?;
-        result
-    })
-}
 
 /// Moves all of a region to the device, and half of it back.
 fn to_and_fro(device: &Device, region: &Region) -> Result<()> {
@@ -62,20 +41,13 @@ fn to_and_fro(device: &Device, region: &Region) -> Result<()> {
     unless_held(device.migrate_to_system(region.part(0..region.pages().div_ceil(2))))
 }
 
-fn words_are_whole(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn words_are_whole(context: &Context, worker: Worker) -> Result<()> {
     let region = Region::options(4).huge(false).map()?;
     let (addr, len) = (region.addr(), region.len() as u64);
     let values = [0, 0x0101_0101_0101_0101, u64::MAX, 0xff00_ff00_ff00_ff00];
-    let packets: Vec<Packet> = (values.iter())
-        .flat_map(|value| {
-            [
-                Packet::fill(addr, len, *value),
-                Packet::fence(addr + 8, *value),
-            ]
-        })
-        .collect();
-    let look = || {
+    let fill = |value| Packet::fill(addr, len, value);
+    let packets = values.map(|value| [fill(value), Packet::fence(addr + 8, value)]);
+    let look = || -> Result<()> {
         for index in 0..region.len() / 8 {
             let word = region.load(index);
             ensure!(values.contains(&word), "word {index} is {word:#x}");
@@ -84,21 +56,19 @@ fn words_are_whole(context: &Context) -> Result<()> {
     };
     let device = context.open()?;
     beside(&[&look, &|| to_and_fro(&device, &region)], || {
-        for _ in rounds(3) {
-            equal("failure", worker.repeat(&packets, || true)?.error, None)?;
-        }
-        Ok(())
+        rounds(3).try_for_each(|_| {
+            let outcome = worker.repeat(packets.as_flattened(), || true)?;
+            equal("failure", outcome.error, None)
+        })
     })
 }
 
-fn fence_after_data(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    let (region, fence) = (
-        Region::options(32).huge(false).map()?,
-        Region::anonymous(1)?,
-    );
+fn fence_after_data(worker: Worker) -> Result<()> {
+    let region = Region::options(32).huge(false).map()?;
+    let fence = Region::anonymous(1)?;
     let (addr, half) = (region.addr(), region.len() as u64 / 2);
-    for round in rounds(20).take(500) {
+    let words = region.len() / 8;
+    for_all(rounds(20).take(500), |round| {
         let value = round as u64 + 1;
         if round % 4 == 3 {
             to_and_fro(&worker.device, &region)?;
@@ -112,46 +82,30 @@ fn fence_after_data(context: &Context) -> Result<()> {
         while fence.load(0) != value {
             ensure!(start.elapsed() < PATIENCE, "there is no value of FENCE");
         }
-        for index in 0..region.len() / 8 {
-            let expected = value - u64::from(index >= region.len() / 16);
-            equal("a word written before", region.load(index), expected)?;
-        }
-        equal("outcome", worker.outcome(job)?, Outcome::done(3))?;
-    }
-    Ok(())
+        words_are("a word written before", &region, 0..words / 2, value)?;
+        words_are("a word copied before", &region, words / 2..words, value - 1)?;
+        equal("outcome", worker.outcome(job)?, Outcome::done(3))
+    })
 }
 
-fn cpus_and_engines_write(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn cpus_and_engines_write(context: &Context, worker: Worker) -> Result<()> {
     let region = Region::options(4).huge(false).map()?;
-    let words = region.len() / 8;
+    let odd = || (1..region.len() / 8).step_by(2);
     let device = context.open()?;
     let mut count = 0;
     beside(&[&|| to_and_fro(&device, &region)], || {
         for round in rounds(20) {
+            let value = round as u64 + 1;
             // The engine writes some of the even words.
-            let even: Vec<Packet> = (0..words as u64)
-                .step_by(2)
-                .skip(round % 16)
-                .step_by(16)
-                .map(|index| Packet::fence(region.addr() + 8 * index, round as u64 + 1))
-                .collect();
-            let job = worker.submit(&even)?;
-            for index in (1..words).step_by(2) {
-                region.store(index, round as u64 + 1);
-            }
-            equal(
-                "outcome",
-                worker.outcome(job)?,
-                Outcome::done(even.len() as u64),
-            )?;
-            for index in (1..words).step_by(2) {
-                equal("a CPU's word", region.load(index), round as u64 + 1)?;
-            }
-            for packet in &even {
-                let index = (packet.dst - region.addr()) as usize / 8;
-                equal("an engine's word", region.load(index), round as u64 + 1)?;
-            }
+            let even = (0..region.len() / 8).step_by(2);
+            let even: Vec<usize> = even.skip(round % 16).step_by(16).collect();
+            let fence = |index: &usize| Packet::fence(region.addr() + 8 * *index as u64, value);
+            let job = worker.submit(&even.iter().map(fence).collect::<Vec<_>>())?;
+            odd().for_each(|index| region.store(index, value));
+            let expected = Outcome::done(even.len() as u64);
+            equal("outcome", worker.outcome(job)?, expected)?;
+            words_are("a CPU's word", &region, odd(), value)?;
+            words_are("an engine's word", &region, even, value)?;
             count += 1;
         }
         Ok(())
@@ -184,21 +138,14 @@ fn atomic_sums(context: &Context) -> Result<()> {
         };
         let by_cpus = thread::scope(|scope| {
             let cpus = [scope.spawn(add), scope.spawn(add)];
-            let work = |engine| {
-                let worker = Worker::on(context, engine as u32)?;
-                let packets: Vec<Packet> = (0..2)
-                    .flat_map(|page| {
-                        [
-                            Packet::add(Width::Eight, word(page), 1, ADDS, 0),
-                            Packet::add(Width::Four, word(page) + 12, 1, ADDS, 0),
-                        ]
-                    })
-                    .collect();
-                worker.does(&packets)
-            };
-            let jobs: Vec<_> = (0..engines)
-                .map(|engine| scope.spawn(move || work(engine)))
-                .collect();
+            let packets = [word(0), word(1)].map(|word| {
+                let add = |width, word| Packet::add(width, word, 1, ADDS, 0);
+                [add(Width::Eight, word), add(Width::Four, word + 12)]
+            });
+            let work =
+                move |engine| Worker::on(context, engine as u32)?.does(packets.as_flattened());
+            let spawn = |engine| scope.spawn(move || work(engine));
+            let jobs: Vec<_> = (0..engines).map(spawn).collect();
             let mut moved = Ok(());
             while moved.is_ok() && !jobs.iter().all(thread::ScopedJoinHandle::is_finished) {
                 // Now and then, so that they meet on a page that stays as well.
@@ -224,7 +171,7 @@ fn atomic_sums(context: &Context) -> Result<()> {
 }
 
 fn random_while_pages_move(context: &Context) -> Result<()> {
-    for seed in rounds(5) {
+    for_all(rounds(5), |seed| {
         let worker = Worker::new(context)?;
         let mut dice = Dice::new(seed as u64);
         let (first, mut image) = Kind::HalfResident.make(context, &worker.device)?;
@@ -244,31 +191,25 @@ fn random_while_pages_move(context: &Context) -> Result<()> {
             }
             Ok(())
         };
-        beside(
-            &[&touch, &|| to_and_fro(&mover, &first.region), &|| {
-                to_and_fro(&mover, &code)
-            }],
-            || {
-                for job in 0..10 {
-                    let program = ground.program(&mut dice);
-                    dmirror_client::packet::store(&code, 0, &program);
-                    let what = format!("seed {seed}, job {job}");
-                    worker.compare_at(&what, &mut image, &[], (code.addr(), &program))?;
-                }
-                Ok(())
-            },
-        )?;
-        same(&format!("seed {seed}"), &image, &regions)?;
-    }
-    Ok(())
+        let data_moves = || to_and_fro(&mover, &first.region);
+        let code_moves = || to_and_fro(&mover, &code);
+        beside(&[&touch, &data_moves, &code_moves], || {
+            (0..10).try_for_each(|job| {
+                let program = ground.program(&mut dice);
+                dmirror_client::packet::store(&code, 0, &program);
+                let what = format!("seed {seed}, job {job}");
+                let at = (code.addr(), &program[..]);
+                worker.compare_at(&what, &mut image, &[], at).map(drop)
+            })
+        })?;
+        same(&format!("seed {seed}"), &image, &regions)
+    })
 }
 
 fn restless_memory(context: &Context) -> Result<()> {
     // An ioctl gives up after a second.
     const RESTLESS: Duration = Duration::from_secs(3);
-    let worker = Worker::new(context)?;
-    let memory = Memory::new(1)?;
-    memory.fill(memory.all());
+    let (worker, memory) = (Worker::new(context)?, Memory::new(1)?);
     let mut image = Image::default();
     image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
     let word = memory.region.addr();
@@ -297,139 +238,111 @@ fn restless_memory(context: &Context) -> Result<()> {
     })
 }
 
-/// Has an engine fill memory again and again with 1 and 2, and changes the part from page
-/// `PAGES / 2` on by `change` meanwhile. The job must then fail in that part, if it is to fail.
-fn changed_meanwhile<T>(
-    context: &Context,
+/// A case in which an engine fills memory again and again with 1 and 2, and the part from page
+/// `PAGES / 2` on changes by `change` meanwhile. The job must then fail in that part, if it is to
+/// fail.
+fn meanwhile<T>(
     failure: Option<Errno>,
     change: impl Fn(Region) -> Result<T>,
     check: impl Fn(&Worker, &T) -> Result<()>,
-) -> Result<()> {
-    for (round, resident) in [false, true, false, true].into_iter().enumerate() {
-        let worker = Worker::new(context)?;
-        let mut memory = Memory::new(PAGES)?;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
+) -> impl Fn(&Context) -> Result<()> {
+    move |context| {
+        for (round, resident) in [false, true, false, true].into_iter().enumerate() {
+            let worker = Worker::new(context)?;
+            let mut memory = Memory::placed(&worker.device, PAGES, resident)?;
+            let (range, rest) = (memory.region.range(), memory.region.split_off(PAGES / 2));
+            let border = rest.addr();
+            let packets = [1, 2].map(|value| Packet::fill(range.addr(), range.bytes(), value));
+            let over = AtomicBool::new(false);
+            let (outcome, changed) = thread::scope(|scope| {
+                let job = scope.spawn(|| {
+                    // ORDERING: it may be late.
+                    worker.repeat(&packets, || {
+                        failure.is_none() && over.load(Ordering::Relaxed)
+                    })
+                });
+                thread::sleep(Duration::from_millis(20 + 7 * round as u64));
+                let changed = change(rest);
+                // ORDERING: as above.
+                over.store(true, Ordering::Relaxed);
+                anyhow::Ok((joined(job)?, changed?))
+            })?;
+            if failure.is_some() {
+                let seen = (outcome.error, outcome.access);
+                equal("failure, access", seen, (failure, Access::Write))?;
+                let inside = (border..range.end()).contains(&outcome.fault_addr);
+                ensure!(inside, "address {:#x} of {range:x?}", outcome.fault_addr);
+                equal("address in its page", outcome.fault_addr % 4096, 0)?;
+            }
+            check(&worker, &changed)?;
+            filled_with(&memory.region, &[1, 2])?;
         }
-        let (range, rest) = (memory.region.range(), memory.region.split_off(PAGES / 2));
-        let border = rest.addr();
-        let packets = [1, 2].map(|value| Packet::fill(range.addr(), range.bytes(), value));
-        let over = AtomicBool::new(false);
-        let (outcome, changed) = thread::scope(|scope| {
-            // ORDERING: it may be late.
-            let enough = || failure.is_none() && over.load(Ordering::Relaxed);
-            let (worker, packets) = (&worker, &packets);
-            let job = scope.spawn(move || worker.repeat(packets, enough));
-            thread::sleep(Duration::from_millis(20 + 7 * round as u64));
-            let changed = change(rest);
-            // ORDERING: as above.
-            over.store(true, Ordering::Relaxed);
-            anyhow::Ok((joined(job)?, changed?))
-        })?;
-        if let Some(errno) = failure {
-            equal("failure", outcome.error, Some(errno))?;
-            equal("access", outcome.access, Access::Write)?;
-            let inside = (border..range.end()).contains(&outcome.fault_addr);
-            ensure!(inside, "address {:#x} of {range:x?}", outcome.fault_addr);
-            equal("address in its page", outcome.fault_addr % 4096, 0)?;
-        }
-        check(&worker, &changed)?;
-        let words = memory.region.to_bytes(0..PAGES / 2);
-        ensure!(
-            words.chunks(8).all(|word| word[0] == 1 || word[0] == 2),
-            "some other word"
-        );
+        Ok(())
     }
-    Ok(())
 }
 
-fn unmapped_meanwhile(context: &Context) -> Result<()> {
-    let nothing = |_: &Worker, _: &()| Ok(());
-    let unmap = |rest: Region| {
-        drop(rest);
-        Ok(())
-    };
-    changed_meanwhile(context, Some(Errno::EFAULT), unmap, nothing)
+/// Checks that all words of a region begin with one of some bytes.
+fn filled_with(region: &Region, values: &[u8]) -> Result<()> {
+    let bytes = region.to_bytes(0..region.pages());
+    let odd = bytes.chunks(8).find(|word| !values.contains(&word[0]));
+    equal(&format!("a word other than {values:?}"), odd, None)
+}
+
+fn unmapped(region: Region) -> Result<()> {
+    drop(region);
+    Ok(())
 }
 
 /// Checks that nobody writes to memory any more.
 fn rests(region: &Region) -> Result<()> {
-    let before = region.to_bytes(0..region.pages());
+    let bytes = || region.to_bytes(0..region.pages());
+    let before = bytes();
     thread::sleep(Duration::from_millis(50));
-    equal(
-        "whether memory rests",
-        region.to_bytes(0..region.pages()) == before,
-        true,
-    )
+    equal("whether memory rests", bytes() == before, true)
 }
 
-fn protected_meanwhile(context: &Context) -> Result<()> {
-    let protect = |rest: Region| {
-        rest.protect(0..PAGES / 2, Protection::Read)?;
-        rests(&rest)?;
-        Ok(rest)
-    };
-    changed_meanwhile(context, Some(Errno::EPERM), protect, |_, rest| rests(rest))
+/// Checks that, and hands memory on.
+fn resting(region: Region) -> Result<Region> {
+    rests(&region)?;
+    Ok(region)
 }
 
-fn hidden_meanwhile(context: &Context) -> Result<()> {
-    let hide = |rest: Region| {
-        rest.protect(0..PAGES / 2, Protection::None)?;
-        Ok(rest)
-    };
-    changed_meanwhile(context, Some(Errno::EFAULT), hide, |worker, rest| {
-        rest.protect(0..PAGES / 2, Protection::ReadWrite)?;
-        rests(rest)?;
-        worker.does(&[Packet::fill(rest.addr(), rest.len() as u64, 3)])?;
-        equal("last word", rest.load(rest.len() / 8 - 1), 3)
-    })
+fn protected(region: Region, protection: Protection) -> Result<Region> {
+    region.protect(0..region.pages(), protection)?;
+    Ok(region)
 }
 
-fn dropped_meanwhile(context: &Context) -> Result<()> {
-    let discard = |rest: Region| {
-        for _ in 0..50 {
-            rest.advise(0..PAGES / 2, Advice::DontNeed)?;
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(rest)
-    };
-    changed_meanwhile(context, None, discard, |worker, rest| {
-        worker.does(&[Packet::fill(rest.addr(), rest.len() as u64, 3)])?;
-        let bytes = rest.to_bytes(0..PAGES / 2);
-        equal(
-            "whether all is filled",
-            bytes.chunks(8).all(|word| word[0] == 3),
-            true,
-        )
-    })
+/// Has an engine fill memory, and checks that it has.
+fn filled(worker: &Worker, region: &Region) -> Result<()> {
+    worker.does(&[Packet::fill(region.addr(), region.len() as u64, 3)])?;
+    filled_with(region, &[3])
 }
 
-fn moved_meanwhile(context: &Context) -> Result<()> {
-    let relocate = |rest: Region| {
-        let rest = rest.relocate()?;
-        rests(&rest)?;
-        Ok(rest)
-    };
-    changed_meanwhile(context, Some(Errno::EFAULT), relocate, |_, rest| {
-        rests(rest)
-    })
+/// Gives access again; the job must have ended, and another one go on.
+fn shown_again(worker: &Worker, region: &Region) -> Result<()> {
+    region.protect(0..region.pages(), Protection::ReadWrite)?;
+    rests(region)?;
+    filled(worker, region)
+}
+
+/// Drops memory again and again.
+fn dropped(region: Region) -> Result<Region> {
+    for _ in 0..50 {
+        region.advise(0..region.pages(), Advice::DontNeed)?;
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(region)
 }
 
 fn forked_meanwhile(context: &Context) -> Result<()> {
-    for resident in [false, true] {
+    for_all([false, true], |resident| {
         let worker = Worker::new(context)?;
-        let memory = Memory::new(PAGES)?;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
-        }
+        let memory = Memory::placed(&worker.device, PAGES, resident)?;
         let region = &memory.region;
         // Half a second of work, as one job, since a child is forked by a single thread.
-        let mut packets = Vec::new();
-        for value in 1..=50 {
-            packets.push(Packet::fill(region.addr(), region.len() as u64, value));
-            packets.push(Packet::spin(10_000_000));
-        }
-        let job = worker.submit(&packets)?;
+        let fill = |value| Packet::fill(region.addr(), region.len() as u64, value);
+        let packets = (1..=50).flat_map(|value| [fill(value), Packet::spin(10_000_000)]);
+        let job = worker.submit(&packets.collect::<Vec<_>>())?;
         thread::sleep(Duration::from_millis(35));
         let done = Gate::new()?;
         let child = helper(|| {
@@ -438,16 +351,9 @@ fn forked_meanwhile(context: &Context) -> Result<()> {
             let after = region.to_bytes(0..PAGES);
             equal("whether the child's memory rests", before == after, true)
         })?;
-        equal(
-            "outcome",
-            worker.outcome(job)?,
-            Outcome::done(packets.len() as u64),
-        )?;
+        equal("outcome", worker.outcome(job)?, Outcome::done(100))?;
         done.open()?;
         child.join()?;
-        let bytes = region.to_bytes(0..PAGES);
-        let last = bytes.chunks(8).all(|word| word[0] == 50);
-        equal("whether the parent has what was last written", last, true)?;
-    }
-    Ok(())
+        filled_with(region, &[50])
+    })
 }

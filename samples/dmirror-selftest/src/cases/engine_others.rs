@@ -8,10 +8,11 @@ use std::os::unix::process::CommandExt;
 
 use dmirror_client::interpreter::Image;
 use dmirror_client::packet;
-use dmirror_client::queue::{Access, Outcome};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use super::engine::done_at;
 use super::files::of_the_pool;
+use super::queue::no_fetch;
 use crate::prelude::*;
 use crate::settings::PRESETS;
 use crate::worker::{open, soon};
@@ -31,8 +32,7 @@ fn hugetlb(context: &Context) -> Result<()> {
     for preset in PRESETS {
         let policy = Policy::of(preset)?;
         let worker = Worker::new(context)?;
-        let memory = Memory::of(of_the_pool()?);
-        memory.fill(memory.all());
+        let memory = Memory::filled(of_the_pool()?);
         let mut image = Image::default();
         image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
         let data = memory.region.addr();
@@ -49,9 +49,8 @@ fn hugetlb(context: &Context) -> Result<()> {
         ];
         let added = policy.added(|| {
             worker.does(&[Packet::spin(0)])?;
-            worker
-                .compare(preset, &mut image, &[&memory.region], &packets)
-                .map(drop)
+            worker.compare(preset, &mut image, &[&memory.region], &packets)?;
+            Ok(())
         })?;
         // Those of the packets are the only ones that move.
         ensure!(added.out() <= 64, "{preset}: {added:?}");
@@ -59,33 +58,26 @@ fn hugetlb(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn hugetlb_packets(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn hugetlb_packets(worker: Worker) -> Result<()> {
     let (code, data) = (of_the_pool()?, Region::anonymous(1)?);
     let packets: Vec<Packet> = (0..100)
         .map(|nth| Packet::fence(data.addr() + 8 * nth, nth + 1))
         .collect();
     // Over a border of small pages.
     let at = packet::store(&code, 300 * PAGE as usize - 50 * Packet::SIZE, &packets);
-    let job = worker.queue.submit(at, packets.len() as u32)?;
-    equal("outcome", worker.outcome(job)?, Outcome::done(100))?;
+    done_at(&worker.queue, at, packets.len())?;
     let seen: Vec<u64> = (0..100).map(|index| data.load(index)).collect();
     equal("words", seen, (1..=100).collect())
 }
 
-fn executed_elsewhere(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn executed_elsewhere(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let before = Before::of(&device)?;
-    for round in 0..4 {
+    for_all(0..4, |round| {
         let child = helper(|| {
             let worker = Worker::on(context, round % 2)?;
-            let memory = Memory::new(16)?;
-            memory.move_out(&worker.device, memory.all())?;
-            let range = memory.region.range();
-            worker.endless(&[
-                Packet::prefetch(range.addr(), range.bytes()),
-                Packet::fill(range.addr(), range.bytes(), 7),
-            ])?;
+            let memory = Memory::resident(&worker.device, 16)?;
+            let (addr, len) = (memory.region.addr(), memory.region.len() as u64);
+            worker.endless(&[Packet::prefetch(addr, len), Packet::fill(addr, len, 7)])?;
             worker.submit(&[Packet::spin(0)])?;
             while memory.region.load(0) != 7 {
                 thread::yield_now();
@@ -94,14 +86,10 @@ fn executed_elsewhere(context: &Context) -> Result<()> {
             Err(program().exec().into())
         })?;
         soon("another program", || child.join())?;
-        for engine in 0..device.query()?.engines.min(2) {
-            soon("the next job of the engine", || {
-                Worker::on(context, engine)?.does(&[Packet::spin(0)])
-            })?;
-        }
-        before.nothing_is_left(&device)?;
-    }
-    Ok(())
+        let engines = device.query()?.engines.min(2);
+        (0..engines).try_for_each(|engine| Worker::serves(context, engine))?;
+        before.nothing_is_left(&device)
+    })
 }
 
 /// Waits until a process executes [`program`], or has ended.
@@ -150,30 +138,20 @@ fn after_exec(
 
 fn file_kept_in_exec(context: &Context) -> Result<()> {
     open(context)?; // or skips
-    for keeps in [false, true] {
+    for_all([false, true], |keeps| {
         after_exec(context, keeps, |worker, job| {
             let outcome = worker.outcome(job)?;
             equal("error of the job", outcome.error, Some(Errno::EFAULT))?;
-            let at = worker.store(&[Packet::spin(0)]);
-            for _ in 0..3 {
-                let outcome = worker.outcome(worker.queue.submit(at, 1)?)?;
-                let expected = Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
-                equal("outcome", outcome, expected)?;
-            }
-            Ok(())
+            (0..3).try_for_each(|_| no_fetch(worker))
         })?;
-        Worker::new(context)?.does(&[Packet::spin(0)])?;
-    }
-    Ok(())
+        Worker::new(context)?.does(&[Packet::spin(0)])
+    })
 }
 
 fn spawned(context: &Context) -> Result<()> {
-    for resident in [false, true] {
+    for_all([false, true], |resident| {
         let worker = Worker::new(context)?;
-        let memory = Memory::new(4)?;
-        if resident {
-            memory.move_out(&worker.device, memory.all())?;
-        }
+        let memory = Memory::placed(&worker.device, 4, resident)?;
         let word = memory.region.load(0);
         let add = Packet::add(Width::Eight, memory.region.addr(), 1, 1, 0);
         let job = worker.endless(&[add])?;
@@ -193,7 +171,6 @@ fn spawned(context: &Context) -> Result<()> {
         // Three packets a round, of which the last was not executed.
         let rounds = (outcome.executed + 1) / 3;
         equal("sum", memory.region.load(0).wrapping_sub(word), rounds)?;
-        memory.verify(1..4)?;
-    }
-    Ok(())
+        memory.verify(1..4)
+    })
 }

@@ -2,16 +2,18 @@
 
 //! Engines whose faults a program answers itself, or does not answer.
 
-use dmirror_client::queue::{Options, Outcome};
+use dmirror_client::queue::Options;
 use dmirror_client::uffd::Mode;
 
+use super::engine::done_at;
 use super::uffd::{answering, uffd};
 use crate::prelude::*;
 use crate::worker::{open_with_two, refused, soon};
 
 cases! { "engine":
     faults_nobody_answers = "A job whose data nobody provides holds up no other engine, and ends with its queue.",
-    packets_nobody_provides = "Neither does one whose packets nobody provides.",
+    packets_nobody_provides = "Neither does one whose packets nobody provides."
+        => |context: &Context| stuck(context, None, |worker, _| worker.ends()),
     faults_answered = "A thread answers the faults of an engine, and the job does what it should.",
     destroyed_before_a_fault = "A queue that is destroyed while its engine moves pages ends before a fault that nobody answers.",
     file_closed_in_a_fault = "Closing the file, and being killed, end a job in a fault that nobody answers.",
@@ -19,60 +21,48 @@ cases! { "engine":
 
 const PAGES: usize = 16;
 
-/// A queue on engine 0 with a job that waits for an answer that nobody gives, and one behind it;
-/// `body` gets the number of the first.
+/// A queue on engine 0 with a job that waits for an answer that nobody gives, for what `packet`
+/// makes of an address, or for packets there; and a job behind it. `body` gets the number of the
+/// first.
 fn stuck(
     context: &Context,
-    packets: impl Fn(u64) -> Vec<Packet>,
+    packet: Option<fn(u64) -> Packet>,
     body: impl FnOnce(Worker, u64) -> Result<()>,
 ) -> Result<()> {
     let uffd = uffd()?;
     let worker = Worker::of(open_with_two(context)?, Options::new(2).engine(0))?;
     let memory = Memory::untouched(PAGES)?;
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    let job = match packets(memory.region.addr()) {
-        none if none.is_empty() => worker.queue.submit(memory.region.addr(), 1)?,
-        packets => worker.submit(&packets)?,
+    let addr = memory.region.addr();
+    let job = match packet {
+        None => worker.queue.submit(addr, 1)?,
+        Some(packet) => worker.submit(&[packet(addr)])?,
     };
     worker.submit(&[Packet::spin(0)])?;
-    let limit = Duration::from_millis(300);
-    refused(
-        "WAIT for it",
-        worker.queue.wait(job, Some(limit)),
-        Errno::ETIME,
-    )?;
-    soon("work of another engine", || {
-        Worker::on(context, 1)?.does(&[Packet::spin(0)])
-    })?;
+    let answer = worker.queue.wait(job, Some(Duration::from_millis(300)));
+    refused("WAIT for it", answer, Errno::ETIME)?;
+    Worker::serves(context, 1)?;
     body(worker, job)?;
-    soon("work of the engine, then", || {
-        Worker::on(context, 0)?.does(&[Packet::spin(0)])
-    })
+    Worker::serves(context, 0)
 }
 
-/// Ends a queue soon.
-fn ends(worker: Worker) -> Result<()> {
-    soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))
+/// A packet that misses the memory at an address.
+fn fill(at: u64) -> Packet {
+    Packet::fill(at, 64, 1)
 }
 
 fn faults_nobody_answers(context: &Context) -> Result<()> {
-    stuck(
-        context,
-        |at| vec![Packet::fill(at, 64, 1)],
-        |worker, _| ends(worker),
-    )?;
-    stuck(
-        context,
-        |at| vec![Packet::sum(at, at, 64)],
-        |worker, _| ends(worker),
-    )?;
-    let atomic = |at| vec![Packet::add(Width::Eight, at, 1, 1, 0)];
-    stuck(context, atomic, |worker, job| {
+    let sum: fn(u64) -> Packet = |at| Packet::sum(at, at, 64);
+    for packet in [fill, sum] {
+        stuck(context, Some(packet), |worker, _| worker.ends())?;
+    }
+    let atomic = |at| Packet::add(Width::Eight, at, 1, 1, 0);
+    stuck(context, Some(atomic), |worker, job| {
         let waiter = worker.device.queue_of_number(worker.queue.number());
         thread::scope(|scope| {
             let waiter = scope.spawn(|| anyhow::Ok(waiter.wait(job, Some(PATIENCE))));
             thread::sleep(Duration::from_millis(100));
-            ends(worker)?;
+            worker.ends()?;
             refused("the waiter", joined(waiter)?, Errno::ENODEV)
         })
     })
@@ -87,63 +77,40 @@ fn destroyed_before_a_fault(context: &Context) -> Result<()> {
     // It is what moves, while the engine is on its way to the page that nobody provides.
     memory.region.store(page_size() / size_of::<u64>(), 1);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    let fill = Packet::fill(memory.region.addr(), 64, 1);
-    let at = worker.store(&[Packet::spin(0), fill]);
+    let at = worker.store(&[Packet::spin(0), fill(memory.region.addr())]);
     // The packets are on the device before: else it would be they that move.
-    let job = worker.queue.submit(at, 1)?;
-    equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
+    done_at(&worker.queue, at, 1)?;
     let delay = Delay::new("out_moved", 500_000)?;
     worker.queue.submit(at + Packet::SIZE as u64, 1)?;
     let start = Instant::now();
-    while memory
-        .expect("what is to move", 1..2, Where::System)
-        .is_ok()
-    {
+    while memory.expect("", 1..2, Where::System).is_ok() {
         ensure!(start.elapsed() < PATIENCE, "nothing moves");
     }
-    ends(worker)?;
+    worker.ends()?;
     drop(delay);
     drop(policy);
-    soon("work of the engine, then", || {
-        Worker::on(context, 0)?.does(&[Packet::spin(0)])
-    })
-}
-
-fn packets_nobody_provides(context: &Context) -> Result<()> {
-    stuck(context, |_| vec![], |worker, _| ends(worker))
+    Worker::serves(context, 0)
 }
 
 fn faults_answered(context: &Context) -> Result<()> {
     let uffd = uffd()?;
-    let worker = Worker::new(context)?;
-    let memory = Memory::untouched(PAGES)?;
+    let (worker, memory) = (Worker::new(context)?, Memory::untouched(PAGES)?);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    let (addr, len) = (memory.region.addr(), memory.region.len() as u64);
     let result = Region::anonymous(1)?;
+    let (addr, len) = (memory.region.addr(), memory.region.len() as u64);
     let packet = Packet::sum(result.addr(), addr, len);
     answering(&uffd, &memory, || worker.does(&[packet]))?;
-    memory.verify(memory.all())?;
-    let words = memory.data().to_bytes(0..PAGES);
-    let sum = words.chunks_exact(8).fold(0_u64, |sum, word| {
-        sum.wrapping_add(u64::from_ne_bytes(word.try_into().unwrap_or_default()))
-    });
-    equal("sum", result.load(0), sum)
+    memory.intact()?;
+    let words = (0..memory.region.len() / 8).map(|index| memory.region.load(index));
+    equal("sum", result.load(0), words.fold(0, u64::wrapping_add))
 }
 
 fn file_closed_in_a_fault(context: &Context) -> Result<()> {
-    let fill = |at| vec![Packet::fill(at, 64, 1)];
-    stuck(context, fill, |worker, _| {
-        let Worker { device, queue, .. } = worker;
-        queue.abandon();
-        soon("close", || {
-            drop(device);
-            Ok(())
-        })
-    })?;
-    for _ in 0..3 {
+    stuck(context, Some(fill), |worker, _| worker.closes().map(drop))?;
+    for_all(0..3, |_| {
         let started = Gate::new()?;
         let child = helper(|| {
-            stuck(context, fill, |_, _| {
+            stuck(context, Some(fill), |_, _| {
                 started.open()?;
                 loop {
                     thread::park();
@@ -152,9 +119,6 @@ fn file_closed_in_a_fault(context: &Context) -> Result<()> {
         })?;
         started.wait()?;
         soon("the end of a process", || child.kill())?;
-        soon("work of the engine, then", || {
-            Worker::on(context, 0)?.does(&[Packet::spin(0)])
-        })?;
-    }
-    Ok(())
+        Worker::serves(context, 0)
+    })
 }

@@ -6,11 +6,17 @@ use crate::prelude::*;
 use crate::reload::with_capacity;
 
 cases! { "evict":
-    four_times_the_capacity = "A program that moves four times the device's memory there finds all its data right.",
-    oldest_first = "When the device is full, the pages that were moved first come back first.",
-    used_by_the_device = "When the device is full, the pages that it has just read stay, and older ones come back.",
+    four_times_the_capacity = "A program that moves four times the device's memory there finds all its data right."
+        => small(|device| four_times(&device, &Memory::new(pages(4 * BLOCKS))?, false)),
+    oldest_first = "When the device is full, the pages that were moved first come back first."
+        => small(|device| in_turn(&device, false)),
+    used_by_the_device = "When the device is full, the pages that it has just read stay, and older ones come back."
+        => small(|device| in_turn(&device, true)),
     other_processes = "A process gets room on a full device, and the one that had it loses no data.",
-    several_at_once = "Processes that together want more than there is all finish with their data right.",
+    several_at_once = "Processes that together want more than there is all finish with their data right."
+        => |context: &Context| {
+            with_small_device(context, || at_once(context, || Memory::new(pages(BLOCKS - 1))))
+        },
 }
 
 /// Blocks of the device in these cases, of `HUGE` bytes each.
@@ -27,71 +33,64 @@ pub(super) fn with_small_device(
     with_capacity(context, (BLOCKS * HUGE) as u64, body)
 }
 
+/// A case with a device of [`BLOCKS`] blocks.
+pub(super) fn small(body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
+    move |context| with_small_device(context, || body(context.open()?))
+}
+
 /// Moves memory to the device, and checks that the device has seen each page.
 pub(super) fn move_there(device: &Device, memory: &Memory) -> Result<()> {
-    let mut view = vec![0xa5; memory.region.len()];
-    let range = memory.region.part(memory.all());
-    let counts = device.migrate_to_device(range, &mut view)?;
-    equal("pages moved out", counts.pages, range.pages())?;
-    memory
-        .data()
-        .check_bytes(&view, 0)
-        .context("the device's view")
+    let view = moved_out(device, memory.region.range())?;
+    let seen = memory.data().check_bytes(&view, 0);
+    seen.context("the device's view")
 }
 
-fn four_times_the_capacity(context: &Context) -> Result<()> {
-    with_small_device(context, || {
-        let device = context.open()?;
-        let memory = Memory::new(pages(4 * BLOCKS))?;
-        for round in 2..4 {
-            move_there(&device, &memory)?;
-            let survey = Survey::of(memory.region.part(memory.all()))?;
-            equal("pages on a full device", survey.on_device(), pages(BLOCKS))?;
-            memory.verify(memory.all())?;
-            memory.refill(round);
-        }
-        memory.verify(memory.all())
-    })
+/// Checks that all the device's blocks are free and whole.
+pub(super) fn all_free(device: &Device) -> Result<()> {
+    match device.room()? {
+        Some(room) => equal("free blocks", room.free_blocks, BLOCKS as u64),
+        None => Ok(()),
+    }
 }
 
-fn oldest_first(context: &Context) -> Result<()> {
-    with_small_device(context, || {
-        let device = context.open()?;
-        let first = Memory::new(pages(1))?;
-        let second = Memory::new(pages(BLOCKS - 1))?;
-        let third = Memory::new(pages(1))?;
-        for memory in [&first, &second, &third] {
-            move_there(&device, memory)?;
+/// Moves more memory to the device than there is room for, twice, and looks at it. If
+/// `in_order`, the pages that were moved last must stay the first time.
+pub(super) fn four_times(device: &Device, memory: &Memory, in_order: bool) -> Result<()> {
+    let end = memory.region.pages();
+    for round in 2..4 {
+        move_there(device, memory)?;
+        equal("pages on a full device", memory.on_device()?, pages(BLOCKS))?;
+        if in_order && round == 2 {
+            memory.expect("moved last", end - pages(BLOCKS)..end, Where::Device)?;
         }
+        memory.intact()?;
+        memory.refill(round);
+    }
+    memory.intact()?;
+    all_free(device)
+}
+
+/// Moves memory to the device, for which the third one finds no room. The device has used the
+/// first one, or nothing.
+fn in_turn(device: &Device, used: bool) -> Result<()> {
+    let (first, third) = (Memory::new(pages(1))?, Memory::new(pages(1))?);
+    let second = Memory::new(pages(BLOCKS - 1))?;
+    move_there(device, &first)?;
+    move_there(device, &second)?;
+    if used {
+        device.read(first.region.part(0..1), &mut vec![0; page_size()])?;
+    }
+    move_there(device, &third)?;
+    if used {
+        first.expect("used by the device", first.all(), Where::Device)?;
+    } else {
         first.expect("after all others", first.all(), Where::System)?;
         second.expect("moved after it", second.all(), Where::Device)?;
-        third.expect("moved last", third.all(), Where::Device)?;
-        for memory in [&first, &second, &third] {
-            memory.verify(memory.all())?;
-        }
-        Ok(())
-    })
-}
-
-fn used_by_the_device(context: &Context) -> Result<()> {
-    with_small_device(context, || {
-        let device = context.open()?;
-        let first = Memory::new(pages(1))?;
-        let second = Memory::new(pages(BLOCKS - 1))?;
-        let third = Memory::new(pages(1))?;
-        for memory in [&first, &second] {
-            move_there(&device, memory)?;
-        }
-        let mut view = vec![0; page_size()];
-        device.read(first.region.part(0..1), &mut view)?;
-        move_there(&device, &third)?;
-        first.expect("used by the device", first.all(), Where::Device)?;
-        third.expect("moved last", third.all(), Where::Device)?;
-        for memory in [&first, &second, &third] {
-            memory.verify(memory.all())?;
-        }
-        Ok(())
-    })
+    }
+    third.expect("moved last", third.all(), Where::Device)?;
+    first.intact()?;
+    second.intact()?;
+    third.intact()
 }
 
 fn other_processes(context: &Context) -> Result<()> {
@@ -99,45 +98,33 @@ fn other_processes(context: &Context) -> Result<()> {
         let device = context.open()?;
         let memory = Memory::new(pages(BLOCKS))?;
         move_there(&device, &memory)?;
-        helper(|| {
-            let device = context.open()?;
+        in_child(|| {
             let own = Memory::new(pages(BLOCKS))?;
-            move_there(&device, &own)?;
+            move_there(&context.open()?, &own)?;
             own.expect("of the second process", own.all(), Where::Device)?;
-            own.verify(own.all())
-        })?
-        .join()?;
+            own.intact()
+        })?;
         memory.expect("of the first process", memory.all(), Where::System)?;
-        memory.verify(memory.all())
+        memory.intact()
     })
 }
 
 /// Has processes use the device at once, each with memory that `new` makes.
 pub(super) fn at_once(context: &Context, new: fn() -> Result<Memory>) -> Result<()> {
     let start = Gate::new()?;
-    let helpers = (0..3_u16)
-        .map(|nth| {
-            helper(|| {
-                let device = context.open()?;
-                let memory = new()?;
-                start.wait()?;
-                for round in 0..3 {
-                    memory.refill(10 * (nth + 1) + round);
-                    move_there(&device, &memory)?;
-                    memory.verify(memory.all())?;
-                }
-                Ok(())
-            })
+    let child = |nth| {
+        helper(|| {
+            let device = context.open()?;
+            let memory = new()?;
+            start.wait()?;
+            for round in 0..3 {
+                memory.refill(10 * (nth + 1) + round);
+                move_there(&device, &memory)?;
+                memory.intact()?;
+            }
+            Ok(())
         })
-        .collect::<Result<Vec<_>>>()?;
-    for _ in &helpers {
-        start.open()?;
-    }
-    helpers.into_iter().try_for_each(|helper| helper.join())
-}
-
-fn several_at_once(context: &Context) -> Result<()> {
-    with_small_device(context, || {
-        at_once(context, || Memory::new(pages(BLOCKS - 1)))
-    })
+    };
+    let children = started(&start, (0..3_u16).map(child))?;
+    children.into_iter().try_for_each(Helper::join)
 }

@@ -6,169 +6,114 @@
 use std::path::Path;
 
 use dmirror_client::device::prot;
-use dmirror_client::place::Usage;
 
 use super::huge::huge;
-use super::huge_whole::{WHOLE, huge_there};
+use super::huge_whole::{WHOLE, huge_there, is_small};
 use crate::inject::{Failure, Often};
 use crate::prelude::*;
 
 cases! { "fork_huge":
-    before_migration = "A huge page that was shared by fork goes to the device for both, and each side's writes stay its own.",
-    small_before_migration = "Where the device has no block for one, it goes in small pages, for both.",
-    part_before_migration = "A part of one goes for both, and the rest stays.",
+    before_migration = "A huge page that was shared by fork goes to the device for both, and each side's writes stay its own."
+        => shared(false, |device, memory| memory.out(device)),
+    small_before_migration = "Where the device has no block for one, it goes in small pages, for both."
+        => shared(false, small_before_migration),
+    part_before_migration = "A part of one goes for both, and the rest stays."
+        => shared(false, |device, memory| {
+            memory.move_out(device, 100..300)?;
+            memory.only(100..300, Where::Device, Where::System)
+        }),
     by_both = "Parent and child move a huge page that they share, one after the other and back.",
     resident = "A huge page on the device is shared by fork: both write by CPU, and see their own.",
-    written_by_device = "The device writes a huge page there that fork has shared: the child does not see it.",
-    back_in_small_pages = "One comes back in small pages where there is no huge page for it, and both have their data.",
+    written_by_device = "The device writes a huge page there that fork has shared: the child does not see it."
+        => shared(true, |device, memory| memory.device_refills(device, 2).map(drop)),
+    back_in_small_pages = "One comes back in small pages where there is no huge page for it, and both have their data."
+        => shared(true, back_in_small_pages),
     part_back = "A part of one comes back by command, and both have their data.",
     touched_without_huge_page = "A CPU touches one when there is no huge page for it at first: it gets the data.",
     touched_without_any = "Where there is none at all, a CPU that touches one gets a small page. DMIRROR_KNOWN=1 has kernels with checks run it, too.",
     read_only = "A huge page on the device that is read-only comes back in small pages.",
-    child_unmaps = "A child that unmaps a part of one takes nothing from its parent.",
+    child_unmaps = "A child that unmaps a part of one takes nothing from its parent."
+        => leaves_nothing(child_unmaps),
 }
 
-/// A child that looks at its data when it is told to, writes all, and looks again.
-struct Other {
-    child: Helper,
-    go: Gate,
-}
-
-impl Other {
-    fn fork(memory: &Memory) -> Result<Self> {
-        let go = Gate::new()?;
-        let child = helper(|| {
-            go.wait()?;
-            memory.verify(memory.all())?;
-            memory.refill(7);
-            memory.verify(memory.all())
-        })?;
-        Ok(Self { child, go })
-    }
-
-    /// Both sides have their data, and keep their own writes.
-    fn check_apart(self, device: &Device, memory: &Memory) -> Result<()> {
-        memory.verify(memory.all())?;
-        memory.device_reads(device, memory.all())?;
+/// Has `body` do something to a huge page that a child shares. Then both sides have their data,
+/// and keep their own writes.
+fn apart(device: &Device, memory: &Memory, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    memory.beside_child(7, || {
+        body()?;
+        memory.intact()?;
+        memory.reads(device)?;
         memory.refill(5);
-        self.go.open()?;
-        self.child.join()?;
-        memory.verify(memory.all())?;
-        memory.move_out(device, memory.all())?;
-        memory.verify(memory.all())
-    }
+        Ok(())
+    })?;
+    memory.out_and_read(device)
 }
 
-fn before_migration(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    let memory = huge(1)?;
-    let other = Other::fork(&memory)?;
-    memory.move_out(&device, memory.all())?;
-    other.check_apart(&device, &memory)?;
-    drop(memory);
-    before.nothing_is_left(&device)
+/// A case of [`apart`] with a huge page that is on the device or, if not `there`, in system
+/// memory; after it nothing is left on the device.
+fn shared(
+    there: bool,
+    body: impl Fn(&Device, &Memory) -> Result<()>,
+) -> impl Fn(Device) -> Result<()> {
+    leaves_nothing(move |device| {
+        let memory = if there { huge_there(device)? } else { huge(1)? };
+        apart(device, &memory, || body(device, &memory))
+    })
 }
 
-fn small_before_migration(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    let memory = huge(1)?;
-    let other = Other::fork(&memory)?;
+fn small_before_migration(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("device_alloc", Often::Once)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(device)?;
     drop(failure);
     let in_small = prot::READ | prot::PRIVATE_LOCAL;
-    snapshot_is("there", &device, memory.region.range(), in_small)?;
-    other.check_apart(&device, &memory)?;
-    drop(memory);
-    before.nothing_is_left(&device)
-}
-
-fn part_before_migration(device: Device) -> Result<()> {
-    let memory = huge(1)?;
-    let other = Other::fork(&memory)?;
-    memory.move_out(&device, 100..300)?;
-    memory.expect("the rest", 0..100, Where::System)?;
-    memory.expect("the rest", 300..WHOLE, Where::System)?;
-    other.check_apart(&device, &memory)
+    snapshot_is("there", device, memory.region.range(), in_small)
 }
 
 fn by_both(context: &Context) -> Result<()> {
     let device = context.open()?;
     let memory = huge(1)?;
-    let moved = Gate::new()?;
-    let back = Gate::new()?;
+    let (moved, back) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
         let own = context.open()?;
-        memory.move_out(&own, memory.all())?;
+        memory.out(&own)?;
         moved.open()?;
         back.wait()?;
-        memory.verify(memory.all())?;
-        memory.move_out(&own, memory.all())?;
+        memory.intact()?;
+        memory.out(&own)?;
         memory.refill(3);
-        memory.move_out(&own, memory.all())?;
-        memory.verify(memory.all())
+        memory.out_and_read(&own)
     })?;
     moved.wait()?;
     memory.expect("where the child put it", memory.all(), Where::Device)?;
-    memory.device_reads(&device, memory.all())?;
+    memory.reads(&device)?;
     memory.move_back(&device, memory.all(), WHOLE)?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     back.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.survives(child)
 }
 
 fn resident(device: Device) -> Result<()> {
-    for child_first in [false, true] {
-        let memory = huge_there(&device)?;
-        let other = Other::fork(&memory)?;
-        if child_first {
-            other.go.open()?;
-            other.child.join()?;
-            memory.verify(memory.all())?;
-        } else {
-            other.check_apart(&device, &memory)?;
-        }
-    }
-    Ok(())
+    apart(&device, &huge_there(&device)?, || Ok(()))?;
+    // The child first.
+    huge_there(&device)?.beside_child(7, || Ok(()))
 }
 
-fn written_by_device(device: Device) -> Result<()> {
-    let memory = huge_there(&device)?;
-    let other = Other::fork(&memory)?;
-    memory.device_refills(&device, 2)?;
-    other.check_apart(&device, &memory)
-}
-
-fn is_small(memory: &Memory) -> Result<()> {
-    let bytes = Usage::of(memory.region.range())?.huge;
-    equal("bytes in huge pages", bytes, 0)
-}
-
-fn back_in_small_pages(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    let memory = huge_there(&device)?;
-    let other = Other::fork(&memory)?;
+/// Has it come back when there is no huge page for it.
+fn back_in_small_pages(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
-    memory.move_back(&device, memory.all(), WHOLE)?;
+    memory.move_back(device, memory.all(), WHOLE)?;
     equal("the failure is over", failure.is_over()?, true)?;
-    is_small(&memory)?;
-    other.check_apart(&device, &memory)?;
-    drop(memory);
-    before.nothing_is_left(&device)
+    is_small(memory)
 }
 
 fn part_back(device: Device) -> Result<()> {
     for part in [0..1, 100..300, 300..WHOLE] {
         let memory = huge_there(&device)?;
-        let other = Other::fork(&memory)?;
-        memory.move_back(&device, part.clone(), part.len())?;
-        memory.expect(
-            "the page before the end",
-            part.end - 1..part.end,
-            Where::System,
-        )?;
-        other.check_apart(&device, &memory)?;
+        apart(&device, &memory, || {
+            memory.move_back(&device, part.clone(), part.len())?;
+            let last = part.end - 1..part.end;
+            memory.expect("the page before the end", last, Where::System)
+        })?;
     }
     Ok(())
 }
@@ -176,16 +121,16 @@ fn part_back(device: Device) -> Result<()> {
 fn touched_without_huge_page(device: Device) -> Result<()> {
     for by_child in [false, true] {
         let memory = huge_there(&device)?;
-        let other = Other::fork(&memory)?;
-        let failure = Failure::new("system_alloc", Often::Once)?;
-        if by_child {
-            let touch = helper(|| memory.verify(77..78))?;
-            equal("a child's touch", touch.exit()?, Exit::Status(0))?;
-        } else {
-            memory.verify(77..78)?;
-        }
-        equal("the failure is over", failure.is_over()?, true)?;
-        other.check_apart(&device, &memory)?;
+        let touch = || memory.verify(77..78);
+        apart(&device, &memory, || {
+            let failure = Failure::new("system_alloc", Often::Once)?;
+            if by_child {
+                in_child(touch)?;
+            } else {
+                touch()?;
+            }
+            equal("the failure is over", failure.is_over()?, true)
+        })?;
     }
     Ok(())
 }
@@ -197,38 +142,30 @@ fn touched_without_any(context: &Context) -> Result<()> {
     }
     let device = context.open()?;
     let memory = huge_there(&device)?;
-    let other = Other::fork(&memory)?;
-    let failure = Failure::next("system_alloc", 2)?;
-    memory.verify(77..78)?;
-    equal("the failure is over", failure.is_over()?, true)?;
-    is_small(&memory)?;
-    other.check_apart(&device, &memory)
+    apart(&device, &memory, || {
+        let failure = Failure::next("system_alloc", 2)?;
+        memory.verify(77..78)?;
+        equal("the failure is over", failure.is_over()?, true)?;
+        is_small(&memory)
+    })
 }
 
 fn read_only(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
     memory.region.protect(memory.all(), Protection::Read)?;
-    let failure = Failure::new("system_alloc", Often::Once)?;
-    memory.move_back(&device, memory.all(), WHOLE)?;
-    equal("the failure is over", failure.is_over()?, true)?;
-    is_small(&memory)?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    back_in_small_pages(&device, &memory)?;
+    memory.intact()?;
+    memory.out_and_read(&device)
 }
 
-fn child_unmaps(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    let memory = huge_there(&device)?;
-    let child = helper(|| {
+fn child_unmaps(device: &Device) -> Result<()> {
+    let memory = huge_there(device)?;
+    in_child(|| {
         memory.region.replace(100..400)?;
         memory.verify(0..100)?;
         memory.verify(400..WHOLE)
     })?;
-    child.join()?;
     // What the child looked at came back for both.
-    memory.move_back(&device, 50..150, 50)?;
-    memory.verify(memory.all())?;
-    drop(memory);
-    before.nothing_is_left(&device)
+    memory.move_back(device, 50..150, 50)?;
+    memory.intact()
 }

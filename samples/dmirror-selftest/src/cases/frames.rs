@@ -4,7 +4,7 @@
 //! pages are there and while they move. A page of the device is none of the
 //! kernel's that these files know, and they have to see that.
 
-use std::io;
+use std::io::ErrorKind::NotFound;
 use std::ops::Range;
 
 use dmirror_client::Place;
@@ -12,11 +12,11 @@ use dmirror_client::Place;
 use crate::prelude::*;
 
 cases! { "frames":
-    of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages.",
-    whole_range = "The files about page frames can be read over the whole range of a device and around it.",
+    of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages." => kept(on_device(PAGES), of_resident_pages),
+    whole_range = "The files about page frames can be read over the whole range of a device and around it." => resident(PAGES, whole_range),
     of_pages_that_came_back = "Pages that came back are anonymous memory that is mapped once.",
     during_migration = "The files about page frames can be read while pages go to the device and come back.",
-    idle = "The bitmap of idle pages has no resident page in it, and marking all of them idle does no harm.",
+    idle = "The bitmap of idle pages has no resident page in it, and marking all of them idle does no harm." => kept(in_system(PAGES), idle),
     idle_during_migration = "The bitmap of idle pages can be read and written while pages move.",
 }
 
@@ -39,11 +39,15 @@ impl PerFrame {
             return skip("page frames are shown to root only");
         }
         match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                skip(format!("the kernel has no {path}"))
-            }
+            Err(error) if error.kind() == NotFound => skip(format!("the kernel has no {path}")),
             file => Ok(Self(file.context(path.to_owned())?)),
         }
+    }
+
+    /// Those of the files about frames that there are.
+    fn all() -> Vec<(&'static str, Self)> {
+        let open = |path| Some((path, Self::open(path).ok()?));
+        FILES.into_iter().filter_map(open).collect()
     }
 
     /// The words of `frames`; fewer if the file ends before.
@@ -51,19 +55,20 @@ impl PerFrame {
         let mut bytes = vec![0xff; (frames.end - frames.start) as usize * 8];
         let mut done = 0;
         while done < bytes.len() {
-            match self
-                .0
-                .read_at(&mut bytes[done..], frames.start * 8 + done as u64)?
-            {
+            let at = frames.start * 8 + done as u64;
+            match self.0.read_at(&mut bytes[done..], at)? {
                 0 => break,
                 length => done += length,
             }
         }
-        bytes.truncate(done);
-        Ok(bytes
-            .chunks_exact(8)
-            .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()))
-            .collect())
+        let words = bytes[..done].chunks_exact(8);
+        let words = words.map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()));
+        Ok(words.collect())
+    }
+
+    /// The word of a frame, if there is one.
+    fn read_one(&self, frame: u64) -> Result<Option<u64>> {
+        Ok(self.read(frame..frame + 1)?.first().copied())
     }
 }
 
@@ -71,23 +76,22 @@ impl PerFrame {
 fn frames_there(memory: &Memory) -> Result<Range<u64>> {
     let survey = Survey::of(memory.region.range())?;
     at("the pages", &survey, Where::Device)?;
-    let frames: Vec<u64> = frames(&survey)?;
+    let frames = frames(memory)?;
     let (first, last) = (frames.iter().min(), frames.iter().max());
     Ok(*first.context("no page")?..*last.context("no page")? + 1)
 }
 
-fn frames(survey: &Survey) -> Result<Vec<u64>> {
+/// The frames that hold pages of `memory`, wherever they are.
+fn frames(memory: &Memory) -> Result<Vec<u64>> {
+    let survey = Survey::of(memory.region.range())?;
     if !survey.frames_shown() {
         return skip("page frames are shown to root only");
     }
-    survey
-        .places()
-        .iter()
-        .map(|place| match place {
-            Place::Device { frame, .. } | Place::System { frame } => Ok(*frame),
-            place => bail!("expected a page with a frame, seen {place:?}"),
-        })
-        .collect()
+    let frame = |place: &Place| match place {
+        Place::Device { frame, .. } | Place::System { frame } => Ok(*frame),
+        place => bail!("expected a page with a frame, seen {place:?}"),
+    };
+    survey.places().iter().map(frame).collect()
 }
 
 /// Checks what a file about frames says of frames of the device: nothing.
@@ -95,50 +99,35 @@ fn says_nothing(path: &str, words: &[u64]) -> Result<()> {
     // None of the frames is memory that the kernel hands out, so there are no
     // flags but those that say so, no mappings, no group.
     let odd = words.iter().find(|word| *word & !(NOPAGE | OFFLINE) != 0);
-    ensure!(
-        odd.is_none(),
-        "{path} says {odd:x?} of a frame of the device"
-    );
+    ensure!(odd.is_none(), "{path} says {odd:x?} of a frame there");
     Ok(())
 }
 
-fn of_resident_pages(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    for path in FILES {
-        let Ok(file) = PerFrame::open(path) else {
-            continue;
-        };
-        let words = file.read(frames_there(&memory)?)?;
+fn of_resident_pages(_: &Device, memory: &Memory) -> Result<()> {
+    for (path, file) in PerFrame::all() {
+        let words = file.read(frames_there(memory)?)?;
         println!("{path}: {} words", words.len());
         says_nothing(path, &words)?;
     }
     PerFrame::open(FILES[0])?;
-    memory.expect("after the files were read", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    memory.expect("after the files were read", memory.all(), Where::Device)
 }
 
-fn whole_range(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn whole_range(_: &Device, memory: &Memory) -> Result<()> {
     let survey = Survey::of(memory.region.range())?;
-    let frames = frames_there(&memory)?;
-    let range = survey
-        .devices()
-        .find(|device| device.frames.contains(&frames.start))
+    let frames = frames_there(memory)?;
+    let mut devices = survey.devices();
+    let device = devices.find(|device| device.frames.contains(&frames.start));
+    let range = &device
         .context("no device in /proc/iomem holds the pages")?
-        .frames
-        .clone();
+        .frames;
     println!("frames of the device: {range:x?}");
     // A section of memory on either side: where the kernel's records end.
     let section = (128 << 20) / page_size() as u64;
-    for path in FILES {
-        let Ok(file) = PerFrame::open(path) else {
-            continue;
-        };
+    for (path, file) in PerFrame::all() {
         for edge in [range.start, frames.start, range.end] {
-            file.read(edge.saturating_sub(600)..edge + 600)
-                .with_context(|| format!("{path} around {edge:#x}"))?;
+            let around = file.read(edge.saturating_sub(600)..edge + 600);
+            around.with_context(|| format!("{path} around {edge:#x}"))?;
             file.read(edge.saturating_sub(section)..edge.saturating_sub(section - 8))?;
         }
         let step = (range.end - range.start) / 4096 + 1;
@@ -146,25 +135,20 @@ fn whole_range(device: Device) -> Result<()> {
             says_nothing(path, &file.read(frame..frame + 1)?)?;
         }
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn of_pages_that_came_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let (flags, counts) = (PerFrame::open(FILES[0])?, PerFrame::open(FILES[1])?);
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     memory.move_back(&device, 0..PAGES / 2, PAGES / 2)?;
-    memory.verify(memory.all())?;
-    for frame in frames(&Survey::of(memory.region.range())?)? {
-        let (flags, counts) = (
-            flags.read(frame..frame + 1)?,
-            counts.read(frame..frame + 1)?,
-        );
-        ensure!(
-            flags.first().is_some_and(|flags| flags & ANON != 0),
-            "the flags of frame {frame:#x} are {flags:x?}"
-        );
-        equal("the count of mappings", counts, vec![1])?;
+    memory.intact()?;
+    for frame in frames(&memory)? {
+        let (flags, count) = (flags.read_one(frame)?, counts.read_one(frame)?);
+        let is_anon = flags.is_some_and(|flags| flags & ANON != 0);
+        ensure!(is_anon, "the flags of frame {frame:#x} are {flags:x?}");
+        equal("the count of mappings", count, Some(1))?;
     }
     Ok(())
 }
@@ -178,23 +162,22 @@ fn while_moving(context: &Context, look: impl Fn(Range<u64>, &[u64]) -> Result<(
     let move_around = || -> Result<()> {
         let device = context.open()?;
         let memory = Memory::new(PAGES)?;
-        for frame in frames(&Survey::of(memory.region.range())?)? {
+        for frame in frames(&memory)? {
             found.send(frame)?;
         }
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         let frames = frames_there(&memory)?;
         found.send(frames.start)?;
         found.send(frames.end)?;
         go.wait()?;
-        let mut view = vec![0; memory.region.len()];
         for round in 0..ROUNDS {
             memory.refill(round as u16 + 2);
             // A page that someone looks at may stay behind.
-            let _ = device.migrate_to_device(memory.region.range(), &mut view);
+            let _ = memory.try_out(&device);
             if round % 2 == 0 {
                 let _ = device.migrate_to_system(memory.region.range());
             }
-            memory.verify(memory.all())?;
+            memory.intact()?;
         }
         Ok(())
     };
@@ -216,16 +199,13 @@ fn while_moving(context: &Context, look: impl Fn(Range<u64>, &[u64]) -> Result<(
 }
 
 fn during_migration(context: &Context) -> Result<()> {
-    let files: Vec<(&str, PerFrame)> = FILES
-        .into_iter()
-        .filter_map(|path| Some((path, PerFrame::open(path).ok()?)))
-        .collect();
+    let files = PerFrame::all();
     PerFrame::open(FILES[0])?;
     while_moving(context, |there, system| {
         for (path, file) in &files {
             says_nothing(path, &file.read(there.clone())?)?;
             for frame in system {
-                file.read(*frame..*frame + 1)?;
+                file.read_one(*frame)?;
             }
         }
         Ok(())
@@ -258,40 +238,34 @@ impl Idle {
     fn mark(&self, frames: Range<u64>) -> Result<()> {
         for word in Self::words(frames) {
             match self.write.write_at(&[0xff; 8], word * 8) {
-                Err(error) if error.raw_os_error() != Some(dmirror_client::Errno::ENXIO as i32) => {
-                    return Err(error).context("marking pages idle");
-                }
-                _ => {}
+                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {}
+                answer => drop(answer.context("marking pages idle")?),
             }
         }
         Ok(())
     }
 }
 
-fn idle(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+fn idle(device: &Device, memory: &Memory) -> Result<()> {
     let idle = Idle::open()?;
-    let system = frames(&Survey::of(memory.region.range())?)?;
-    memory.move_out(&device, memory.all())?;
-    let there = frames_there(&memory)?;
+    let system = frames(memory)?;
+    memory.out(device)?;
+    let there = frames_there(memory)?;
     idle.mark(there.clone())?;
     let words = idle.get(there)?;
-    ensure!(
-        words.iter().all(|word| *word == 0),
-        "pages of the device are idle: {words:x?}"
-    );
+    let none = words.iter().all(|word| *word == 0);
+    ensure!(none, "pages of the device are idle: {words:x?}");
     memory.expect("after marking", memory.all(), Where::Device)?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     // Idle before they go.
     for frame in system {
         idle.mark(frame..frame + 1)?;
     }
-    for frame in frames(&Survey::of(memory.region.range())?)? {
+    for frame in frames(memory)? {
         idle.mark(frame..frame + 1)?;
     }
-    memory.move_out(&device, memory.all())?;
-    memory.move_back(&device, memory.all(), PAGES)?;
-    memory.verify(memory.all())
+    memory.out(device)?;
+    memory.move_back(device, memory.all(), PAGES)
 }
 
 fn idle_during_migration(context: &Context) -> Result<()> {

@@ -33,10 +33,8 @@ pub(super) enum Mover {
 impl Mover {
     /// Whether the pages are on the device before.
     pub(super) fn begins_there(self) -> bool {
-        matches!(
-            self,
-            Self::Back | Self::Fault | Self::Release | Self::SendBack
-        )
+        use Mover::*;
+        matches!(self, Back | Fault | Release | SendBack)
     }
 
     /// Whether the device has mapped the pages before: else it would miss none.
@@ -47,7 +45,7 @@ impl Mover {
     /// What an engine does, if one does it.
     pub(super) fn work(self, context: &Context, memory: &Memory) -> Result<Option<Work>> {
         let (start, len) = (memory.region.addr(), memory.region.len() as u64);
-        if !self.is_engine() {
+        if !matches!(self, Self::Sum | Self::Add | Self::Fetch | Self::SendBack) {
             return Ok(None);
         }
         let worker = Worker::new(context)?;
@@ -62,11 +60,6 @@ impl Mover {
             _ => vec![Packet::sum(worker.result(), start, len)],
         };
         Ok(Some(worker.prepare(&packets)))
-    }
-
-    /// Whether an engine does it.
-    fn is_engine(self) -> bool {
-        matches!(self, Self::Sum | Self::Add | Self::Fetch | Self::SendBack)
     }
 
     /// Does it to the memory of the process `opener`, an engine by the packets that `work` has.
@@ -93,10 +86,8 @@ impl Mover {
                 // Each of them may be held. Parts of the memory may be gone.
                 const TOUCHES: usize = 4;
                 let file = File::open(format!("/proc/{opener}/mem"))?;
-                for page in memory
-                    .all()
-                    .step_by(memory.region.pages().div_ceil(TOUCHES))
-                {
+                let step = memory.region.pages().div_ceil(TOUCHES);
+                for page in memory.all().step_by(step) {
                     let at = memory.region.addr() + (page * page_size()) as u64;
                     let _ = file.read_exact_at(&mut view[..page_size()], at);
                 }
@@ -104,13 +95,8 @@ impl Mover {
             }
             Self::Sum | Self::Add | Self::Fetch | Self::SendBack => return Ok(()),
         };
-        match answer {
-            Ok(_) => Ok(()),
-            // Held by others; gone, or not for writing, by now.
-            Err(error) => match error.errno {
-                Errno::ENOENT | Errno::EBUSY | Errno::EINVAL | Errno::EFAULT => Ok(()),
-                _ => Err(error.into()),
-            },
-        }
+        // Held by others; gone, or not for writing, by now.
+        let may_be = [Errno::ENOENT, Errno::EBUSY, Errno::EINVAL, Errno::EFAULT];
+        unless(answer, &may_be)
     }
 }

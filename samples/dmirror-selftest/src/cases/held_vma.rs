@@ -5,16 +5,17 @@
 //! freed memory then, which only a debug kernel sees: see
 //! Documentation/known-mm-issues.md.
 
+use super::held::has_begun;
 use super::huge;
 use crate::prelude::*;
 
 cases! { "held":
-    vma_unmapped = "Memory that is unmapped as a whole while it is evicted: the kernel touches nothing that is gone.",
-    vma_exited = "A process that exits while its memory is evicted: the kernel touches nothing that is gone.",
-    vma_moved = "Memory that moves to another address and is unmapped while it is evicted: the same.",
-    vma_shared = "Memory that a child maps, too, and both unmap while it is evicted: the same.",
-    vma_unmapped_by_a_parent = "Memory whose child mm finds first, and which its parent unmaps while it is evicted: the same.",
-    vma_left_to_a_child = "Memory of a parent that exits while it is evicted, with a child that keeps it: the child has its data.",
+    vma_unmapped = "Memory that is unmapped as a whole while it is evicted: the kernel touches nothing that is gone." => of_each_kind(vma_unmapped),
+    vma_exited = "A process that exits while its memory is evicted: the kernel touches nothing that is gone." => of_each_kind(vma_exited),
+    vma_moved = "Memory that moves to another address and is unmapped while it is evicted: the same." => of_each_kind(vma_moved),
+    vma_shared = "Memory that a child maps, too, and both unmap while it is evicted: the same." => of_each_kind(vma_shared),
+    vma_unmapped_by_a_parent = "Memory whose child mm finds first, and which its parent unmaps while it is evicted: the same." => of_each_kind(vma_unmapped_by_a_parent),
+    vma_left_to_a_child = "Memory of a parent that exits while it is evicted, with a child that keeps it: the child has its data." => of_each_kind(vma_left_to_a_child),
 }
 
 /// How long the eviction is held.
@@ -23,9 +24,11 @@ const HELD: Duration = Duration::from_millis(300);
 /// How long anything may take.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// What the owner of the memory does. It calls the function that it is given to wait until the
-/// eviction has begun.
-type Owner = fn(Memory, &dyn Fn(&Memory) -> Result<()>) -> Result<()>;
+/// Waits until the eviction of memory has begun.
+type WhenBegun<'a> = &'a dyn Fn(&Memory) -> Result<()>;
+
+/// What the owner of the memory does.
+type Owner = fn(Memory, WhenBegun<'_>) -> Result<()>;
 
 /// The memory that is evicted.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +54,6 @@ impl Kind {
     }
 }
 
-/// Waits until the kernel says that pages are not where they were: they are collected. Whoever asks
-/// may have to wait until they have come back, which will do.
-fn is_begun(memory: &Memory, before: &Survey) -> Result<()> {
-    let start = Instant::now();
-    while Survey::of(memory.region.range())?.places() == before.places() {
-        ensure!(start.elapsed() < BOUND, "the eviction has not begun");
-    }
-    Ok(())
-}
-
 /// Has `owner` do something with memory of its own on the device, in a process of its own, while
 /// that is being evicted, and checks that nothing of it is left.
 fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
@@ -71,25 +64,19 @@ fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
     let process = helper(|| {
         // Nobody else has ever mapped it, and nothing lies beside it.
         let memory = kind.memory()?;
-        memory.move_out(&kind.open(context)?, memory.all())?;
+        memory.out(&kind.open(context)?)?;
         let when_begun = |memory: &Memory| {
             let places = Survey::of(memory.region.range())?;
             there.open()?;
             begin.wait()?;
-            is_begun(memory, &places)
+            has_begun("the eviction", memory, &places, BOUND)
         };
         owner(memory, &when_begun)
     })?;
     there.wait()?;
     let delay = Delay::new("back_collected", HELD.as_micros() as u32)?;
     begin.open()?;
-    let start = Instant::now();
-    unless_held(device.release())?;
-    ensure!(
-        start.elapsed() < BOUND,
-        "RELEASE took {:?}",
-        start.elapsed()
-    );
+    in_time("RELEASE", BOUND, || unless_held(device.release()))?;
     drop(delay);
     process.join().context("the owner")?;
     // The last of its processes may be gone for a moment only.
@@ -97,41 +84,38 @@ fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-fn of_each_kind(context: &Context, owner: Owner) -> Result<()> {
-    for kind in [Kind::Small, Kind::Huge] {
-        during_eviction(context, kind, owner).with_context(|| format!("{kind:?}"))?;
+/// The same for each kind of memory that there is.
+fn of_each_kind(owner: Owner) -> impl Fn(&Context) -> Result<()> {
+    move |context| {
+        let coherent = context.open_coherent(0).map(|_| Kind::Coherent);
+        for kind in [Kind::Small, Kind::Huge].into_iter().chain(coherent) {
+            during_eviction(context, kind, owner).with_context(|| format!("{kind:?}"))?;
+        }
+        Ok(())
     }
-    match context.open_coherent(0) {
-        Ok(_) => during_eviction(context, Kind::Coherent, owner).context("Coherent"),
-        Err(_) => Ok(()),
-    }
 }
 
-fn vma_unmapped(context: &Context) -> Result<()> {
-    of_each_kind(context, |memory, when_begun| {
-        when_begun(&memory)?;
-        drop(memory);
-        // Time to touch it.
-        thread::sleep(HELD);
-        Ok(())
-    })
+/// Unmaps memory, and leaves the eviction time to touch it.
+fn unmap<T>(memory: T) -> Result<()> {
+    drop(memory);
+    thread::sleep(HELD);
+    Ok(())
 }
 
-fn vma_exited(context: &Context) -> Result<()> {
-    of_each_kind(context, |memory, when_begun| {
-        when_begun(&memory)?;
-        std::mem::forget(memory); // it is there until the process ends
-        Ok(())
-    })
+fn vma_unmapped(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    when_begun(&memory)?;
+    unmap(memory)
 }
 
-fn vma_moved(context: &Context) -> Result<()> {
-    of_each_kind(context, |memory, when_begun| {
-        when_begun(&memory)?;
-        drop(memory.region.relocate()?);
-        thread::sleep(HELD);
-        Ok(())
-    })
+fn vma_exited(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    when_begun(&memory)?;
+    std::mem::forget(memory); // it is there until the process ends
+    Ok(())
+}
+
+fn vma_moved(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    when_begun(&memory)?;
+    unmap(memory.region.relocate()?)
 }
 
 /// A child that maps the memory, and does `with` with it when it is told to.
@@ -147,51 +131,42 @@ fn child(memory: &Memory, go: &Gate, with: impl FnOnce() -> Result<()>) -> Resul
     Ok(child)
 }
 
-fn vma_shared(context: &Context) -> Result<()> {
-    of_each_kind(context, |memory, when_begun| {
-        let go = Gate::new()?;
-        // The child unmaps it by its end.
-        let child = child(&memory, &go, || Ok(()))?;
-        when_begun(&memory)?;
-        go.open()?;
-        drop(memory);
-        thread::sleep(HELD);
-        child.join()
-    })
+fn vma_shared(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    let go = Gate::new()?;
+    // The child unmaps it by its end.
+    let child = child(&memory, &go, || Ok(()))?;
+    when_begun(&memory)?;
+    go.open()?;
+    unmap(memory)?;
+    child.join()
 }
 
-fn vma_unmapped_by_a_parent(context: &Context) -> Result<()> {
-    of_each_kind(context, |mut memory, when_begun| {
-        let go = Gate::new()?;
-        let child = child(&memory, &go, || Ok(()))?;
-        // The reverse map is sorted by where a VMA begins.
-        let rest = memory.region.split_off(memory.region.pages() / 2);
-        drop(memory);
-        let rest = Memory::of(rest);
-        when_begun(&rest)?;
-        drop(rest);
-        thread::sleep(HELD);
-        go.open()?;
-        child.join()
-    })
+fn vma_unmapped_by_a_parent(mut memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    let go = Gate::new()?;
+    let child = child(&memory, &go, || Ok(()))?;
+    // The reverse map is sorted by where a VMA begins.
+    let rest = memory.region.split_off(memory.region.pages() / 2);
+    drop(memory);
+    let rest = Memory::of(rest);
+    when_begun(&rest)?;
+    unmap(rest)?;
+    go.open()?;
+    child.join()
 }
 
-fn vma_left_to_a_child(context: &Context) -> Result<()> {
-    of_each_kind(context, |memory, when_begun| {
-        let (go, verdict) = (Gate::new()?, Gate::new()?);
-        // The owner ends first: this process is a parent of both.
-        let owner = helper(|| {
-            let orphan = child(&memory, &go, || {
-                let is_right = memory.verify(memory.all());
-                verdict.send(is_right.is_ok().into())?;
-                is_right
-            })?;
-            std::mem::forget(orphan); // it outlives this process
-            when_begun(&memory)?;
-            go.open()
+fn vma_left_to_a_child(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
+    let (go, verdict) = (Gate::new()?, Gate::new()?);
+    // The owner ends first: this process is a parent of both.
+    in_child(|| {
+        let orphan = child(&memory, &go, || {
+            let is_right = memory.intact();
+            verdict.send(is_right.is_ok().into())?;
+            is_right
         })?;
-        owner.join()?;
-        ensure!(verdict.receive()? == 1, "the child has other data");
-        Ok(())
-    })
+        std::mem::forget(orphan); // it outlives this process
+        when_begun(&memory)?;
+        go.open()
+    })?;
+    ensure!(verdict.receive()? == 1, "the child has other data");
+    Ok(())
 }

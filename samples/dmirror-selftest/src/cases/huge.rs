@@ -6,81 +6,54 @@ use dmirror_client::place::Usage;
 use dmirror_client::region::Options;
 
 use crate::prelude::*;
+use crate::steps::{ALL, Verb::*, Who::*, steps};
 
 cases! { "huge":
-    whole = "Memory in huge pages goes out and comes back with its data.",
-    part = "A range inside a huge page moves its pages and leaves the rest of it alone.",
-    across = "A range that ends inside huge pages at both ends moves what it names.",
-    by_fault = "CPU reads and writes bring back memory that went out in huge pages.",
+    whole = "Memory in huge pages goes out and comes back with its data."
+        => |device: Device| huge(3)?.out_and_back(&device),
+    part = "A range inside a huge page moves its pages and leaves the rest of it alone."
+        => steps(|| huge(1), [
+            (A, Out(100..300)), (Cpu, Finds(0..100, Where::System)),
+            (Cpu, Finds(300..512, Where::System)), (A, Back(ALL, 200)), (Cpu, Reads(ALL)),
+        ]),
+    across = "A range that ends inside huge pages at both ends moves what it names."
+        => steps(|| huge(3), [
+            (A, Out(505..1033)), (Cpu, Finds(0..505, Where::System)),
+            (Cpu, Finds(1033..1536, Where::System)), (Cpu, Reads(ALL)),
+        ]),
+    by_fault = "CPU reads and writes bring back memory that went out in huge pages."
+        => steps(|| huge(2), [
+            (A, Out(ALL)), (Cpu, Reads(ALL)), (A, Out(ALL)), (Cpu, Writes), (Cpu, Reads(ALL)),
+        ]),
     empty = "Memory that may be huge and was never touched becomes zeroed device pages.",
     zero = "The huge zero page becomes zeroed device pages.",
 }
 
 /// `count` huge pages, filled; skips where the kernel gives none.
 pub(super) fn huge(count: usize) -> Result<Memory> {
-    let memory = Memory::of(options(count).map().context("MADV_HUGEPAGE")?);
-    memory.fill(memory.all());
+    let memory = Memory::filled(options(count).map().context("MADV_HUGEPAGE")?);
     if Usage::of(memory.region.range())?.huge < memory.region.len() as u64 {
         return skip("the kernel gave no transparent huge pages");
     }
     Ok(memory)
 }
 
+/// The same, moved to the device.
+pub(super) fn huge_out(device: &Device, count: usize) -> Result<Memory> {
+    let memory = huge(count)?;
+    memory.out(device)?;
+    Ok(memory)
+}
+
 pub(super) fn options(count: usize) -> Options {
-    Region::options(count * HUGE / page_size())
-        .align(HUGE)
-        .huge(true)
-}
-
-fn whole(device: Device) -> Result<()> {
-    let memory = huge(3)?;
-    let pages = memory.region.pages();
-    memory.move_out(&device, memory.all())?;
-    memory.move_back(&device, memory.all(), pages)?;
-    memory.verify(memory.all())
-}
-
-fn part(device: Device) -> Result<()> {
-    let memory = huge(1)?;
-    let end = memory.region.pages();
-    memory.move_out(&device, 100..300)?;
-    memory.expect("before the range", 0..100, Where::System)?;
-    memory.expect("behind the range", 300..end, Where::System)?;
-    memory.move_back(&device, memory.all(), 200)?;
-    memory.verify(memory.all())
-}
-
-fn across(device: Device) -> Result<()> {
-    let memory = huge(3)?;
-    let per_huge = memory.region.pages() / 3;
-    let (start, end) = (per_huge - 7, 2 * per_huge + 9);
-    memory.move_out(&device, start..end)?;
-    memory.expect("before the range", 0..start, Where::System)?;
-    memory.expect("behind the range", end..3 * per_huge, Where::System)?;
-    memory.verify(memory.all())
-}
-
-fn by_fault(device: Device) -> Result<()> {
-    let memory = huge(2)?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.refill(2);
-    memory.verify(memory.all())
+    let pages = count * HUGE / page_size();
+    Region::options(pages).align(HUGE).huge(true)
 }
 
 fn empty(device: Device) -> Result<()> {
     let memory = Memory::of(options(2).map()?);
-    let view = memory.view(&device, memory.all())?;
-    ensure!(
-        view.iter().all(|byte| *byte == 0),
-        "the device's view is not zero"
-    );
-    ensure!(
-        memory.region.is_zero(memory.all()),
-        "untouched memory does not read as zero"
-    );
-    Ok(())
+    zeros("the device's view", &memory.view(&device, memory.all())?)?;
+    memory.is_zero(memory.all())
 }
 
 fn zero(device: Device) -> Result<()> {
@@ -89,11 +62,6 @@ fn zero(device: Device) -> Result<()> {
     memory
         .expect("after one read", memory.all(), Where::System)
         .or_else(|_| skip("the kernel mapped no huge zero page"))?;
-    let view = memory.view(&device, memory.all())?;
-    ensure!(
-        view.iter().all(|byte| *byte == 0),
-        "the device's view is not zero"
-    );
-    memory.refill(2);
-    memory.verify(memory.all())
+    zeros("the device's view", &memory.view(&device, memory.all())?)?;
+    memory.rewrite(2)
 }

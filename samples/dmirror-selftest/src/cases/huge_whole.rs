@@ -9,22 +9,29 @@ use std::ops::Range;
 use dmirror_client::device::prot;
 use dmirror_client::place::Usage;
 
-use super::huge::huge;
+use super::huge::{huge, huge_out};
 use crate::inject::{Failure, Often};
 use crate::prelude::*;
 use crate::reload::with_capacity;
 
 cases! { "huge":
-    stays_whole = "A huge page is one there and one again when it has come back.",
+    stays_whole = "A huge page is one there and one again when it has come back."
+        => kept(|_| huge(3), stays_whole),
     whole_by_fault = "One touch brings a huge page back whole.",
     no_block_free = "Without a free block, but with room, a huge page goes in small pages and evicts nobody.",
-    small_by_fault = "Without a huge page of system memory a touch cuts a huge page, and brings back the page that was touched.",
-    windows_out = "A range that is a part of a huge page, at its start, end or middle, goes alone.",
-    windows_back = "A range that is a part of a huge page on the device, at its start, end or middle, comes back alone.",
-    unmapped_in_part = "Of a huge page on the device that was unmapped in part the rest stays right for device and CPU.",
+    small_by_fault = "Without a huge page of system memory a touch cuts a huge page, and brings back the page that was touched."
+        => kept(huge_there, small_by_fault),
+    windows_out = "A range that is a part of a huge page, at its start, end or middle, goes alone."
+        => leaves_nothing(|device| windows(device, false)),
+    windows_back = "A range that is a part of a huge page on the device, at its start, end or middle, comes back alone."
+        => leaves_nothing(|device| windows(device, true)),
+    unmapped_in_part = "Of a huge page on the device that was unmapped in part the rest stays right for device and CPU."
+        => leaves_nothing(unmapped_in_part),
     protected_in_part = "A huge page on the device whose part is read-only is read by device and CPU, and written where it may be.",
-    remapped_in_part = "A part of a huge page on the device that mremap has moved is right at its new place.",
-    dropped_in_part = "A part of a huge page on the device that was dropped is zero for device and CPU, the rest is right.",
+    remapped_in_part = "A part of a huge page on the device that mremap has moved is right at its new place."
+        => leaves_nothing(remapped_in_part),
+    dropped_in_part = "A part of a huge page on the device that was dropped is zero for device and CPU, the rest is right."
+        => leaves_nothing(dropped_in_part),
     forked = "After fork with a huge page on the device both sides write by CPU, each its own.",
     forked_device_writes = "After fork with a huge page on the device both sides write by device, each its own.",
     accessed_in_part = "A device that reads and writes parts of a huge page leaves it whole.",
@@ -39,8 +46,7 @@ const THERE: u8 = prot::WRITE | prot::PRIVATE_LOCAL | prot::PMD;
 
 /// A huge page that is on the device, as one.
 pub(super) fn huge_there(device: &Device) -> Result<Memory> {
-    let memory = huge(1)?;
-    memory.move_out(device, memory.all())?;
+    let memory = huge_out(device, 1)?;
     snapshot_is("there", device, memory.region.range(), THERE)?;
     Ok(memory)
 }
@@ -51,79 +57,75 @@ fn is_whole(memory: &Memory) -> Result<()> {
     memory.is_huge()
 }
 
-fn stays_whole(device: Device) -> Result<()> {
-    let memory = huge(3)?;
+fn stays_whole(device: &Device, memory: &Memory) -> Result<()> {
+    let range = memory.region.range();
     for round in 2..5 {
-        memory.move_out(&device, memory.all())?;
-        snapshot_is("there", &device, memory.region.range(), THERE)?;
-        memory.move_back(&device, memory.all(), 3 * WHOLE)?;
-        is_whole(&memory)?;
-        let back = prot::WRITE | prot::PMD;
-        snapshot_is("back", &device, memory.region.range(), back)?;
-        memory.verify(memory.all())?;
+        memory.out(device)?;
+        snapshot_is("there", device, range, THERE)?;
+        memory.move_back(device, memory.all(), 3 * WHOLE)?;
+        is_whole(memory)?;
+        snapshot_is("back", device, range, prot::WRITE | prot::PMD)?;
+        memory.intact()?;
         memory.refill(round);
     }
-    memory.move_out(&device, memory.all())?;
-    equal("pages released", device.release()?.pages, 3 * WHOLE as u64)?;
-    is_whole(&memory)?;
-    memory.verify(memory.all())
+    memory.out(device)?;
+    equal("pages released", device.release()?.pages, range.pages())?;
+    is_whole(memory)
 }
 
 fn whole_by_fault(device: Device) -> Result<()> {
     let memory = huge(2)?;
     for page in [0, WHOLE - 1, WHOLE / 2] {
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         memory.region.touch(page);
-        memory.expect("touched", 0..WHOLE, Where::System)?;
-        memory.expect("not touched", WHOLE..2 * WHOLE, Where::Device)?;
+        memory.only(0..WHOLE, Where::System, Where::Device)?;
         memory.region.touch(WHOLE + page);
         is_whole(&memory)?;
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn no_block_free(context: &Context) -> Result<()> {
     with_capacity(context, 2 * HUGE as u64, || {
         let device = context.open()?;
-        let small = Memory::new(WHOLE + 1)?;
-        small.move_out(&device, small.all())?;
+        let small = Memory::resident(&device, WHOLE + 1)?;
         // Leaves one page in each block.
         small.region.advise(1..WHOLE, Advice::DontNeed)?;
         if let Some(room) = device.room()? {
-            equal("free blocks", room.free_blocks, 0)?;
-            equal("free pages", room.free_pages, 2 * WHOLE as u64 - 2)?;
+            let free = (room.free_blocks, room.free_pages);
+            equal("free blocks and pages", free, (0, 2 * WHOLE as u64 - 2))?;
         }
-        let memory = huge(1)?;
-        memory.move_out(&device, memory.all())?;
+        let memory = huge_out(&device, 1)?;
         let in_small = prot::WRITE | prot::PRIVATE_LOCAL;
         snapshot_is("there", &device, memory.region.range(), in_small)?;
         small.expect("the others", 0..1, Where::Device)?;
         small.expect("the others", WHOLE..WHOLE + 1, Where::Device)?;
-        memory.device_refills(&device, 2)?;
-        memory.verify(memory.all())?;
-        small.verify(0..1)?;
-        small.verify(WHOLE..WHOLE + 1)?;
+        memory.cpu_sees(&device, 2)?;
+        small.verify_each([0, WHOLE])?;
         // Nobody is there any more: one block for it.
         memory.refill(3);
         memory.region.advise(memory.all(), Advice::Collapse)?;
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         snapshot_is("there", &device, memory.region.range(), THERE)?;
-        memory.verify(memory.all())
+        memory.intact()
     })
 }
 
-fn small_by_fault(device: Device) -> Result<()> {
-    let memory = huge_there(&device)?;
+fn small_by_fault(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
     memory.verify(300..301)?;
     ensure!(failure.is_over()?, "nothing failed");
     // The kernel may cut the page and leave it at that: then the CPU faults again,
     // for one small page.
     memory.expect("the page that was touched", 300..301, Where::System)?;
-    memory.device_reads(&device, memory.all())?;
+    memory.reads(device)?;
+    is_small(memory)
+}
+
+/// Checks that the kernel has none of it in huge pages.
+pub(super) fn is_small(memory: &Memory) -> Result<()> {
     let bytes = Usage::of(memory.region.range())?.huge;
-    equal("bytes in huge pages", bytes, 0)?;
-    memory.verify(memory.all())
+    equal("bytes in huge pages", bytes, 0)
 }
 
 /// Parts of a huge page.
@@ -136,149 +138,107 @@ const WINDOWS: [Range<usize>; 6] = [
     200..300,
 ];
 
-/// Checks that `window` is at `inside`, and all else of the huge page elsewhere.
-fn only(memory: &Memory, window: &Range<usize>, inside: Where, outside: Where) -> Result<()> {
-    memory.expect("the window", window.clone(), inside)?;
-    for rest in [0..window.start, window.end..WHOLE] {
-        if !rest.is_empty() {
-            memory.expect("the rest", rest, outside)?;
-        }
+/// Moves each window out, or back, and looks at it and at the rest.
+fn windows(device: &Device, back: bool) -> Result<()> {
+    for window in WINDOWS {
+        let memory = if back { huge_there(device)? } else { huge(1)? };
+        let (inside, outside) = if back {
+            memory.move_back(device, window.clone(), window.len())?;
+            (Where::System, Where::Device)
+        } else {
+            memory.move_out(device, window.clone())?;
+            (Where::Device, Where::System)
+        };
+        memory.only(window.clone(), inside, outside)?;
+        memory.reads(device)?;
+        memory.device_refills(device, 2)?;
+        memory.only(window, inside, outside)?;
+        memory.intact()?;
     }
     Ok(())
 }
 
-fn windows_out(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    for window in WINDOWS {
-        let memory = huge(1)?;
-        memory.move_out(&device, window.clone())?;
-        only(&memory, &window, Where::Device, Where::System)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.device_refills(&device, 2)?;
-        only(&memory, &window, Where::Device, Where::System)?;
-        memory.verify(memory.all())?;
-    }
-    before.nothing_is_left(&device)
-}
-
-fn windows_back(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    for window in WINDOWS {
-        let memory = huge_there(&device)?;
-        memory.move_back(&device, window.clone(), window.len())?;
-        only(&memory, &window, Where::System, Where::Device)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.device_refills(&device, 2)?;
-        only(&memory, &window, Where::System, Where::Device)?;
-        memory.verify(memory.all())?;
-    }
-    before.nothing_is_left(&device)
-}
-
-fn unmapped_in_part(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
+fn unmapped_in_part(device: &Device) -> Result<()> {
     for (from, to) in [(0, 100), (100, 400), (400, WHOLE)] {
-        let mut memory = huge_there(&device)?;
-        let data = memory.data();
-        memory.device_reads(&device, memory.all())?;
+        let mut memory = huge_there(device)?;
+        memory.reads(device)?;
         // Three parts, of which the middle one may be at an end.
-        let behind = (to < WHOLE).then(|| memory.region.split_off(to));
+        let behind = (to < WHOLE).then(|| memory.split_off(to));
         if from > 0 {
-            drop(memory.region.split_off(from));
+            drop(memory.split_off(from));
             memory.expect("before it", memory.all(), Where::Device)?;
-            memory.device_reads(&device, memory.all())?;
-            memory.device_refills(&device, 2)?;
-            memory.verify(memory.all())?;
+            memory.reads(device)?;
+            memory.cpu_sees(device, 2)?;
         } else {
             drop(memory);
         }
         if let Some(behind) = behind {
-            all_at("behind it", behind.range(), Where::Device)?;
-            let mut view = vec![0xa5; behind.len()];
-            device.read(behind.range(), &mut view)?;
-            data.check_bytes(&view, to)?;
-            equal(
-                "bytes by the CPU",
-                behind.to_bytes(0..behind.pages()) == view,
-                true,
-            )?;
+            behind.expect("behind it", behind.all(), Where::Device)?;
+            behind.both_read(device)?;
         }
-    }
-    before.nothing_is_left(&device)
-}
-
-fn protected_in_part(device: Device) -> Result<()> {
-    for pages in [0..100, 100..400, 400..WHOLE] {
-        let memory = huge_there(&device)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.region.protect(pages.clone(), Protection::Read)?;
-        memory.device_reads(&device, memory.all())?;
-        let bytes = memory.data().round(9).to_bytes(pages.clone());
-        let range = memory.region.part(pages.clone());
-        fails("WRITE to it", device.write(range, &bytes), Errno::EPERM)?;
-        for rest in [0..pages.start, pages.end..WHOLE] {
-            if !rest.is_empty() {
-                memory.device_fills(&device, rest)?;
-            }
-        }
-        memory.verify(memory.all())?;
-        memory.region.protect(pages, Protection::ReadWrite)?;
-        memory.device_refills(&device, 2)?;
-        memory.verify(memory.all())?;
     }
     Ok(())
 }
 
-fn remapped_in_part(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    for cut in [1, 200, WHOLE - 1] {
-        let mut memory = huge_there(&device)?;
-        let data = memory.data();
-        memory.device_reads(&device, memory.all())?;
-        let moved = memory.region.split_off(cut).relocate()?;
-        memory.device_reads(&device, memory.all())?;
-        let mut view = vec![0xa5; moved.len()];
-        device.read(moved.range(), &mut view)?;
-        data.check_bytes(&view, cut)
-            .context("at the new place, for the device")?;
-        all_at("at the new place", moved.range(), Where::Device)?;
-        let bytes = moved.to_bytes(0..moved.pages());
-        data.check_bytes(&bytes, cut)
-            .context("at the new place, for the CPU")?;
-        memory.verify(memory.all())?;
+/// Parts of a huge page: at its start, in its middle, at its end.
+const PARTS: [Range<usize>; 3] = [0..100, 100..400, 400..WHOLE];
+
+fn protected_in_part(device: Device) -> Result<()> {
+    for pages in PARTS {
+        let memory = huge_there(&device)?;
+        memory.reads(&device)?;
+        memory.region.protect(pages.clone(), Protection::Read)?;
+        memory.reads(&device)?;
+        let bytes = memory.data().round(9).to_bytes(pages.clone());
+        let answer = device.write(memory.region.part(pages.clone()), &bytes);
+        fails("WRITE to it", answer, Errno::EPERM)?;
+        for rest in memory.around(&pages) {
+            memory.device_fills(&device, rest)?;
+        }
+        memory.intact()?;
+        memory.region.protect(pages, Protection::ReadWrite)?;
+        memory.cpu_sees(&device, 2)?;
     }
-    before.nothing_is_left(&device)
+    Ok(())
 }
 
-fn dropped_in_part(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    for pages in [0..100, 100..400, 400..WHOLE] {
-        let memory = huge_there(&device)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.region.advise(pages.clone(), Advice::DontNeed)?;
-        for rest in [0..pages.start, pages.end..WHOLE] {
-            if !rest.is_empty() {
-                memory.device_reads(&device, rest.clone())?;
-                memory.verify(rest)?;
-            }
-        }
-        reads_zero(&device, memory.region.part(pages.clone()))?;
-        ensure!(memory.region.is_zero(pages), "not zero for the CPU");
+fn remapped_in_part(device: &Device) -> Result<()> {
+    for cut in [1, 200, WHOLE - 1] {
+        let memory = huge_there(device)?;
+        memory.reads(device)?;
+        remapped(device, memory, cut)?;
     }
-    before.nothing_is_left(&device)
+    Ok(())
+}
+
+/// Moves what is behind a page of a huge page on the device to another address.
+pub(super) fn remapped(device: &Device, mut memory: Memory, cut: usize) -> Result<()> {
+    let moved = memory.split_off(cut).relocated()?;
+    memory.reads(device)?;
+    moved.expect("at the new place", moved.all(), Where::Device)?;
+    moved.both_read(device).context("at the new place")?;
+    memory.intact()
+}
+
+fn dropped_in_part(device: &Device) -> Result<()> {
+    for pages in PARTS {
+        let memory = huge_there(device)?;
+        memory.reads(device)?;
+        memory.region.advise(pages.clone(), Advice::DontNeed)?;
+        for rest in memory.around(&pages) {
+            memory.device_reads(device, rest.clone())?;
+            memory.verify(rest)?;
+        }
+        reads_zero(device, memory.region.part(pages.clone()))?;
+        memory.is_zero(pages)?;
+    }
+    Ok(())
 }
 
 fn forked(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
-    let written = Gate::new()?;
-    let child = memory.writing_child(&written, 3)?;
-    memory.refill(2);
-    written.open()?;
-    memory.verify(memory.all())?;
-    child.join()?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.beside_child(3, || memory.rewrite(2))?;
+    memory.out_and_read(&device)
 }
 
 fn forked_device_writes(context: &Context) -> Result<()> {
@@ -289,16 +249,15 @@ fn forked_device_writes(context: &Context) -> Result<()> {
     let child = helper(|| {
         let own = context.open()?;
         written.wait()?;
-        memory.device_reads(&own, memory.all())?;
+        memory.reads(&own)?;
         memory.device_refills(&own, 3)?;
         read.open()?;
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     memory.device_refills(&device, 2)?;
     written.open()?;
     read.wait()?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())?;
+    memory.both_read(&device)?;
     child.join()?;
     drop(memory);
     before.nothing_is_left(&device)
@@ -318,30 +277,26 @@ fn accessed_in_part(device: Device) -> Result<()> {
         equal("round", memory.data(), old)?;
     }
     snapshot_is("afterwards", &device, memory.region.range(), THERE)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.both_read(&device)
 }
 
 fn blocks_are_whole_again(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     for round in rounds(12) {
-        let whole = huge(1)?;
-        let mut cut = huge(1)?;
+        let (whole, mut cut) = (huge(1)?, huge(1)?);
         let small = Memory::new(37 * (round % 4 + 1))?;
-        whole.move_out(&device, whole.all())?;
-        small.move_out(&device, small.all())?;
-        cut.move_out(&device, cut.all())?;
-        drop(cut.region.split_off(100 + 30 * (round % 12)));
+        for memory in [&whole, &small, &cut] {
+            memory.out(&device)?;
+        }
+        drop(cut.split_off(100 + 30 * (round % 12)));
         match round % 4 {
-            0 => cut.verify(cut.all())?,
+            0 => cut.intact()?,
             1 => drop(device.release()?),
             2 => {
                 let _failure = Failure::new("copy_in", Often::Once)?;
                 let more = huge(1)?;
-                let mut view = vec![0; more.region.len()];
-                let answer = device.migrate_to_device(more.region.range(), &mut view);
-                fails("MIGRATE_TO_DEV", answer, Errno::EIO)?;
-                more.verify(more.all())?;
+                fails("MIGRATE_TO_DEV", more.try_out(&device), Errno::EIO)?;
+                more.intact()?;
             }
             _ => {
                 let _failure = Failure::new("copy_out", Often::Once)?;
@@ -349,13 +304,13 @@ fn blocks_are_whole_again(device: Device) -> Result<()> {
                 fails("MIGRATE_TO_SYS", answer, Errno::EIO)?;
             }
         }
-        small.verify(small.all())?;
-        whole.verify(whole.all())?;
-        cut.verify(cut.all())?;
+        for memory in [&small, &whole, &cut] {
+            memory.intact()?;
+        }
     }
     before.nothing_is_left(&device)?;
-    if let Some(room) = device.room()? {
-        equal("free blocks", room.free_blocks, room.blocks)?;
+    match device.room()? {
+        Some(room) => equal("free blocks", room.free_blocks, room.blocks),
+        None => Ok(()),
     }
-    Ok(())
 }

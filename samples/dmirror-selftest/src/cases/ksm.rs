@@ -7,11 +7,15 @@ use crate::daemon::Daemon;
 use crate::prelude::*;
 
 cases! { "ksm":
-    merged = "Merged pages go to the device or stay (ENOENT), and have their data there and back.",
+    merged = "Merged pages go to the device or stay (ENOENT), and have their data there and back."
+        => asked_out(1, merged),
     resident = "Equal pages on the device stay there, unmerged, while KSM scans.",
-    writes_of_both_sides = "After merged pages were asked to the device a write to one of them changes no other.",
-    scan_beside_merged = "KSM finds more equal pages after merged ones were asked to the device.",
-    unmerge = "MADV_UNMERGEABLE gives each page its own data again, also for merged pages that were asked to the device.",
+    writes_of_both_sides = "After merged pages were asked to the device a write to one of them changes no other."
+        => asked_out(3, writes_of_both_sides),
+    scan_beside_merged = "KSM finds more equal pages after merged ones were asked to the device."
+        => asked_out(4, scan_beside_merged),
+    unmerge = "MADV_UNMERGEABLE gives each page its own data again, also for merged pages that were asked to the device."
+        => asked_out(5, unmerge),
     end_of_process = "A process with merged pages leaves nothing on the device when it ends.",
 }
 
@@ -20,24 +24,13 @@ const TWINS: usize = 16;
 
 /// KSM at work, as fast as it goes, or skips.
 fn ksm() -> Result<Daemon> {
-    let files = [
-        ("pages_to_scan", "2000"),
-        ("sleep_millisecs", "1"),
-        ("run", "1"),
-    ];
-    Daemon::start("KSM", "ksm", &files)
+    let (pages, sleep) = (("pages_to_scan", "2000"), ("sleep_millisecs", "1"));
+    Daemon::start("KSM", "ksm", &[pages, sleep, ("run", "1")])
 }
 
 /// How many pages of this process are merged with others.
 fn merged_pages() -> Result<u64> {
-    let text = fs::read_to_string("/proc/self/ksm_stat")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("ksm_merging_pages "));
-    Ok(line
-        .context("no ksm_merging_pages in ksm_stat")?
-        .trim()
-        .parse()?)
+    number_in("/proc/self/ksm_stat", "ksm_merging_pages ")
 }
 
 /// Two halves with equal data.
@@ -50,9 +43,7 @@ impl Twins {
     fn new(base: u64) -> Result<Self> {
         let region = Region::options(2 * TWINS).huge(false).map()?;
         let twins = Self { region, base };
-        for page in 0..2 * TWINS {
-            twins.fill(page, base);
-        }
+        (0..2 * TWINS).for_each(|page| twins.fill(page, base));
         Ok(twins)
     }
 
@@ -63,25 +54,26 @@ impl Twins {
     fn fill(&self, page: usize, base: u64) {
         let words = Region::words_per_page();
         for word in 0..words {
-            self.region
-                .store(page * words + word, Self::word(base, page, word));
+            let data = Self::word(base, page, word);
+            self.region.store(page * words + word, data);
         }
     }
 
-    /// Checks that each page has what was written to it, by `base`.
-    fn verify(&self, base: impl Fn(usize) -> u64) -> Result<()> {
-        let words = Region::words_per_page();
-        for page in 0..2 * TWINS {
-            for word in 0..words {
-                let seen = self.region.load(page * words + word);
-                equal(
-                    &format!("page {page}, word {word}"),
-                    seen,
-                    Self::word(base(page), page, word),
-                )?;
+    /// Checks that each page of `bytes` has what was written to it, by `base`.
+    fn check(bytes: &[u8], base: impl Fn(usize) -> u64) -> Result<()> {
+        for (page, bytes) in bytes.chunks_exact(page_size()).enumerate() {
+            for (word, bytes) in bytes.chunks_exact(8).enumerate() {
+                let seen = u64::from_ne_bytes(bytes.try_into()?);
+                let expected = Self::word(base(page), page, word);
+                equal(&format!("page {page}, word {word}"), seen, expected)?;
             }
         }
         Ok(())
+    }
+
+    /// The same, by the CPU.
+    fn verify(&self, base: impl Fn(usize) -> u64) -> Result<()> {
+        Self::check(&self.region.to_bytes(0..2 * TWINS), base)
     }
 
     fn intact(&self) -> Result<()> {
@@ -107,39 +99,43 @@ impl Twins {
 
     /// Asks all pages to the device, and checks what it hands out if all came.
     fn ask_out(&self, device: &Device) -> Result<()> {
+        let range = self.region.range();
         let mut view = vec![0; self.region.len()];
-        let answer = device.migrate_to_device(self.region.range(), &mut view);
-        println!(
-            "MIGRATE_TO_DEV: {answer:?}; then {} pages are on the device",
-            Survey::of(self.region.range())?.on_device()
-        );
+        let answer = device.migrate_to_device(range, &mut view);
+        let there = Survey::of(range)?.on_device();
+        println!("MIGRATE_TO_DEV: {answer:?}; then {there} pages are on the device");
         let all = answer.is_ok();
         unless_held(answer)?;
         if all {
-            all_at("after moving out", self.region.range(), Where::Device)?;
-            for (page, bytes) in view.chunks_exact(page_size()).enumerate() {
-                for (word, bytes) in bytes.chunks_exact(8).enumerate() {
-                    let seen = u64::from_ne_bytes(bytes.try_into()?);
-                    equal(
-                        &format!("the device's view of page {page}, word {word}"),
-                        seen,
-                        Self::word(self.base, page, word),
-                    )?;
-                }
-            }
+            all_at("after moving out", range, Where::Device)?;
+            Self::check(&view, |_| self.base).context("the device's view")?;
         }
         Ok(())
     }
+
+    fn back(&self, device: &Device) -> Result<()> {
+        unless_held(device.migrate_to_system(self.region.range()))
+    }
 }
 
-fn merged(device: Device) -> Result<()> {
-    let ksm = ksm()?;
-    let twins = Twins::new(1)?;
-    twins.merge(&ksm)?;
-    twins.ask_out(&device)?;
-    unless_held(device.migrate_to_system(twins.region.range()))?;
+/// A case with merged pages that were asked to the device, and KSM at work.
+fn asked_out(
+    base: u64,
+    body: impl Fn(&Device, &Twins, &Daemon) -> Result<()>,
+) -> impl Fn(Device) -> Result<()> {
+    move |device| {
+        let ksm = ksm()?;
+        let twins = Twins::new(base)?;
+        twins.merge(&ksm)?;
+        twins.ask_out(&device)?;
+        body(&device, &twins, &ksm)
+    }
+}
+
+fn merged(device: &Device, twins: &Twins, _: &Daemon) -> Result<()> {
+    twins.back(device)?;
     twins.intact()?;
-    twins.ask_out(&device)?;
+    twins.ask_out(device)?;
     twins.intact()
 }
 
@@ -156,26 +152,18 @@ fn resident(device: Device) -> Result<()> {
     twins.intact()
 }
 
-fn writes_of_both_sides(device: Device) -> Result<()> {
-    let ksm = ksm()?;
-    let twins = Twins::new(3)?;
-    twins.merge(&ksm)?;
-    twins.ask_out(&device)?;
+fn writes_of_both_sides(device: &Device, twins: &Twins, _: &Daemon) -> Result<()> {
     // Writes to every third page; its twin is none of these.
     for page in (0..2 * TWINS).step_by(3) {
         twins.fill(page, 7);
     }
     let base = |page| if page % 3 == 0 { 7 } else { 3 };
     twins.verify(base)?;
-    unless_held(device.migrate_to_system(twins.region.range()))?;
+    twins.back(device)?;
     twins.verify(base)
 }
 
-fn scan_beside_merged(device: Device) -> Result<()> {
-    let ksm = ksm()?;
-    let twins = Twins::new(4)?;
-    twins.merge(&ksm)?;
-    twins.ask_out(&device)?;
+fn scan_beside_merged(_: &Device, twins: &Twins, ksm: &Daemon) -> Result<()> {
     // Their data is what KSM looks for among the pages that it has merged.
     let more = Twins::new(4)?;
     more.offer()?;
@@ -184,16 +172,10 @@ fn scan_beside_merged(device: Device) -> Result<()> {
     twins.intact()
 }
 
-fn unmerge(device: Device) -> Result<()> {
-    let ksm = ksm()?;
-    let twins = Twins::new(5)?;
-    twins.merge(&ksm)?;
-    twins.ask_out(&device)?;
+fn unmerge(_: &Device, twins: &Twins, _: &Daemon) -> Result<()> {
     twins.region.advise(0..2 * TWINS, Advice::Unmergeable)?;
     twins.intact()?;
-    for page in 0..TWINS {
-        twins.fill(page, 8);
-    }
+    (0..TWINS).for_each(|page| twins.fill(page, 8));
     twins.verify(|page| if page < TWINS { 8 } else { 5 })
 }
 
@@ -201,12 +183,11 @@ fn end_of_process(context: &Context) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
     let ksm = ksm()?;
-    helper(|| {
+    in_child(|| {
         let device = context.open()?;
         let twins = Twins::new(6)?;
         twins.merge(&ksm)?;
         twins.ask_out(&device)
-    })?
-    .join()?;
+    })?;
     before.nothing_is_left(&device)
 }

@@ -6,11 +6,21 @@ use std::os::unix::process::CommandExt;
 
 use crate::prelude::*;
 use crate::reload::with_capacity;
+use crate::steps::{ALL, Verb::*, Who::*, steps};
 
 cases! { "lifetime":
-    close_leaves_pages = "Closing the file leaves the pages on the device, and their data readable.",
+    close_leaves_pages = "Closing the file leaves the pages on the device, and their data readable."
+        => steps(|| Memory::new(PAGES), [
+            (A, Out(ALL)), (A, Closes), (Cpu, Finds(ALL, Where::Device)),
+            (Cpu, Reads(0..PAGES / 2)), (Cpu, Writes), (Cpu, Reads(ALL)),
+        ]),
     close_leaves_other_processes_alone = "Closing a file leaves other processes' pages on the device.",
-    open_again = "A file that is opened later brings back pages that an earlier one moved.",
+    open_again = "A file that is opened later brings back pages that an earlier one moved."
+        => steps(|| Memory::new(PAGES), [
+            (A, Out(ALL)), (A, Closes), (A, Back(ALL, PAGES)), (A, Closes), (Cpu, Reads(ALL)),
+            // A file that saw none of the pages go still hands out the right view.
+            (A, Out(ALL)), (A, Closes), (A, Out(ALL)), (A, Closes), (Cpu, Reads(ALL)),
+        ]),
     exit_frees_device_memory = "Device memory of processes that ended is used again: their pages add up to more than there is.",
     device_memory_adds_up = "Each page that goes to the device is one free page less; afterwards all blocks are whole again.",
     exec = "A process that executes another program leaves nothing on the device that would disturb.",
@@ -21,45 +31,17 @@ cases! { "lifetime":
 
 const PAGES: usize = 48;
 
-fn close_leaves_pages(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    drop(device);
-    memory.expect("after close", memory.all(), Where::Device)?;
-    memory.verify(0..PAGES / 2)?;
-    memory.refill(2);
-    memory.verify(memory.all())
-}
-
 fn close_leaves_other_processes_alone(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    helper(|| {
+    let memory = Memory::resident(&device, PAGES)?;
+    in_child(|| {
         let own = context.open()?;
-        let other = Memory::new(PAGES)?;
-        other.move_out(&own, other.all())?;
+        let other = Memory::resident(&own, PAGES)?;
         drop(own);
-        other.verify(other.all())
-    })?
-    .join()?;
-    memory.expect(
-        "after another process closed its file",
-        memory.all(),
-        Where::Device,
-    )?;
-    memory.verify(memory.all())
-}
-
-fn open_again(context: &Context) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&context.open()?, memory.all())?;
-    memory.move_back(&context.open()?, memory.all(), PAGES)?;
-    memory.verify(memory.all())?;
-    // A file that saw none of the pages go still hands out the right view.
-    memory.move_out(&context.open()?, memory.all())?;
-    memory.move_out(&context.open()?, memory.all())?;
-    memory.verify(memory.all())
+        other.intact()
+    })?;
+    memory.expect("after another's close", memory.all(), Where::Device)?;
+    memory.intact()
 }
 
 fn exit_frees_device_memory(context: &Context) -> Result<()> {
@@ -67,16 +49,13 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
     const CHUNK: usize = 6 << 20;
     with_capacity(context, CAPACITY as u64, || {
         for round in 0..8 {
-            helper(|| {
+            let child = in_child(|| {
                 // Untouched pages: cheap, and device memory all the same.
-                let device = context.open()?;
                 let memory = Memory::untouched(CHUNK / page_size())?;
-                memory.view(&device, memory.all()).map(drop)
-            })?
-            .join()
-            .with_context(|| {
-                format!("after {} MiB of {}", (round * CHUNK) >> 20, CAPACITY >> 20)
-            })?;
+                memory.view(&context.open()?, memory.all()).map(drop)
+            });
+            let (before, all) = ((round * CHUNK) >> 20, CAPACITY >> 20);
+            child.with_context(|| format!("after {before} MiB of {all}"))?;
         }
         Ok(())
     })
@@ -86,18 +65,9 @@ fn device_memory_adds_up(device: Device) -> Result<()> {
     let Some(empty) = device.room()? else {
         return skip("this module does not say what is free");
     };
-    equal(
-        "free pages of an idle device",
-        empty.free_pages,
-        empty.pages,
-    )?;
-    equal(
-        "free blocks of an idle device",
-        empty.free_blocks,
-        empty.blocks,
-    )?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+    let idle = (empty.free_pages, empty.free_blocks);
+    equal("what is free at first", idle, (empty.pages, empty.blocks))?;
+    let memory = Memory::resident(&device, PAGES)?;
     let room = device.room()?.unwrap_or(empty);
     equal("free pages", room.free_pages, empty.pages - PAGES as u64)?;
     equal("free blocks", room.free_blocks, empty.blocks - 1)?;
@@ -108,13 +78,11 @@ fn device_memory_adds_up(device: Device) -> Result<()> {
 }
 
 fn exec(context: &Context) -> Result<()> {
-    let child = helper(|| {
+    in_child(|| {
         let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
+        let _memory = Memory::resident(&device, PAGES)?;
         Err(program().exec().into())
     })?;
-    child.join()?;
     works(&context.open()?)
 }
 
@@ -133,7 +101,7 @@ fn killed_while_migrating(context: &Context) -> Result<()> {
         })?;
         started.wait()?;
         // Each round hits another place.
-        std::thread::sleep(Duration::from_micros(round * round * 97 % 9000));
+        thread::sleep(Duration::from_micros(round * round * 97 % 9000));
         child.signal(Signal::SIGKILL)?;
         child.was_killed()?;
     }
@@ -147,46 +115,34 @@ fn inherited_descriptor(device: Device) -> Result<()> {
     let child = helper(|| {
         // Mapped by the parent after the fork: here is nothing at this address.
         let range = PageRange::new(address.receive()?, PAGES as u64)?;
-        let mut view = vec![0; range.bytes() as usize];
-        let counts = device.migrate_to_device(range, &mut view)?;
-        equal("pages moved out", counts.pages, range.pages())?;
-        at(
-            "the parent's pages",
-            &Survey::of_process(parent, range)?,
-            Where::Device,
-        )?;
+        let view = moved_out(&device, range)?;
+        let survey = Survey::of_process(parent, range)?;
+        at("the parent's pages", &survey, Where::Device)?;
         // The view came to the buffer of the caller.
         address.send(u64::from_ne_bytes(view[..8].try_into()?))
     })?;
     let memory = Memory::new(PAGES)?;
     address.send(memory.region.addr())?;
     child.join()?;
-    equal(
-        "first word of the view",
-        address.receive()?,
-        memory.data().word(0, 0),
-    )?;
+    let (seen, first) = (address.receive()?, memory.data().word(0, 0));
+    equal("first word of the view", seen, first)?;
     memory.expect("after a child moved them", memory.all(), Where::Device)?;
     memory_of_the_child.expect("pages that nobody moved", 0..4, Where::System)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn descriptor_outlives_opener(context: &Context) -> Result<()> {
     outlived(
         || {
             let device = context.open()?;
-            let memory = Memory::new(PAGES)?;
-            memory.move_out(&device, memory.all())?;
+            let memory = Memory::resident(&device, PAGES)?;
             Ok((device, memory))
         },
         |(device, memory)| {
-            let mut view = vec![0; memory.region.len()];
-            let range = memory.region.range();
-            let answer = device.migrate_to_device(range, &mut view);
-            fails("MIGRATE_TO_DEV", answer, Errno::EINVAL)?;
-            let answer = device.migrate_to_system(range);
+            fails("MIGRATE_TO_DEV", memory.try_out(device), Errno::EINVAL)?;
+            let answer = device.migrate_to_system(memory.region.range());
             fails("MIGRATE_TO_SYS", answer, Errno::EINVAL)?;
-            memory.verify(memory.all())
+            memory.intact()
         },
     )
 }

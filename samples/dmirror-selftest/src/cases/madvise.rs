@@ -3,24 +3,42 @@
 //! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
 //! khugepaged makes of such pages.
 
+use super::swap::swapping;
 use crate::daemon::Daemon;
 use crate::prelude::*;
-use crate::swapping::swap_on;
+use crate::steps::{ALL, Verb::*, Who::*, steps};
 
 cases! { "madvise":
-    dontneed_frees_device_memory = "MADV_DONTNEED of resident pages gives their device memory back.",
-    will_need_and_cold = "MADV_WILLNEED and MADV_COLD leave resident pages on the device.",
+    dontneed_frees_device_memory = "MADV_DONTNEED of resident pages gives their device memory back."
+        => steps(|| Memory::new(PAGES), [
+            (A, Out(ALL)), (Cpu, Advises(ALL, Advice::DontNeed)), (A, HasRoom),
+        ]),
+    will_need_and_cold = "MADV_WILLNEED and MADV_COLD leave resident pages on the device."
+        => resident(PAGES, will_need_and_cold),
     populate_read = "MADV_POPULATE_READ over resident pages and holes makes all of it readable, and keeps the data.",
-    populate_write = "MADV_POPULATE_WRITE brings resident pages back.",
+    populate_write = "MADV_POPULATE_WRITE brings resident pages back."
+        => steps(|| Memory::new(PAGES), [
+            (A, Out(ALL)), (Cpu, Advises(8..24, Advice::PopulateWrite)),
+            (Cpu, Finds(0..8, Where::Device)), (Cpu, Finds(8..24, Where::System)),
+            (Cpu, Finds(24..PAGES, Where::Device)), (Cpu, Reads(ALL)),
+        ]),
     dont_fork = "MADV_DONTFORK keeps resident pages from a child, and they stay where they are.",
     wipe_on_fork = "MADV_WIPEONFORK shows a child zeroes, and leaves its parent's resident pages alone.",
-    collapse_resident = "MADV_COLLAPSE of resident pages makes a huge page of them or refuses, and keeps the data.",
+    collapse_resident = "MADV_COLLAPSE of resident pages makes a huge page of them or refuses, and keeps the data."
+        => leaves_nothing(collapse_resident),
     collapse_mixed = "MADV_COLLAPSE over pages on the device, in system memory and nowhere keeps each one's data.",
     collapsed_and_out = "A huge page made by MADV_COLLAPSE goes out, comes back, and is made one again.",
     huge_page_daemon = "khugepaged leaves a range on the device alone, and brings no data to harm in a mixed one.",
-    huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are.",
-    free_and_written_again = "Pages that were written after MADV_FREE are not dropped, wherever they have been.",
-    free_and_written_by_device = "Pages that the device wrote after MADV_FREE are not dropped, wherever they have been.",
+    huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are."
+        => steps(|| Memory::new(HUGE_PAGES), [
+            (A, Out(ALL)), (Cpu, Advises(100..200, Advice::Huge)),
+            (Cpu, Advises(ALL, Advice::Huge)), (Cpu, Advises(150..160, Advice::NoHuge)),
+            (Cpu, Finds(ALL, Where::Device)), (Cpu, Reads(ALL)), (A, Out(ALL)), (Cpu, Reads(ALL)),
+        ]),
+    free_and_written_again = "Pages that were written after MADV_FREE are not dropped, wherever they have been."
+        => swapping(PAGES, free_and_written_again),
+    free_and_written_by_device = "Pages that the device wrote after MADV_FREE are not dropped, wherever they have been."
+        => swapping(PAGES, free_and_written_by_device),
     free_on_another_cpu = "Pages that another CPU has just given up by MADV_FREE, and keeps a note of, go to the device.",
     dontneed_during_migration = "Pages that are dropped while they move read as zero or as they were, and as zero in the end.",
 }
@@ -28,17 +46,7 @@ cases! { "madvise":
 const PAGES: usize = 32;
 const HUGE_PAGES: usize = HUGE / 4096;
 
-fn dontneed_frees_device_memory(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.region.advise(memory.all(), Advice::DontNeed)?;
-    before.nothing_is_left(&device)
-}
-
-fn will_need_and_cold(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn will_need_and_cold(_: &Device, memory: &Memory) -> Result<()> {
     for advice in [Advice::WillNeed, Advice::Cold, Advice::PageOut] {
         match memory.region.advise(memory.all(), advice) {
             // Without swap there is nothing to page out to.
@@ -48,7 +56,7 @@ fn will_need_and_cold(device: Device) -> Result<()> {
             _ => memory.expect(&format!("{advice:?}"), memory.all(), Where::Device)?,
         }
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn populate_read(device: Device) -> Result<()> {
@@ -58,71 +66,34 @@ fn populate_read(device: Device) -> Result<()> {
     memory.region.advise(memory.all(), Advice::PopulateRead)?;
     memory.expect("after MADV_POPULATE_READ", memory.all(), Where::System)?;
     memory.verify(0..PAGES / 2)?;
-    ensure!(
-        memory.region.is_zero(PAGES / 2..PAGES),
-        "a hole is not zero"
-    );
-    Ok(())
-}
-
-fn populate_write(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.region.advise(8..24, Advice::PopulateWrite)?;
-    memory.expect("before the range", 0..8, Where::Device)?;
-    memory.expect("the range", 8..24, Where::System)?;
-    memory.expect("behind the range", 24..PAGES, Where::Device)?;
-    memory.verify(memory.all())
+    memory.is_zero(PAGES / 2..PAGES).context("a hole")
 }
 
 fn dont_fork(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = Memory::resident(&device, PAGES)?;
     memory.region.advise(memory.all(), Advice::DontFork)?;
-    helper(|| {
-        let own = context.open()?;
-        let mut view = vec![0; memory.region.len()];
-        fails(
-            "MIGRATE_TO_DEV of what was not inherited",
-            own.migrate_to_device(memory.region.range(), &mut view),
-            Errno::EINVAL,
-        )
-    })?
-    .join()?;
-    let exit = helper(|| {
-        memory.region.touch(0);
-        Ok(())
-    })?
-    .exit()?;
-    equal(
-        "end of a child that reads",
-        exit,
-        Exit::Signal(Signal::SIGSEGV),
-    )?;
+    in_child(|| {
+        let answer = memory.try_out(&context.open()?);
+        fails("MIGRATE_TO_DEV of nothing", answer, Errno::EINVAL)
+    })?;
+    segfaults(|| _ = memory.region.touch(0))?;
     memory.expect("after two children", memory.all(), Where::Device)?;
     memory.region.advise(memory.all(), Advice::DoFork)?;
-    helper(|| memory.verify(memory.all()))?.join()?;
-    memory.verify(memory.all())
+    memory.survives(helper(|| memory.intact())?)
 }
 
 fn wipe_on_fork(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = Memory::resident(&device, PAGES)?;
     memory.region.advise(memory.all(), Advice::WipeOnFork)?;
-    helper(|| {
-        ensure!(
-            memory.region.is_zero(0..PAGES / 2),
-            "the child reads no zeroes"
-        );
+    in_child(|| {
+        memory.is_zero(0..PAGES / 2).context("in the child")?;
         memory.refill(2);
-        memory.move_out(&context.open()?, memory.all())?;
-        memory.verify(memory.all())
-    })?
-    .join()?;
+        memory.out_and_read(&context.open()?)
+    })?;
     memory.expect("after a child", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 /// 2 MiB that may become a huge page, in small pages.
@@ -134,34 +105,22 @@ fn collapsible() -> Result<Memory> {
 
 /// Asks for a huge page; says whether there is one.
 fn collapse(memory: &Memory) -> Result<bool> {
-    match memory.region.advise(memory.all(), Advice::Collapse) {
-        Ok(()) => {
-            memory.is_huge()?;
-            Ok(true)
-        }
-        Err(error) => {
-            println!("MADV_COLLAPSE: {error}");
-            let refused = [Errno::EAGAIN, Errno::EBUSY, Errno::EINVAL, Errno::ENOMEM];
-            ensure!(
-                refused
-                    .iter()
-                    .any(|errno| error.raw_os_error() == Some(*errno as i32)),
-                "MADV_COLLAPSE: {error}"
-            );
-            Ok(false)
-        }
-    }
+    let Err(error) = memory.region.advise(memory.all(), Advice::Collapse) else {
+        return memory.is_huge().map(|()| true);
+    };
+    println!("MADV_COLLAPSE: {error}");
+    let refused = [Errno::EAGAIN, Errno::EBUSY, Errno::EINVAL, Errno::ENOMEM];
+    let refused = refused.map(|errno| Some(errno as i32));
+    let allowed = refused.contains(&error.raw_os_error());
+    ensure!(allowed, "MADV_COLLAPSE: {error}");
+    Ok(false)
 }
 
-fn collapse_resident(device: Device) -> Result<()> {
-    let before = Before::of(&device)?;
+fn collapse_resident(device: &Device) -> Result<()> {
     let memory = collapsible()?;
-    memory.move_out(&device, memory.all())?;
-    let collapsed = collapse(&memory)?;
-    println!("collapsed: {collapsed}");
-    memory.verify(memory.all())?;
-    drop(memory);
-    before.nothing_is_left(&device)
+    memory.out(device)?;
+    println!("collapsed: {}", collapse(&memory)?);
+    memory.intact()
 }
 
 fn collapse_mixed(device: Device) -> Result<()> {
@@ -172,11 +131,8 @@ fn collapse_mixed(device: Device) -> Result<()> {
     memory.region.advise(memory.all(), Advice::Huge)?;
     println!("collapsed: {}", collapse(&memory)?);
     memory.verify(full.clone())?;
-    ensure!(
-        memory.region.is_zero(full.end..HUGE_PAGES),
-        "what was never written is not zero"
-    );
-    Ok(())
+    let never_written = memory.is_zero(full.end..HUGE_PAGES);
+    never_written.context("what was never written")
 }
 
 fn collapsed_and_out(device: Device) -> Result<()> {
@@ -184,94 +140,64 @@ fn collapsed_and_out(device: Device) -> Result<()> {
     if !collapse(&memory)? {
         return skip("the kernel makes no huge page here");
     }
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     // The page is mapped by one entry, so one touch brings all of it back.
     memory.verify(0..16)?;
     memory.expect("after a touch", memory.all(), Where::System)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     memory.move_back(&device, 16..HUGE_PAGES, HUGE_PAGES - 16)?;
-    memory.verify(memory.all())?;
-    ensure!(
-        collapse(&memory)?,
-        "what came back was not made one huge page"
-    );
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.intact()?;
+    let again = collapse(&memory)?;
+    ensure!(again, "what came back was not made one huge page");
+    memory.out_and_read(&device)
 }
 
 fn huge_page_daemon(device: Device) -> Result<()> {
-    let resident = collapsible()?;
-    let mixed = collapsible()?;
-    resident.move_out(&device, resident.all())?;
+    let (resident, mixed) = (collapsible()?, collapsible()?);
+    resident.out(&device)?;
     mixed.move_out(&device, 100..120)?;
     let daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", "1"), ("pages_to_scan", "40960")])?;
     daemon.wait(3)?;
     resident.expect("after khugepaged's scans", resident.all(), Where::Device)?;
-    println!(
-        "of the mixed range {} pages are on the device",
-        Survey::of(mixed.region.range())?.on_device()
-    );
-    mixed.verify(mixed.all())?;
-    resident.verify(resident.all())
+    println!("of the mixed range {} are there", mixed.on_device()?);
+    mixed.intact()?;
+    resident.intact()
 }
 
-fn huge_advice(device: Device) -> Result<()> {
-    let memory = Memory::new(HUGE_PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.region.advise(100..200, Advice::Huge)?;
-    memory.region.advise(memory.all(), Advice::Huge)?;
-    memory.region.advise(150..160, Advice::NoHuge)?;
-    memory.expect("after all advice", memory.all(), Where::Device)?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+/// Has the kernel page it out if it can, and reads it.
+fn paged_out(memory: &Memory, what: &'static str) -> Result<()> {
+    memory.region.advise(memory.all(), Advice::PageOut)?;
+    memory.intact().context(what)
 }
 
-fn free_and_written_again(context: &Context) -> Result<()> {
-    let _swap = swap_on()?;
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
+fn free_and_written_again(device: &Device, memory: &Memory) -> Result<()> {
     memory.region.advise(memory.all(), Advice::Free)?;
     memory.refill(2);
-    memory.move_out(&device, memory.all())?;
-    memory.move_back(&device, memory.all(), PAGES)?;
-    memory.region.advise(memory.all(), Advice::PageOut)?;
-    memory
-        .verify(memory.all())
-        .context("written before they moved")?;
+    memory.out(device)?;
+    memory.move_back(device, memory.all(), PAGES)?;
+    paged_out(memory, "written before they moved")?;
 
     memory.region.advise(memory.all(), Advice::Free)?;
-    memory
-        .move_out(&device, memory.all())
-        .or_else(|error| match memory.region.is_zero(0..1) {
-            true => skip("the kernel dropped the pages at once"),
-            false => Err(error),
-        })?;
+    let moved = memory.out(device);
+    if moved.is_err() && memory.region.is_zero(0..1) {
+        return skip("the kernel dropped the pages at once");
+    }
+    moved?;
     memory.refill(3);
-    memory.region.advise(memory.all(), Advice::PageOut)?;
-    memory
-        .verify(memory.all())
-        .context("written after they moved")
+    paged_out(memory, "written after they moved")
 }
 
-fn free_and_written_by_device(context: &Context) -> Result<()> {
-    let _swap = swap_on()?;
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
+fn free_and_written_by_device(device: &Device, memory: &Memory) -> Result<()> {
     memory.region.advise(memory.all(), Advice::Free)?;
-    memory.device_refills(&device, 2)?;
-    memory.region.advise(memory.all(), Advice::PageOut)?;
-    memory
-        .verify(memory.all())
-        .context("written in system memory")?;
+    memory.device_refills(device, 2)?;
+    paged_out(memory, "written in system memory")?;
 
     memory.refill(3);
     memory.region.advise(memory.all(), Advice::Free)?;
-    memory.move_out(&device, memory.all())?;
-    memory.device_refills(&device, 4)?;
-    memory.move_back(&device, memory.all(), PAGES)?;
-    memory.region.advise(memory.all(), Advice::PageOut)?;
-    memory.verify(memory.all()).context("written on the device")
+    memory.out(device)?;
+    memory.device_refills(device, 4)?;
+    memory.move_back(device, memory.all(), PAGES)?;
+    paged_out(memory, "written on the device")
 }
 
 fn dontneed_during_migration(device: Device) -> Result<()> {
@@ -281,26 +207,19 @@ fn dontneed_during_migration(device: Device) -> Result<()> {
         memory.refill(round);
         thread::scope(|scope| {
             let dropper = scope.spawn(|| region.advise(0..PAGES, Advice::DontNeed));
-            let mut view = vec![0; PAGES * page_size()];
-            unless_held(device.migrate_to_device(region.range(), &mut view))?;
+            unless_held(memory.try_out(&device))?;
             // Dropped at any moment, also between two words.
             let words = Region::words_per_page();
             for index in 0..PAGES * words {
-                let (seen, data) = (region.load(index), memory.data());
-                let (page, word) = (index / words, index % words);
-                ensure!(
-                    seen == 0 || seen == data.word(page, word),
-                    "page {page}, word {word} is neither right nor zero: {seen:#x}"
-                );
+                let (seen, page, word) = (region.load(index), index / words, index % words);
+                let right = seen == 0 || seen == memory.data().word(page, word);
+                ensure!(right, "page {page}, word {word}: seen {seen:#x}");
             }
             unless_held(device.migrate_to_system(region.range()))?;
             joined(dropper)
         })?;
         region.advise(0..PAGES, Advice::DontNeed)?;
-        ensure!(
-            region.is_zero(0..PAGES),
-            "dropped pages do not read as zero"
-        );
+        memory.is_zero(0..PAGES).context("dropped pages")?;
     }
     Ok(())
 }
@@ -313,11 +232,7 @@ fn free_on_another_cpu(context: &Context) -> Result<()> {
     let region = &memory.region;
     // From now on mm has them in its lists, and not in a batch of this CPU.
     region.advise(memory.all(), Advice::Cold)?;
-    thread::scope(|scope| {
-        joined(scope.spawn(|| {
-            stay_on(other)?;
-            anyhow::Ok(region.advise(0..region.pages(), Advice::Free)?)
-        }))
-    })?;
-    memory.move_out(&device, memory.all())
+    let free = || Ok(region.advise(0..region.pages(), Advice::Free)?);
+    on_cpu(other, free)?;
+    memory.out(&device)
 }

@@ -81,6 +81,7 @@ use anyhow::Result;
 use dmirror_client::Device;
 
 use crate::context::Context;
+use crate::worker::{Worker, open};
 
 /// A behaviour and the function that looks at it.
 #[derive(Debug)]
@@ -118,17 +119,47 @@ impl<F: Fn(Device, Device) -> Result<()>> Function<(Device, Device)> for F {
     }
 }
 
-/// Lists functions of the calling file as its `CASES`. Each is a [`Function`].
+/// An open device with engines, for a case that skips without.
+pub struct WithEngines(pub Device);
+
+impl<F: Fn(WithEngines) -> Result<()>> Function<WithEngines> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(WithEngines(open(context)?))
+    }
+}
+
+impl<F: Fn(&Context, WithEngines) -> Result<()>> Function<(&Context, WithEngines)> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(context, WithEngines(open(context)?))
+    }
+}
+
+impl<F: Fn(Worker) -> Result<()>> Function<Worker> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(Worker::new(context)?)
+    }
+}
+
+impl<F: Fn(&Context, Worker) -> Result<()>> Function<(&Context, Worker)> for F {
+    fn call(&self, context: &Context) -> Result<()> {
+        self(context, Worker::new(context)?)
+    }
+}
+
+/// Lists the `CASES` of the calling file: `name = "about",` runs the [`Function`] of that name,
+/// and `name = "about" => function,` a row of a table: another one, with values of its own.
 macro_rules! cases {
-    ($theme:literal: $($name:ident = $about:literal,)*) => {
+    ($theme:literal: $($name:ident = $about:literal $(=> $function:expr)?,)*) => {
         pub(super) const CASES: &[super::Case] = &[
             $(super::Case {
                 name: concat!($theme, ".", stringify!($name)),
                 about: $about,
-                run: |context| super::Function::call(&$name, context),
+                run: |context| super::Function::call(&cases!(@ $name $($function)?), context),
             },)*
         ];
     };
+    (@ $name:ident) => { $name };
+    (@ $name:ident $function:expr) => { $function };
 }
 pub(crate) use cases;
 

@@ -6,31 +6,32 @@
 //! `/proc/self/fail-nth`), so this takes one that was built for it.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
 use std::path::Path;
 
-use dmirror_client::{CallError, Counts};
+use dmirror_client::device::Buffer;
+use dmirror_client::{CallError, Command, Counts, Pattern};
 
+use super::held::in_pages;
 use super::huge;
 use crate::prelude::*;
 
 cases! { "nth":
-    migrate_to_device = "Whichever allocation fails while small pages go to the device, each is on one side with its data.",
-    migrate_to_device_huge = "The same for a huge page.",
+    migrate_to_device = "Whichever allocation fails while small pages go to the device, each is on one side with its data." => sweep(Kind::Small, false, false, of_all(Command::MigrateToDevice)),
+    migrate_to_device_huge = "The same for a huge page." => sweep(Kind::Huge, false, false, of_all(Command::MigrateToDevice)),
     migrate_to_device_untouched = "The same for memory that was never touched.",
-    migrate_to_system = "Whichever allocation fails while small pages come back, each is on one side with its data.",
-    migrate_to_system_huge = "The same for a huge page.",
-    migrate_to_system_part = "The same for a part of a huge page.",
-    release = "Whichever allocation fails in RELEASE, each page is on one side with its data.",
-    read = "Whichever allocation fails in READ, the device and the CPU see right data afterwards.",
-    read_huge = "The same for a huge page on the device.",
-    write = "Whichever allocation fails in WRITE, each page has the old or the new data.",
-    write_shared = "The same for pages on the device that fork has shared.",
-    snapshot = "Whichever allocation fails in SNAPSHOT, nothing changes.",
-    exclusive = "Whichever allocation fails in EXCLUSIVE, the data stay right.",
-    exclusive_huge = "The same for a huge page on the device.",
-    fault = "Whichever allocation fails while a CPU touches a page on the device, it reads the data at last.",
-    fault_huge = "The same for a huge page.",
+    migrate_to_system = "Whichever allocation fails while small pages come back, each is on one side with its data." => sweep(Kind::Small, true, false, of_all(Command::MigrateToSystem)),
+    migrate_to_system_huge = "The same for a huge page." => sweep(Kind::Huge, true, false, of_all(Command::MigrateToSystem)),
+    migrate_to_system_part = "The same for a part of a huge page." => sweep(Kind::Huge, true, false, |device, memory, _| device.migrate_to_system(memory.region.part(100..108))),
+    release = "Whichever allocation fails in RELEASE, each page is on one side with its data." => sweep(Kind::Small, true, false, |device, _, _| device.release()),
+    read = "Whichever allocation fails in READ, the device and the CPU see right data afterwards." => sweep(Kind::Small, false, false, of_all(Command::Read)),
+    read_huge = "The same for a huge page on the device." => sweep(Kind::Huge, true, false, of_all(Command::Read)),
+    write = "Whichever allocation fails in WRITE, each page has the old or the new data." => sweep(Kind::Small, false, true, of_all(Command::Write)),
+    write_shared = "The same for pages on the device that fork has shared." => sweep(Kind::Shared, true, true, of_all(Command::Write)),
+    snapshot = "Whichever allocation fails in SNAPSHOT, nothing changes." => sweep(Kind::Small, true, false, of_all(Command::Snapshot)),
+    exclusive = "Whichever allocation fails in EXCLUSIVE, the data stay right." => sweep(Kind::Small, true, false, of_all(Command::Exclusive)),
+    exclusive_huge = "The same for a huge page on the device." => sweep(Kind::Huge, true, false, |device, memory, view| device.exclusive(memory.region.part(0..4), &mut view[..4 * page_size()])),
+    fault = "Whichever allocation fails while a CPU touches a page on the device, it reads the data at last." => sweep(Kind::Small, true, false, touch),
+    fault_huge = "The same for a huge page." => sweep(Kind::Huge, true, false, touch),
     open = "Whichever allocation fails in open, it says so, and the next one works.",
 }
 
@@ -41,43 +42,26 @@ const PAGES: usize = 12;
 pub(super) const MOST: u32 = 5000;
 
 /// The kernel's failures of allocations, made to hit all of them; as before on drop.
-pub(super) struct Failures(Vec<(String, String)>);
+pub(super) struct Failures {
+    _settings: Vec<Setting>,
+}
 
 impl Failures {
     pub(super) fn of_all() -> Result<Self> {
         if !Path::new("/proc/thread-self/fail-nth").exists() {
             return skip("the kernel has no /proc/self/fail-nth");
         }
-        let mut failures = Self(Vec::new());
-        for (file, value) in [
+        let settings = [
             ("failslab/ignore-gfp-wait", "N"),
             ("failslab/verbose", "0"),
             ("fail_page_alloc/ignore-gfp-wait", "N"),
             ("fail_page_alloc/ignore-gfp-highmem", "N"),
             ("fail_page_alloc/min-order", "0"),
             ("fail_page_alloc/verbose", "0"),
-        ] {
-            let path = format!("/sys/kernel/debug/{file}");
-            let before = match fs::read_to_string(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return skip(format!("there is no {path}"));
-                }
-                before => before.with_context(|| path.clone())?,
-            };
-            fs::write(&path, value).with_context(|| path.clone())?;
-            failures.0.push((path, before.trim().to_owned()));
-        }
-        Ok(failures)
-    }
-}
-
-impl Drop for Failures {
-    fn drop(&mut self) {
-        for (path, before) in self.0.drain(..) {
-            if let Err(error) = fs::write(&path, before) {
-                println!("cannot write {path}: {error}");
-            }
-        }
+        ];
+        let set = |(file, text)| Setting::new(format!("/sys/kernel/debug/{file}"), text);
+        let settings = settings.into_iter().map(set).collect::<Result<_>>();
+        settings.map(|_settings| Self { _settings })
     }
 }
 
@@ -93,18 +77,32 @@ pub(super) fn with_failure_of<T>(
     nth: u32,
     body: impl FnOnce() -> T,
 ) -> Result<(T, bool)> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(format!("/proc/{task}/fail-nth"))?;
-    let text = nth.to_string();
+    let file = read_write(format!("/proc/{task}/fail-nth"))?;
     let mut left = [0; 16];
-    file.write_all_at(text.as_bytes(), 0)?;
+    file.write_all_at(nth.to_string().as_bytes(), 0)?;
     let result = body();
     let length = file.read_at(&mut left, 0)?;
     file.write_all_at(b"0", 0)?;
     let left = String::from_utf8_lossy(&left[..length]);
     Ok((result, left.trim() == "0"))
+}
+
+/// Calls `body` for one allocation after the other, until it says that it did not get so far as to
+/// have it fail. Returns how many there were.
+pub(super) fn each_allocation(mut body: impl FnMut(u32) -> Result<bool>) -> Result<u32> {
+    for nth in 1..MOST {
+        if !body(nth).with_context(|| format!("allocation {nth}"))? {
+            println!("{} allocations", nth - 1);
+            return Ok(nth - 1);
+        }
+    }
+    bail!("more than {MOST} allocations")
+}
+
+/// Checks that a command succeeded, or that something failed and it says ENOMEM.
+fn unless_failed(answer: Result<Counts, CallError>, failed: bool) -> Result<()> {
+    let may_be: &[Errno] = if failed { &[Errno::ENOMEM] } else { &[] };
+    unless(answer, may_be).with_context(|| format!("failed: {failed}"))
 }
 
 /// What memory a sweep is about.
@@ -120,236 +118,111 @@ enum Kind {
 /// says so, and lets one allocation after the other fail. `deed` gets the next round
 /// of data, and may write it if `writes` says so.
 fn sweep(
-    context: &Context,
     kind: Kind,
     there: bool,
     writes: bool,
     deed: impl Fn(&Device, &Memory, &mut [u8]) -> Result<Counts, CallError>,
-) -> Result<()> {
-    needs_ours("counts of what is free")?;
-    let _failures = Failures::of_all()?;
-    let device = context.open()?;
-    let before = Before::of(&device)?;
-    for nth in 1..MOST {
-        let memory = match kind {
-            Kind::Small | Kind::Shared => Memory::new(PAGES)?,
-            Kind::Huge => huge::huge(1)?,
-        };
+) -> impl Fn(&Context) -> Result<()> {
+    let once = move |device: &Device, nth: u32| -> Result<bool> {
+        let memory = in_pages(kind == Kind::Huge, PAGES)?;
         if there {
-            memory.move_out(&device, memory.all())?;
+            memory.out(device)?;
         }
         let done = Gate::new()?;
-        let child = match kind {
-            Kind::Shared => Some(helper(|| {
-                done.wait()?;
-                memory.verify(memory.all())
-            })?),
-            _ => None,
-        };
+        let share = || helper(|| done.wait().and_then(|()| memory.intact()));
+        let child = (kind == Kind::Shared).then(share).transpose()?;
         let mut view = memory.data().round(2).to_bytes(memory.all());
-        let (answer, failed) = with_failure(nth, || deed(&device, &memory, &mut view))?;
-        let of_failure = || format!("allocation {nth} failed, and the answer was {answer:?}");
-        match &answer {
-            Ok(_) => {}
-            Err(error) if failed && error.errno == Errno::ENOMEM => {}
-            Err(_) => bail!(
-                "{}: {}",
-                if failed { "failure" } else { "no failure" },
-                of_failure()
-            ),
-        }
-        check(&device, &memory, writes).with_context(of_failure)?;
+        let (answer, failed) = with_failure(nth, || deed(device, &memory, &mut view))?;
+        unless_failed(answer, failed)?;
+        check(device, &memory, writes).with_context(|| format!("the answer was {answer:?}"))?;
         if let Some(child) = child {
             done.open()?;
             child.join()?;
         }
-        drop(memory);
-        before.nothing_is_left(&device).with_context(of_failure)?;
-        if !failed {
-            println!("{} allocations", nth - 1);
-            return Ok(());
-        }
+        Ok(failed)
+    };
+    move |context| {
+        needs_ours("counts of what is free")?;
+        let _failures = Failures::of_all()?;
+        let device = context.open()?;
+        let before = Before::of(&device)?;
+        each_allocation(|nth| {
+            let failed = once(&device, nth)?;
+            before.nothing_is_left(&device).map(|()| failed)
+        })
+        .map(drop)
     }
-    bail!("more than {MOST} allocations")
 }
 
 /// Each page is somewhere, with the old data, or with the new if something was written; everybody
 /// sees the same.
 fn check(device: &Device, memory: &Memory, writes: bool) -> Result<()> {
-    let pages = memory.region.pages();
     let mut view = vec![0xa5; memory.region.len()];
     device.read(memory.region.range(), &mut view)?;
     let (old, new) = (memory.data(), memory.data().round(2));
-    let page_size = dmirror_client::page_size();
-    for page in 0..pages {
-        let bytes = &view[page * page_size..(page + 1) * page_size];
-        let is = |data: dmirror_client::Pattern| data.check_bytes(bytes, page).is_ok();
+    for (page, bytes) in view.chunks_exact(page_size()).enumerate() {
+        let is = |data: Pattern| data.check_bytes(bytes, page).is_ok();
         let is_new = writes && is(new);
-        ensure!(
-            is_new || is(old),
-            "page {page} has neither old nor new data"
-        );
+        let is_right = is_new || is(old);
+        ensure!(is_right, "page {page} has neither old nor new data");
         let data = if is_new { new } else { old };
         data.check(&memory.region, page..page + 1)?;
     }
     // And it goes on as usual.
     memory.refill(3);
-    memory.move_out(device, memory.all())?;
-    memory.verify(memory.all())
+    memory.out_and_read(device)
 }
 
-fn migrate_to_device(context: &Context) -> Result<()> {
-    sweep(
-        context,
-        Kind::Small,
-        false,
-        false,
-        |device, memory, view| device.migrate_to_device(memory.region.range(), view),
-    )
+/// A command for all of memory, which reads or writes data.
+fn of_all(command: Command) -> impl Fn(&Device, &Memory, &mut [u8]) -> Result<Counts, CallError> {
+    move |device, memory, data| {
+        let buffer = match command {
+            Command::Write => Buffer::Input(data),
+            Command::Snapshot => Buffer::Bytes(data),
+            Command::MigrateToSystem => Buffer::Null,
+            _ => Buffer::Output(data),
+        };
+        let range = memory.region.range();
+        device.call(command, range.addr(), range.pages(), buffer)
+    }
 }
 
-fn migrate_to_device_huge(context: &Context) -> Result<()> {
-    sweep(context, Kind::Huge, false, false, |device, memory, view| {
-        device.migrate_to_device(memory.region.range(), view)
-    })
+fn touch(_: &Device, memory: &Memory, _: &mut [u8]) -> Result<Counts, CallError> {
+    memory.region.touch(1);
+    let (pages, faults) = (1, 0);
+    Ok(Counts { pages, faults })
 }
 
-fn migrate_to_device_untouched(context: &Context) -> Result<()> {
+fn migrate_to_device_untouched(device: Device) -> Result<()> {
     needs_ours("counts of what is free")?;
     let _failures = Failures::of_all()?;
-    let device = context.open()?;
     let before = Before::of(&device)?;
-    for nth in 1..MOST {
+    each_allocation(|nth| {
         let memory = Memory::of(huge::options(1).map()?);
         let mut view = vec![0xa5; memory.region.len()];
         let (answer, failed) = with_failure(nth, || {
             device.migrate_to_device(memory.region.range(), &mut view)
         })?;
-        match &answer {
-            Ok(_) => ensure!(view.iter().all(|byte| *byte == 0), "the view is not zero"),
-            Err(error) => ensure!(
-                failed && error.errno == Errno::ENOMEM,
-                "allocation {nth}: {answer:?}"
-            ),
+        unless_failed(answer, failed)?;
+        if answer.is_ok() {
+            zeros("the view", &view)?;
         }
-        ensure!(memory.region.is_zero(memory.all()), "not zero");
+        memory.is_zero(memory.all())?;
         drop(memory);
-        before.nothing_is_left(&device)?;
-        if !failed {
-            return Ok(());
-        }
-    }
-    bail!("more than {MOST} allocations")
-}
-
-fn migrate_to_system(context: &Context) -> Result<()> {
-    sweep(context, Kind::Small, true, false, |device, memory, _| {
-        device.migrate_to_system(memory.region.range())
+        before.nothing_is_left(&device).map(|()| failed)
     })
-}
-
-fn migrate_to_system_huge(context: &Context) -> Result<()> {
-    sweep(context, Kind::Huge, true, false, |device, memory, _| {
-        device.migrate_to_system(memory.region.range())
-    })
-}
-
-fn migrate_to_system_part(context: &Context) -> Result<()> {
-    sweep(context, Kind::Huge, true, false, |device, memory, _| {
-        device.migrate_to_system(memory.region.part(100..108))
-    })
-}
-
-fn release(context: &Context) -> Result<()> {
-    sweep(context, Kind::Small, true, false, |device, _, _| {
-        device.release()
-    })
-}
-
-fn read(context: &Context) -> Result<()> {
-    sweep(
-        context,
-        Kind::Small,
-        false,
-        false,
-        |device, memory, view| device.read(memory.region.range(), view),
-    )
-}
-
-fn read_huge(context: &Context) -> Result<()> {
-    sweep(context, Kind::Huge, true, false, |device, memory, view| {
-        device.read(memory.region.range(), view)
-    })
-}
-
-fn write(context: &Context) -> Result<()> {
-    sweep(context, Kind::Small, false, true, |device, memory, new| {
-        device.write(memory.region.range(), new)
-    })
-}
-
-fn write_shared(context: &Context) -> Result<()> {
-    sweep(context, Kind::Shared, true, true, |device, memory, new| {
-        device.write(memory.region.range(), new)
-    })
-}
-
-fn snapshot(context: &Context) -> Result<()> {
-    sweep(context, Kind::Small, true, false, |device, memory, _| {
-        device.snapshot(memory.region.range()).map(|bytes| Counts {
-            pages: bytes.len() as u64,
-            faults: 0,
-        })
-    })
-}
-
-fn exclusive(context: &Context) -> Result<()> {
-    sweep(context, Kind::Small, true, false, |device, memory, view| {
-        device.exclusive(memory.region.range(), view)
-    })
-}
-
-fn exclusive_huge(context: &Context) -> Result<()> {
-    sweep(context, Kind::Huge, true, false, |device, memory, view| {
-        let part = memory.region.part(0..4);
-        let len = 4 * dmirror_client::page_size();
-        device.exclusive(part, &mut view[..len])
-    })
-}
-
-fn touch(kind: Kind, context: &Context) -> Result<()> {
-    sweep(context, kind, true, false, |_, memory, _| {
-        memory.region.touch(1);
-        Ok(Counts {
-            pages: 1,
-            faults: 0,
-        })
-    })
-}
-
-fn fault(context: &Context) -> Result<()> {
-    touch(Kind::Small, context)
-}
-
-fn fault_huge(context: &Context) -> Result<()> {
-    touch(Kind::Huge, context)
+    .map(drop)
 }
 
 fn open(context: &Context) -> Result<()> {
     let _failures = Failures::of_all()?;
-    for nth in 1..MOST {
+    each_allocation(|nth| {
         let (answer, failed) = with_failure(nth, || context.open())?;
         match answer {
-            Ok(device) => {
-                let memory = Memory::new(PAGES)?;
-                memory.move_out(&device, memory.all())?;
-                memory.verify(memory.all())?;
-            }
-            Err(error) => ensure!(failed, "allocation {nth}: {error:#}"),
+            Ok(device) => Memory::new(PAGES)?.out_and_read(&device)?,
+            Err(error) => ensure!(failed, "{error:#}"),
         }
-        if !failed {
-            return Ok(());
-        }
-    }
-    bail!("more than {MOST} allocations")
+        Ok(failed)
+    })
+    .map(drop)
 }

@@ -9,26 +9,33 @@ use dmirror_client::interpreter::Image;
 use dmirror_client::queue::{Options, Outcome};
 use dmirror_client::{QueueError, interpreter, packet};
 
-use super::nth::{Failures, MOST, with_failure, with_failure_of};
+use super::nth::{Failures, MOST, each_allocation, with_failure, with_failure_of};
 use crate::prelude::*;
 use crate::reload::with_parameters;
-use crate::worker::{Kind, open, same, thread_of, threads};
+use crate::worker::{Kind, open, refused, same, thread_of, threads};
 
 cases! { "nth":
     queue_create = "Whichever allocation fails in QUEUE_CREATE, there is no queue and no thread too many, and the next one works.",
     queue_commands = "Whichever allocation fails in SUBMIT, WAIT, QUEUE_DESTROY and QUERY, no number is lost.",
-    job_where_it_is = "Whichever allocation of an engine fails, the job does what it should or ends with ENOMEM, and the next works.",
-    job_moves_pages = "The same for an engine that moves what it misses.",
-    job_moves_packets = "The same for PREFETCH, both ways.",
+    job_where_it_is = "Whichever allocation of an engine fails, the job does what it should or ends with ENOMEM, and the next works." => sweeps(&[("test_hmm", &[Kind::Small, Kind::Untouched, Kind::Shared, Kind::Resident, Kind::Elsewhere])], work),
+    job_moves_pages = "The same for an engine that moves what it misses." => sweeps(&[("kfd", &[Kind::Small, Kind::Untouched, Kind::Huge]), ("uvm", &[Kind::HalfResident])], work),
+    job_moves_packets = "The same for PREFETCH, both ways." => sweeps(&[("test_hmm", &[Kind::Small, Kind::Resident, Kind::ResidentHuge])], moves),
     fault_handler = "The handler of faults does without allocations.",
 }
 
-/// The answer that a command may have: success, or ENOMEM if something failed.
-fn unless_failed<T>(answer: Result<T, QueueError>, nth: u32, failed: bool) -> Result<Option<T>> {
+/// What a command returns while allocation `nth` fails, or `None` where it says ENOMEM; sets
+/// `failed` where there was such an allocation.
+fn attempt<T>(
+    nth: u32,
+    failed: &mut bool,
+    command: impl FnOnce() -> Result<T, QueueError>,
+) -> Result<Option<T>> {
+    let (answer, has_failed) = with_failure(nth, command)?;
+    *failed |= has_failed;
     match answer {
         Ok(value) => Ok(Some(value)),
-        Err(error) if failed && error.errno == Errno::ENOMEM => Ok(None),
-        Err(error) => bail!("allocation {nth}, which failed: {failed}: {error}"),
+        Err(error) if has_failed && error.errno == Errno::ENOMEM => Ok(None),
+        Err(error) => bail!("allocation {nth}, which failed: {has_failed}: {error}"),
     }
 }
 
@@ -39,9 +46,8 @@ fn create_all(device: &Device, engine: u32) -> Result<[u32; 2]> {
     let mut running = threads()?;
     while nth < MOST {
         tried += 1;
-        let options = Options::new(3).engine(engine);
-        let (answer, failed) = with_failure(nth, || device.queue(options))?;
-        if let Some(queue) = unless_failed(answer, nth, failed)? {
+        let (options, mut failed) = (Options::new(3).engine(engine), false);
+        if let Some(queue) = attempt(nth, &mut failed, || device.queue(options))? {
             made += 1;
             queue.abandon();
         }
@@ -84,10 +90,8 @@ fn queue_create(context: &Context) -> Result<()> {
         for _ in all..MOST_QUEUES {
             device.queue(Options::new(1))?.abandon();
         }
-        match device.queue(Options::new(1)) {
-            Err(error) => equal("one queue more", error.errno, Errno::EMFILE)?,
-            Ok(queue) => bail!("one queue more is {queue:?}"),
-        }
+        let one_more = device.queue(Options::new(1));
+        refused("one queue more", one_more, Errno::EMFILE)?;
         for engine in 0..3 {
             Worker::on(context, engine)?.does(&[Packet::spin(0)])?;
         }
@@ -101,53 +105,36 @@ fn queue_commands(context: &Context) -> Result<()> {
     let worker = Worker::new(context)?;
     let at = worker.store(&[Packet::spin(0)]);
     let mut jobs = 0;
-    for nth in 1..MOST {
-        let mut any_failed = false;
-        let (answer, failed) = with_failure(nth, || worker.queue.submit(at, 1))?;
-        any_failed |= failed;
-        if let Some(job) = unless_failed(answer, nth, failed)? {
+    each_allocation(|nth| {
+        let mut failed = false;
+        if let Some(job) = attempt(nth, &mut failed, || worker.queue.submit(at, 1))? {
             jobs += 1;
             equal("number of a job", job, jobs)?;
-            let (answer, failed) = with_failure(nth, || worker.queue.wait(job, Some(PATIENCE)))?;
-            any_failed |= failed;
-            unless_failed(answer, nth, failed)?;
+            attempt(nth, &mut failed, || worker.queue.wait(job, Some(PATIENCE)))?;
             equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
         }
-        let (answer, failed) = with_failure(nth, || worker.device.query())?;
-        any_failed |= failed;
-        unless_failed(answer, nth, failed)?;
+        attempt(nth, &mut failed, || worker.device.query())?;
         let other = worker.device.queue(Options::new(1))?;
         other.submit(at, 1)?;
         let number = other.number();
-        let (answer, failed) = with_failure(nth, || other.destroy())?;
-        any_failed |= failed;
-        if unless_failed(answer, nth, failed)?.is_none() {
+        if attempt(nth, &mut failed, || other.destroy())?.is_none() {
             worker.device.queue_of_number(number).destroy()?;
         }
-        if !any_failed {
-            println!("{} allocations", nth - 1);
-            return Ok(());
-        }
-    }
-    bail!("more than {MOST} allocations")
+        Ok(failed)
+    })
+    .map(drop)
 }
 
 /// Checks that each word has what it had, or what the interpreter has left.
 fn old_or_new(region: &Region, old: &Image, new: &Image) -> Result<()> {
-    let len = region.len();
-    let (Some(old), Some(new)) = (old.bytes(region.addr(), len), new.bytes(region.addr(), len))
-    else {
-        bail!("there is no copy of {region:?}");
-    };
+    let bytes = |image: &Image| image.bytes(region.addr(), region.len());
+    let [old, new] = [bytes(old), bytes(new)].map(|bytes| bytes.context("no copy"));
+    let (old, new) = (old?, new?);
     let seen = region.to_bytes(0..region.pages());
-    for at in (0..len).step_by(8) {
-        let word = at..at + 8;
-        let seen = &seen[word.clone()];
-        ensure!(
-            seen == &old[word.clone()] || seen == &new[word],
-            "word {:#x} is neither old nor new",
-            at / 8
-        );
+    for at in (0..seen.len()).step_by(8) {
+        let [seen, old, new] = [&seen, &old, &new].map(|bytes| &bytes[at..at + 8]);
+        let is_right = seen == old || seen == new;
+        ensure!(is_right, "word {:#x} is neither old nor new", at / 8);
     }
     Ok(())
 }
@@ -165,7 +152,7 @@ fn sweep(
     let task = thread_of(thread)?.pid;
     worker.device.migrate_to_system(worker.code.range())?;
     let before = Before::of(&worker.device)?;
-    for nth in 1..MOST {
+    each_allocation(|nth| {
         let (memory, old) = kind.make(context, &worker.device)?;
         let program = packets(memory.region.addr());
         let at = worker.store(&program);
@@ -177,7 +164,7 @@ fn sweep(
             worker.outcome(job)
         })?;
         let outcome = outcome?;
-        let of_failure = || format!("{kind:?}, allocation {nth} failed: {failed}: {outcome:?}");
+        let of_failure = || format!("{kind:?}, failed: {failed}: {outcome:?}");
         if failed && outcome.error == Some(Errno::ENOMEM) {
             ensure!(outcome.executed < expected.executed, "{}", of_failure());
             old_or_new(&memory.region, &old, &new).with_context(of_failure)?;
@@ -189,33 +176,29 @@ fn sweep(
         worker.does(&program).with_context(of_failure)?;
         drop(memory);
         worker.device.migrate_to_system(worker.code.range())?;
-        before
-            .nothing_is_left(&worker.device)
-            .with_context(of_failure)?;
-        if !failed {
-            return Ok(nth - 1);
-        }
-    }
-    bail!("more than {MOST} allocations")
+        let left = before.nothing_is_left(&worker.device);
+        left.with_context(of_failure).map(|()| failed)
+    })
 }
 
-/// The same, for memory of several kinds; so many have to make allocations.
+/// The same, for memory of several kinds by each policy; so many have to make allocations.
 fn sweeps(
-    context: &Context,
-    preset: &str,
-    kinds: &[Kind],
+    kinds_by_preset: &[(&str, &[Kind])],
     packets: impl Fn(u64) -> Vec<Packet>,
-) -> Result<()> {
-    let _failures = Failures::of_all()?;
-    let _policy = Policy::of(preset)?;
-    let mut all = 0;
-    for &kind in kinds {
-        let count = sweep(context, "0", kind, &packets)?;
-        println!("{kind:?}: {count} allocations");
-        all += count;
+) -> impl Fn(&Context) -> Result<()> {
+    move |context| {
+        let _failures = Failures::of_all()?;
+        for (preset, kinds) in kinds_by_preset {
+            let _policy = Policy::of(preset)?;
+            let mut all = 0;
+            for &kind in *kinds {
+                println!("{kind:?}:");
+                all += sweep(context, "0", kind, &packets)?;
+            }
+            ensure!(all > 0, "no allocation has failed");
+        }
+        Ok(())
     }
-    ensure!(all > 0, "no allocation has failed");
-    Ok(())
 }
 
 const PAGE: u64 = 4096;
@@ -230,31 +213,12 @@ fn work(data: u64) -> Vec<Packet> {
     ]
 }
 
-fn job_where_it_is(context: &Context) -> Result<()> {
-    let kinds = [
-        Kind::Small,
-        Kind::Untouched,
-        Kind::Shared,
-        Kind::Resident,
-        Kind::Elsewhere,
-    ];
-    sweeps(context, "test_hmm", &kinds, work)
-}
-
-fn job_moves_pages(context: &Context) -> Result<()> {
-    let kinds = [Kind::Small, Kind::Untouched, Kind::Huge];
-    sweeps(context, "kfd", &kinds, work)?;
-    sweeps(context, "uvm", &[Kind::HalfResident], work)
-}
-
-fn job_moves_packets(context: &Context) -> Result<()> {
-    let kinds = [Kind::Small, Kind::Resident, Kind::ResidentHuge];
-    sweeps(context, "test_hmm", &kinds, |data| {
-        vec![
-            Packet::prefetch(data, 4 * PAGE),
-            Packet::prefetch_to_system(data + 2 * PAGE, 8 * PAGE),
-        ]
-    })
+/// Has pages go to the device, and come back.
+fn moves(data: u64) -> Vec<Packet> {
+    vec![
+        Packet::prefetch(data, 4 * PAGE),
+        Packet::prefetch_to_system(data + 2 * PAGE, 8 * PAGE),
+    ]
 }
 
 fn fault_handler(context: &Context) -> Result<()> {

@@ -4,23 +4,53 @@
 //! happens through one, the others must see.
 
 use dmirror_client::Command;
-use dmirror_client::device::Buffer;
 
 use super::huge;
 use crate::prelude::*;
+use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
 
 cases! { "opens":
-    other_reads_resident = "One open file reads the pages that another one moved to the device.",
-    other_writes_resident = "One open file writes the pages that another one moved to the device.",
+    other_reads_resident = "One open file reads the pages that another one moved to the device."
+        => steps(small, [
+            (A, Out(ALL)), (B, Reads(ALL)), (A, Reads(ALL)), (Cpu, Finds(ALL, Where::Device)),
+            (Cpu, Reads(ALL)),
+        ]),
+    other_writes_resident = "One open file writes the pages that another one moved to the device."
+        => steps(small, [
+            (A, Out(ALL)),
+            (Cpu, Times(5, vec![(B, Writes), (A, Reads(ALL)), (A, Writes), (B, Reads(ALL))])),
+            (Cpu, Finds(ALL, Where::Device)), (Cpu, Reads(ALL)),
+        ]),
     reader_sees_migration = "An open file that has read pages reads them right after another one moved them away.",
-    reader_sees_write = "An open file sees what another one writes, in system memory and on the device.",
+    reader_sees_write = "An open file sees what another one writes, in system memory and on the device."
+        => steps(small, [
+            (B, Out(HALF)), (Cpu, Times(6, vec![(A, Reads(ALL)), (B, Writes)])), (A, Reads(ALL)),
+            (Cpu, Finds(HALF, Where::Device)), (Cpu, Reads(ALL)),
+        ]),
     after_a_cpu_fault = "After the CPU took pages back and wrote them, every open file sees the new data.",
-    after_the_other_brought_back = "After one open file brought pages back, another one that had moved them reads them right.",
-    after_madv_dontneed = "Every open file forgets pages that were dropped.",
-    huge = "Two open files see each other's work on huge pages.",
+    after_the_other_brought_back = "After one open file brought pages back, another one that had moved them reads them right."
+        => steps(small, [(Cpu, Times(6, vec![
+            (A, Out(ALL)), (A, Reads(ALL)), (B, Back(ALL, PAGES)), (Cpu, Writes), (A, Reads(ALL)),
+            (B, Reads(ALL)),
+        ]))]),
+    after_madv_dontneed = "Every open file forgets pages that were dropped." => steps(small, [
+            (A, Out(HALF)), (A, Reads(ALL)), (B, Reads(ALL)), (Cpu, Advises(ALL, Advice::DontNeed)),
+            (A, ReadsZeros(ALL)), (B, ReadsZeros(ALL)), (B, Writes), (A, Reads(ALL)),
+            (Cpu, Reads(ALL)),
+        ]),
+    huge = "Two open files see each other's work on huge pages." => steps(|| huge::huge(1), [
+            (B, Reads(ALL)), (A, Out(ALL)), (B, Reads(ALL)), (B, Writes), (A, Reads(ALL)),
+            (Cpu, Finds(ALL, Where::Device)), (Cpu, Writes), (A, Reads(ALL)), (B, Reads(ALL)),
+            (Cpu, Reads(ALL)),
+        ]),
     part_of_a_huge_page = "An open file reads and writes a part of a huge page that another one moved to the device.",
     many = "32 open files see what the CPU and one of them write.",
-    closing_one = "Closing one open file leaves pages on the device, and another one's view of them.",
+    closing_one = "Closing one open file leaves pages on the device, and another one's view of them."
+        => steps(small, [
+            (A, Out(ALL)), (B, Reads(HALF)), (A, Closes), (Cpu, Finds(ALL, Where::Device)),
+            (B, Reads(ALL)), (B, Writes), (Cpu, Finds(ALL, Where::Device)), (B, Back(ALL, PAGES)),
+            (Cpu, Reads(ALL)),
+        ]),
     closed_before_the_fault = "Pages come back by a fault after the file that moved them was closed, in a child too.",
     two_processes = "Open files of two processes see shared resident pages, each its own side of them.",
     inherited = "A child reads, writes and looks at the opener's memory by an inherited descriptor.",
@@ -29,126 +59,40 @@ cases! { "opens":
 
 const PAGES: usize = 40;
 
-fn other_reads_resident(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, memory.all())?;
-    memory.device_reads(&second, memory.all())?;
-    memory.device_reads(&first, memory.all())?;
-    memory.expect("after reading", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
-}
-
-fn other_writes_resident(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, memory.all())?;
-    for round in 1..6 {
-        memory.device_refills(&second, 2 * round)?;
-        memory.device_reads(&first, memory.all())?;
-        memory.device_refills(&first, 2 * round + 1)?;
-        memory.device_reads(&second, memory.all())?;
-    }
-    memory.expect("after writing", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
-}
-
 fn reader_sees_migration(context: &Context) -> Result<()> {
-    let (reader, mover) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
+    let (reader, mover, memory) = (context.open()?, context.open()?, small()?);
     for round in 2..8 {
-        memory.device_reads(&reader, memory.all())?;
-        memory.move_out(&mover, memory.all())?;
+        memory.reads(&reader)?;
+        memory.out(&mover)?;
         // This takes the pages that have become free.
         let other = Memory::new(2 * PAGES)?;
-        memory.device_reads(&reader, memory.all())?;
-        memory.expect("after reading", memory.all(), Where::Device)?;
+        memory.reads_at(&reader, Where::Device)?;
         memory.device_refills(&mover, round)?;
-        memory.device_reads(&reader, memory.all())?;
-        memory.verify(memory.all())?;
-        other.verify(other.all())?;
+        memory.both_read(&reader)?;
+        other.intact()?;
     }
     Ok(())
-}
-
-fn reader_sees_write(context: &Context) -> Result<()> {
-    let (reader, writer) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&writer, 0..PAGES / 2)?;
-    for round in 2..8 {
-        memory.device_reads(&reader, memory.all())?;
-        memory.device_refills(&writer, round)?;
-    }
-    memory.device_reads(&reader, memory.all())?;
-    memory.expect("after reading", 0..PAGES / 2, Where::Device)?;
-    memory.verify(memory.all())
 }
 
 fn after_a_cpu_fault(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
+    let (first, second, memory) = (context.open()?, context.open()?, small()?);
     for round in 2..8 {
-        memory.move_out(&first, memory.all())?;
-        memory.device_reads(&second, memory.all())?;
+        memory.out(&first)?;
+        memory.reads(&second)?;
         memory.refill(round);
         // This takes the device pages that have become free.
-        let other = Memory::new(PAGES)?;
-        other.move_out(&first, other.all())?;
-        memory.device_reads(&first, memory.all())?;
-        memory.device_reads(&second, memory.all())?;
-        memory.expect("after reading", memory.all(), Where::System)?;
-        other.verify(other.all())?;
+        let other = Memory::resident(&first, PAGES)?;
+        memory.reads(&first)?;
+        memory.reads_at(&second, Where::System)?;
+        other.intact()?;
     }
     Ok(())
-}
-
-fn after_the_other_brought_back(context: &Context) -> Result<()> {
-    let (mover, other) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    for round in 2..8 {
-        memory.move_out(&mover, memory.all())?;
-        memory.device_reads(&mover, memory.all())?;
-        memory.move_back(&other, memory.all(), PAGES)?;
-        memory.refill(round);
-        memory.device_reads(&mover, memory.all())?;
-        memory.device_reads(&other, memory.all())?;
-    }
-    Ok(())
-}
-
-fn after_madv_dontneed(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, 0..PAGES / 2)?;
-    memory.device_reads(&first, memory.all())?;
-    memory.device_reads(&second, memory.all())?;
-    memory.region.advise(memory.all(), Advice::DontNeed)?;
-    reads_zero(&first, memory.region.range())?;
-    reads_zero(&second, memory.region.range())?;
-    memory.device_refills(&second, 2)?;
-    memory.device_reads(&first, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn huge(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = huge::huge(1)?;
-    memory.device_reads(&second, memory.all())?;
-    memory.move_out(&first, memory.all())?;
-    memory.device_reads(&second, memory.all())?;
-    memory.device_refills(&second, 2)?;
-    memory.device_reads(&first, memory.all())?;
-    memory.expect("after reading", memory.all(), Where::Device)?;
-    memory.refill(3);
-    memory.device_reads(&first, memory.all())?;
-    memory.device_reads(&second, memory.all())?;
-    memory.verify(memory.all())
 }
 
 fn part_of_a_huge_page(context: &Context) -> Result<()> {
-    let mover = context.open()?;
     let memory = huge::huge(1)?;
-    memory.move_out(&mover, memory.all())?;
+    let mover = context.open()?;
+    memory.out(&mover)?;
     // Each with a page table that does not have the huge page yet.
     for pages in [300..304, 511..512, 1..2, 100..400] {
         memory.device_reads(&context.open()?, pages)?;
@@ -159,117 +103,92 @@ fn part_of_a_huge_page(context: &Context) -> Result<()> {
     memory.expect("after writing", memory.all(), Where::Device)?;
     old.check(&memory.region, 0..300)?;
     new.check(&memory.region, 300..304)?;
-    old.check(&memory.region, 304..512)?;
-    Ok(())
+    Ok(old.check(&memory.region, 304..512)?)
 }
 
 fn many(context: &Context) -> Result<()> {
     let devices: Vec<Device> = (0..32).map(|_| context.open()).collect::<Result<_>>()?;
     let memory = Memory::new(8)?;
+    let all_read = || {
+        let read = |(number, device)| {
+            let what = || format!("open file {number}");
+            memory.reads(device).with_context(what)
+        };
+        devices.iter().enumerate().try_for_each(read)
+    };
     for (round, mover) in (2..).zip(devices.iter().step_by(8)) {
         memory.move_out(mover, 0..4)?;
-        for device in &devices {
-            memory.device_reads(device, memory.all())?;
-        }
+        all_read()?;
         memory.refill(10 * round);
-        for device in &devices {
-            memory.device_reads(device, memory.all())?;
-        }
+        all_read()?;
         memory.device_refills(mover, 10 * round + 1)?;
-        for (number, device) in devices.iter().enumerate() {
-            memory
-                .device_reads(device, memory.all())
-                .with_context(|| format!("open file {number}"))?;
-        }
+        all_read()?;
     }
-    memory.verify(memory.all())
-}
-
-fn closing_one(context: &Context) -> Result<()> {
-    let (first, second) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, memory.all())?;
-    memory.device_reads(&second, 0..PAGES / 2)?;
-    drop(first);
-    memory.expect("after close", memory.all(), Where::Device)?;
-    memory.device_reads(&second, memory.all())?;
-    memory.device_refills(&second, 2)?;
-    memory.expect("after writing", memory.all(), Where::Device)?;
-    memory.move_back(&second, memory.all(), PAGES)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn closed_before_the_fault(context: &Context) -> Result<()> {
     for round in 2..8 {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
+        let (device, memory) = (context.open()?, small()?);
         memory.refill(round);
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         let closed = Gate::new()?;
         let child = memory.writing_child(&closed, round + 100)?;
         // The child has the file open, too: only this open file is closed.
         drop(device);
-        memory.verify(0..PAGES / 2)?;
+        memory.verify(HALF)?;
         closed.open()?;
-        child.join()?;
-        memory.verify(memory.all())?;
+        memory.survives(child)?;
     }
     Ok(())
 }
 
 fn two_processes(context: &Context) -> Result<()> {
     let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = Memory::resident(&device, PAGES)?;
     let (written, go) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
         let own = context.open()?;
-        memory.device_reads(&own, memory.all())?;
+        memory.reads(&own)?;
         memory.device_refills(&own, 2)?;
         written.open()?;
         go.wait()?;
-        memory.device_reads(&own, memory.all())?;
-        memory.move_out(&own, memory.all())?;
-        memory.verify(memory.all())
+        memory.reads(&own)?;
+        memory.out_and_read(&own)
     })?;
     written.wait()?;
-    memory.device_reads(&device, memory.all())?;
+    memory.reads(&device)?;
     memory.device_refills(&device, 3)?;
-    memory.verify(0..PAGES / 2)?;
+    memory.verify(HALF)?;
     go.open()?;
     child.join()?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.both_read(&device)
 }
 
 fn inherited(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
+    let memory = small()?;
+    memory.move_out(&device, HALF)?;
     let (written, go) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
         memory.refill(2); // its own copy, which the descriptor is not about
         go.wait()?;
-        let opener = memory.data().round(3);
-        let mut view = vec![0xa5; memory.region.len()];
         let range = memory.region.range();
-        equal(
-            "pages read",
-            device.read(range, &mut view)?.pages,
-            PAGES as u64,
-        )?;
-        opener.check_bytes(&view, 0)?;
-        device.write(range, &opener.round(4).to_bytes(0..PAGES))?;
+        memory.expect_round(3);
+        memory.reads(&device)?;
+        memory.device_refills(&device, 4)?;
         equal("pages looked at", device.snapshot(range)?.len(), PAGES)?;
+        let mut view = vec![0xa5; memory.region.len()];
         device.exclusive(range, &mut view)?;
-        opener.round(4).check_bytes(&view, 0)?;
+        memory.data().check_bytes(&view, 0)?;
         written.open()?;
-        memory.verify(memory.all())
+        memory.expect_round(2);
+        memory.intact()
     })?;
     memory.refill(3);
     go.open()?;
     written.wait()?;
     memory.expect_round(4);
-    memory.verify(memory.all())?;
+    memory.intact()?;
     child.join()
 }
 
@@ -277,17 +196,15 @@ fn opener_is_gone(context: &Context) -> Result<()> {
     outlived(
         || {
             let device = context.open()?;
-            let memory = Memory::new(PAGES)?;
-            memory.move_out(&device, memory.all())?;
-            memory.device_reads(&device, memory.all())?;
+            let memory = Memory::resident(&device, PAGES)?;
+            memory.reads(&device)?;
             Ok((device, memory))
         },
-        |(device, memory)| all_refused(device, memory.region.range()),
+        |(device, memory)| all_refused(device, memory),
     )
 }
 
-fn all_refused(device: &Device, range: PageRange) -> Result<()> {
-    let mut bytes = vec![0xa5; PAGES * page_size()];
+fn all_refused(device: &Device, memory: &Memory) -> Result<()> {
     for (command, errno) in [
         (Command::Read, Errno::EFAULT),
         (Command::ReadUnlocked, Errno::EFAULT),
@@ -298,9 +215,7 @@ fn all_refused(device: &Device, range: PageRange) -> Result<()> {
         (Command::Exclusive, Errno::EINVAL),
         (Command::CheckExclusive, Errno::EINVAL),
     ] {
-        let buffer = Buffer::Output(&mut bytes);
-        let answer = device.call(command, range.addr(), range.pages(), buffer);
-        fails(&command.to_string(), answer, errno)?;
+        fails(&command.to_string(), memory.send(device, command), errno)?;
     }
     Ok(())
 }

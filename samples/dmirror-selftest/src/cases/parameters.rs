@@ -4,7 +4,6 @@
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use dmirror_client::Module;
 use dmirror_client::module::Loader;
@@ -18,52 +17,44 @@ cases! { "coherent":
     wrong_parameters = "One address alone, a size alone, an address or a size out of place, and memory in use are refused with a line in the log.",
 }
 
-/// Lines that the kernel logs while `body` runs.
-fn logged(body: impl FnOnce() -> Result<()>) -> Result<String> {
+/// Lines that the kernel logs while `body` runs, and what that returns.
+fn logged<T>(body: impl FnOnce() -> T) -> Result<(T, String)> {
     let mut log = File::options()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open("/dev/kmsg")?;
     let mut record = vec![0; 8192];
-    let mut lines = String::new();
-    let mut rest = |lines: &mut String| -> Result<()> {
+    let mut rest = || -> Result<String> {
+        let mut lines = String::new();
         loop {
             match log.read(&mut record) {
                 Ok(length) => lines.push_str(&String::from_utf8_lossy(&record[..length])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),
                 // Overwritten before it was read.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(error) => return Err(error.into()),
             }
         }
     };
-    rest(&mut lines)?;
-    lines.clear();
-    body()?;
-    rest(&mut lines)?;
-    Ok(lines)
+    rest()?;
+    Ok((body(), rest()?))
 }
 
 /// The module's file, whose loading tells an errno.
 fn file_of(loader: &Loader, module: &Module) -> Result<Loader> {
-    if let Loader::File { path, .. } = loader {
-        return Ok(Loader::File {
-            path: path.clone(),
-            parameters: Vec::new(),
-        });
-    }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let path = Path::new("/lib/modules")
-        .join(release.trim())
-        .join("extra")
-        .join(format!("{}.ko", module.name()));
-    if !path.exists() {
-        return skip(format!("there is no {}", path.display()));
-    }
-    Ok(Loader::File {
-        path,
-        parameters: Vec::new(),
-    })
+    let path = if let Loader::File { path, .. } = loader {
+        path.clone()
+    } else {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let (release, name) = (release.trim(), module.name());
+        let path = format!("/lib/modules/{release}/extra/{name}.ko");
+        if !fs::exists(&path)? {
+            return skip(format!("there is no {path}"));
+        }
+        path.into()
+    };
+    let parameters = Vec::new();
+    Ok(Loader::File { path, parameters })
 }
 
 fn wrong_parameters(context: &Context) -> Result<()> {
@@ -77,42 +68,26 @@ fn wrong_parameters(context: &Context) -> Result<()> {
         places => return skip(format!("the kernel shows no frames: {places:?}")),
     };
     let used = frame * page_size() as u64 / HUGE as u64 * HUGE as u64;
-    let (used, next) = (
-        format!("spm_addr_dev0={used:#x}"),
-        format!("spm_addr_dev1={:#x}", used + HUGE as u64),
-    );
+    let next = format!("spm_addr_dev1={:#x}", used + HUGE as u64);
+    let used = format!("spm_addr_dev0={used:#x}");
     let size = format!("spm_size={HUGE}");
+    let low = ["spm_addr_dev0=0x1000", "spm_addr_dev1=0x2000", &size];
     let wrong: [(&[&str], Errno); 6] = [
         (&[&size], Errno::EINVAL),
         (&[&used, &size], Errno::EINVAL),
         (&[&next, &size], Errno::EINVAL),
-        (
-            &["spm_addr_dev0=0x1000", "spm_addr_dev1=0x2000", &size],
-            Errno::EINVAL,
-        ),
+        (&low, Errno::EINVAL),
         (&[&used, &next, "spm_size=4096"], Errno::EINVAL),
         (&[&used, &next, &size], Errno::EBUSY),
     ];
     let unloaded = Unloaded::new(&module, loader)?;
     for (parameters, errno) in wrong {
-        let mut answer = None;
-        let lines = logged(|| {
-            answer = Some(file.load(&module, parameters));
-            Ok(())
-        })?;
-        let seen = match answer {
-            Some(Err(error)) => error.raw_os_error(),
-            _ => None,
-        };
-        equal(
-            &format!("errno of loading with {parameters:?}"),
-            seen,
-            Some(errno as i32),
-        )?;
-        ensure!(
-            lines.contains("dmirror"),
-            "{parameters:?}: nothing in the log"
-        );
+        let (answer, lines) = logged(|| file.load(&module, parameters))?;
+        let seen = answer.err().and_then(|error| error.raw_os_error());
+        let what = format!("errno of loading with {parameters:?}");
+        equal(&what, seen, Some(errno as i32))?;
+        let told = lines.contains("dmirror");
+        ensure!(told, "{parameters:?}: nothing in the log");
     }
     unloaded.load_again()?;
     context.open().map(drop)

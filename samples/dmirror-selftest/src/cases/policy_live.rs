@@ -3,9 +3,10 @@
 //! Policies where CPUs and engines want the same pages: time slices, thrashing; and fault buffers
 //! that are full.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::engine::{done_at, words_are};
+use super::policy::for_each;
 use crate::prelude::*;
 use crate::settings::PRESETS;
 use crate::worker::open_with_two;
@@ -20,7 +21,8 @@ cases! { "policy":
     small_buffer = "A fault buffer of one entry, in batches of one, serves two engines; what found no room is counted.",
     one_granule_for_two = "Two engines that miss the same granule both go on.",
     changed_meanwhile = "Policies that change under engines at work make no difference to what memory holds.",
-    sums = "Counters of faults agree with each other, and pages that moved with where they are.",
+    sums = "Counters of faults agree with each other, and pages that moved with where they are."
+        => for_each(&PRESETS, sums),
 }
 
 const PAGE: u64 = 4096;
@@ -33,14 +35,22 @@ fn touch(addr: u64) -> Packet {
     Packet::fence(addr, 7)
 }
 
-/// An engine fetches a page, and a CPU reads it: how long that took, from before the job, and from
-/// after it.
-fn fetched_and_read(worker: &Worker, data: &Region) -> Result<[Duration; 2]> {
+/// A small page that an engine fetches and a CPU wants then.
+fn wanted_page() -> Result<Region> {
+    let data = Region::options(1).huge(false).map()?;
+    data.store(0, 1);
+    Ok(data)
+}
+
+/// An engine fetches a page, and a CPU reads it: whether it was on the device, and how long that
+/// took, from before the job, and from after it.
+fn fetched_and_read(worker: &Worker, data: &Region) -> Result<(bool, [Duration; 2])> {
     let start = Instant::now();
     worker.does(&[touch(data.addr())])?;
+    let is_there = Survey::of(data.range())?.on_device() == 1;
     let fetched = Instant::now();
     equal("what the engine wrote", data.load(0), 7)?;
-    Ok([start.elapsed(), fetched.elapsed()])
+    Ok((is_there, [start, fetched].map(|since| since.elapsed())))
 }
 
 fn timeslice(context: &Context) -> Result<()> {
@@ -48,10 +58,7 @@ fn timeslice(context: &Context) -> Result<()> {
     let policy = Policy::with("kfd", &[("timeslice_us", 20_000)])?;
     let worker = Worker::new(context)?;
     // So that the page does not come into the first block of the device.
-    let filler = Memory::new(1024)?;
-    filler.move_out(&worker.device, filler.all())?;
-    let data = Region::options(1).huge(false).map()?;
-    data.store(0, 1);
+    let (_filler, data) = (Memory::resident(&worker.device, 1024)?, wanted_page()?);
     let before = policy.stats()?;
     let [mut all, mut moved] = [0; 2];
     for round in rounds(3) {
@@ -59,13 +66,8 @@ fn timeslice(context: &Context) -> Result<()> {
         if round % 2 == 1 {
             thread::sleep(2 * slice);
         }
-        let start = Instant::now();
-        worker.does(&[touch(data.addr())])?;
         // A page that others have for a moment stays where it is, and there is no slice then.
-        let is_there = Survey::of(data.range())?.on_device() == 1;
-        let fetched = Instant::now();
-        equal("what the engine wrote", data.load(0), 7)?;
-        let (took, waited) = (start.elapsed(), fetched.elapsed());
+        let (is_there, [took, waited]) = fetched_and_read(&worker, &data)?;
         all += 1;
         moved += u32::from(is_there);
         ensure!(!is_there || took >= slice, "a CPU had it after {took:?}");
@@ -79,12 +81,10 @@ fn timeslice(context: &Context) -> Result<()> {
 
 fn timeslice_ends(context: &Context) -> Result<()> {
     let policy = Policy::with("kfd", &[("timeslice_us", u32::MAX)])?;
-    let worker = Worker::new(context)?;
-    let data = Region::options(1).huge(false).map()?;
-    data.store(0, 1);
+    let (worker, data) = (Worker::new(context)?, wanted_page()?);
     let most = 8 * Duration::from_millis(20) + SLACK;
     for _ in 0..8 {
-        let [_, waited] = fetched_and_read(&worker, &data)?;
+        let (_, [_, waited]) = fetched_and_read(&worker, &data)?;
         ensure!(waited < most, "a CPU had it after {waited:?}");
     }
     // Without one nobody waits.
@@ -109,19 +109,15 @@ const THRASHING: [(&str, u32); 7] = [
 ];
 
 /// A page that the engine of `worker` wants, with packets that are on the device and stay there.
-struct Wanted<'w> {
-    worker: &'w Worker,
+struct Wanted {
+    worker: Worker,
     memory: Memory,
     packets: u64,
 }
 
-impl<'w> Wanted<'w> {
-    fn new(worker: &'w Worker) -> Result<Self> {
-        Self::with_neighbours(worker, 0)
-    }
-
-    fn with_neighbours(worker: &'w Worker, neighbours: usize) -> Result<Self> {
-        let memory = Memory::new(1 + neighbours)?;
+impl Wanted {
+    fn new(context: &Context, neighbours: usize) -> Result<Self> {
+        let (worker, memory) = (Worker::new(context)?, Memory::new(1 + neighbours)?);
         // Writes what is there.
         let value = memory.region.load(1);
         let packets = worker.store(&[Packet::fence(memory.region.addr() + 8, value)]);
@@ -132,80 +128,64 @@ impl<'w> Wanted<'w> {
         })
     }
 
-    /// The engine takes it, and a CPU takes it back. Returns where it was between.
+    /// The engine takes it, and a CPU takes it back. Returns whether it was there between.
     fn to_and_fro(&self) -> Result<bool> {
-        let job = self.worker.queue.submit(self.packets, 1)?;
-        equal("failure", self.worker.outcome(job)?.error, None)?;
+        done_at(&self.worker.queue, self.packets, 1)?;
         let moved = self.memory.expect("", 0..1, Where::Device).is_ok();
         self.memory.verify(0..1)?;
-        self.memory
-            .expect("what a CPU has read", 0..1, Where::System)?;
+        self.memory.expect("read by a CPU", 0..1, Where::System)?;
         Ok(moved)
+    }
+
+    /// The same again and again: all must be so.
+    fn moves(&self, expected: &[bool]) -> Result<()> {
+        let moved = expected.iter().map(|_| self.to_and_fro());
+        let moved = moved.collect::<Result<Vec<_>>>()?;
+        equal("whether it has moved", &moved[..], expected)
     }
 }
 
 fn thrashing(context: &Context) -> Result<()> {
     let policy = Policy::with("uvm", &THRASHING)?;
-    let worker = Worker::new(context)?;
-    let wanted = Wanted::new(&worker)?;
+    let wanted = Wanted::new(context, 0)?;
     let before = policy.stats()?;
-    let mut moved = Vec::new();
-    for _ in 0..8 {
-        moved.push(wanted.to_and_fro()?);
-        let (naps, pins) = {
-            let added = policy.stats()? - before;
-            (added.naps, added.pins)
-        };
-        equal("naps", naps, moved.len().saturating_sub(2).min(2) as u64)?;
-        equal("pins", pins > 0, moved.len() > 4)?;
-    }
-    equal(
-        "whether it has moved",
-        moved,
-        vec![true, true, true, true, false, false, false, false],
-    )
+    for_all(1..=8_u64, |nth| {
+        let moved = wanted.to_and_fro()?;
+        let added = policy.stats()? - before;
+        let seen = (moved, added.naps, added.pins > 0);
+        let expected = (nth <= 4, nth.saturating_sub(2).min(2), nth > 4);
+        equal(&format!("has moved, naps, pins: {nth}"), seen, expected)
+    })
 }
 
 fn pinned_for_a_while(context: &Context) -> Result<()> {
     let policy = Policy::with("uvm", &THRASHING)?;
     policy.set("thrash_pin_ms", 50)?;
-    let worker = Worker::new(context)?;
-    let wanted = Wanted::new(&worker)?;
-    for nth in 0..4 {
-        equal(&format!("miss {nth}"), wanted.to_and_fro()?, true)?;
-    }
-    equal("the fifth", wanted.to_and_fro()?, false)?;
+    let wanted = Wanted::new(context, 0)?;
+    wanted.moves(&[true, true, true, true, false])?;
     thread::sleep(Duration::from_millis(60));
     // Whoever has it mapped where it is misses nothing.
     wanted.memory.region.advise(0..1, Advice::DontNeed)?;
     wanted.memory.fill(0..1);
-    equal("afterwards", wanted.to_and_fro()?, true)
+    wanted.moves(&[true])
 }
 
 fn pinned_beside_others(context: &Context) -> Result<()> {
     let policy = Policy::with("uvm", &THRASHING)?;
-    let worker = Worker::new(context)?;
-    let wanted = Wanted::with_neighbours(&worker, 7)?;
-    let mut moved = Vec::new();
-    for _ in 0..5 {
-        moved.push(wanted.to_and_fro()?);
-    }
-    equal(
-        "whether it has moved",
-        moved,
-        vec![true, true, true, true, false],
-    )?;
+    let wanted = Wanted::new(context, 7)?;
+    wanted.moves(&[true, true, true, true, false])?;
     // From now on what is missed brings all that is near it.
     policy.set("prefetch", 1)?;
     let memory = &wanted.memory;
-    worker.does(&[touch(memory.region.addr() + 4 * page_size() as u64)])?;
+    let missed = touch(memory.region.addr() + 4 * page_size() as u64);
+    wanted.worker.does(&[missed])?;
     memory.expect("what was missed", 4..5, Where::Device)?;
     memory.expect("what is used where it is", 0..1, Where::System)
 }
 
 /// CPU threads and two engines add to words of their own in one page, and to one that all share.
 fn fight_for_a_page(context: &Context, what: &str) -> Result<()> {
-    let workers = [Worker::on(context, 0)?, Worker::on(context, 1)?];
+    let workers = two(context)?;
     let data = Region::options(1).huge(false).map()?;
     let over = AtomicBool::new(false);
     // ORDERING: it may be late.
@@ -241,10 +221,10 @@ fn fight_for_a_page(context: &Context, what: &str) -> Result<()> {
         anyhow::Ok([one?, other?, joined(cpu)?])
     })?;
     let [one, other, cpu] = counts;
-    equal(&format!("{what}: all"), data.load(0), one + other + cpu)?;
-    equal(&format!("{what}: one engine"), data.load(8), 3 * one)?;
-    equal(&format!("{what}: the other"), data.load(16), 3 * other)?;
-    equal(&format!("{what}: the CPU"), data.load(48), cpu - 1)
+    let what = format!("{what}: words of all, of each engine, of the CPU");
+    let seen = [0, 8, 16, 48].map(|word| data.load(word));
+    let expected = [one + other + cpu, 3 * one, 3 * other, cpu - 1];
+    equal(&what, seen, expected)
 }
 
 fn fight(context: &Context) -> Result<()> {
@@ -259,30 +239,17 @@ fn fight(context: &Context) -> Result<()> {
     fight_for_a_page(context, "thrashing")
 }
 
-/// Both engines write to memory, each to what `parts` says of the pages.
-fn both_write(
-    workers: &[Worker; 2],
-    memory: &Memory,
-    parts: [Range<usize>; 2],
-    value: u64,
-) -> Result<()> {
-    let submit = |(worker, part): (&Worker, &Range<usize>)| {
-        let range = memory.region.part(part.clone());
-        worker.submit(&[Packet::fill(range.addr(), range.bytes(), value)])
-    };
-    let jobs = [
-        submit((&workers[0], &parts[0]))?,
-        submit((&workers[1], &parts[1]))?,
-    ];
+/// Both engines write to memory, each to a half of it.
+fn both_write(workers: &[Worker; 2], memory: &Memory, value: u64) -> Result<()> {
+    let half = memory.region.len() as u64 / 2;
+    let at = memory.region.addr();
+    let write = |worker: &Worker, at| worker.submit(&[Packet::fill(at, half, value)]);
+    let jobs = [write(&workers[0], at)?, write(&workers[1], at + half)?];
     for (worker, job) in workers.iter().zip(jobs) {
         equal("failure", worker.outcome(job)?.error, None)?;
     }
-    for part in parts {
-        for word in (part.start * 512..part.end * 512).step_by(64) {
-            equal("word", memory.region.load(word), value)?;
-        }
-    }
-    Ok(())
+    let words = (0..memory.region.len() / 8).step_by(64);
+    words_are("a word", &memory.region, words, value)
 }
 
 fn two(context: &Context) -> Result<[Worker; 2]> {
@@ -298,8 +265,7 @@ fn small_buffer(context: &Context) -> Result<()> {
         let mut overflows = 0;
         for round in rounds(2) {
             let memory = Memory::new(128)?;
-            let added =
-                policy.added(|| both_write(&workers, &memory, [0..64, 64..128], round as u64))?;
+            let added = policy.added(|| both_write(&workers, &memory, round as u64))?;
             equal("merged", added.fault_merged, 0)?;
             equal("batches", added.fault_batches, added.fault_posted)?;
             overflows += added.fault_overflows;
@@ -318,8 +284,7 @@ fn one_granule_for_two(context: &Context) -> Result<()> {
     let mut merged = 0;
     for round in rounds(10) {
         let memory = Memory::new(512)?;
-        let added =
-            policy.added(|| both_write(&workers, &memory, [0..256, 256..512], round as u64))?;
+        let added = policy.added(|| both_write(&workers, &memory, round as u64))?;
         merged += added.fault_merged;
         ensure!(added.fault_cancelled == 0, "{added:?}");
     }
@@ -331,58 +296,40 @@ fn changed_meanwhile(context: &Context) -> Result<()> {
     let policy = Policy::of("test_hmm")?;
     let workers = two(context)?;
     let memory = Memory::new(512)?;
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let changes = scope.spawn(|| {
-            // ORDERING: it may be late.
-            while !over.load(Ordering::Relaxed) {
-                for preset in PRESETS {
-                    policy.store("policy", preset)?;
-                    thread::sleep(Duration::from_millis(2));
-                    policy.set("fault_buffer", 1)?;
-                    policy.set("fault_batch", 0)?;
-                    policy.set("granule", 16384)?;
-                    thread::sleep(Duration::from_millis(2));
-                }
+    let change = || -> Result<()> {
+        PRESETS.iter().try_for_each(|preset| {
+            policy.store("policy", preset)?;
+            thread::sleep(Duration::from_millis(2));
+            for (file, value) in [("fault_buffer", 1), ("fault_batch", 0), ("granule", 16384)] {
+                policy.set(file, value)?;
             }
-            anyhow::Ok(())
-        });
-        let result = rounds(4)
-            .try_for_each(|round| both_write(&workers, &memory, [0..256, 256..512], round as u64));
-        // ORDERING: as above.
-        over.store(true, Ordering::Relaxed);
-        joined(changes)?;
-        result
+            thread::sleep(Duration::from_millis(2));
+            Ok(())
+        })
+    };
+    beside(&[&change], || {
+        rounds(4).try_for_each(|round| both_write(&workers, &memory, round as u64))
     })
 }
 
-fn sums(context: &Context) -> Result<()> {
-    for preset in PRESETS {
-        let policy = Policy::of(preset)?;
-        let worker = Worker::new(context)?;
-        let memory = Memory::new(512)?;
-        let data = memory.region.addr();
-        let added = policy.added(|| {
-            worker.does(&[
-                Packet::sum(data + 8, data, 100 * PAGE),
-                Packet::random_write(data, data, 512 * PAGE, 300, 3),
-                Packet::fill(data + 200 * PAGE, 100 * PAGE, 1),
-            ])
-        })?;
-        ensure!(added.fault_posted > 0, "{preset}: {added:?}");
-        ensure!(added.fault_batches > 0, "{preset}: {added:?}");
-        ensure!(
-            added.fault_posted >= added.fault_merged + added.fault_batches,
-            "{preset}: {added:?}"
-        );
-        ensure!(added.fault_overflows <= added.fault_posted, "{added:?}");
-        let moves = preset != "test_hmm";
-        equal("granules", added.granules > 0, moves)?;
-        equal("pages out for faults", added.out_device_fault > 0, moves)?;
-        ensure!(
-            added.out_device_fault <= added.granules * 512 + added.prefetched,
-            "{preset}: {added:?}"
-        );
-    }
+fn sums(context: &Context, policy: &Policy, preset: &str) -> Result<()> {
+    let (worker, memory) = (Worker::new(context)?, Memory::new(512)?);
+    let data = memory.region.addr();
+    let added = policy.added(|| {
+        worker.does(&[
+            Packet::sum(data + 8, data, 100 * PAGE),
+            Packet::random_write(data, data, 512 * PAGE, 300, 3),
+            Packet::fill(data + 200 * PAGE, 100 * PAGE, 1),
+        ])
+    })?;
+    let (posted, merged, batches) = (added.fault_posted, added.fault_merged, added.fault_batches);
+    ensure!(posted > 0 && batches > 0, "{added:?}");
+    ensure!(posted >= merged + batches, "{added:?}");
+    ensure!(added.fault_overflows <= posted, "{added:?}");
+    let moves = preset != "test_hmm";
+    equal("granules", added.granules > 0, moves)?;
+    equal("pages out for faults", added.out_device_fault > 0, moves)?;
+    let most = added.granules * 512 + added.prefetched;
+    ensure!(added.out_device_fault <= most, "{added:?}");
     Ok(())
 }

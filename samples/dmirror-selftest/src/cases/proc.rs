@@ -15,14 +15,14 @@ use crate::prelude::*;
 cases! { "proc":
     smaps_adds_up = "The sizes that smaps gives for resident pages add up.",
     smaps_adds_up_huge = "The sizes that smaps gives for huge pages that went to the device add up.",
-    smaps_shared = "After a fork smaps gives half of the resident pages to each process.",
+    smaps_shared = "After a fork smaps gives half of the resident pages to each process." => kept(on_device(PAGES), smaps_shared),
     smaps_rollup = "smaps_rollup is the sum of smaps, resident pages included.",
     status = "VmRSS and VmSwap of /proc/self/status do not change when pages go to the device.",
     maxrss = "getrusage counts resident pages in the peak of memory.",
-    numa_maps = "numa_maps counts the pages of a mapping that are not on the device, by node.",
-    mincore_resident = "mincore says that resident pages are in memory, and leaves them there.",
-    pagemap_scan_finds = "The ioctl PAGEMAP_SCAN finds exactly the resident pages as not present.",
-    queries_huge = "mincore, move_pages, PAGEMAP_SCAN and numa_maps answer for huge pages on the device, and leave them there.",
+    numa_maps = "numa_maps counts the pages of a mapping that are not on the device, by node." => kept(in_system(PAGES), numa_maps),
+    mincore_resident = "mincore says that resident pages are in memory, and leaves them there." => kept(on_device(PAGES), mincore_resident),
+    pagemap_scan_finds = "The ioctl PAGEMAP_SCAN finds exactly the resident pages as not present." => kept(in_system(PAGES), pagemap_scan_finds),
+    queries_huge = "mincore, move_pages, PAGEMAP_SCAN and numa_maps answer for huge pages on the device, and leave them there." => kept(|_| huge(1), queries_huge),
 }
 
 const PAGES: usize = 32;
@@ -44,10 +44,8 @@ fn smaps(
                 *sums.entry(name.to_owned()).or_default() += value * 1024;
             }
         } else if let Some((start, end)) = first.split_once('-') {
-            inside = wanted(
-                u64::from_str_radix(start, 16)?,
-                u64::from_str_radix(end, 16)?,
-            );
+            let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16));
+            inside = wanted(start?, end?);
         }
     }
     Ok(sums)
@@ -64,62 +62,58 @@ fn smaps_of(range: PageRange) -> Result<HashMap<String, u64>> {
 fn adds_up(what: &str, range: PageRange) -> Result<HashMap<String, u64>> {
     let sums = smaps_of(range)?;
     let size = |name: &str| sums.get(name).copied().unwrap_or(0);
-    equal(&format!("{what}: Size"), size("Size"), range.bytes())?;
-    equal(&format!("{what}: Rss"), size("Rss"), range.bytes())?;
-    equal(
-        &format!("{what}: Anonymous"),
-        size("Anonymous"),
-        range.bytes(),
-    )?;
-    equal(&format!("{what}: Swap"), size("Swap"), 0)?;
-    let kinds = [
-        "Shared_Clean",
-        "Shared_Dirty",
-        "Private_Clean",
-        "Private_Dirty",
-    ];
-    let sum: u64 = kinds.iter().map(|kind| size(kind)).sum();
-    equal(&format!("{what}: the sum of {kinds:?}"), sum, size("Rss"))?;
+    let (bytes, rss) = (range.bytes(), size("Rss"));
+    let expected = [bytes, bytes, bytes, 0];
+    for (name, expected) in ["Size", "Rss", "Anonymous", "Swap"].iter().zip(expected) {
+        equal(&format!("{what}: {name}"), size(name), expected)?;
+    }
+    let kinds = "Shared_Clean Shared_Dirty Private_Clean Private_Dirty";
+    let sum: u64 = kinds.split(' ').map(size).sum();
+    equal(&format!("{what}: the sum of {kinds}"), sum, rss)?;
     for part in ["Pss", "Pss_Dirty", "Referenced", "AnonHugePages"] {
-        let (part_size, rss) = (size(part), size("Rss"));
-        ensure!(
-            part_size <= rss,
-            "{what}: {part} is {part_size}, of Rss {rss}"
-        );
+        let size = size(part);
+        ensure!(size <= rss, "{what}: {part} is {size}, of Rss {rss}");
     }
     Ok(sums)
 }
 
-fn smaps_adds_up(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+/// Checks the sizes before, on the device, with a part of it back, as `back` does it, and with all
+/// of it; returns those on the device.
+fn adds_up_always(
+    device: &Device,
+    memory: &Memory,
+    back: impl FnOnce() -> Result<()>,
+) -> Result<HashMap<String, u64>> {
     let range = memory.region.range();
     adds_up("before", range)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(device)?;
     let there = adds_up("on the device", range)?;
-    equal("Pss of memory of one process", there["Pss"], range.bytes())?;
-    memory.move_back(&device, 0..PAGES / 2, PAGES / 2)?;
-    adds_up("with half of it back", range)?;
-    memory.verify(memory.all())?;
+    println!("on the device: {there:?}");
+    back()?;
+    adds_up("with a part of it back", range)?;
+    memory.intact()?;
     adds_up("back", range)?;
-    Ok(())
+    Ok(there)
+}
+
+fn smaps_adds_up(device: Device) -> Result<()> {
+    let memory = Memory::new(PAGES)?;
+    let back = || memory.move_back(&device, 0..PAGES / 2, PAGES / 2);
+    let there = adds_up_always(&device, &memory, back)?;
+    let bytes = memory.region.len() as u64;
+    equal("Pss of memory of one process", there["Pss"], bytes)
 }
 
 fn smaps_adds_up_huge(device: Device) -> Result<()> {
     let memory = huge(2)?;
-    let range = memory.region.range();
-    adds_up("before", range)?;
-    memory.move_out(&device, memory.all())?;
-    println!("on the device: {:?}", adds_up("on the device", range)?);
-    memory.region.touch(3);
-    adds_up("with a page of it touched", range)?;
-    memory.verify(memory.all())?;
-    adds_up("back", range)?;
-    Ok(())
+    let touch = || {
+        memory.region.touch(3);
+        Ok(())
+    };
+    adds_up_always(&device, &memory, touch).map(drop)
 }
 
-fn smaps_shared(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn smaps_shared(_: &Device, memory: &Memory) -> Result<()> {
     let range = memory.region.range();
     let (seen, done) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
@@ -132,21 +126,18 @@ fn smaps_shared(device: Device) -> Result<()> {
     equal("Pss in the parent", pss, range.bytes() / 2)?;
     done.open()?;
     child.join()?;
-    memory.expect("after all looks", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    memory.expect("after all looks", memory.all(), Where::Device)
 }
 
 fn smaps_rollup(context: &Context) -> Result<()> {
     let (ready, done) = (Gate::new()?, Gate::new()?);
     // A process that waits, so that nothing changes between the two files.
     let child = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
+        let memory = Memory::resident(&context.open()?, PAGES)?;
         ready.send(u64::from(std::process::id()))?;
         done.wait()?;
         memory.expect("after being looked at", memory.all(), Where::Device)?;
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     let pid = ready.receive()?;
     let sums = smaps(format!("/proc/{pid}/smaps"), |_, _| true)?;
@@ -162,26 +153,23 @@ fn smaps_rollup(context: &Context) -> Result<()> {
 /// A field of /proc/self/status in bytes.
 fn status_field(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/self/status")?;
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let value = |line: &str| -> Option<u64> {
+        let value = line.strip_prefix(name)?.strip_prefix(':')?.trim();
+        value.strip_suffix(" kB")?.parse().ok()
+    };
+    let kib = text.lines().find_map(value);
     Ok(kib.with_context(|| format!("no {name} in /proc/self/status"))? * 1024)
 }
 
 /// The counters of a process are exact to some pages a processor.
 fn about(what: &str, seen: u64, expected: u64) -> Result<()> {
-    let slack = 256 * page_size() as u64;
-    ensure!(
-        seen.abs_diff(expected) <= slack,
-        "{what}: expected about {expected}, seen {seen}"
-    );
+    let is_near = seen.abs_diff(expected) <= 256 * page_size() as u64;
+    ensure!(is_near, "{what}: expected about {expected}, seen {seen}");
     Ok(())
 }
 
-fn status(context: &Context) -> Result<()> {
+fn status(device: Device) -> Result<()> {
     const MANY: usize = 1024;
-    let device = context.open()?;
     let memory = Memory::new(MANY)?;
     // The view that the device fills is memory too: have it before.
     let mut view = vec![0xa5; memory.region.len()];
@@ -190,22 +178,19 @@ fn status(context: &Context) -> Result<()> {
     memory.expect("after moving out", memory.all(), Where::Device)?;
     about("RssAnon on the device", status_field("RssAnon")?, before)?;
     equal("VmSwap on the device", status_field("VmSwap")?, 0)?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     about("RssAnon back", status_field("RssAnon")?, before)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     let bytes = memory.region.len() as u64;
     drop(memory);
-    about(
-        "RssAnon after unmapping",
-        status_field("RssAnon")?,
-        before - bytes,
-    )
+    let after = status_field("RssAnon")?;
+    about("RssAnon after unmapping", after, before - bytes)
 }
 
 fn maxrss(context: &Context) -> Result<()> {
     const MANY: usize = 4096;
     // In a process of its own: the peak never goes down.
-    helper(|| {
+    in_child(|| {
         let device = context.open()?;
         let peak = || getrusage(UsageWho::RUSAGE_SELF).map(|usage| usage.max_rss() as u64 * 1024);
         let before = peak()?;
@@ -217,111 +202,80 @@ fn maxrss(context: &Context) -> Result<()> {
         }
         let (after, bytes) = (peak()?, memory.region.len() as u64);
         println!("peak before {before}, after {after}, memory {bytes}");
-        ensure!(
-            after + 512 * page_size() as u64 >= before.max(bytes),
-            "the peak does not hold the resident pages"
-        );
+        let holds_them = after + 512 * page_size() as u64 >= before.max(bytes);
+        ensure!(holds_them, "the peak does not hold the resident pages");
         about("VmHWM", status_field("VmHWM")?, after)
-    })?
-    .join()
+    })
 }
 
 /// The fields of the line of numa_maps about the mapping at `range`.
 fn numa_fields(range: PageRange) -> Result<HashMap<String, u64>> {
-    let text = match fs::read_to_string("/proc/self/numa_maps") {
-        Err(_) => return skip("the kernel has no numa_maps"),
-        Ok(text) => text,
+    let Ok(text) = fs::read_to_string("/proc/self/numa_maps") else {
+        return skip("the kernel has no numa_maps");
     };
     let start = format!("{:08x} ", range.addr());
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&start))
-        .with_context(|| format!("no line of numa_maps begins with {start}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&start));
+    let line = line.with_context(|| format!("no line of numa_maps begins with {start}"))?;
     println!("{line}");
-    Ok(line
-        .split_whitespace()
-        .filter_map(|field| field.split_once('='))
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .collect())
-}
-
-fn numa_maps(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    let range = memory.region.range();
-    let pages = |fields: &HashMap<String, u64>| -> u64 {
-        let by_node = |name: &str| name.starts_with('N') && name[1..].parse::<u32>().is_ok();
-        fields
-            .iter()
-            .filter(|(name, _)| by_node(name))
-            .map(|(_, pages)| pages)
-            .sum()
+    let field = |field: &str| {
+        let (name, value) = field.split_once('=')?;
+        Some((name.to_owned(), value.parse().ok()?))
     };
-    equal("pages before", pages(&numa_fields(range)?), PAGES as u64)?;
-    memory.move_out(&device, memory.all())?;
-    equal(
-        "pages on nodes, all on the device",
-        pages(&numa_fields(range)?),
-        0,
-    )?;
-    memory.move_back(&device, 0..PAGES / 4, PAGES / 4)?;
-    let fields = numa_fields(range)?;
-    equal(
-        "pages with a quarter back",
-        pages(&fields),
-        PAGES as u64 / 4,
-    )?;
-    equal(
-        "anon with a quarter back",
-        fields.get("anon").copied(),
-        Some(PAGES as u64 / 4),
-    )?;
-    memory.verify(memory.all())
+    Ok(line.split_whitespace().filter_map(field).collect())
 }
 
-fn mincore_resident(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn numa_maps(device: &Device, memory: &Memory) -> Result<()> {
+    // Pages on nodes, and the field `anon`.
+    let counts = || -> Result<(u64, Option<u64>)> {
+        let fields = numa_fields(memory.region.range())?;
+        let by_node = |name: &str| name.starts_with('N') && name[1..].parse::<u32>().is_ok();
+        let nodes = fields.iter().filter(|(name, _)| by_node(name));
+        let pages = nodes.map(|(_, pages)| pages).sum();
+        Ok((pages, fields.get("anon").copied()))
+    };
+    equal("pages before", counts()?.0, PAGES as u64)?;
+    memory.out(device)?;
+    equal("pages on nodes, all on the device", counts()?.0, 0)?;
+    memory.move_back(device, 0..PAGES / 4, PAGES / 4)?;
+    let quarter = PAGES as u64 / 4;
+    let seen = counts()?;
     equal(
-        "pages in memory",
-        mincore(memory.region.range())?,
-        vec![true; PAGES],
+        "pages, anon, a quarter back",
+        seen,
+        (quarter, Some(quarter)),
     )?;
-    memory.expect("after mincore", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    Ok(())
 }
 
-fn pagemap_scan_finds(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+fn mincore_resident(_: &Device, memory: &Memory) -> Result<()> {
+    let seen = mincore(memory.region.range())?;
+    equal("pages in memory", seen, vec![true; PAGES])?;
+    memory.expect("after mincore", memory.all(), Where::Device)
+}
+
+fn pagemap_scan_finds(device: &Device, memory: &Memory) -> Result<()> {
     let whole = memory.region.range();
     // A page out of three is elsewhere than its neighbours.
     for page in (0..PAGES).step_by(3) {
-        memory.move_out(&device, page..page + 1)?;
+        memory.move_out(device, page..page + 1)?;
     }
     let found = |scan| -> Result<Vec<u64>> {
-        let found = match pagemap_scan(whole, scan) {
-            Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
-                return skip("the kernel has no PAGEMAP_SCAN");
-            }
-            answer => answer?,
-        };
+        let found = pagemap_scan(whole, scan);
+        let found = skip_on(Errno::ENOTTY, "the kernel has no PAGEMAP_SCAN", found)?;
         let size = page_size() as u64;
-        Ok(found
-            .iter()
-            .flat_map(|pages| pages.start / size..pages.end / size)
-            .map(|page| page - whole.addr() / size)
-            .collect())
+        let page = |addr: u64| (addr - whole.addr()) / size;
+        let pages = found.iter().map(|part| page(part.start)..page(part.end));
+        Ok(pages.flatten().collect())
     };
     let (out, rest): (Vec<u64>, Vec<u64>) = (0..PAGES as u64).partition(|page| page % 3 == 0);
     equal("pages found as not present", found(Scan::SWAPPED)?, out)?;
     equal("pages found as present", found(Scan::PRESENT)?, rest)?;
-    equal("pages found as a file's", found(Scan::FILE)?, vec![])?;
-    memory.verify(memory.all())
+    equal("pages found as a file's", found(Scan::FILE)?, vec![])
 }
 
-fn queries_huge(device: Device) -> Result<()> {
-    let memory = huge(1)?;
+fn queries_huge(device: &Device, memory: &Memory) -> Result<()> {
     let (range, pages) = (memory.region.range(), memory.region.pages());
-    memory.move_out(&device, memory.all())?;
+    memory.out(device)?;
     equal("mincore", mincore(range)?, vec![true; pages])?;
     match nodes_of(range, None) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => {}
@@ -338,6 +292,5 @@ fn queries_huge(device: Device) -> Result<()> {
         let fields = numa_fields(range)?;
         equal("anon in numa_maps", fields.get("anon").copied(), None)?;
     }
-    memory.expect("after the looks", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    memory.expect("after the looks", memory.all(), Where::Device)
 }

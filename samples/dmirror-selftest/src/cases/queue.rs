@@ -5,12 +5,13 @@
 
 use std::os::fd::AsFd;
 
-use dmirror_client::EventFd;
 use dmirror_client::queue::{Access, Options, Outcome};
+use dmirror_client::{EventFd, packet};
 use nix::sys::eventfd::EfdFlags;
 
+use super::engine::{done_at, words_are};
 use crate::prelude::*;
-use crate::worker::{LONG, open, open_with_two, refused, soon};
+use crate::worker::{LONG, SOON, open, open_with_two, refused, soon};
 
 cases! { "queue":
     full = "A queue that holds as many jobs as its depth takes no more until one has ended.",
@@ -33,9 +34,57 @@ cases! { "queue":
 /// Nanoseconds of something short.
 const SHORT: u64 = 50_000_000;
 
-/// A job that tells when it ran: it takes a ticket at `desk`, and puts it at `place`.
-fn takes_a_ticket(desk: u64, place: u64) -> Packet {
-    Packet::add(Width::Eight, desk, 1, 1, place)
+/// A job that tells when it ran: it takes a ticket at the first word of a page, and puts it at
+/// word `nth`.
+pub fn ticket(desk: &Region, nth: usize) -> Packet {
+    let at = desk.addr();
+    Packet::add(Width::Eight, at, 1, 1, at + 8 * nth as u64)
+}
+
+/// Every third packet fails, the others take some nanoseconds.
+fn third_fails(nth: usize, nanoseconds: u64) -> Packet {
+    if nth % 3 == 0 {
+        Packet::default()
+    } else {
+        Packet::spin(nanoseconds)
+    }
+}
+
+/// A queue that holds as many jobs as `most`, or as it can, and how many that are.
+fn deep(context: &Context, most: usize, engine: Option<u32>) -> Result<(Worker, usize)> {
+    let device = open(context)?;
+    let depth = device.query()?.max_depth.min(most as u32);
+    let options = Options::new(depth);
+    let options = engine.map_or(options, |engine| options.engine(engine));
+    Ok((Worker::of(device, options)?, depth as usize))
+}
+
+/// An eventfd that does not wait.
+pub fn counter() -> Result<EventFd> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    Ok(EventFd::from_flags(flags)?)
+}
+
+/// The events of an eventfd, when there are some.
+pub fn events(of: &EventFd) -> Result<u64> {
+    let start = Instant::now();
+    loop {
+        match of.read() {
+            Err(Errno::EAGAIN) if start.elapsed() < SOON => thread::yield_now(),
+            answer => return answer.context("an event"),
+        }
+    }
+}
+
+/// Waits until an eventfd has had so many events, and checks that there are no more.
+pub fn told(of: &EventFd, jobs: u64) -> Result<()> {
+    let mut seen = 0;
+    while seen < jobs {
+        let more = events(of).with_context(|| format!("expected {jobs} events, seen {seen}"))?;
+        seen += more;
+    }
+    equal("events", seen, jobs)?;
+    equal("one event more", of.read(), Err(Errno::EAGAIN))
 }
 
 fn full(context: &Context) -> Result<()> {
@@ -52,132 +101,77 @@ fn full(context: &Context) -> Result<()> {
         other.submit(at, 1)?; // that has room of its own
     }
     let worker = Worker::of(open(context)?, Options::new(2))?;
-    let jobs = [
-        worker.submit(&[Packet::spin(SHORT)])?,
-        worker.submit(&[Packet::spin(0)])?,
-    ];
-    worker.outcome(jobs[0])?;
+    let first = worker.submit(&[Packet::spin(SHORT)])?;
+    worker.submit(&[Packet::spin(0)])?;
+    worker.outcome(first)?;
     worker.does(&[Packet::spin(0)])
 }
 
 fn fifo(context: &Context) -> Result<()> {
-    const JOBS: usize = 16;
-    let device = open(context)?;
-    let depth = device.query()?.max_depth.min(JOBS as u32);
-    let worker = Worker::of(device, Options::new(depth))?;
+    let (worker, depth) = deep(context, 16, None)?;
     let data = Region::anonymous(1)?;
-    let word = |index: usize| data.addr() + 8 * index as u64;
     let mut jobs = Vec::new();
-    for nth in 1..=depth as usize {
-        let ticket = takes_a_ticket(word(0), word(nth));
-        // Every third one fails when it has its ticket.
-        let second = if nth % 3 == 0 {
-            Packet::default()
-        } else {
-            Packet::spin(100_000)
-        };
-        jobs.push(worker.submit(&[ticket, second])?);
+    for nth in 1..=depth {
+        // One that fails has its ticket then.
+        jobs.push(worker.submit(&[ticket(&data, nth), third_fails(nth, 100_000)])?);
     }
-    for (nth, job) in (1..).zip(jobs) {
-        let outcome = worker.outcome(job)?;
-        let expected = if nth % 3 == 0 { 1 } else { 2 };
-        equal(&format!("packets of job {nth}"), outcome.executed, expected)?;
-        equal(
-            &format!("ticket of job {nth}"),
-            data.load(nth),
-            nth as u64 - 1,
-        )?;
-    }
-    Ok(())
+    for_all((1..).zip(jobs), |(nth, job)| {
+        let seen = (worker.outcome(job)?.executed, data.load(nth));
+        let expected = (if nth % 3 == 0 { 1 } else { 2 }, nth as u64 - 1);
+        equal(&format!("packets, ticket of job {nth}"), seen, expected)
+    })
 }
 
-fn timeouts(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn timeouts(context: &Context, worker: Worker) -> Result<()> {
     let job = worker.submit(&[Packet::spin(LONG)])?;
     for limit in [0, 1, 30, 200].map(Duration::from_millis) {
         let start = Instant::now();
         let answer = worker.queue.wait(job, Some(limit));
-        let took = start.elapsed();
-        refused(&format!("WAIT for {limit:?}"), answer, Errno::ETIME)?;
-        ensure!(took >= limit, "WAIT for {limit:?} took {took:?}");
-        ensure!(
-            took < limit + Duration::from_secs(5),
-            "WAIT for {limit:?} took {took:?}"
-        );
+        let (took, what) = (start.elapsed(), format!("WAIT for {limit:?}"));
+        refused(&what, answer, Errno::ETIME)?;
+        let bounds = limit..limit + Duration::from_secs(5);
+        ensure!(bounds.contains(&took), "{what} took {took:?}");
     }
     let worker = Worker::new(context)?;
-    for limit in [None, Some(PATIENCE), Some(Duration::MAX)] {
+    for_all([None, Some(PATIENCE), Some(Duration::MAX)], |limit| {
         let start = Instant::now();
         let job = worker.submit(&[Packet::spin(SHORT)])?;
         equal("outcome", worker.queue.wait(job, limit)?, Outcome::done(1))?;
-        ensure!(
-            start.elapsed() >= Duration::from_nanos(SHORT),
-            "it was no {SHORT} ns"
-        );
+        let took = start.elapsed();
+        ensure!(took >= Duration::from_nanos(SHORT), "a spin took {took:?}");
         let again = worker.queue.wait(job, Some(Duration::ZERO))?;
-        equal("outcome, without waiting", again, Outcome::done(1))?;
-    }
-    Ok(())
+        equal("outcome, without waiting", again, Outcome::done(1))
+    })
 }
 
 fn eventfd(context: &Context) -> Result<()> {
-    const JOBS: u64 = 12;
-    let events = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    const JOBS: usize = 12;
+    let events = counter()?;
     let copy = events.as_fd().try_clone_to_owned()?;
-    let options = Options::new(4).eventfd(copy.as_fd());
-    let worker = Worker::of(open(context)?, options)?;
+    let worker = Worker::of(open(context)?, Options::new(4).eventfd(copy.as_fd()))?;
     drop(copy);
     for nth in 0..JOBS {
-        let packet = if nth % 3 == 0 {
-            Packet::default()
-        } else {
-            Packet::spin(0)
-        };
-        worker.run(&[packet])?;
+        worker.run(&[third_fails(nth, 0)])?;
     }
-    let (mut seen, start) = (0, Instant::now());
-    while seen < JOBS && start.elapsed() < PATIENCE {
-        match events.read() {
-            Ok(more) => seen += more,
-            Err(Errno::EAGAIN) => thread::sleep(Duration::from_millis(1)),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    equal("events", seen, JOBS)?;
-    equal("one event more", events.read(), Err(Errno::EAGAIN))?;
+    told(&events, JOBS as u64)?;
     // A queue without one, beside it, adds nothing.
     let other = worker.device.queue(Options::new(1))?;
-    let job = other.submit(worker.store(&[Packet::spin(0)]), 1)?;
-    other.wait(job, Some(PATIENCE))?;
-    equal(
-        "an event of another queue",
-        events.read(),
-        Err(Errno::EAGAIN),
-    )
+    done_at(&other, worker.store(&[Packet::spin(0)]), 1)?;
+    equal("an event of another", events.read(), Err(Errno::EAGAIN))
 }
 
 fn takes_turns(context: &Context) -> Result<()> {
     const JOBS: usize = 8;
-    let device = open(context)?;
-    let depth = device.query()?.max_depth.min(JOBS as u32);
-    let worker = Worker::of(device, Options::new(depth).engine(0))?;
+    let (worker, depth) = deep(context, JOBS, Some(0))?;
     let other = worker.device.queue(Options::new(1).engine(0))?;
     let data = Region::anonymous(1)?;
-    let word = |index: usize| data.addr() + 8 * index as u64;
     let mut last = 0;
-    for nth in 1..=depth as usize {
-        let packets = [Packet::spin(SHORT), takes_a_ticket(word(0), word(nth))];
-        last = worker.submit(&packets)?;
+    for nth in 1..=depth {
+        last = worker.submit(&[Packet::spin(SHORT), ticket(&data, nth)])?;
     }
-    let at = worker.store(&[takes_a_ticket(word(0), word(JOBS + 1))]);
-    let job = other.submit(at, 1)?;
-    equal(
-        "outcome",
-        other.wait(job, Some(PATIENCE))?,
-        Outcome::done(1),
-    )?;
+    done_at(&other, worker.store(&[ticket(&data, JOBS + 1)]), 1)?;
     worker.outcome(last)?;
-    let (single, last) = (data.load(JOBS + 1), data.load(depth as usize));
+    let (single, last) = (data.load(JOBS + 1), data.load(depth));
     // It came late, but not behind all that were there.
     ensure!(depth < 4 || single < last, "ticket {single} of {last}");
     Ok(())
@@ -190,35 +184,21 @@ fn two_engines(context: &Context) -> Result<()> {
     // The first goes to an engine that has none.
     for options in [Options::new(1), Options::new(1).engine(1)] {
         let other = worker.device.queue(options)?;
-        soon("work of another engine", || {
-            let outcome = other.wait(other.submit(at, 1)?, Some(PATIENCE))?;
-            equal("outcome", outcome, Outcome::done(1))
-        })?;
+        soon("work of another engine", || done_at(&other, at, 1))?;
     }
     let busy = worker.queue.wait(job, Some(Duration::ZERO));
     refused("the long job, meanwhile", busy, Errno::ETIME)
 }
 
-fn many_waiters(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    for packets in [
-        &[Packet::spin(SHORT)][..],
-        &[Packet::spin(SHORT), Packet::default()],
-    ] {
-        let at = worker.store(packets);
-        let job = worker.queue.submit(at, packets.len() as u32)?;
-        let expected = match packets.len() {
-            1 => Outcome::done(1),
-            _ => Outcome::failed(1, Errno::EINVAL, Access::None, at + 64),
-        };
+fn many_waiters(worker: Worker) -> Result<()> {
+    let at = worker.store(&[Packet::spin(SHORT), Packet::default()]);
+    let failed = Outcome::failed(1, Errno::EINVAL, Access::None, at + 64);
+    for (packets, expected) in [(1, Outcome::done(1)), (2, failed)] {
+        let job = worker.queue.submit(at, packets)?;
         thread::scope(|scope| {
-            let waiters: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| worker.outcome(job)))
-                .collect();
-            for waiter in waiters {
-                equal("outcome", joined(waiter)?, expected)?;
-            }
-            anyhow::Ok(())
+            let wait = |_| scope.spawn(|| worker.outcome(job));
+            let waiters: Vec<_> = (0..8).map(wait).collect();
+            (waiters.into_iter()).try_for_each(|waiter| equal("outcome", joined(waiter)?, expected))
         })?;
     }
     Ok(())
@@ -235,18 +215,12 @@ fn busy(worker: &Worker, data: &Region) -> Result<Vec<u64>> {
 
 /// Checks that nothing of [`busy`] was done, and that an engine is free for others.
 fn was_cancelled(context: &Context, data: &Region, engine: u32) -> Result<()> {
-    soon("the next job of the engine", || {
-        Worker::on(context, engine)?.does(&[Packet::spin(0)])
-    })?;
-    for index in 0..4 {
-        equal("a word of a job that was cancelled", data.load(index), 0)?;
-    }
-    Ok(())
+    Worker::serves(context, engine)?;
+    words_are("a word of a job that was cancelled", data, 0..4, 0)
 }
 
 fn destroyed(context: &Context) -> Result<()> {
-    let worker = Worker::on(context, 0)?;
-    let data = Region::anonymous(1)?;
+    let (worker, data) = (Worker::on(context, 0)?, Region::anonymous(1)?);
     let jobs = busy(&worker, &data)?;
     thread::scope(|scope| {
         let queue = &worker.queue;
@@ -255,21 +229,19 @@ fn destroyed(context: &Context) -> Result<()> {
         thread::sleep(Duration::from_millis(200)); // so that they wait
         let ended = worker.device.queue_of_number(queue.number());
         soon("QUEUE_DESTROY", || Ok(ended.destroy()?))?;
-        for waiter in waiters {
-            match joined(waiter)? {
-                Err(error) if matches!(error.errno, Errno::ENODEV | Errno::ENOENT) => {}
+        waiters
+            .into_iter()
+            .try_for_each(|waiter| match joined(waiter)? {
+                Err(error) if matches!(error.errno, Errno::ENODEV | Errno::ENOENT) => Ok(()),
                 answer => bail!("a waiter got {answer:?}"),
-            }
-        }
-        anyhow::Ok(())
+            })
     })?;
     let at = worker.store(&[Packet::spin(0)]);
     refused("SUBMIT then", worker.queue.submit(at, 1), Errno::ENOENT)?;
     was_cancelled(context, &data, 0)
 }
 
-fn destroyed_again(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn destroyed_again(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let before = Before::of(&device)?;
     let engines = device.query()?.engines;
     let memory = Memory::new(4)?;
@@ -279,7 +251,7 @@ fn destroyed_again(context: &Context) -> Result<()> {
         Packet::prefetch(range.addr(), range.bytes()),
         Packet::random(code.addr() + 2048, range.addr(), range.bytes(), 1 << 40, 1),
     ];
-    let at = dmirror_client::packet::store(&code, 0, &program);
+    let at = packet::store(&code, 0, &program);
     for round in 0..1000 {
         let queue = device.queue(Options::new(4).engine(round % engines))?;
         for _ in 0..round % 5 {
@@ -291,75 +263,56 @@ fn destroyed_again(context: &Context) -> Result<()> {
             _ => queue.destroy()?,
         }
     }
-    for engine in 0..engines {
-        Worker::on(context, engine)?.does(&[Packet::spin(0)])?;
-    }
-    memory.verify(memory.all())?;
+    (0..engines).try_for_each(|engine| Worker::on(context, engine)?.does(&[Packet::spin(0)]))?;
+    memory.intact()?;
     drop(memory);
     before.nothing_is_left(&device)
 }
 
 fn closed(context: &Context) -> Result<()> {
     let data = Region::anonymous(1)?;
-    for engine in 0..open(context)?.query()?.engines {
+    for_all(0..open(context)?.query()?.engines, |engine| {
         let worker = Worker::on(context, engine)?;
         busy(&worker, &data)?;
-        let Worker { device, queue, .. } = worker;
-        queue.abandon();
-        soon("close", || {
-            drop(device);
-            Ok(())
-        })?;
-        was_cancelled(context, &data, engine)?;
-    }
-    Ok(())
+        let _code = worker.closes()?;
+        was_cancelled(context, &data, engine)
+    })
 }
 
-fn killed(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn killed(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let before = Before::of(&device)?;
-    for round in rounds(4).take(20) {
+    for_all(rounds(4).take(20), |round| {
         let started = Gate::new()?;
         let child = helper(|| {
             let worker = Worker::on(context, 0)?;
-            let memory = Memory::new(64)?;
-            memory.move_out(&worker.device, memory.all())?;
-            let range = memory.region.range();
-            let fill = Packet::fill(range.addr(), range.bytes(), 7);
+            let memory = Memory::resident(&worker.device, 64)?;
+            let (addr, len) = (memory.region.addr(), memory.region.len() as u64);
+            let packets = [Packet::fill(addr, len, 7), Packet::prefetch(addr, len)];
             started.open()?;
             match round % 2 {
                 0 => worker.outcome(busy(&worker, &memory.region)?[3])?,
-                _ => worker.repeat(
-                    &[fill, Packet::prefetch(range.addr(), range.bytes())],
-                    || false,
-                )?,
+                _ => worker.repeat(&packets, || false)?,
             };
             bail!("the work has ended")
         })?;
         started.wait()?;
         thread::sleep(Duration::from_millis(10 * (round as u64 % 7)));
         soon("the end of a process", || child.kill())?;
-        soon("the next job of the engine", || {
-            Worker::on(context, 0)?.does(&[Packet::spin(0)])
-        })?;
-        before.nothing_is_left(&device)?;
-    }
-    Ok(())
+        Worker::serves(context, 0)?;
+        before.nothing_is_left(&device)
+    })
 }
 
-fn inherited(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn inherited(worker: Worker) -> Result<()> {
     let data = Memory::new(2)?;
     let packet = Packet::fill(data.region.addr(), 4096, 7);
     let at = worker.store(&[packet]);
-    helper(|| {
+    in_child(|| {
         // The child's own packets are not those that the engine sees.
-        dmirror_client::packet::store(&worker.code, 0, &[Packet::default()]);
-        let job = worker.queue.submit(at, 1)?;
-        equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
-        data.verify(data.all())
-    })?
-    .join()?;
+        packet::store(&worker.code, 0, &[Packet::default()]);
+        done_at(&worker.queue, at, 1)?;
+        data.intact()
+    })?;
     equal("the parent's word", data.region.load(511), 7)?;
     data.verify(1..2)?;
     worker.does(&[packet])
@@ -371,82 +324,57 @@ fn opener_gone(context: &Context) -> Result<()> {
         worker.does(&[Packet::spin(0)])?;
         Ok(worker)
     };
-    outlived(parent, |worker| {
-        let at = worker.store(&[Packet::spin(0)]);
-        let outcome = worker.outcome(worker.queue.submit(at, 1)?)?;
-        let expected = Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
-        equal("outcome", outcome, expected)
-    })
+    outlived(parent, no_fetch)
+}
+
+/// Checks that a job fails at its first packet, since its memory is gone.
+pub fn no_fetch(worker: &Worker) -> Result<()> {
+    let at = worker.store(&[Packet::spin(0)]);
+    let outcome = worker.outcome(worker.queue.submit(at, 1)?)?;
+    let expected = Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
+    equal("outcome", outcome, expected)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn as_32_bit_program(_: &Context) -> Result<()> {
-    crate::check::skip("no way to be a 32-bit program here")
+    skip("no way to be a 32-bit program here")
 }
 
 #[cfg(target_arch = "x86_64")]
-fn as_32_bit_program(context: &Context) -> Result<()> {
-    use dmirror_client::Exit;
-    use dmirror_client::Signal;
-
-    let device = open(context)?;
-    // In a child, which a kernel without such an entry kills.
-    let child = helper(|| {
+fn as_32_bit_program(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
+    as_32_bit(|| {
         // QUERY changes nothing: all that it says is the same but for what is free.
-        let (seen, expected) = (device.query_as_32_bit()?, device.query()?);
-        equal(
-            "QUERY",
-            (seen.engines, seen.memory),
-            (expected.engines, expected.memory),
-        )?;
+        let seen = [device.query_as_32_bit()?, device.query()?];
+        let [seen, expected] = seen.map(|query| (query.engines, query.memory));
+        equal("QUERY", seen, expected)?;
         let worker = Worker::of(context.open()?, Options::new(2).as_32_bit())?;
         let data = Memory::new(1)?;
         worker.does(&[Packet::fence(data.region.addr(), 3)])?;
         equal("word", data.region.load(0), 3)?;
-        let outcome = worker.run(&[Packet::fence(16, 1)])?;
-        equal(
-            "a failure",
-            outcome,
-            Outcome::failed(0, Errno::EFAULT, Access::Write, 16),
-        )?;
+        let expected = Outcome::failed(0, Errno::EFAULT, Access::Write, 16);
+        equal("a failure", worker.run(&[Packet::fence(16, 1)])?, expected)?;
         Ok(worker.queue.destroy()?)
-    })?;
-    match child.exit()? {
-        Exit::Status(0) => Ok(()),
-        Exit::Signal(Signal::SIGSEGV) => crate::check::skip("this kernel runs no 32-bit programs"),
-        end => bail!("the child ended with {end:?}"),
-    }
+    })
 }
 
-fn queues_of_threads(context: &Context) -> Result<()> {
-    const THREADS: usize = 6;
-    let device = open(context)?;
+fn queues_of_threads(WithEngines(device): WithEngines) -> Result<()> {
+    let work = |nth: u64| -> Result<()> {
+        let queue = device.queue(Options::new(2))?;
+        let (code, data) = (Region::anonymous(1)?, Region::anonymous(4)?);
+        let (addr, len) = (data.addr(), data.len() as u64);
+        for round in rounds(10).take(200) {
+            let value = (nth << 32) | round as u64;
+            let sum = Packet::sum(code.addr() + 1024, addr, len);
+            let at = packet::store(&code, 0, &[Packet::fill(addr, len, value), sum]);
+            done_at(&queue, at, 2)?;
+            equal("sum", code.load(128), value.wrapping_mul(len / 8))?;
+        }
+        Ok(())
+    };
     thread::scope(|scope| {
-        let work = |nth: usize| {
-            let device = &device;
-            scope.spawn(move || {
-                let queue = device.queue(Options::new(2))?;
-                let (code, data) = (Region::anonymous(1)?, Region::anonymous(4)?);
-                for round in rounds(10).take(200) {
-                    let value = ((nth << 32) | round) as u64;
-                    let program = [
-                        Packet::fill(data.addr(), data.len() as u64, value),
-                        Packet::sum(code.addr() + 1024, data.addr(), data.len() as u64),
-                    ];
-                    let at = dmirror_client::packet::store(&code, 0, &program);
-                    let job = queue.submit(at, 2)?;
-                    equal(
-                        "outcome",
-                        queue.wait(job, Some(PATIENCE))?,
-                        Outcome::done(2),
-                    )?;
-                    let words = data.len() as u64 / 8;
-                    equal("sum", code.load(128), value.wrapping_mul(words))?;
-                }
-                anyhow::Ok(())
-            })
-        };
-        let threads: Vec<_> = (0..THREADS).map(work).collect();
+        let work = &work;
+        let spawn = |nth| scope.spawn(move || work(nth));
+        let threads: Vec<_> = (0..6).map(spawn).collect();
         threads.into_iter().try_for_each(joined)
     })
 }

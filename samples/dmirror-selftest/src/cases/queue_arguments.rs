@@ -2,12 +2,14 @@
 
 //! Arguments of the commands about queues: the errno of the header for each that is wrong.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 
 use dmirror_client::Queue;
-use dmirror_client::packet::Opcode;
-use dmirror_client::queue::{Access, Options, Outcome, Request};
+use dmirror_client::packet::{self, Opcode};
+use dmirror_client::queue::{Access, Options, Outcome, Query, Request};
 
+use super::engine::done_at;
 use crate::prelude::*;
 use crate::worker::{open, refused};
 
@@ -25,19 +27,15 @@ cases! { "queue":
 }
 
 /// Two members of 4 bytes, as they lie in a word.
-fn pair(first: u32, second: u32) -> u64 {
-    let [a, b, c, d] = first.to_ne_bytes();
-    let [e, f, g, h] = second.to_ne_bytes();
+pub fn pair(first: u32, second: u32) -> u64 {
+    let [[a, b, c, d], [e, f, g, h]] = [first, second].map(u32::to_ne_bytes);
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The members of 4 bytes that a word holds.
-fn unpair(word: u64) -> (u32, u32) {
+fn unpair(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
-    (
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-    )
+    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
 }
 
 /// What a struct is called with that is right, and what is to be wrong with it.
@@ -84,9 +82,10 @@ impl<'a> Call<'a> {
         self.argument.store(index, word);
     }
 
-    /// Says another size in the struct.
-    fn size(&self, size: usize) {
-        self.store(0, pair(size as u32, 0));
+    /// Says a size in the struct, by how much more than the module's it is, and flags.
+    fn head(&self, more: isize, flags: u32) {
+        let size = self.request.size().wrapping_add_signed(more);
+        self.store(0, pair(size as u32, flags));
     }
 
     /// Sends it, with the struct's size in the number of the request; ends what it has made.
@@ -99,7 +98,7 @@ impl<'a> Call<'a> {
         device.call_at(self.request.number(), size, &self.argument)?;
         match self.request {
             Request::QueueCreate => {
-                let (_, number) = unpair(self.argument.load(2));
+                let [_, number] = unpair(self.argument.load(2));
                 device.queue_of_number(number).destroy()
             }
             Request::Submit => {
@@ -117,77 +116,57 @@ fn each(
     context: &Context,
     expected: Result<(), Errno>,
     what: &str,
-    change: impl Fn(&Call<'_>) -> Result<()>,
+    change: impl Fn(&Call<'_>),
 ) -> Result<()> {
     let worker = Worker::new(context)?;
     for request in Request::ALL {
         let call = Call::good(&worker, request)?;
-        change(&call)?;
+        change(&call);
         equal(&format!("{request} with {what}"), call.send(), expected)?;
     }
     worker.does(&[Packet::spin(0)])
 }
 
-fn query(context: &Context) -> Result<()> {
-    let device = open(context)?;
+fn query(WithEngines(device): WithEngines) -> Result<()> {
     let query = device.query()?;
-    let known: u32 = Opcode::ALL
-        .into_iter()
-        .map(|opcode| 1 << opcode as u32)
-        .sum();
+    let known: u32 = Opcode::ALL.map(|opcode| 1 << opcode as u32).iter().sum();
     equal("opcodes", query.opcodes & known, known)?;
-    for (what, number) in [
-        ("engines", query.engines),
-        ("max_depth", query.max_depth),
-        ("max_packets", query.max_packets),
-    ] {
-        equal(&format!("whether there are {what}"), number > 0, true)?;
-    }
-    let bytes = |pages| pages * page_size() as u64;
-    let room = device.room()?.context("fdinfo says nothing")?;
-    equal("memory", query.memory, bytes(room.pages))?;
-    equal("free memory", query.free_memory, bytes(room.free_pages))?;
-    let memory = Memory::new(64)?;
-    memory.move_out(&device, memory.all())?;
-    let room = device.room()?.context("fdinfo says nothing")?;
-    let free = device.query()?.free_memory;
-    equal("free memory then", free, bytes(room.free_pages))?;
-    equal("whether that is less", free < query.free_memory, true)
+    let most = [query.engines, query.max_depth, query.max_packets];
+    ensure!(!most.contains(&0), "engines, depth, packets: {most:?}");
+    let as_fdinfo_says = |query: &Query| {
+        let room = device.room()?.context("fdinfo says nothing")?;
+        let bytes = |pages| pages * page_size() as u64;
+        let expected = (bytes(room.pages), bytes(room.free_pages));
+        equal("memory, free", (query.memory, query.free_memory), expected)
+    };
+    as_fdinfo_says(&query)?;
+    let (_memory, then) = (Memory::resident(&device, 64)?, device.query()?);
+    as_fdinfo_says(&then)?;
+    let is_less = then.free_memory < query.free_memory;
+    equal("whether less is free then", is_less, true)
 }
 
 fn sizes(context: &Context) -> Result<()> {
-    let small = Err(Errno::EINVAL);
-    each(context, small, "size 0", |call| {
-        call.size(0);
-        Ok(())
-    })?;
-    each(context, small, "a size too small", |call| {
-        call.size(call.request.size() - 1);
-        Ok(())
-    })?;
+    let (small, large) = (Err(Errno::EINVAL), Err(Errno::E2BIG));
+    each(context, small, "size 0", |call| call.store(0, 0))?;
+    each(context, small, "a size too small", |call| call.head(-1, 0))?;
     for size in [8, 16, 1000] {
-        each(context, Ok(()), "a larger size", |call| {
-            call.size(call.request.size() + size);
-            Ok(())
-        })?;
-        each(context, Err(Errno::E2BIG), "something more", |call| {
-            call.size(call.request.size() + size);
-            call.store((call.request.size() + size) / 8 - 1, 1 << 63);
-            Ok(())
+        each(context, Ok(()), "a larger size", |call| call.head(size, 0))?;
+        each(context, large, "something more", |call| {
+            call.head(size, 0);
+            call.store((call.request.size() + size as usize) / 8 - 1, 1 << 63);
         })?;
     }
-    each(context, Ok(()), "the largest size", |call| {
-        call.size(4096);
-        Ok(())
-    })?;
-    each(context, Err(Errno::E2BIG), "a size too large", |call| {
-        call.size(4104);
-        Ok(())
-    })
+    for (what, size, expected) in [
+        ("the largest size", 4096, Ok(())),
+        ("a size too large", 4104, large),
+    ] {
+        each(context, expected, what, |call| call.store(0, pair(size, 0)))?;
+    }
+    Ok(())
 }
 
-fn request_size(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn request_size(worker: Worker) -> Result<()> {
     for request in Request::ALL {
         for size in [request.size() + 8, 1000] {
             let call = Call::good(&worker, request)?;
@@ -199,11 +178,9 @@ fn request_size(context: &Context) -> Result<()> {
 }
 
 fn unused_members(context: &Context) -> Result<()> {
+    let wrong = Err(Errno::EINVAL);
     for flags in [1, 1 << 31, u32::MAX] {
-        each(context, Err(Errno::EINVAL), "flags", |call| {
-            call.store(0, pair(call.request.size() as u32, flags));
-            Ok(())
-        })?;
+        each(context, wrong, "flags", |call| call.head(0, flags))?;
     }
     let worker = Worker::new(context)?;
     for (request, index) in [
@@ -212,9 +189,9 @@ fn unused_members(context: &Context) -> Result<()> {
         (Request::Reset, 1),
     ] {
         let call = Call::good(&worker, request)?;
-        let (first, _) = unpair(call.argument.load(index));
+        let [first, _] = unpair(call.argument.load(index));
         call.store(index, pair(first, 1));
-        equal(&format!("{request}"), call.send(), Err(Errno::EINVAL))?;
+        equal(&format!("{request}"), call.send(), wrong)?;
     }
     // What only goes out may be anything.
     let call = Call::good(&worker, Request::Wait)?;
@@ -224,57 +201,57 @@ fn unused_members(context: &Context) -> Result<()> {
     equal("WAIT", call.send(), Ok(()))
 }
 
-fn bad_struct(context: &Context) -> Result<()> {
-    each(context, Err(Errno::EFAULT), "a hidden struct", |call| {
-        Ok(call.argument.protect(0..1, Protection::None)?)
-    })?;
-    let worker = Worker::new(context)?;
-    let call = Call::good(&worker, Request::Query)?;
-    call.argument.protect(0..1, Protection::Read)?;
-    equal("QUERY, read-only", call.send(), Err(Errno::EFAULT))
-}
-
-/// All that can be asked of a queue that there is not.
-fn is_unknown(what: &str, queue: Queue, at: u64) -> Result<()> {
-    let none = Errno::ENOENT;
-    refused(&format!("SUBMIT to {what}"), queue.submit(at, 1), none)?;
-    refused(
-        &format!("WAIT for {what}"),
-        queue.wait(1, Some(PATIENCE)),
-        none,
-    )?;
-    refused(&format!("QUEUE_DESTROY of {what}"), queue.destroy(), none)
-}
-
-fn unknown_queue(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
-    let at = worker.store(&[Packet::spin(0)]);
-    let of_number = |device: &Device, number| device.queue_of_number(number);
-    is_unknown("the last number", of_number(&worker.device, u32::MAX), at)?;
-    let gone = worker.device.queue(Options::new(1))?;
-    let number = gone.number();
-    gone.destroy()?;
-    is_unknown("one that is gone", of_number(&worker.device, number), at)?;
-    let other = context.open()?;
-    let number = worker.queue.number();
-    is_unknown("one of another file", of_number(&other, number), at)?;
+fn bad_struct(worker: Worker) -> Result<()> {
+    let bad = |request, protection| -> Result<()> {
+        let call = Call::good(&worker, request)?;
+        call.argument.protect(0..1, protection)?;
+        let what = format!("{request}, its struct with {protection:?}");
+        equal(&what, call.send(), Err(Errno::EFAULT))
+    };
+    Request::ALL
+        .into_iter()
+        .try_for_each(|request| bad(request, Protection::None))?;
+    bad(Request::Query, Protection::Read)?;
     worker.does(&[Packet::spin(0)])
 }
 
-fn create_arguments(context: &Context) -> Result<()> {
-    let device = open(context)?;
+/// All that can be asked of a queue that there is not.
+fn is_unknown(what: &str, device: &Device, number: u32, at: u64) -> Result<()> {
+    let (queue, none) = (device.queue_of_number(number), Errno::ENOENT);
+    refused(&format!("SUBMIT to {what}"), queue.submit(at, 1), none)?;
+    let wait = queue.wait(1, Some(PATIENCE));
+    refused(&format!("WAIT for {what}"), wait, none)?;
+    refused(&format!("QUEUE_DESTROY of {what}"), queue.destroy(), none)
+}
+
+fn unknown_queue(context: &Context, worker: Worker) -> Result<()> {
+    let at = worker.store(&[Packet::spin(0)]);
+    is_unknown("the last number", &worker.device, u32::MAX, at)?;
+    let gone = worker.device.queue(Options::new(1))?;
+    let number = gone.number();
+    gone.destroy()?;
+    is_unknown("one that is gone", &worker.device, number, at)?;
+    let (other, number) = (context.open()?, worker.queue.number());
+    is_unknown("one of another file", &other, number, at)?;
+    worker.does(&[Packet::spin(0)])
+}
+
+fn create_arguments(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     let query = device.query()?;
-    let create = |options| device.queue(options).map(drop);
-    let wrong = |what, options| refused(what, create(options), Errno::EINVAL);
-    wrong("an engine too many", Options::new(1).engine(query.engines))?;
-    wrong("no such engine", Options::new(1).engine(u32::MAX - 1))?;
-    wrong("no depth", Options::new(0))?;
-    wrong("a depth too large", Options::new(query.max_depth + 1))?;
-    wrong("the largest depth there is", Options::new(u32::MAX))?;
-    for engine in 0..query.engines {
-        create(Options::new(1).engine(engine))?;
+    let of_engine = |engine| Options::new(1).engine(engine);
+    for (what, options) in [
+        ("an engine too many", of_engine(query.engines)),
+        ("no such engine", of_engine(u32::MAX - 1)),
+        ("no depth", Options::new(0)),
+        ("a depth too large", Options::new(query.max_depth + 1)),
+        ("the largest depth there is", Options::new(u32::MAX)),
+    ] {
+        refused(what, device.queue(options), Errno::EINVAL)?;
     }
-    create(Options::new(query.max_depth))?;
+    for engine in 0..query.engines {
+        device.queue(of_engine(engine))?;
+    }
+    device.queue(Options::new(query.max_depth))?;
 
     let worker = Worker::new(context)?;
     let file = worker.device.file()?;
@@ -290,8 +267,7 @@ fn create_arguments(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn submit_arguments(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn submit_arguments(worker: Worker) -> Result<()> {
     let most = worker.device.query()?.max_packets;
     let at = worker.store(&[Packet::spin(0), Packet::default()]);
     for (what, at, npackets) in [
@@ -305,15 +281,12 @@ fn submit_arguments(context: &Context) -> Result<()> {
         refused(what, worker.queue.submit(at, npackets), Errno::EINVAL)?;
     }
     let fault = |at| Outcome::failed(0, Errno::EFAULT, Access::Fetch, at);
+    let bad = Outcome::failed(1, Errno::EINVAL, Access::None, at + 64);
     for (at, npackets, expected) in [
         (0, 1, fault(0)),
         (1 << 63, most, fault(1 << 63)),
         (u64::MAX - 63, most, fault(u64::MAX - 63)),
-        (
-            at,
-            most,
-            Outcome::failed(1, Errno::EINVAL, Access::None, at + 64),
-        ),
+        (at, most, bad),
     ] {
         let job = worker.queue.submit(at, npackets)?;
         equal(&format!("job at {at:#x}"), worker.outcome(job)?, expected)?;
@@ -328,7 +301,7 @@ fn wait_arguments(context: &Context) -> Result<()> {
     for job in [0, 1, u64::MAX] {
         refused("a job before there is any", wait(job), Errno::EINVAL)?;
     }
-    for number in 1..=3 * DEPTH {
+    for_all(1..=3 * DEPTH, |number| {
         let job = worker.submit(&[Packet::spin(0)])?;
         equal("number of the job", job, number)?;
         equal("outcome", wait(job)?, Outcome::done(1))?;
@@ -339,22 +312,17 @@ fn wait_arguments(context: &Context) -> Result<()> {
                 false => refused("a job long ago", answer, Errno::ENOENT)?,
             }
         }
-        refused("the next job", wait(job + 1), Errno::EINVAL)?;
-    }
-    Ok(())
+        refused("the next job", wait(job + 1), Errno::EINVAL)
+    })
 }
 
 fn sixty_four(context: &Context) -> Result<()> {
     const MOST: usize = 64;
     let device = open(context)?;
     let create = |device: &Device| device.queue(Options::new(1));
-    let mut queues = Vec::new();
-    for _ in 0..MOST {
-        queues.push(create(&device)?);
-    }
-    let mut numbers: Vec<u32> = queues.iter().map(Queue::number).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
+    let queues = (0..MOST).map(|_| create(&device));
+    let mut queues = queues.collect::<Result<Vec<_>, _>>()?;
+    let numbers: BTreeSet<u32> = queues.iter().map(Queue::number).collect();
     equal("different numbers", numbers.len(), MOST)?;
     for _ in 0..2 {
         refused("one more", create(&device), Errno::EMFILE)?;
@@ -364,13 +332,8 @@ fn sixty_four(context: &Context) -> Result<()> {
         queues.push(create(&device)?);
     }
     let code = Region::anonymous(1)?;
-    let at = dmirror_client::packet::store(&code, 0, &[Packet::spin(0)]);
-    for queue in &queues {
-        let job = queue.submit(at, 1)?;
-        match queue.wait(job, Some(PATIENCE))? {
-            outcome if outcome == Outcome::done(1) => {}
-            outcome => bail!("queue {}: {outcome:?}", queue.number()),
-        }
-    }
-    Ok(())
+    let at = packet::store(&code, 0, &[Packet::spin(0)]);
+    queues.iter().try_for_each(|queue| {
+        done_at(queue, at, 1).with_context(|| format!("queue {}", queue.number()))
+    })
 }

@@ -3,14 +3,15 @@
 //! Who waits for jobs, and is disturbed; and what many queues with jobs in them leave behind.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
 use dmirror_client::queue::{Access, Options, Outcome};
-use dmirror_client::{EventFd, Queue, Restart, count_signals_as, signals_counted};
-use nix::sys::eventfd::EfdFlags;
+use dmirror_client::{EventFd, Queue, Restart, count_signals_as, packet, signals_counted};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::engine::{done_at, words_are};
+use super::queue::{counter, events, ticket, told};
 use crate::prelude::*;
 use crate::worker::{LONG, open, open_with_two, refused, soon, threads};
 
@@ -24,11 +25,11 @@ cases! { "queue":
     ended_in_all_ways = "Queues that end with jobs in them, in all ways, leave no thread, no page, and no fault.",
 }
 
-/// A process that sends a signal to this one again and again, until it is killed.
-fn disturber(signal: Signal) -> Result<Helper> {
-    let case = Pid::from_raw(std::process::id() as i32);
+/// Runs `body` while a process sends a signal to this one again and again.
+fn disturbed<T>(signal: Signal, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let case = Pid::this();
     let begun = Gate::new()?;
-    let child = helper(|| {
+    let disturber = helper(|| {
         begun.open()?;
         loop {
             kill(case, signal)?;
@@ -36,61 +37,54 @@ fn disturber(signal: Signal) -> Result<Helper> {
         }
     })?;
     begun.wait()?;
-    Ok(child)
+    let result = body()?;
+    disturber.kill()?;
+    Ok(result)
 }
 
 fn interrupted(context: &Context) -> Result<()> {
-    for restart in [Restart::No, Restart::Yes] {
+    for_all([Restart::No, Restart::Yes], |restart| {
         let worker = Worker::new(context)?;
         let quick = worker.submit(&[Packet::spin(0)])?;
         worker.outcome(quick)?;
         let job = worker.endless(&[])?;
         count_signals_as(Signal::SIGUSR1, restart)?;
-        let disturber = disturber(Signal::SIGUSR1)?;
-        for limit in [None, Some(PATIENCE), None, Some(Duration::MAX)] {
-            let before = signals_counted();
-            let answer = worker.queue.wait(job.job, limit);
-            refused(&format!("WAIT for {limit:?}"), answer, Errno::EINTR)?;
-            ensure!(signals_counted() > before, "it was no signal");
-        }
-        // Who does not have to wait gets an answer.
-        let answer = worker.queue.wait(quick, None)?;
+        let answer = disturbed(Signal::SIGUSR1, || {
+            for limit in [None, Some(PATIENCE), None, Some(Duration::MAX)] {
+                let before = signals_counted();
+                let answer = worker.queue.wait(job.job, limit);
+                refused(&format!("WAIT for {limit:?}"), answer, Errno::EINTR)?;
+                ensure!(signals_counted() > before, "it was no signal");
+            }
+            // Who does not have to wait gets an answer.
+            Ok(worker.queue.wait(quick, None)?)
+        })?;
         equal("a job that has ended", answer, Outcome::done(1))?;
-        disturber.kill()?;
         let answer = worker.queue.wait(job.job, Some(Duration::ZERO));
         refused("WAIT without waiting", answer, Errno::ETIME)?;
-        job.end()?;
-    }
-    Ok(())
+        job.end()
+    })
 }
 
-fn waiters_with_limits(context: &Context) -> Result<()> {
-    let worker = Worker::new(context)?;
+fn waiters_with_limits(worker: Worker) -> Result<()> {
     let job = worker.endless(&[])?;
-    let wait = |limit| worker.queue.wait(job.job, limit);
     thread::scope(|scope| {
-        let patient = [None, Some(PATIENCE), Some(Duration::MAX), None, None];
-        let patient: Vec<_> = (patient.into_iter())
-            .map(|limit| scope.spawn(move || anyhow::Ok(wait(limit)?)))
-            .collect();
-        let hasty: Vec<_> = [0, 1, 20, 50]
-            .map(|limit| scope.spawn(move || anyhow::Ok(wait(Some(Duration::from_millis(limit))))))
-            .into_iter()
-            .collect();
+        let wait = |limit| {
+            let (queue, job) = (&worker.queue, job.job);
+            scope.spawn(move || anyhow::Ok(queue.wait(job, limit)))
+        };
+        let patient = [None, Some(PATIENCE), Some(Duration::MAX), None, None].map(wait);
+        let hasty = [0, 1, 20, 50].map(|limit| wait(Some(Duration::from_millis(limit))));
         for waiter in hasty {
             refused("WAIT for a moment", joined(waiter)?, Errno::ETIME)?;
         }
-        ensure!(
-            patient.iter().all(|waiter| !waiter.is_finished()),
-            "somebody has an outcome of a job that goes on"
-        );
+        let early = patient.iter().any(thread::ScopedJoinHandle::is_finished);
+        ensure!(!early, "somebody has an outcome of a job that goes on");
         job.stop();
         let outcome = worker.outcome(job.job)?;
         job.is_stopped(outcome)?;
-        for waiter in patient {
-            equal("outcome of another", joined(waiter)?, outcome)?;
-        }
-        Ok(())
+        (patient.into_iter())
+            .try_for_each(|waiter| equal("outcome of another", joined(waiter)??, outcome))
     })
 }
 
@@ -100,30 +94,29 @@ fn destroyed_with_signals(context: &Context) -> Result<()> {
     count_signals_as(Signal::SIGUSR2, Restart::No)?;
     let mut signals = 0;
     for pages in [1, 4, 16] {
-        let worker = Worker::on(context, 0)?;
-        let memory = Memory::new(pages)?;
+        let (worker, memory) = (Worker::on(context, 0)?, Memory::new(pages)?);
         let range = memory.region.range();
         let fill = Packet::fill(range.addr(), range.bytes(), 7);
         let at = worker.store(&[Packet::spin(0), fill]);
-        let job = worker.queue.submit(at, 1)?;
-        equal("outcome", worker.outcome(job)?, Outcome::done(1))?;
+        done_at(&worker.queue, at, 1)?;
         // What fork leaves alone the engine need not look at again.
         for region in [&worker.code, &memory.region] {
             region.advise(0..region.pages(), Advice::DontFork)?;
         }
-        let disturber = disturber(Signal::SIGUSR2)?;
-        // Then it writes, and nothing interrupts it before.
-        let delay = Delay::new("walked", HELD.as_micros() as u32)?;
-        worker.queue.submit(at + Packet::SIZE as u64, 1)?;
-        thread::sleep(HELD / 4);
-        let before = signals_counted();
-        soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
-        signals += signals_counted() - before;
-        disturber.kill()?;
+        let (delay, counted) = disturbed(Signal::SIGUSR2, || {
+            // Then it writes, and nothing interrupts it before.
+            let delay = Delay::new("walked", HELD.as_micros() as u32)?;
+            worker.queue.submit(at + Packet::SIZE as u64, 1)?;
+            thread::sleep(HELD / 4);
+            let before = signals_counted();
+            soon("QUEUE_DESTROY", || Ok(worker.queue.destroy()?))?;
+            Ok((delay, signals_counted() - before))
+        })?;
+        signals += counted;
         memory.refill(2);
         drop(delay);
         thread::sleep(HELD);
-        memory.verify(memory.all())?;
+        memory.intact()?;
     }
     ensure!(signals > 0, "there was no signal");
     Ok(())
@@ -143,15 +136,14 @@ fn reset(context: &Context) -> Result<()> {
     }
     thread::sleep(Duration::from_millis(100));
     soon("RESET", || Ok(device.reset()?))?;
+    let failed = |executed, at| Outcome::failed(executed, Errno::EIO, Access::None, at);
     for (worker, &(first, second, at)) in workers.iter().zip(&jobs) {
         let outcome = soon("a job that ran", || worker.outcome(first))?;
         // It may not have begun.
-        let at_first = outcome.fault_addr;
-        let expected = Outcome::failed(outcome.executed, Errno::EIO, Access::None, at_first);
+        let expected = failed(outcome.executed, outcome.fault_addr);
         equal("outcome of a job that ran", outcome, expected)?;
         ensure!(outcome.executed <= 1, "{outcome:?}");
-        let expected = Outcome::failed(0, Errno::EIO, Access::None, at);
-        equal("outcome of the next", worker.outcome(second)?, expected)?;
+        equal("the next", worker.outcome(second)?, failed(0, at))?;
         worker.does(&[Packet::spin(0)])?;
     }
     let old = workers[0].outcome(ended)?;
@@ -159,34 +151,18 @@ fn reset(context: &Context) -> Result<()> {
     equal("generation", device.query()?.generation, before + 1)
 }
 
-/// The events of an eventfd, when there are some.
-fn events(of: &EventFd) -> Result<u64> {
-    soon("an event", || {
-        loop {
-            match of.read() {
-                Ok(events) => return Ok(events),
-                Err(Errno::EAGAIN) => thread::yield_now(),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    })
-}
-
 fn event_after_data(context: &Context) -> Result<()> {
-    let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let eventfd = counter()?;
     let worker = Worker::of(open(context)?, Options::new(2).eventfd(eventfd.as_fd()))?;
     let data = Memory::new(2)?;
-    for round in rounds(20).take(500) {
+    for_all(rounds(20).take(500), |round| {
         let (addr, value) = (data.region.addr(), round as u64 + 1);
         let job = worker.submit(&[Packet::spin(1000), Packet::fill(addr, 8192, value)])?;
         equal("events", events(&eventfd)?, 1)?;
-        for index in 0..data.region.len() / 8 {
-            equal("a word", data.region.load(index), value)?;
-        }
+        words_are("a word", &data.region, 0..data.region.len() / 8, value)?;
         let outcome = worker.queue.wait(job, Some(Duration::ZERO))?;
-        equal("outcome", outcome, Outcome::done(2))?;
-    }
-    Ok(())
+        equal("outcome", outcome, Outcome::done(2))
+    })
 }
 
 /// A queue that counts its jobs in memory.
@@ -203,16 +179,13 @@ impl Counted {
     const DEPTH: u32 = 64;
 
     fn new(device: &Device, engine: u32) -> Result<Self> {
-        let events = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let events = counter()?;
         let options = Options::new(Self::DEPTH).engine(engine);
         let queue = device.queue(options.eventfd(events.as_fd()))?;
         let (code, data) = (Region::anonymous(1)?, Region::anonymous(1)?);
-        let word = |index: usize| data.addr() + 8 * index as u64;
         // Each counts, and says how many there were before.
-        let packets: Vec<Packet> = (1..=Self::JOBS)
-            .map(|job| Packet::add(Width::Eight, word(0), 1, 1, word(job)))
-            .collect();
-        dmirror_client::packet::store(&code, 0, &packets);
+        let packets: Vec<Packet> = (1..=Self::JOBS).map(|job| ticket(&data, job)).collect();
+        packet::store(&code, 0, &packets);
         Ok(Self {
             queue,
             events,
@@ -230,9 +203,8 @@ impl Counted {
     fn ended(&self) -> Result<usize> {
         let has_ended = |job| match self.queue.wait(job as u64, Some(Duration::ZERO)) {
             Ok(outcome) => equal("outcome", outcome, Outcome::done(1)).map(|()| true),
-            Err(error) if error.errno == Errno::ETIME => Ok(false),
-            // Not submitted yet.
-            Err(error) if error.errno == Errno::EINVAL => Ok(false),
+            // It goes on, or is not submitted yet.
+            Err(error) if [Errno::ETIME, Errno::EINVAL].contains(&error.errno) => Ok(false),
             Err(error) => Err(error.into()),
         };
         // From the last one on: whatever ends meanwhile makes no gap.
@@ -256,12 +228,7 @@ impl Counted {
         }
         equal("jobs", self.data.load(0), Self::JOBS as u64)?;
         // The last one may be told of a moment later.
-        let mut told = 0;
-        while told < Self::JOBS as u64 {
-            told += events(&self.events)?;
-        }
-        equal("events", told, Self::JOBS as u64)?;
-        equal("one event more", self.events.read(), Err(Errno::EAGAIN))
+        told(&self.events, Self::JOBS as u64)
     }
 }
 
@@ -274,27 +241,21 @@ fn in_order(context: &Context) -> Result<()> {
         Counted::new(&other, 1)?,
         Counted::new(&other, 0)?,
     ];
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            let mut seen = [0; 4];
-            // ORDERING: it may be late.
-            while !over.load(Ordering::Relaxed) {
-                for (queue, seen) in queues.iter().zip(&mut seen) {
-                    let ended = queue.ended()?;
-                    ensure!(ended >= *seen, "job {seen} had ended, and has not any more");
-                    *seen = ended;
-                }
-            }
-            anyhow::Ok(())
-        });
-        let result = (1..=Counted::JOBS)
-            .try_for_each(|job| queues.iter().try_for_each(|queue| queue.submit(job)))
-            .and_then(|()| queues.iter().try_for_each(Counted::check));
-        // ORDERING: as above.
-        over.store(true, Ordering::Relaxed);
-        joined(watcher)?;
-        result
+    let seen = Mutex::new([0; 4]);
+    let watch = || {
+        // No other thread looks at it.
+        let mut seen = seen.lock().unwrap_or_else(|error| error.into_inner());
+        for (queue, seen) in queues.iter().zip(&mut *seen) {
+            let ended = queue.ended()?;
+            ensure!(ended >= *seen, "job {seen} had ended, and has not any more");
+            *seen = ended;
+        }
+        Ok(())
+    };
+    beside(&[&watch], || {
+        (1..=Counted::JOBS)
+            .try_for_each(|job| queues.iter().try_for_each(|queue| queue.submit(job)))?;
+        queues.iter().try_for_each(Counted::check)
     })
 }
 
@@ -303,8 +264,8 @@ fn in_order(context: &Context) -> Result<()> {
 enum End {
     /// QUEUE_DESTROY, which waits for the engine.
     Destroy,
-    /// A thread waits for the job, and is sent away.
-    DestroyUnderWaiter,
+    /// The same while a thread waits for the job, which is sent away.
+    SendAway,
     /// The file is closed, which does not wait.
     Close,
     /// The process exits, or is killed.
@@ -312,28 +273,21 @@ enum End {
     Kill,
 }
 
-const ENDS: [End; 8] = [
-    End::Destroy,
-    End::Close,
-    End::Exit,
-    End::Close,
-    End::DestroyUnderWaiter,
-    End::Destroy,
-    End::Close,
-    End::Kill,
-];
+const ENDS: [End; 8] = {
+    use End::{Close, Destroy, Exit, Kill, SendAway};
+    [Destroy, Close, Exit, Close, SendAway, Destroy, Close, Kill]
+};
 
 /// A queue with work in it, which goes on for long, and how it ends.
 fn begin_and_end(context: &Context, engine: u32, jobs: u32, end: End) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(4)?;
+    let (device, memory) = (context.open()?, Memory::new(4)?);
     let range = memory.region.range();
     let code = Region::anonymous(1)?;
     let program = [
         Packet::prefetch(range.addr(), range.bytes()),
         Packet::random_write(code.addr() + 2048, range.addr(), range.bytes(), 1 << 40, 1),
     ];
-    let at = dmirror_client::packet::store(&code, 0, &program);
+    let at = packet::store(&code, 0, &program);
     let queue = device.queue(Options::new(4).engine(engine))?;
     for _ in 0..jobs {
         queue.submit(at, 2)?;
@@ -345,7 +299,7 @@ fn begin_and_end(context: &Context, engine: u32, jobs: u32, end: End) -> Result<
             queue.abandon();
             kill(Pid::this(), Signal::SIGKILL)?;
         }
-        End::DestroyUnderWaiter => {
+        End::SendAway => {
             let waiter = device.queue_of_number(queue.number());
             thread::scope(|scope| {
                 let waiter = scope.spawn(move || anyhow::Ok(waiter.wait(1, Some(PATIENCE))));
@@ -374,10 +328,11 @@ fn ended_in_all_ways(context: &Context) -> Result<()> {
         for round in rounds(50).take(1000) {
             let end = ENDS[round % ENDS.len()];
             let (engine, jobs) = (round as u32 / 8 % 2, round as u32 % 5);
+            let run = || begin_and_end(context, engine, jobs, end);
             match end {
-                End::Exit => helper(|| begin_and_end(context, engine, jobs, end))?.join()?,
-                End::Kill => helper(|| begin_and_end(context, engine, jobs, end))?.was_killed()?,
-                _ => begin_and_end(context, engine, jobs, end)?,
+                End::Exit => in_child(run)?,
+                End::Kill => helper(run)?.was_killed()?,
+                _ => run()?,
             }
             count += 1;
         }
@@ -390,9 +345,9 @@ fn ended_in_all_ways(context: &Context) -> Result<()> {
     // An entry that stayed would leave no room.
     policy.set("fault_buffer", 1)?;
     let memory = Memory::new(64)?;
+    let range = memory.region.range();
     for engine in 0..2 {
         let worker = Worker::on(context, engine)?;
-        let range = memory.region.range();
         worker.does(&[Packet::sum(worker.result(), range.addr(), range.bytes())])?;
         memory.region.advise(memory.all(), Advice::DontNeed)?;
         memory.fill(memory.all());

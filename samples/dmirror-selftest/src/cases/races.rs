@@ -7,15 +7,14 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::anyhow;
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::huge::huge;
 use crate::prelude::*;
 
 cases! { "races":
-    threads_touch_one_page = "Many threads that touch one page on the device at once all read its data.",
-    threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon.",
+    threads_touch_one_page = "Many threads that touch one page on the device at once all read its data." => |device: Device| touch_at_once(&device, &Memory::new(1)?, 40, None),
+    threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon." => |device: Device| touch_at_once(&device, &huge(1)?, 20, Some(two_cpus()?)),
     work_on_a_cpu_that_waits = "While a CPU faults again and again at a huge page that another has locked, work on each CPU is done.",
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
     release_meets_touches = "RELEASE takes no page for one of the device's that has just come back to a CPU.",
@@ -46,88 +45,56 @@ fn together(
     main: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|number| {
-                let body = &body;
-                scope.spawn(move || body(number))
-            })
-            .collect();
-        let mut result = main();
-        for thread in threads {
-            result = result.and(joined(thread));
-        }
-        result
+        let body = &body;
+        let spawn = |number| scope.spawn(move || body(number));
+        let threads: Vec<_> = (0..THREADS).map(spawn).collect();
+        let result = main();
+        threads.into_iter().map(joined).fold(result, Result::and)
     })
 }
 
-fn threads_touch_one_page(context: &Context) -> Result<()> {
-    const ROUNDS: u16 = 40;
-    let device = context.open()?;
-    let memory = Memory::new(1)?;
-    let (region, data) = (&memory.region, memory.data());
-    let (before, after) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
-    together(
-        |number| {
-            let mut result = Ok(());
-            for _ in 0..ROUNDS {
-                before.wait();
-                let seen = region.load(number);
-                result = result.and(equal("word", seen, data.word(0, number)));
-                after.wait();
-            }
-            result
-        },
-        || {
-            let mut result = Ok(());
-            for _ in 0..ROUNDS {
-                result = result.and(memory.move_out(&device, 0..1));
-                before.wait();
-                after.wait();
-            }
-            result
-        },
-    )
-}
-
+/// Threads touch a page at once, each time that it has gone to the device, on `cpus` if those are
+/// given.
+///
 /// A CPU that finds a huge page of the device locked does not wait for it but faults again, at once: see
 /// Documentation/known-mm-issues.md. Whoever has it locked must not depend on that CPU.
-fn threads_touch_one_huge_page(context: &Context) -> Result<()> {
-    const ROUNDS: u16 = 20;
+fn touch_at_once(
+    device: &Device,
+    memory: &Memory,
+    rounds: u16,
+    cpus: Option<[usize; 2]>,
+) -> Result<()> {
     const BOUND: Duration = Duration::from_secs(20);
-    let cpus = two_cpus()?;
-    let device = context.open()?;
-    let memory = huge(1)?;
     let (region, data) = (&memory.region, memory.data());
     let (before, after) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
     together(
         |number| {
-            let mut result = stay_on(cpus[number % 2]);
+            let stays = cpus.map_or(Ok(()), |cpus| stay_on(cpus[number % 2]));
             let mut most = 0;
-            for _ in 0..ROUNDS {
+            let mut touch = || {
                 before.wait();
                 let faults = faults_of_this_thread();
                 let seen = region.load(number);
-                most = most.max(faults_of_this_thread()? - faults?);
-                result = result.and(equal("word", seen, data.word(0, number)));
+                let faults = faults_of_this_thread()? - faults?;
                 after.wait();
-            }
+                most = most.max(faults);
+                equal("word", seen, data.word(0, number))
+            };
+            let result = (0..rounds).map(|_| touch()).fold(stays, Result::and);
             println!("thread {number}: at most {most} faults for one touch");
             result
         },
         || {
-            let mut result = Ok(());
-            for _ in 0..ROUNDS {
-                result = result.and(memory.move_out(&device, memory.all()));
-                let start = Instant::now();
+            let let_touch = || {
                 before.wait();
                 after.wait();
-                result = result.and(if start.elapsed() < BOUND {
-                    Ok(())
-                } else {
-                    Err(anyhow!("a touch took {:?}", start.elapsed()))
-                });
-            }
-            result
+                Ok(())
+            };
+            let round = |_| {
+                let moved = memory.out(device);
+                in_time("a touch", BOUND, let_touch).and(moved)
+            };
+            (0..rounds).map(round).fold(Ok(()), Result::and)
         },
     )
 }
@@ -142,7 +109,7 @@ fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
     let memory = huge(1)?;
     let mut has_worked = false;
     for held in HELDS {
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         let delay = Delay::new("fault", held.as_micros() as u32)?;
         let (region, data) = (&memory.region, memory.data());
         let barrier = Barrier::new(cpus.len() + 1);
@@ -162,10 +129,10 @@ fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
             let waiter = scope.spawn(|| touch(1, held / 4));
             barrier.wait();
             thread::sleep(held / 2);
-            let worked =
-                fs::write("/proc/sys/vm/drop_caches", "1").map(|()| start.elapsed() < held);
+            let done = fs::write("/proc/sys/vm/drop_caches", "1");
+            let worked = start.elapsed() < held;
             joined(holder)?;
-            Ok::<_, anyhow::Error>((worked?, joined(waiter)?))
+            anyhow::Ok((done.map(|()| worked)?, joined(waiter)?))
         })?;
         drop(delay);
         ensure!(start.elapsed() < BOUND, "it took {:?}", start.elapsed());
@@ -184,55 +151,43 @@ fn faults_of_this_thread() -> Result<i64> {
     Ok(usage.minor_page_faults() + usage.major_page_faults())
 }
 
-fn threads_touch_many_pages(context: &Context) -> Result<()> {
+fn threads_touch_many_pages(device: Device) -> Result<()> {
     const PAGES: usize = 127; // a prime, so that any step visits each page
-    let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     for _ in 0..5 {
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         let (region, data) = (&memory.region, memory.data());
-        together(
-            |number| {
-                (0..PAGES).try_for_each(|step| {
-                    let page = step * (7 * number + 1) % PAGES;
-                    Ok(data.check(region, page..page + 1)?)
-                })
-            },
-            || Ok(()),
-        )?;
+        let visit = |number| {
+            let mut pages = (0..PAGES).map(|step| step * (7 * number + 1) % PAGES);
+            pages.try_for_each(|page| Ok(data.check(region, page..page + 1)?))
+        };
+        together(visit, || Ok(()))?;
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 /// A page that came back is not mapped, and not free before the last reference is put; an eviction that
 /// finds it then must not migrate it once more: mm would warn.
-fn release_meets_touches(context: &Context) -> Result<()> {
+fn release_meets_touches(device: Device) -> Result<()> {
     const PAGES: usize = 128;
     const ROUNDS: usize = 15;
-    let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     let (region, data) = (&memory.region, memory.data());
     for _ in 0..ROUNDS {
-        memory.move_out(&device, memory.all())?;
-        let barrier = Barrier::new(2);
-        thread::scope(|scope| {
-            let toucher = scope.spawn(|| {
-                barrier.wait();
-                (0..PAGES).try_for_each(|page| data.check(region, page..page + 1))
-            });
-            barrier.wait();
-            unless_held(device.release())?;
-            joined(toucher)
-        })?;
-        memory.verify(memory.all())?;
+        memory.out(&device)?;
+        let mut pages = 0..PAGES;
+        at_once(
+            || Ok(pages.try_for_each(|page| data.check(region, page..page + 1))?),
+            || unless_held(device.release()),
+        )?;
+        memory.intact()?;
     }
     Ok(())
 }
 
-fn writes_during_migration(context: &Context) -> Result<()> {
+fn writes_during_migration(device: Device) -> Result<()> {
     const PAGES: usize = 4;
     const TIME: Duration = Duration::from_secs(2);
-    let device = context.open()?;
     let memory = Memory::untouched(PAGES)?;
     let region = &memory.region;
     let stop = AtomicBool::new(false);
@@ -253,13 +208,12 @@ fn writes_during_migration(context: &Context) -> Result<()> {
             Ok(())
         },
         || {
-            let mut result = Ok(());
             let start = Instant::now();
-            while result.is_ok() && start.elapsed() < TIME {
-                result = result
-                    .and_then(|()| unless_held(device.migrate_to_device(region.range(), &mut view)))
-                    .and_then(|()| unless_held(device.migrate_to_system(region.range())));
-            }
+            let mut rounds = (0..).take_while(|_| start.elapsed() < TIME);
+            let result = rounds.try_for_each(|_| {
+                unless_held(device.migrate_to_device(region.range(), &mut view))?;
+                unless_held(device.migrate_to_system(region.range()))
+            });
             // ORDERING: as above.
             stop.store(true, Ordering::Relaxed);
             result
@@ -267,57 +221,46 @@ fn writes_during_migration(context: &Context) -> Result<()> {
     )
 }
 
-fn threads_migrate(context: &Context) -> Result<()> {
+fn threads_migrate(device: Device) -> Result<()> {
     const PAGES: usize = 64;
-    let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     let (region, data) = (&memory.region, memory.data());
-    together(
-        |number| {
-            let mut view = vec![0; region.len()];
-            for round in 0..6 {
-                let part = region.part(number..PAGES - number);
-                if (round + number) % 2 == 0 {
-                    unless_held(device.migrate_to_device(part, &mut view))?;
-                } else {
-                    unless_held(device.migrate_to_system(part))?;
-                }
-                let page = (round * 11 + number) % PAGES;
-                data.check(region, page..page + 1)?;
-            }
-            Ok(())
-        },
-        || Ok(()),
-    )?;
-    memory.verify(memory.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    let migrate = |number| {
+        let mut view = vec![0; region.len()];
+        for round in 0..6 {
+            let part = region.part(number..PAGES - number);
+            unless_held(match (round + number) % 2 {
+                0 => device.migrate_to_device(part, &mut view),
+                _ => device.migrate_to_system(part),
+            })?;
+            let page = (round * 11 + number) % PAGES;
+            data.check(region, page..page + 1)?;
+        }
+        Ok(())
+    };
+    together(migrate, || Ok(()))?;
+    memory.intact()?;
+    memory.out_and_read(&device)
 }
 
 /// Of all that is collected, a hole is not locked: it has a destination and does not move.
-fn hole_filled_during_migration(context: &Context) -> Result<()> {
+fn hole_filled_during_migration(device: Device) -> Result<()> {
     const PAGES: usize = 8;
     const ENOUGH: usize = 2;
-    let device = context.open()?;
     let mut in_time = 0;
     for held in HELDS {
         let memory = Memory::untouched(PAGES)?;
         let (range, filled) = (memory.region.range(), 3..4);
         let mut view = vec![0xa5; memory.region.len()];
         let delay = Delay::new("out_collected", held.as_micros() as u32)?;
-        let barrier = Barrier::new(2);
-        let (counts, took) = thread::scope(|scope| {
-            let mover = scope.spawn(|| {
-                barrier.wait();
-                device.migrate_to_device(range, &mut view)
-            });
-            barrier.wait();
+        let fill = || {
             let start = Instant::now();
             thread::sleep(held / 3);
             memory.fill(filled.clone());
-            let took = start.elapsed();
-            joined(mover).map(|counts| (counts, took))
-        })?;
+            Ok(start.elapsed())
+        };
+        let out = || Ok(device.migrate_to_device(range, &mut view)?);
+        let (counts, took) = at_once(out, fill)?;
         drop(delay);
         memory.device_reads(&device, filled.clone())?;
         if took < held {
@@ -326,8 +269,7 @@ fn hole_filled_during_migration(context: &Context) -> Result<()> {
             in_time += 1;
         }
         memory.verify(filled)?;
-        let rest = 4..PAGES;
-        ensure!(memory.region.is_zero(rest), "what nobody wrote is not zero");
+        memory.is_zero(4..PAGES).context("what nobody wrote")?;
         if in_time == ENOUGH {
             return Ok(());
         }
@@ -335,58 +277,46 @@ fn hole_filled_during_migration(context: &Context) -> Result<()> {
     bail!("a page was written too late each time")
 }
 
-fn unmap_during_migration(context: &Context) -> Result<()> {
+fn unmap_during_migration(device: Device) -> Result<()> {
     const PAGES: usize = 64;
-    let device = context.open()?;
     let keeper = Memory::new(PAGES)?;
     for _ in 0..30 {
         let victim = Memory::new(PAGES)?;
         let range = victim.region.range();
-        thread::scope(|scope| {
-            let mover = scope.spawn(|| {
-                let mut view = vec![0; PAGES * dmirror_client::page_size()];
-                match device.migrate_to_device(range, &mut view) {
-                    // Unmapped already, or between its migration and the look at it.
-                    Err(error) if matches!(error.errno, Errno::EINVAL | Errno::EFAULT) => Ok(()),
-                    answer => unless_held(answer),
-                }
-            });
+        let out = || {
+            let mut view = vec![0; PAGES * page_size()];
+            let answer = device.migrate_to_device(range, &mut view);
+            // Held; or unmapped already, or between its migration and the look at it.
+            let may_be = [Errno::ENOENT, Errno::EBUSY, Errno::EINVAL, Errno::EFAULT];
+            unless(answer, &may_be)
+        };
+        at_once(out, || {
             keeper.move_out(&device, 0..PAGES / 2)?;
             drop(victim);
-            joined(mover)
+            Ok(())
         })?;
-        keeper.verify(keeper.all())?;
+        keeper.intact()?;
     }
     Ok(())
 }
 
-fn huge_page_dropped(context: &Context) -> Result<()> {
+fn huge_page_dropped(device: Device) -> Result<()> {
     const TIME: Duration = Duration::from_secs(20);
     if !looks_for_known() {
         return known(KNOWN_DROP);
     }
-    let device = context.open()?;
     let memory = huge(1)?;
-    let region = &memory.region;
-    let mut view = vec![0; region.len()];
-    let start = Instant::now();
-    for round in 0_u32.. {
-        if start.elapsed() > TIME {
-            break;
-        }
+    let (region, start) = (&memory.region, Instant::now());
+    for round in (0_u32..).take_while(|_| start.elapsed() <= TIME) {
         memory.fill(memory.all());
-        unless_held(device.migrate_to_device(region.range(), &mut view))?;
-        thread::scope(|scope| {
-            let toucher = scope.spawn(|| anyhow::Ok(region.load(0)));
+        unless_held(memory.try_out(&device))?;
+        let drop_it = || {
             thread::sleep(Duration::from_micros(u64::from(round % 50) * 200));
-            let dropped = region.advise(memory.all(), Advice::DontNeed);
-            let seen = joined(toucher)?;
-            ensure!(
-                seen == 0 || seen == memory.data().word(0, 0),
-                "word: seen {seen:#x}, which is neither the data nor zero"
-            );
-            Ok(dropped?)
-        })?;
+            Ok(region.advise(memory.all(), Advice::DontNeed)?)
+        };
+        let (seen, ()) = at_once(|| Ok(region.load(0)), drop_it)?;
+        let is_right = seen == 0 || seen == memory.data().word(0, 0);
+        ensure!(is_right, "seen {seen:#x}, neither the data nor zero");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
 
-use super::huge;
+use super::huge::huge_out;
 use crate::prelude::*;
 
 cases! { "release":
@@ -13,49 +13,60 @@ cases! { "release":
     nothing_there = "RELEASE of a device with nothing on it succeeds with no page.",
     needs_no_range = "RELEASE looks at neither address nor length.",
     other_processes = "Pages of other processes come back, too, and keep their data.",
-    shared_by_fork = "Pages that processes share come back once, to all of them.",
+    shared_by_fork = "Pages that processes share come back once, to all of them."
+        => resident(PAGES, shared_by_fork),
     shared_in_parts = "Pages that were shared, and of which each of many processes has kept others, all come back.",
     huge_pages = "Huge pages come back, 512 pages each.",
     split_huge_pages = "Huge pages that were cut on the device come back page by page.",
-    of_any_protection = "Pages of memory that is read-only, or without access by now, come back.",
+    of_any_protection = "Pages of memory that is read-only, or without access by now, come back."
+        => resident(PAGES, of_any_protection),
     other_device_keeps_its_pages = "RELEASE of one device leaves the pages of another where they are.",
     device_reads_afterwards = "After RELEASE the device sees the pages where they are now.",
     frees_the_memory = "After RELEASE all memory of the device is free.",
-    unmapped_before = "Pages that were unmapped are not counted.",
+    unmapped_before = "Pages that were unmapped are not counted."
+        => kept(on_device(PAGES), unmapped_before),
 }
 
 const PAGES: usize = 40;
+
+/// Checks how many pages RELEASE brings back.
+fn releases(device: &Device, pages: usize) -> Result<()> {
+    equal("pages released", device.release()?.pages, pages as u64)
+}
+
+/// The same, and that all of `memory` is in system memory then.
+fn brings_back(device: &Device, pages: usize, memory: &Memory) -> Result<()> {
+    releases(device, pages)?;
+    memory.expect("after RELEASE", memory.all(), Where::System)
+}
 
 fn all_back(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for round in 2..6 {
         memory.move_out(&device, 3..PAGES)?;
-        equal("pages released", device.release()?.pages, PAGES as u64 - 3)?;
-        memory.expect("after RELEASE", memory.all(), Where::System)?;
-        memory.verify(memory.all())?;
+        brings_back(&device, PAGES - 3, &memory)?;
+        memory.intact()?;
         memory.refill(round);
     }
     Ok(())
 }
 
 fn nothing_there(device: Device) -> Result<()> {
-    equal("pages released", device.release()?.pages, 0)?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    equal("pages released", device.release()?.pages, 0)?;
-    equal("pages released", device.release()?.pages, 0)
+    releases(&device, 0)?;
+    Memory::new(PAGES)?.out_and_read(&device)?;
+    releases(&device, 0)?;
+    releases(&device, 0)
 }
 
 fn needs_no_range(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     for (addr, pages) in [(0, 0), (123, 0), (u64::MAX, u64::MAX)] {
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         let answer = device.call(Command::Release, addr, pages, Buffer::Null)?;
         equal("pages released", answer.pages, PAGES as u64)?;
         memory.expect("after RELEASE", memory.all(), Where::System)?;
     }
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn other_processes(context: &Context) -> Result<()> {
@@ -64,165 +75,128 @@ fn other_processes(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let child = helper(|| {
         let own = context.open()?;
-        let other = Memory::new(PAGES)?;
-        other.move_out(&own, other.all())?;
+        let other = Memory::resident(&own, PAGES)?;
         moved.open()?;
         released.wait()?;
         other.expect("in another process", other.all(), Where::System)?;
-        other.verify(other.all())?;
-        other.move_out(&own, other.all())?;
-        other.verify(other.all())
+        other.intact()?;
+        other.out_and_read(&own)
     })?;
     moved.wait()?;
     memory.move_out(&device, 0..10)?;
-    equal("pages released", device.release()?.pages, PAGES as u64 + 10)?;
+    releases(&device, PAGES + 10)?;
     released.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.survives(child)
 }
 
-fn shared_by_fork(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn shared_by_fork(device: &Device, memory: &Memory) -> Result<()> {
     let released = Gate::new()?;
     let child = helper(|| {
         released.wait()?;
         memory.expect("in the child", memory.all(), Where::System)?;
-        memory.verify(memory.all())?;
-        memory.refill(2);
-        memory.verify(memory.all())
+        memory.intact()?;
+        memory.rewrite(2)
     })?;
-    equal("pages released", device.release()?.pages, PAGES as u64)?;
-    memory.expect("after RELEASE", memory.all(), Where::System)?;
+    brings_back(device, PAGES, memory)?;
     released.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.survives(child)
 }
 
 fn shared_in_parts(context: &Context) -> Result<()> {
     const PROCESSES: usize = 40;
     const PART: usize = 12;
     let device = context.open()?;
-    let memory = Memory::new(PROCESSES * PART)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = Memory::resident(&device, PROCESSES * PART)?;
     let (dropped, released) = (Gate::new()?, Gate::new()?);
-    let children = (0..PROCESSES)
-        .map(|nth| {
-            helper(|| {
-                let (first, end) = (nth * PART, (nth + 1) * PART);
-                for others in [0..first, end..PROCESSES * PART] {
-                    if !others.is_empty() {
-                        memory.region.advise(others, Advice::DontNeed)?;
-                    }
-                }
-                dropped.open()?;
-                released.wait()?;
-                memory.expect("of a part", first..end, Where::System)?;
-                memory.verify(first..end)
-            })
+    let child = |nth| {
+        helper(|| {
+            let part = nth * PART..(nth + 1) * PART;
+            for others in memory.around(&part) {
+                memory.region.advise(others, Advice::DontNeed)?;
+            }
+            dropped.open()?;
+            released.wait()?;
+            memory.expect("of a part", part.clone(), Where::System)?;
+            memory.verify(part)
         })
-        .collect::<Result<Vec<_>>>()?;
+    };
+    let children: Vec<Helper> = (0..PROCESSES).map(child).collect::<Result<_>>()?;
     memory.region.advise(memory.all(), Advice::DontNeed)?;
-    for _ in 0..PROCESSES {
-        dropped.wait()?;
-    }
-    let all = (PROCESSES * PART) as u64;
-    equal("pages released", device.release()?.pages, all)?;
-    for _ in 0..PROCESSES {
-        released.open()?;
-    }
-    children.into_iter().try_for_each(|child| child.join())
+    children.iter().try_for_each(|_| dropped.wait())?;
+    releases(&device, PROCESSES * PART)?;
+    children.iter().try_for_each(|_| released.open())?;
+    children.into_iter().try_for_each(Helper::join)
 }
 
 fn huge_pages(device: Device) -> Result<()> {
-    let memory = huge::huge(2)?;
-    let small = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    small.move_out(&device, small.all())?;
-    let expected = memory.region.pages() + PAGES;
-    equal("pages released", device.release()?.pages, expected as u64)?;
-    memory.expect("after RELEASE", memory.all(), Where::System)?;
-    memory.verify(memory.all())?;
-    small.verify(small.all())?;
-    memory.move_out(&device, memory.all())?;
-    memory.verify(memory.all())
+    let memory = huge_out(&device, 2)?;
+    let small = Memory::resident(&device, PAGES)?;
+    brings_back(&device, memory.region.pages() + PAGES, &memory)?;
+    memory.intact()?;
+    small.intact()?;
+    memory.out_and_read(&device)
 }
 
 fn split_huge_pages(device: Device) -> Result<()> {
-    let mut memory = huge::huge(2)?;
-    memory.move_out(&device, memory.all())?;
+    let mut memory = huge_out(&device, 2)?;
     memory.verify(7..8)?; // back by a fault: part of it, or all
     memory.region.protect(600..700, Protection::Read)?;
-    let left = dmirror_client::Survey::of(memory.region.range())?.on_device();
-    drop(memory.region.split_off(1000));
+    let left = memory.on_device()?;
+    drop(memory.split_off(1000));
     // What is left of a huge page that was cut may come back whole.
     let back = device.release()?.pages as usize;
     let gone = 1024 - 1000;
-    anyhow::ensure!(
-        (left - gone..=left).contains(&back),
-        "{back} pages released of {left}"
-    );
+    let expected = left - gone..=left;
+    ensure!(expected.contains(&back), "{back} pages released of {left}");
     memory.expect("after RELEASE", memory.all(), Where::System)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
-fn of_any_protection(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn of_any_protection(device: &Device, memory: &Memory) -> Result<()> {
     memory.region.protect(0..10, Protection::Read)?;
     memory.region.protect(10..20, Protection::None)?;
-    equal("pages released", device.release()?.pages, PAGES as u64)?;
+    releases(device, PAGES)?;
     memory.expect("after RELEASE", 0..10, Where::System)?;
     memory.region.protect(0..20, Protection::ReadWrite)?;
-    memory.verify(memory.all())?;
-    memory.refill(2);
-    memory.device_reads(&device, memory.all()).map(drop)
+    memory.intact()?;
+    memory.device_sees(device, 2)
 }
 
 fn other_device_keeps_its_pages(first: Device, second: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..10)?;
     memory.move_out(&second, 10..PAGES)?;
-    equal("pages released", first.release()?.pages, 10)?;
-    memory.expect("of the first", 0..10, Where::System)?;
-    memory.expect("of the second", 10..PAGES, Where::Device)?;
-    memory.verify(memory.all())
+    releases(&first, 10)?;
+    memory.only(0..10, Where::System, Where::Device)?;
+    memory.intact()
 }
 
 fn device_reads_afterwards(context: &Context) -> Result<()> {
     let (device, other) = (context.open()?, context.open()?);
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    memory.device_reads(&other, memory.all())?;
+    let memory = Memory::resident(&device, PAGES)?;
+    memory.reads(&other)?;
     memory.device_refills(&device, 2)?;
-    equal("pages released", other.release()?.pages, PAGES as u64)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.refill(3);
-    memory.device_reads(&device, memory.all())?;
-    memory.device_reads(&other, memory.all())?;
-    memory.expect("after reading", memory.all(), Where::System)
+    releases(&other, PAGES)?;
+    memory.reads(&device)?;
+    memory.device_sees(&device, 3)?;
+    memory.reads_at(&other, Where::System)
 }
 
 fn frees_the_memory(device: Device) -> Result<()> {
     let Some(empty) = device.room()? else {
-        return crate::check::skip("this module does not say what is free");
+        return skip("this module does not say what is free");
     };
-    let memory = huge::huge(1)?;
-    let small = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    small.move_out(&device, small.all())?;
+    let _huge = huge_out(&device, 1)?;
+    let _small = Memory::resident(&device, PAGES)?;
     device.release()?;
     let room = device.room()?.unwrap_or(empty);
     equal("free pages", room.free_pages, room.pages)?;
     equal("free blocks", room.free_blocks, room.blocks)
 }
 
-fn unmapped_before(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
+fn unmapped_before(device: &Device, _: &Memory) -> Result<()> {
     let gone = Memory::untouched(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    gone.view(&device, gone.all())?;
+    gone.view(device, gone.all())?;
     drop(gone);
-    equal("pages released", device.release()?.pages, PAGES as u64)?;
-    memory.verify(memory.all())
+    releases(device, PAGES)
 }

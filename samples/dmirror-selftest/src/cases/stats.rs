@@ -9,25 +9,26 @@ use dmirror_client::{FileStats, Stats};
 use nix::unistd::{Uid, seteuid};
 
 use super::evict::{BLOCKS, move_there, pages, with_small_device};
-use super::failing::touched;
+use super::failing::refused_once;
 use super::huge;
+use super::trace::unmovable;
 use crate::inject::{Failure, Often};
 use crate::prelude::*;
 
 cases! { "stats":
-    request = "Pages that commands move out and back count by request, in bytes and by size.",
-    request_huge = "Huge pages that commands move out and back count as such.",
-    split_on_the_way_back = "A huge page that comes back in parts counts in small pages.",
-    cpu_fault = "Pages that a CPU touches count as its faults, and as pages that came back for them.",
-    cpu_fault_huge = "A huge page that a CPU touches counts as one fault and as 2 MiB.",
-    cpu_fault_refused = "A CPU that gets SIGBUS counts as a failure, and no page as back.",
+    request = "Pages that commands move out and back count by request, in bytes and by size." => kept(in_system(SMALL), request),
+    request_huge = "Huge pages that commands move out and back count as such." => kept(|_| huge::huge(2), request_huge),
+    split_on_the_way_back = "A huge page that comes back in parts counts in small pages." => kept(|_| huge::huge(1), split_on_the_way_back),
+    cpu_fault = "Pages that a CPU touches count as its faults, and as pages that came back for them." => resident(SMALL, cpu_fault),
+    cpu_fault_huge = "A huge page that a CPU touches counts as one fault and as 2 MiB." => kept(|_| huge::huge(1), cpu_fault_huge),
+    cpu_fault_refused = "A CPU that gets SIGBUS counts as a failure, and no page as back." => kept(on_device(SMALL), cpu_fault_refused),
     device_fault = "Faults of the device count, and those that it was not allowed as failures.",
-    device_fault_brings_back = "Shared pages that the device writes to count as back for its fault.",
+    device_fault_brings_back = "Shared pages that the device writes to count as back for its fault." => resident(SMALL, device_fault_brings_back),
     evicted = "Pages that a full device evicts count as evicted, and the pass again as one for room.",
-    released = "RELEASE counts the pages that it brings back under its own cause.",
+    released = "RELEASE counts the pages that it brings back under its own cause." => resident(SMALL, released),
     freed = "Pages that a process drops, or that it leaves behind, count as freed.",
     nothing_moves = "Pages that cannot move count as having stayed.",
-    copy_fails = "A migration whose copy fails counts as that.",
+    copy_fails = "A migration whose copy fails counts as that." => kept(in_system(SMALL), copy_fails),
     invalidated = "Dropped memory counts as an invalidation, and as pages that the device has lost.",
     phases = "Time counts in the phase that it was spent in.",
     second_device = "What one device does does not count for another.",
@@ -38,7 +39,8 @@ cases! { "stats":
     read_meanwhile = "Whoever reads while pages move sees numbers that only grow, and sums that agree later.",
 }
 
-const PAGES: u64 = 24;
+const SMALL: usize = 24;
+const PAGES: u64 = SMALL as u64;
 const HUGE: u64 = 512;
 
 /// Statistics of the first device, or a reason to skip.
@@ -67,90 +69,73 @@ fn added(body: impl FnOnce() -> Result<()>) -> Result<Stats> {
 
 /// Pages of `PAGES`, small ones.
 fn small() -> Result<Memory> {
-    Memory::new(PAGES as usize)
+    Memory::new(SMALL)
 }
 
 fn kib(pages: u64) -> u64 {
     pages * page_size() as u64 / 1024
 }
 
-fn request(device: Device) -> Result<()> {
-    let memory = small()?;
-    let out = added(|| memory.move_out(&device, memory.all()))?;
+fn request(device: &Device, memory: &Memory) -> Result<()> {
+    let out = added(|| memory.out(device))?;
     equal("pages out", [out.out_request, out.out_4k], [PAGES; 2])?;
     equal("KiB out", out.out_kb, kib(PAGES))?;
     equal("resident", out.resident, PAGES)?;
     equal("others", [out.out_2m, out.back(), out.freed], [0; 3])?;
-    let back = added(|| memory.move_back(&device, 4..10, 6))?;
+    let back = added(|| memory.move_back(device, 4..10, 6))?;
     equal("pages back", back.back_request, 6)?;
     equal("KiB back", [back.back_kb, back.back_4k_kb], [kib(6); 2])?;
     equal("others", [back.back(), back.out(), back.freed], [6, 0, 0])
 }
 
-fn request_huge(device: Device) -> Result<()> {
-    let memory = huge::huge(2)?;
-    let out = added(|| memory.move_out(&device, memory.all()))?;
+fn request_huge(device: &Device, memory: &Memory) -> Result<()> {
+    let out = added(|| memory.out(device))?;
     equal("huge pages out", out.out_2m, 2)?;
     equal("KiB out", [out.out_kb, out.out_2m_kb], [kib(2 * HUGE); 2])?;
     equal("small pages out", out.out_4k, 0)?;
-    let back = added(|| memory.move_back(&device, memory.all(), 2 * HUGE as usize))?;
+    let back = added(|| memory.move_back(device, memory.all(), 2 * HUGE as usize))?;
     equal("pages back", back.back_request, 2 * HUGE)?;
     equal("KiB back", back.back_2m_kb, kib(2 * HUGE))
 }
 
-fn split_on_the_way_back(device: Device) -> Result<()> {
-    let memory = huge::huge(1)?;
-    memory.move_out(&device, memory.all())?;
-    let back = added(|| memory.move_back(&device, 100..300, 200))?;
+fn split_on_the_way_back(device: &Device, memory: &Memory) -> Result<()> {
+    memory.out(device)?;
+    let back = added(|| memory.move_back(device, 100..300, 200))?;
     equal("pages back", back.back_request, 200)?;
-    equal(
-        "KiB back",
-        [back.back_4k_kb, back.back_2m_kb],
-        [kib(200), 0],
-    )?;
-    let rest = added(|| memory.verify(memory.all()))?;
+    let seen = [back.back_4k_kb, back.back_2m_kb];
+    equal("KiB back", seen, [kib(200), 0])?;
+    let rest = added(|| memory.intact())?;
     equal("pages back", rest.back_cpu_fault, HUGE - 200)
 }
 
-fn cpu_fault(device: Device) -> Result<()> {
-    let memory = small()?;
-    memory.move_out(&device, memory.all())?;
+fn cpu_fault(_: &Device, memory: &Memory) -> Result<()> {
     let one = added(|| memory.verify(7..8))?;
     equal("faults", one.cpu_faults, 1)?;
     ensure!(one.back_cpu_fault >= 1, "no page came");
     equal("back", one.back(), one.back_cpu_fault)?;
-    let rest = added(|| memory.verify(memory.all()))?;
+    let rest = added(|| memory.intact())?;
     equal("back", rest.back_cpu_fault, PAGES - one.back_cpu_fault)?;
     ensure!(rest.cpu_faults < PAGES, "{} faults", rest.cpu_faults);
     equal("others", [rest.back_request, rest.freed], [0; 2])
 }
 
-fn cpu_fault_huge(device: Device) -> Result<()> {
-    let memory = huge::huge(1)?;
-    memory.move_out(&device, memory.all())?;
+fn cpu_fault_huge(device: &Device, memory: &Memory) -> Result<()> {
+    memory.out(device)?;
     let fault = added(|| memory.verify(100..101))?;
     equal("faults", fault.cpu_faults, 1)?;
     equal("pages", fault.back_cpu_fault, HUGE)?;
     equal("KiB", [fault.back_2m_kb, fault.back_kb], [kib(HUGE); 2])
 }
 
-fn cpu_fault_refused(device: Device) -> Result<()> {
-    let memory = small()?;
-    memory.move_out(&device, memory.all())?;
-    let failure = Failure::new("copy_out", Often::Once)?;
-    let fault = added(|| {
-        let end = touched(&memory, 3, false)?;
-        equal("end of the child", end, Exit::Signal(Signal::SIGBUS))
-    })?;
-    drop(failure);
+fn cpu_fault_refused(_: &Device, memory: &Memory) -> Result<()> {
+    let fault = added(|| refused_once(memory))?;
     equal("failures", fault.fail_cpu_fault_bus_error, 1)?;
-    equal("faults", fault.cpu_faults, 1)?;
-    memory.verify(memory.all())
+    equal("faults", fault.cpu_faults, 1)
 }
 
 fn device_fault(device: Device) -> Result<()> {
     let memory = small()?;
-    let read = added(|| memory.device_reads(&device, memory.all()).map(drop))?;
+    let read = added(|| memory.reads(&device))?;
     equal("faults", read.device_faults, 1)?;
     memory.region.protect(memory.all(), Protection::Read)?;
     let data = vec![0; memory.region.len()];
@@ -158,32 +143,20 @@ fn device_fault(device: Device) -> Result<()> {
         let answer = device.write(memory.region.range(), &data);
         fails_at_once("a write to read-only memory", answer, Errno::EPERM)
     })?;
-    ensure!(write.fail_device_fault_no_access > 0, "no failure");
-    equal(
-        "failures",
-        write.fail_device_fault_no_access,
-        write.device_faults,
-    )
+    let failures = write.fail_device_fault_no_access;
+    ensure!(failures > 0, "no failure");
+    equal("failures", failures, write.device_faults)
 }
 
-fn device_fault_brings_back(device: Device) -> Result<()> {
-    let memory = small()?;
-    memory.move_out(&device, memory.all())?;
-    let (made, done) = (Gate::new()?, Gate::new()?);
-    let child = helper(|| {
-        made.open()?;
-        done.wait()
+fn device_fault_brings_back(device: &Device, memory: &Memory) -> Result<()> {
+    while_shared(|| {
+        let before = device.stats()?;
+        let write = added(|| memory.device_refills(device, 2).map(drop))?;
+        let of_file = device.stats()? - before;
+        equal("pages", [write.back_device_fault, write.back()], [PAGES; 2])?;
+        equal("pages of the file", of_file.back_device_fault, PAGES)
     })?;
-    made.wait()?;
-    let before = device.stats()?;
-    let write = added(|| memory.device_refills(&device, 2).map(drop))?;
-    equal("pages", write.back_device_fault, PAGES)?;
-    equal("back", write.back(), PAGES)?;
-    let of_file = device.stats()? - before;
-    equal("pages of the file", of_file.back_device_fault, PAGES)?;
-    done.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn evicted(context: &Context) -> Result<()> {
@@ -202,14 +175,12 @@ fn evicted(context: &Context) -> Result<()> {
         equal("resident", evicted.resident, 0)?;
         ensure!(evicted.retry_no_room > 0, "no pass again");
         ensure!(evicted.out_reserve_us > 0, "an eviction in no time");
-        first.verify(first.all())?;
-        more.verify(more.all())
+        first.intact()?;
+        more.intact()
     })
 }
 
-fn released(device: Device) -> Result<()> {
-    let memory = small()?;
-    memory.move_out(&device, memory.all())?;
+fn released(device: &Device, memory: &Memory) -> Result<()> {
     let mut count = 0;
     let release = added(|| {
         count = device.release()?.pages;
@@ -217,57 +188,49 @@ fn released(device: Device) -> Result<()> {
     })?;
     equal("pages", release.back_release, count)?;
     ensure!(count >= PAGES, "{count} pages came");
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn freed(device: Device) -> Result<()> {
     let memory = small()?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     let dropped = added(|| Ok(memory.region.advise(3..10, Advice::DontNeed)?))?;
     equal("pages", [dropped.freed, dropped.back()], [7, 0])?;
     equal("resident", dropped.resident, 7_u64.wrapping_neg())?;
-    let unmapped = added(|| {
-        drop(memory);
-        Ok(())
-    })?;
-    equal("pages", unmapped.freed, PAGES - 7)?;
+    let unmapped = |memory: Memory| {
+        added(|| {
+            drop(memory);
+            Ok(())
+        })
+    };
+    equal("pages", unmapped(memory)?.freed, PAGES - 7)?;
     let huge = huge::huge(1)?;
-    huge.move_out(&device, huge.all())?;
-    let unmapped = added(|| {
-        drop(huge);
+    huge.out(&device)?;
+    equal("pages", unmapped(huge)?.freed, HUGE)
+}
+
+/// What is added by an attempt to move memory out that fails.
+fn tried(device: &Device, memory: &Memory) -> Result<Stats> {
+    added(|| {
+        ensure!(memory.try_out(device).is_err(), "pages moved");
         Ok(())
-    })?;
-    equal("pages", unmapped.freed, HUGE)
+    })
 }
 
 fn nothing_moves(device: Device) -> Result<()> {
-    let memory = small()?;
-    memory.region.replace_by_shared(memory.all())?;
-    memory.fill(memory.all());
-    let mut view = vec![0; memory.region.len()];
-    let tried = added(|| {
-        let answer = device.migrate_to_device(memory.region.range(), &mut view);
-        ensure!(answer.is_err(), "pages of a file moved");
-        Ok(())
-    })?;
+    let memory = unmovable(SMALL)?;
+    let tried = tried(&device, &memory)?;
     equal("pages", [tried.stayed, tried.out()], [PAGES, 0])?;
     ensure!(tried.retry_busy > 0, "no pass again");
     Ok(())
 }
 
-fn copy_fails(device: Device) -> Result<()> {
-    let memory = small()?;
-    let mut view = vec![0; memory.region.len()];
+fn copy_fails(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("copy_in", Often::Once)?;
-    let tried = added(|| {
-        let answer = device.migrate_to_device(memory.region.range(), &mut view);
-        ensure!(answer.is_err(), "a copy that fails moved pages");
-        Ok(())
-    })?;
+    let tried = tried(device, memory)?;
     drop(failure);
     equal("failures", tried.fail_io, 1)?;
-    equal("pages", [tried.out(), tried.resident], [0; 2])?;
-    memory.verify(memory.all())
+    equal("pages", [tried.out(), tried.resident], [0; 2])
 }
 
 fn invalidated(device: Device) -> Result<()> {
@@ -275,23 +238,22 @@ fn invalidated(device: Device) -> Result<()> {
     memory.device_reads(&device, 0..20)?;
     let before = device.stats()?;
     let dropped = added(|| Ok(memory.region.advise(memory.all(), Advice::DontNeed)?))?;
-    equal("pages", dropped.invalidated, 20)?;
-    ensure!(dropped.invalidations >= 1);
     let of_file = device.stats()? - before;
-    equal("pages of the file", of_file.invalidated, 20)?;
+    let pages = [dropped.invalidated, of_file.invalidated];
+    equal("pages, those of the file", pages, [20; 2])?;
+    ensure!(dropped.invalidations >= 1);
     ensure!(of_file.invalidations >= 1);
     Ok(())
 }
 
-fn phases(context: &Context) -> Result<()> {
+fn phases(device: Device) -> Result<()> {
     const LONG: u32 = 50_000;
-    let device = context.open()?;
     let memory = Memory::new(HUGE as usize)?;
     // What a step waits for is a part of the phase that comes after it.
     let took = |step: &str, phase: fn(&Stats) -> u64| -> Result<()> {
         let delay = Delay::new(step, LONG)?;
         let times = added(|| {
-            memory.move_out(&device, memory.all())?;
+            memory.out(&device)?;
             memory.move_back(&device, memory.all(), HUGE as usize)
         })?;
         drop(delay);
@@ -313,40 +275,34 @@ fn second_device(context: &Context) -> Result<()> {
     let second = context.open_second()?;
     let memory = small()?;
     let before = stats_of("hmm_dmirror1")?;
-    let first = added(|| memory.move_out(&second, memory.all()))?;
-    equal("pages of the first", first.out(), 0)?;
+    let first = added(|| memory.out(&second))?;
     let out = stats_of("hmm_dmirror1")? - before;
-    equal("pages of the second", out.out(), PAGES)
+    equal("pages of both", [first.out(), out.out()], [0, PAGES])
 }
 
 fn of_a_file(context: &Context) -> Result<()> {
     needs_ours("statistics")?;
-    let device = context.open()?;
-    let other = context.open()?;
+    let (device, other) = (context.open()?, context.open()?);
     let memory = small()?;
     let (first, second) = (device.stats()?, other.stats()?);
     ensure!(first.client != second.client, "two files, one number");
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
+    let mapped = |stats: &FileStats| [stats.mapped_device_kib, stats.mapped_system_kib];
     let seen = device.stats()?;
     equal("pages out", seen.out, PAGES)?;
-    equal("mapped", seen.mapped_device_kib, kib(PAGES))?;
-    equal("mapped elsewhere", seen.mapped_system_kib, 0)?;
+    equal("mapped there, elsewhere", mapped(&seen), [kib(PAGES), 0])?;
     memory.move_back(&device, 0..6, 6)?;
     memory.device_reads(&device, 0..2)?;
     let seen = device.stats()?;
-    equal("pages back", seen.back, 6)?;
-    equal("faults", seen.device_faults, 1)?;
-    equal("mapped", seen.mapped_device_kib, kib(PAGES - 6))?;
-    equal("mapped elsewhere", seen.mapped_system_kib, kib(2))?;
-    let quiet = FileStats {
+    let did = [seen.back, seen.device_faults];
+    equal("pages back, faults", did, [6, 1])?;
+    let expected = [kib(PAGES - 6), kib(2)];
+    equal("mapped there, elsewhere", mapped(&seen), expected)?;
+    let quiet = |stats: FileStats| FileStats {
         invalidations: 0,
-        ..other.stats()?
+        ..stats
     };
-    let expected = FileStats {
-        invalidations: 0,
-        ..second
-    };
-    equal("the other file", quiet, expected)
+    equal("the other file", quiet(other.stats()?), quiet(second))
 }
 
 fn blocks(context: &Context) -> Result<()> {
@@ -355,41 +311,35 @@ fn blocks(context: &Context) -> Result<()> {
     let before = Before::of(&device)?;
     let used = || Stats::blocks_of("hmm_dmirror0")?.context("there is no file blocks");
     let at_first = used()?;
-    equal(
-        "pages in use of all blocks",
-        at_first.iter().sum::<u64>(),
-        room.pages - room.free,
-    )?;
+    let sum = at_first.iter().sum::<u64>();
+    equal("pages in use of all blocks", sum, room.pages - room.free)?;
     let (huge, small) = (huge::huge(1)?, small()?);
-    huge.move_out(&device, huge.all())?;
-    small.move_out(&device, small.all())?;
+    huge.out(&device)?;
+    small.out(&device)?;
     let more = used()?;
     let more = more.iter().zip(&at_first).map(|(now, then)| now - then);
     let more: Vec<u64> = more.filter(|more| *more > 0).collect();
     equal("pages more in use", more.iter().sum(), HUGE + PAGES)?;
     equal("blocks for the huge page", more.contains(&HUGE), true)?;
     huge.move_back(&device, huge.all(), HUGE as usize)?;
-    small.verify(small.all())?;
+    small.intact()?;
     before.nothing_is_left(&device)?;
     equal("pages in use of each block", used()?, at_first)
 }
 
-fn unprivileged(context: &Context) -> Result<()> {
+fn unprivileged(device: Device) -> Result<()> {
     if !is_root() {
         return skip("needs root, to be another user");
     }
     stats()?;
-    let device = context.open()?;
-    let memory = small()?;
-    memory.move_out(&device, memory.all())?;
-    helper(|| {
+    let _memory = Memory::resident(&device, SMALL)?;
+    in_child(|| {
         seteuid(Uid::from_raw(65534))?;
         // The file of the parent was inherited; it is still about the parent's memory.
         equal("pages out", device.stats()?.out, PAGES)?;
         ensure!(Stats::of("hmm_dmirror0")?.is_none(), "anybody may read it");
         Ok(())
-    })?
-    .join()
+    })
 }
 
 fn kept_by_a_reader(context: &Context) -> Result<()> {
@@ -413,11 +363,6 @@ fn kept_by_a_reader(context: &Context) -> Result<()> {
 
 fn read_meanwhile(context: &Context) -> Result<()> {
     let first = stats()?;
-    let start = Gate::new()?;
-    let child = helper(|| {
-        start.wait()?;
-        all_ways(context, 2)
-    })?;
     let reader = helper(|| {
         let device = context.open()?;
         let mut before = stats()?;
@@ -433,9 +378,7 @@ fn read_meanwhile(context: &Context) -> Result<()> {
         }
         Ok(())
     })?;
-    start.open()?;
-    all_ways(context, 1)?;
-    child.join()?;
+    all_ways_twice(context)?;
     reader.join()?;
     let last = agreed()?;
     ensure!((last - first).out() >= HUGE, "nothing has moved");

@@ -17,7 +17,7 @@ cases! { "task":
     futex_wait = "A futex call looks at a word on a resident page, private or shared.",
     futex_wake = "A thread that waits for a word is woken when the word's page is on the device.",
     futex_pi = "A futex with priority inheritance is taken and given back on a resident page.",
-    stack = "A program goes on when the pages of its stack go to the device.",
+    stack = "A program goes on when the pages of its stack go to the device." => |device: Device| dive_from_here(&device, 12, 100),
     thread_stack = "A thread goes on when all of its stack goes to the device.",
     signal_frame = "A signal finds its frame on resident pages of the stack, and returns from there.",
     signal_stack = "A signal is handled on a stack of its own whose pages are resident.",
@@ -54,6 +54,11 @@ impl Word {
 
 const KINDS: [futex::Flags; 2] = [futex::Flags::PRIVATE, futex::Flags::empty()];
 
+/// A time to wait for a word.
+const fn time(tv_sec: i64, tv_nsec: i64) -> futex::Timespec {
+    futex::Timespec { tv_sec, tv_nsec }
+}
+
 fn futex_wait(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(7);
@@ -62,11 +67,7 @@ fn futex_wait(device: Device) -> Result<()> {
         equal("waiting for another value", answer, Err(Errno::AGAIN))?;
         all_at("after the look", word.range()?, Where::System)?;
         word.move_out(&device)?;
-        let short = futex::Timespec {
-            tv_sec: 0,
-            tv_nsec: 20_000_000,
-        };
-        let answer = futex::wait(&word.word, flags, 7, Some(&short));
+        let answer = futex::wait(&word.word, flags, 7, Some(&time(0, 20_000_000)));
         equal("waiting in vain", answer, Err(Errno::TIMEDOUT))?;
         word.move_out(&device)?;
         equal("sleepers", futex::wake(&word.word, flags, 1), Ok(0))?;
@@ -78,13 +79,7 @@ fn futex_wake(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(0);
         thread::scope(|scope| -> Result<()> {
-            let sleeper = scope.spawn(|| {
-                let patience = futex::Timespec {
-                    tv_sec: 60,
-                    tv_nsec: 0,
-                };
-                futex::wait(&word.word, flags, 0, Some(&patience))
-            });
+            let sleeper = scope.spawn(|| futex::wait(&word.word, flags, 0, Some(&time(60, 0))));
             let mut woken = 0;
             let start = Instant::now();
             while woken == 0 && start.elapsed() < Duration::from_secs(30) {
@@ -93,9 +88,7 @@ fn futex_wake(device: Device) -> Result<()> {
                 woken = futex::wake(&word.word, flags, 1)?;
             }
             equal("threads woken", woken, 1)?;
-            let answer = sleeper.join();
-            ensure!(matches!(answer, Ok(Ok(()))), "the sleeper: {answer:?}");
-            Ok(())
+            joined(sleeper).context("the sleeper")
         })?;
     }
     Ok(())
@@ -140,10 +133,8 @@ fn push_out(device: &Device, range: PageRange) -> u64 {
 /// Fills a frame, has what is in use of the stack moved, goes deeper, and checks
 /// the frame on the way back.
 fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
-    let mut frame = [0_u64; 900];
-    for (index, word) in frame.iter_mut().enumerate() {
-        *word = (depth << 32) | index as u64;
-    }
+    let content = |index: usize| (depth << 32) | index as u64;
+    let mut frame: [u64; 900] = std::array::from_fn(content);
     let here = (&raw const frame).addr();
     black_box(&mut frame);
     let size = page_size();
@@ -155,37 +146,24 @@ fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
         moved += dive(device, top, depth - 1)?;
     }
     black_box(&mut frame);
-    let wrong = (0..frame.len()).find(|index| frame[*index] != ((depth << 32) | *index as u64));
-    ensure!(
-        wrong.is_none(),
-        "at depth {depth} word {wrong:?} of the frame has changed"
-    );
+    let wrong = (0..frame.len()).find(|&index| frame[index] != content(index));
+    equal(&format!("changed at depth {depth}"), wrong, None)?;
     Ok(moved)
 }
 
-fn stack(device: Device) -> Result<()> {
+/// Dives in the stack of this thread; at least so many pages have to move.
+fn dive_from_here(device: &Device, depth: u64, least: u64) -> Result<()> {
     let top = 0_u64;
-    let moved = dive(&device, (&raw const top).addr(), 12)?;
+    let moved = dive(device, (&raw const top).addr(), depth)?;
     println!("{moved} pages moved");
-    ensure!(moved > 100, "only {moved} pages of the stack moved");
+    ensure!(moved > least, "only {moved} pages of the stack moved");
     Ok(())
 }
 
 fn thread_stack(device: Device) -> Result<()> {
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..3)
-            .map(|_| {
-                scope.spawn(|| {
-                    let top = 0_u64;
-                    dive(&device, (&raw const top).addr(), 8)
-                })
-            })
-            .collect();
-        for thread in threads {
-            let moved = joined(thread)?;
-            ensure!(moved > 50, "only {moved} pages of the stack moved");
-        }
-        Ok(())
+        let threads = [0; 3].map(|_| scope.spawn(|| dive_from_here(&device, 8, 50)));
+        threads.into_iter().try_for_each(joined)
     })
 }
 
@@ -195,11 +173,8 @@ fn push_stack_out(device: &Device, pages: usize) -> Result<u64> {
     let here = 0_u64;
     let size = page_size();
     let end = (&raw const here).addr() / size * size + size;
-    let start = end - pages * size;
-    Ok(push_out(
-        device,
-        PageRange::new(start as u64, pages as u64)?,
-    ))
+    let range = PageRange::new((end - pages * size) as u64, pages as u64)?;
+    Ok(push_out(device, range))
 }
 
 /// Touches the stack, so that there are pages below this function's frame.
@@ -220,23 +195,11 @@ fn signal_frame(device: Device) -> Result<()> {
     Ok(())
 }
 
-fn signal_stack(context: &Context) -> Result<()> {
-    const PAGES: usize = 16;
-    let device = context.open()?;
+fn signal_stack(device: Device) -> Result<()> {
     count_signals(Signal::SIGUSR1, true)?;
-    let region = Region::options(PAGES).huge(false).map()?;
-    for word in 0..PAGES * Region::words_per_page() {
-        region.store(word, 1);
-    }
-    let range = use_signal_stack(region)?;
-    let mut view = vec![0; range.bytes() as usize];
+    let range = use_signal_stack(Memory::new(16)?.region)?;
     for round in 1..=20 {
-        let counts = device.migrate_to_device(range, &mut view)?;
-        equal(
-            "pages of the signal stack moved",
-            counts.pages,
-            range.pages(),
-        )?;
+        moved_out(&device, range).context("the signal stack")?;
         all_at("before the signal", range, Where::Device)?;
         raise(Signal::SIGUSR1)?;
         equal("signals handled", signals_counted(), round)?;
@@ -259,8 +222,8 @@ fn own_memory() -> Result<Vec<PageRange>> {
             continue;
         }
         let (start, end) = addresses.split_once('-').context("a line of maps")?;
-        let start = u64::from_str_radix(start, 16)?;
-        let end = u64::from_str_radix(end, 16)?;
+        let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16));
+        let (start, end) = (start?, end?);
         ranges.push(PageRange::new(start, (end - start) / page_size() as u64)?);
     }
     Ok(ranges)
@@ -281,14 +244,12 @@ fn work(rounds: u64) -> u64 {
 
 fn everything(context: &Context) -> Result<()> {
     // In a process that has only this to lose.
-    helper(|| {
+    in_child(|| {
         let device = context.open()?;
         let expected = work(12);
         for round in 0..3 {
             let results = thread::scope(|scope| -> Result<Vec<u64>> {
-                let workers: Vec<_> = (0..2)
-                    .map(|_| scope.spawn(|| anyhow::Ok(work(12))))
-                    .collect();
+                let workers = [0; 2].map(|_| scope.spawn(|| anyhow::Ok(work(12))));
                 let mut moved = 0;
                 for range in own_memory()? {
                     // Stacks of threads are large and empty.
@@ -301,12 +262,8 @@ fn everything(context: &Context) -> Result<()> {
                 ensure!(moved > 20, "only {moved} pages moved");
                 workers.into_iter().map(joined).collect()
             })?;
-            ensure!(
-                results.iter().all(|result| *result == expected),
-                "a thread has computed something else: {results:?}, not {expected}"
-            );
+            equal("what threads computed", results, vec![expected; 2])?;
         }
         Ok(())
-    })?
-    .join()
+    })
 }

@@ -2,12 +2,12 @@
 
 //! Trace events: what they say of what was done, and that they are silent when off.
 
+use std::ops::Range;
 use std::process;
 
 use super::evict::{BLOCKS, move_there, pages, with_small_device};
-use super::failing::touched;
+use super::failing::refused_once;
 use super::huge;
-use crate::inject::{Failure, Often};
 use crate::prelude::*;
 use crate::tracing::{Event, Trace};
 
@@ -15,18 +15,18 @@ cases! { "trace":
     formats = "Each event has a format file with the fields that it is documented to have.",
     silent_when_off = "Events that are switched off, or back off, leave nothing in the buffer.",
     to_the_device = "A migration to the device shows its range, its cause, the pages that moved and their reservation.",
-    to_the_system = "A migration back to the system shows its range, its cause and the pages that moved.",
+    to_the_system = "A migration back to the system shows its range, its cause and the pages that moved." => resident(PAGES, to_the_system),
     one_window_after_the_other = "A migration of more than 2 MiB shows a begin and an end for each window.",
     nothing_moves = "A migration of pages that cannot move shows that none did.",
     second_device = "An event of another device has its number.",
     another_process = "An event has the number of the process that caused it.",
-    cpu_fault = "A CPU that touches a page on the device shows the page, and what came back for it.",
-    cpu_fault_huge = "A CPU that touches a huge page on the device shows the window that came back.",
-    cpu_fault_refused = "A CPU that touches what the device cannot give back shows the error and the answer.",
+    cpu_fault = "A CPU that touches a page on the device shows the page, and what came back for it." => resident(PAGES, cpu_fault),
+    cpu_fault_huge = "A CPU that touches a huge page on the device shows the window that came back." => kept(|_| huge::huge(1), cpu_fault_huge),
+    cpu_fault_refused = "A CPU that touches what the device cannot give back shows the error and the answer." => kept(on_device(PAGES), cpu_fault_refused),
     evicted = "A full device shows which block it evicted, how many pages came, and how long it took.",
-    released = "RELEASE shows under its own cause how many pages it brought back.",
+    released = "RELEASE shows under its own cause how many pages it brought back." => resident(PAGES, released),
     device_fault = "Faults of the device show their range, what it wanted, and the error.",
-    device_fault_brings_back = "A device that writes to its pages that are shared shows that they went back for it.",
+    device_fault_brings_back = "A device that writes to its pages that are shared shows that they went back for it." => resident(PAGES, device_fault_brings_back),
     invalidated = "Dropped memory shows how many pages the device has lost.",
     invalidated_by_itself = "A migration shows an invalidation of its own, a CPU fault one of the device's owner.",
     exclusive = "Exclusive access shows its range, how many pages became so, and the error.",
@@ -40,7 +40,7 @@ const OUT: &str = "device=0 from=system to=device cause=request";
 const BACK: &str = "device=0 from=device to=system cause=request";
 
 /// Checks process, address and number of pages.
-fn is_for(event: &Event, memory: &Memory, pages: std::ops::Range<usize>) -> Result<()> {
+fn is_for(event: &Event, memory: &Memory, pages: Range<usize>) -> Result<()> {
     let address = memory.region.addr() as i64 + (pages.start * page_size()) as i64;
     equal("pid", event.number("pid")?, process::id().into())?;
     equal("address", event.number("address")?, address)?;
@@ -48,8 +48,72 @@ fn is_for(event: &Event, memory: &Memory, pages: std::ops::Range<usize>) -> Resu
 }
 
 /// The sum of a field.
-fn sum(events: &[Event], field: &str) -> Result<i64> {
-    events.iter().map(|event| event.number(field)).sum()
+pub(super) fn sum(events: &[Event], field: &str) -> Result<u64> {
+    let numbers = events.iter().map(|event| Ok(event.number(field)? as u64));
+    numbers.sum()
+}
+
+/// The events of one name.
+pub(super) fn named(events: &[Event], name: &str) -> Vec<Event> {
+    let mut events = events.to_vec();
+    events.retain(|event| event.name == name);
+    events
+}
+
+/// Checks the names of all events, in order.
+pub(super) fn are(events: &[Event], names: &[&str]) -> Result<()> {
+    let seen: Vec<_> = events.iter().map(|event| &*event.name).collect();
+    equal("events", &*seen, names)
+}
+
+/// The events of some names that `body` causes, in order.
+fn caused(names: &[&str], body: impl FnOnce() -> Result<()>) -> Result<Vec<Event>> {
+    let trace = Trace::of(names)?;
+    body()?;
+    trace.take()
+}
+
+/// Checks names and fields of all events, in order, and that they are about these pages.
+fn are_about(
+    events: &[Event],
+    memory: &Memory,
+    pages: Range<usize>,
+    expected: &[(&str, &str)],
+) -> Result<()> {
+    are(
+        events,
+        &expected.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+    )?;
+    for (event, (_, fields)) in events.iter().zip(expected) {
+        event.has(fields)?;
+        is_for(event, memory, pages.clone())?;
+    }
+    Ok(())
+}
+
+/// Shared memory, filled, that no device takes.
+pub(super) fn unmovable(pages: usize) -> Result<Memory> {
+    let memory = Memory::new(pages)?;
+    memory.region.replace_by_shared(memory.all())?;
+    memory.fill(memory.all());
+    Ok(memory)
+}
+
+/// Checks that there is an event of each name.
+fn there_are(events: &[Event], names: &[&str]) -> Result<()> {
+    for name in names {
+        ensure!(!named(events, name).is_empty(), "no {name}");
+    }
+    Ok(())
+}
+
+/// Checks the format of each event, which is a list of its fields.
+pub(super) fn have_formats(formats: &[(&str, &str)]) -> Result<()> {
+    let trace = Trace::new()?;
+    for (event, fields) in formats {
+        equal(event, &*trace.fields_of(event)?.join(" "), fields)?;
+    }
+    Ok(())
 }
 
 /// The events of one cause.
@@ -66,9 +130,8 @@ fn at_start(mut events: Vec<Event>, memory: &Memory) -> Vec<Event> {
 }
 
 fn formats(_: &Context) -> Result<()> {
-    let trace = Trace::new()?;
     let migrate = "device pid address pages order from to cause";
-    for (event, fields) in [
+    have_formats(&[
         ("migrate_begin", migrate),
         ("migrate_end", &format!("{migrate} moved error")),
         ("device_fault", "device pid address pages access error"),
@@ -77,36 +140,26 @@ fn formats(_: &Context) -> Result<()> {
         ("evict", "device pid block cause moved left error ns"),
         ("exclusive", "device pid address pages made error"),
         ("reserve", "device pid block pages evict got error"),
-    ] {
-        equal(event, trace.fields_of(event)?.join(" "), fields.to_owned())?;
-    }
-    Ok(())
+    ])
 }
 
-fn silent_when_off(context: &Context) -> Result<()> {
+fn silent_when_off(device: Device) -> Result<()> {
     let trace = Trace::of(&[])?;
-    let device = context.open()?;
     let memory = Memory::new(PAGES)?;
     let everything = || -> Result<()> {
-        memory.move_out(&device, memory.all())?;
+        memory.out(&device)?;
         memory.verify(0..1)?;
-        memory.device_reads(&device, memory.all())?;
+        memory.reads(&device)?;
         memory.move_back(&device, memory.all(), PAGES - 1)
     };
     everything()?;
     equal("events, never on", trace.take()?.len(), 0)?;
     trace.switch("", true)?;
     everything()?;
+    let migration = ["migrate_begin", "migrate_end", "reserve"];
     let seen = trace.take()?;
-    for name in [
-        "migrate_begin",
-        "migrate_end",
-        "cpu_fault",
-        "invalidate",
-        "reserve",
-    ] {
-        ensure!(seen.iter().any(|event| event.name == name), "no {name}");
-    }
+    there_are(&seen, &migration)?;
+    there_are(&seen, &["cpu_fault", "invalidate"])?;
     trace.switch("", false)?;
     // What came since it was looked at: this process may touch pages that came with it.
     trace.take()?;
@@ -119,156 +172,94 @@ fn silent_when_off(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn to_the_device(context: &Context) -> Result<()> {
-    let trace = Trace::of(&["migrate_begin", "migrate_end", "reserve"])?;
-    let device = context.open()?;
+fn to_the_device(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let events = trace.take()?;
-    let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
-    equal(
-        "events",
-        names,
-        vec!["reserve", "migrate_begin", "migrate_end"],
-    )?;
-    events[0].has(&format!(
-        "device=0 block=0 pages={PAGES} evict=0 got={PAGES} error=0"
-    ))?;
-    events[1].has(OUT)?;
-    events[2].has(&format!("{OUT} moved={PAGES} error=0"))?;
-    is_for(&events[1], &memory, memory.all())?;
-    is_for(&events[2], &memory, memory.all())
+    let names = ["migrate_begin", "migrate_end", "reserve"];
+    let events = caused(&names, || memory.out(&device))?;
+    are(&events[..1], &["reserve"])?;
+    let got = format!("device=0 block=0 pages={PAGES} evict=0 got={PAGES} error=0");
+    events[0].has(&got)?;
+    let end = format!("{OUT} moved={PAGES} error=0");
+    let expected = [("migrate_begin", OUT), ("migrate_end", &*end)];
+    are_about(&events[1..], &memory, memory.all(), &expected)
 }
 
-fn to_the_system(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let trace = Trace::of(&["migrate_begin", "migrate_end"])?;
-    memory.move_back(&device, 4..10, 6)?;
-    let events = trace.take()?;
-    equal("number of events", events.len(), 2)?;
-    events[0].has(BACK)?;
-    events[1].has(&format!("{BACK} moved=6 error=0"))?;
-    is_for(&events[0], &memory, 4..10)?;
-    is_for(&events[1], &memory, 4..10)
+fn to_the_system(device: &Device, memory: &Memory) -> Result<()> {
+    let names = ["migrate_begin", "migrate_end"];
+    let events = caused(&names, || memory.move_back(device, 4..10, 6))?;
+    let end = format!("{BACK} moved=6 error=0");
+    let expected = [("migrate_begin", BACK), ("migrate_end", &*end)];
+    are_about(&events, memory, 4..10, &expected)
 }
 
-fn one_window_after_the_other(context: &Context) -> Result<()> {
-    let trace = Trace::of(&["migrate_begin", "migrate_end"])?;
-    let device = context.open()?;
+fn one_window_after_the_other(device: Device) -> Result<()> {
     let memory = Memory::new(1024 + PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let events = trace.take()?;
-    let (begins, ends): (Vec<_>, Vec<_>) = events
-        .into_iter()
-        .partition(|event| event.name == "migrate_begin");
+    let events = caused(&["migrate_begin", "migrate_end"], || memory.out(&device))?;
+    let [begins, ends] = ["migrate_begin", "migrate_end"].map(|name| named(&events, name));
     equal("begins and ends", begins.len(), ends.len())?;
     ensure!(ends.len() >= 3, "{} windows", ends.len());
-    equal("pages", sum(&ends, "moved")?, memory.region.pages() as i64)
+    equal("pages", sum(&ends, "moved")?, memory.region.pages() as u64)
 }
 
 fn nothing_moves(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.region.replace_by_shared(memory.all())?;
-    memory.fill(memory.all());
+    let memory = unmovable(PAGES)?;
     let trace = Trace::of(&["migrate_end"])?;
-    let mut view = vec![0; memory.region.len()];
-    let answer = device.migrate_to_device(memory.region.range(), &mut view);
-    ensure!(answer.is_err(), "pages of a file moved");
+    ensure!(memory.try_out(&device).is_err(), "pages of a file moved");
     let ends = trace.take()?;
     ensure!(!ends.is_empty());
-    for end in ends {
-        end.has(OUT)?;
-        end.has("moved=0")?;
-    }
-    Ok(())
+    let mut ends = ends.iter();
+    ends.try_for_each(|end| end.has(&format!("{OUT} moved=0")))
 }
 
 fn second_device(context: &Context) -> Result<()> {
     let trace = Trace::of(&["migrate_end"])?;
-    let second = context.open_second()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&second, memory.all())?;
+    Memory::resident(&context.open_second()?, PAGES)?;
     trace.take_one("migrate_end")?.has("device=1")
 }
 
 fn another_process(context: &Context) -> Result<()> {
     let trace = Trace::of(&["migrate_end"])?;
     let done = Gate::new()?;
-    let child = helper(|| {
-        let device = context.open()?;
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&device, memory.all())?;
+    in_child(|| {
+        Memory::resident(&context.open()?, PAGES)?;
         done.send(process::id().into())
     })?;
     let pid = done.receive()?;
-    child.join()?;
     let end = trace.take_one("migrate_end")?;
     equal("pid", end.number("pid")?, pid as i64)
 }
 
-fn cpu_fault(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let trace = Trace::of(&["cpu_fault", "migrate_begin", "migrate_end"])?;
-    memory.verify(7..8)?;
-    let events = trace.take()?;
-    let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
-    equal(
-        "events",
-        names,
-        vec!["migrate_begin", "migrate_end", "cpu_fault"],
-    )?;
+fn cpu_fault(_: &Device, memory: &Memory) -> Result<()> {
+    let names = ["migrate_begin", "migrate_end", "cpu_fault"];
+    let events = caused(&names, || memory.verify(7..8))?;
     let cause = "device=0 order=0 from=device to=system cause=cpu_fault";
-    events[0].has(cause)?;
-    events[1].has(&format!("{cause} moved=1 error=0"))?;
-    events[2].has("device=0 moved=1 answer=retry")?;
-    for event in &events {
-        is_for(event, &memory, 7..8)?;
-    }
-    equal(
-        "start",
-        events[2].number("start")?,
-        events[2].number("address")?,
-    )
+    let expected = [
+        ("migrate_begin", cause),
+        ("migrate_end", &format!("{cause} moved=1 error=0")),
+        ("cpu_fault", "device=0 moved=1 answer=retry"),
+    ];
+    are_about(&events, memory, 7..8, &expected)?;
+    let (start, address) = (events[2].number("start")?, events[2].number("address")?);
+    equal("start", start, address)
 }
 
-fn cpu_fault_huge(device: Device) -> Result<()> {
-    let memory = huge::huge(1)?;
-    memory.move_out(&device, memory.all())?;
-    let trace = Trace::of(&["cpu_fault", "migrate_end"])?;
-    memory.verify(100..101)?;
-    let events = trace.take()?;
-    equal("number of events", events.len(), 2)?;
+fn cpu_fault_huge(device: &Device, memory: &Memory) -> Result<()> {
+    memory.out(device)?;
+    let events = caused(&["cpu_fault", "migrate_end"], || memory.verify(100..101))?;
+    are(&events, &["migrate_end", "cpu_fault"])?;
     events[0].has("order=9 pages=512 cause=cpu_fault moved=512 error=0")?;
-    is_for(&events[0], &memory, memory.all())?;
+    is_for(&events[0], memory, memory.all())?;
     events[1].has("pages=512 moved=512 answer=retry")?;
-    let start = events[1].number("start")?;
+    let (start, address) = (events[1].number("start")?, events[1].number("address")?);
     equal("start", start, memory.region.addr() as i64)?;
-    let touched = start + (100 * page_size()) as i64;
-    equal("address", events[1].number("address")?, touched)
+    equal("address", address, start + (100 * page_size()) as i64)
 }
 
-fn cpu_fault_refused(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let trace = Trace::of(&["cpu_fault", "migrate_end"])?;
-    let failure = Failure::new("copy_out", Often::Once)?;
-    let end = touched(&memory, 3, false)?;
-    equal("end of the child", end, Exit::Signal(Signal::SIGBUS))?;
-    drop(failure);
-    let events = trace.take()?;
-    let end = events
-        .iter()
-        .find(|event| event.name == "migrate_end")
-        .context("no migrate_end")?;
-    end.has("cause=cpu_fault moved=0 error=-5")?;
-    let fault = events
-        .iter()
-        .find(|event| event.name == "cpu_fault")
-        .context("no cpu_fault")?;
-    fault.has("device=0 moved=0 answer=bus_error")?;
-    memory.verify(memory.all())
+fn cpu_fault_refused(_: &Device, memory: &Memory) -> Result<()> {
+    let events = caused(&["cpu_fault", "migrate_end"], || refused_once(memory))?;
+    there_are(&events, &["migrate_end", "cpu_fault"])?;
+    named(&events, "migrate_end")[0].has("cause=cpu_fault moved=0 error=-5")?;
+    named(&events, "cpu_fault")[0].has("device=0 moved=0 answer=bus_error")
 }
 
 fn evicted(context: &Context) -> Result<()> {
@@ -276,61 +267,45 @@ fn evicted(context: &Context) -> Result<()> {
         let device = context.open()?;
         let first = Memory::new(pages(BLOCKS))?;
         move_there(&device, &first)?;
-        let trace = Trace::of(&["evict", "migrate_begin", "migrate_end", "reserve"])?;
         let more = Memory::new(pages(1))?;
-        move_there(&device, &more)?;
-        let events = trace.take()?;
-        let ends: Vec<_> = events
-            .iter()
-            .filter(|event| event.name == "migrate_end")
-            .cloned()
-            .collect();
-        let out = of_cause(ends.clone(), "eviction");
-        equal("pages evicted", sum(&out, "moved")?, pages(1) as i64)?;
+        let names = ["evict", "migrate_begin", "migrate_end", "reserve"];
+        let events = caused(&names, || move_there(&device, &more))?;
+        let out = of_cause(named(&events, "migrate_end"), "eviction");
+        equal("pages evicted", sum(&out, "moved")?, pages(1) as u64)?;
         for end in &out {
             end.has("device=0 address=0x0 from=device to=system error=0")?;
         }
-        let evictions: Vec<_> = events
-            .iter()
-            .filter(|event| event.name == "evict")
-            .cloned()
-            .collect();
-        equal("pages evicted", sum(&evictions, "moved")?, pages(1) as i64)?;
+        let evictions = named(&events, "evict");
+        equal("pages evicted", sum(&evictions, "moved")?, pages(1) as u64)?;
         for event in &evictions {
             event.has("device=0 cause=eviction left=0 error=0")?;
             let block = event.number("block")?;
             ensure!((0..BLOCKS as i64).contains(&block), "block {block}");
             ensure!(event.number("ns")? > 0, "an eviction in no time");
         }
-        let asked = events
-            .iter()
-            .filter(|event| event.name == "reserve")
-            .any(|event| event.has("evict=1 error=0").is_ok());
+        let asked = |event: &Event| event.has("evict=1 error=0").is_ok();
+        let asked = named(&events, "reserve").iter().any(asked);
         ensure!(asked, "no reservation that evicts");
-        first.verify(first.all())?;
-        more.verify(more.all())
+        first.intact()?;
+        more.intact()
     })
 }
 
-fn released(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+fn released(device: &Device, memory: &Memory) -> Result<()> {
     let trace = Trace::of(&["evict", "migrate_end"])?;
-    let count = device.release()?.pages as i64;
-    let events = trace.take()?;
-    let (evictions, ends): (Vec<_>, Vec<_>) = of_cause(events, "release")
-        .into_iter()
-        .partition(|event| event.name == "evict");
-    equal("pages of evict", sum(&evictions, "moved")?, count)?;
-    equal("pages of migrate_end", sum(&ends, "moved")?, count)?;
-    ensure!(count >= PAGES as i64, "{count} pages came");
-    memory.verify(memory.all())
+    let count = device.release()?.pages;
+    let events = of_cause(trace.take()?, "release");
+    for name in ["evict", "migrate_end"] {
+        equal(name, sum(&named(&events, name), "moved")?, count)?;
+    }
+    ensure!(count >= PAGES as u64, "{count} pages came");
+    memory.intact()
 }
 
 fn device_fault(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let trace = Trace::of(&["device_fault"])?;
-    memory.device_reads(&device, memory.all())?;
+    memory.reads(&device)?;
     let event = trace.take_one("device_fault")?;
     event.has("device=0 access=read error=0")?;
     is_for(&event, &memory, memory.all())?;
@@ -340,55 +315,44 @@ fn device_fault(device: Device) -> Result<()> {
     fails_at_once("a write to read-only memory", answer, Errno::EPERM)?;
     let events = trace.take_of("device_fault")?;
     ensure!(!events.is_empty());
-    for event in events {
-        event.has("access=write error=-1")?;
-    }
-    Ok(())
+    let mut events = events.iter();
+    events.try_for_each(|event| event.has("access=write error=-1"))
 }
 
-fn device_fault_brings_back(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    let (made, done) = (Gate::new()?, Gate::new()?);
-    let child = helper(|| {
-        made.open()?;
-        done.wait()
+fn device_fault_brings_back(device: &Device, memory: &Memory) -> Result<()> {
+    while_shared(|| {
+        let trace = Trace::of(&["migrate_end"])?;
+        memory.device_refills(device, 2)?;
+        let ends = of_cause(trace.take()?, "device_fault");
+        ensure!(!ends.is_empty(), "nothing went back for the device");
+        equal("pages", sum(&ends, "moved")?, PAGES as u64)?;
+        ends[0].has("device=0 from=device to=system error=0")?;
+        is_for(&ends[0], memory, memory.all())
     })?;
-    made.wait()?;
-    let trace = Trace::of(&["migrate_end"])?;
-    memory.device_refills(&device, 2)?;
-    let ends = of_cause(trace.take()?, "device_fault");
-    ensure!(!ends.is_empty(), "nothing went back for the device");
-    equal("pages", sum(&ends, "moved")?, PAGES as i64)?;
-    ends[0].has("device=0 from=device to=system error=0")?;
-    is_for(&ends[0], &memory, memory.all())?;
-    done.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn invalidated(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.device_reads(&device, 0..20)?;
-    let trace = Trace::of(&["invalidate"])?;
-    memory.region.advise(memory.all(), Advice::DontNeed)?;
-    let events = at_start(trace.take()?, &memory);
-    equal("number of events", events.len(), 1)?;
-    events[0].has("device=0 event=clear own=0 cleared=20")?;
-    is_for(&events[0], &memory, memory.all())
+    let drop_all = || Ok(memory.region.advise(memory.all(), Advice::DontNeed)?);
+    let events = at_start(caused(&["invalidate"], drop_all)?, &memory);
+    let expected = [("invalidate", "device=0 event=clear own=0 cleared=20")];
+    are_about(&events, &memory, memory.all(), &expected)
 }
 
 fn invalidated_by_itself(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let trace = Trace::of(&["invalidate"])?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     let events = at_start(trace.take()?, &memory);
+    let is_migration = |event: &&Event| event.has("event=migrate").is_ok();
     let own = events
         .iter()
-        .find(|event| event.has("event=migrate").is_ok())
+        .find(is_migration)
         .context("no event of a migration")?;
     own.has("device=0 own=1 cleared=0")?;
-    memory.device_reads(&device, memory.all())?;
+    memory.reads(&device)?;
     trace.take()?;
     memory.verify(0..1)?;
     let events = at_start(trace.take()?, &memory);
@@ -396,51 +360,31 @@ fn invalidated_by_itself(device: Device) -> Result<()> {
     events[0].has("event=migrate own=1 pages=1 cleared=1")
 }
 
-fn exclusive(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn exclusive(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let trace = Trace::of(&["exclusive", "invalidate"])?;
     let mut view = vec![0; memory.region.len()];
     device.exclusive(memory.region.range(), &mut view)?;
     let events = trace.take()?;
-    let is_exclusive = |event: &&Event| event.name == "exclusive";
-    let event = events.iter().find(is_exclusive).context("no event")?;
+    there_are(&events, &["exclusive"])?;
+    let event = &named(&events, "exclusive")[0];
     event.has(&format!("device=0 made={PAGES} error=0"))?;
     is_for(event, &memory, memory.all())?;
-    let own = at_start(events, &memory);
-    ensure!(
-        own.iter()
-            .any(|event| event.has("event=exclusive own=1").is_ok())
-    );
+    let is_own = |event: &Event| event.has("event=exclusive own=1").is_ok();
+    ensure!(at_start(events, &memory).iter().any(is_own));
     memory.region.protect(10..PAGES, Protection::None)?;
     trace.take()?;
     let answer = device.exclusive(memory.region.range(), &mut view);
     ensure!(answer.is_err(), "memory without rights became exclusive");
-    let event = trace.take_one("exclusive")?;
-    event.has("made=10 error=-14")
+    trace.take_one("exclusive")?.has("made=10 error=-14")
 }
 
 fn everything_at_once(context: &Context) -> Result<()> {
     let trace = Trace::new()?;
     trace.switch("", true)?;
-    let start = Gate::new()?;
-    let child = helper(|| {
-        start.wait()?;
-        all_ways(context, 2)
-    })?;
-    start.open()?;
-    all_ways(context, 1)?;
-    child.join()?;
+    all_ways_twice(context)?;
     trace.switch("", false)?;
     let events = trace.take()?;
-    for name in [
-        "migrate_begin",
-        "migrate_end",
-        "cpu_fault",
-        "invalidate",
-        "device_fault",
-    ] {
-        ensure!(events.iter().any(|event| event.name == name), "no {name}");
-    }
-    Ok(())
+    there_are(&events, &["migrate_begin", "migrate_end", "cpu_fault"])?;
+    there_are(&events, &["invalidate", "device_fault"])
 }

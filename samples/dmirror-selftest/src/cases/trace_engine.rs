@@ -7,6 +7,7 @@ use std::process;
 
 use dmirror_client::queue::Options;
 
+use super::trace::{are, have_formats, named, sum};
 use crate::prelude::*;
 use crate::settings::PRESETS;
 use crate::tracing::{Event, Trace};
@@ -43,41 +44,22 @@ fn is_of(event: &Event, worker: &Worker) -> Result<()> {
     event.has("device=0 engine=0")
 }
 
-/// The sum of a field, of those events that have some others.
-fn sum(events: &[Event], field: &str, having: &str) -> Result<u64> {
-    let events = events.iter().filter(|event| event.has(having).is_ok());
-    let numbers = events.map(|event| Ok(event.number(field)? as u64));
-    numbers.sum()
-}
-
-fn named(events: &[Event], name: &str) -> Vec<Event> {
-    let mut events = events.to_vec();
-    events.retain(|event| event.name == name);
-    events
+/// Of how many events the fields are so.
+fn count(events: &[Event], fields: &str) -> u64 {
+    let are_so = |event: &&Event| event.has(fields).is_ok();
+    events.iter().filter(are_so).count() as u64
 }
 
 fn engine_formats(_: &Context) -> Result<()> {
-    let trace = Trace::new()?;
     let engine = "device pid engine client";
-    for (event, fields) in [
-        ("fault_post", &*format!("{engine} address reason overflow")),
+    let of = |fields| format!("{engine} {fields}");
+    have_formats(&[
+        ("fault_post", &of("address reason overflow")),
         ("fault_batch", "device entries groups merged"),
-        (
-            "fault_service",
-            &format!("{engine} address pages granule decision moved"),
-        ),
-        (
-            "job_begin",
-            &format!("{engine} queue seqno address packets"),
-        ),
-        (
-            "job_end",
-            &format!("{engine} queue seqno executed error address"),
-        ),
-    ] {
-        equal(event, trace.fields_of(event)?.join(" "), fields.to_owned())?;
-    }
-    Ok(())
+        ("fault_service", &of("address pages granule decision moved")),
+        ("job_begin", &of("queue seqno address packets")),
+        ("job_end", &of("queue seqno executed error address")),
+    ])
 }
 
 fn jobs(context: &Context) -> Result<()> {
@@ -92,8 +74,7 @@ fn jobs(context: &Context) -> Result<()> {
         equal("number", queue.submit(at, count)?, seqno)?;
         queue.wait(seqno, Some(Duration::from_secs(60)))?;
         let events = trace.take()?;
-        let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
-        equal("events", names, vec!["job_begin", "job_end"])?;
+        are(&events, &["job_begin", "job_end"])?;
         let number = queue.number();
         for event in &events {
             is_of(event, &worker)?;
@@ -112,11 +93,8 @@ fn failed_job(context: &Context) -> Result<()> {
     let hole = data.split_off(1);
     let address = hole.addr();
     drop(hole);
-    let outcome = worker.run(&[
-        Packet::spin(1),
-        Packet::spin(1),
-        Packet::fill(data.addr(), 2 * PAGE, 1),
-    ])?;
+    let fill = Packet::fill(data.addr(), 2 * PAGE, 1);
+    let outcome = worker.run(&[Packet::spin(1), Packet::spin(1), fill])?;
     equal("address", outcome.fault_addr, address)?;
     let end = trace.take_one("job_end")?;
     is_of(&end, &worker)?;
@@ -134,7 +112,7 @@ fn cancelled_job(context: &Context) -> Result<()> {
     let start = Instant::now();
     while data.load(0) == 0 {
         ensure!(start.elapsed() < PATIENCE, "the job does not begin");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     worker.queue.destroy()?;
     let events = trace.take()?;
@@ -168,35 +146,22 @@ fn posted(context: &Context) -> Result<()> {
     let result = Region::anonymous(1)?;
     let data = || Region::options(4).huge(false).map();
     let (read, written, added) = (data()?, data()?, data()?);
+    let sum = Packet::sum(result.addr(), read.addr(), 4 * PAGE);
+    let fill = Packet::fill(written.addr() + 8, 2 * PAGE, 1);
+    let add = Packet::add(Width::Eight, added.addr(), 1, 1, 0);
     for (reason, region, packet, pages) in [
-        (
-            "read",
-            &read,
-            Packet::sum(result.addr(), read.addr(), 4 * PAGE),
-            4,
-        ),
-        (
-            "write",
-            &written,
-            Packet::fill(written.addr() + 8, 2 * PAGE, 1),
-            3,
-        ),
-        (
-            "atomic",
-            &added,
-            Packet::add(Width::Eight, added.addr(), 1, 1, 0),
-            1,
-        ),
+        ("read", &read, sum, 4),
+        ("write", &written, fill, 3),
+        ("atomic", &added, add, 1),
     ] {
         let posts = of_packet(&worker, &trace, packet, region)?;
-        let addresses: Vec<_> = posts
-            .iter()
-            .filter_map(|event| event.number("address").ok())
-            .collect();
-        let expected: Vec<_> = (0..pages)
-            .map(|page| (region.addr() + page * PAGE) as i64)
-            .collect();
-        equal(reason, addresses, expected)?;
+        let addresses = posts.iter().map(|event| event.number("address"));
+        let expected = (0..pages).map(|page| (region.addr() + page * PAGE) as i64);
+        equal(
+            reason,
+            addresses.collect::<Result<Vec<_>>>()?,
+            expected.collect(),
+        )?;
         for post in &posts {
             is_of(post, &worker)?;
             post.has(&format!("reason={reason} overflow=0"))?;
@@ -214,23 +179,18 @@ fn hot_block(context: &Context) -> Result<()> {
     let counter = |addr: u64| (addr >> 21) % 64;
     let shared = counter(memory.region.addr()) == counter(worker.code.addr());
     let first = if shared { 512 } else { 0 };
-    let packet = Packet::fence(
-        memory.region.addr() + (first + 7) * PAGE,
-        memory.region.load((first as usize + 7) * 512),
-    );
+    let page = first + 7;
+    let word = memory.region.touch(page as usize);
+    let packet = Packet::fence(memory.region.addr() + page * PAGE, word);
     let added = policy.added(|| worker.does(&[packet; 25]))?;
     let events = trace.take()?;
-    let posts = named(&events, "fault_post");
-    let count = posts.iter().filter(|post| post.has("reason=hot").is_ok());
-    equal("hot blocks", count.count() as u64, added.hot_blocks)?;
+    let hot = count(&named(&events, "fault_post"), "reason=hot");
+    equal("hot blocks", hot, added.hot_blocks)?;
     let start = memory.region.addr() + first * PAGE;
     let moved = format!("address={start:#x} pages=512 granule=512 decision=move moved=512");
     let services = named(&events, "fault_service");
-    ensure!(
-        services.iter().any(|event| event.has(&moved).is_ok()),
-        "no {moved}: {services:#?}"
-    );
-    memory.verify(memory.all())
+    ensure!(count(&services, &moved) > 0, "no {moved}: {services:#?}");
+    memory.intact()
 }
 
 fn batches(context: &Context) -> Result<()> {
@@ -259,16 +219,15 @@ fn batches(context: &Context) -> Result<()> {
             })?;
             let events = trace.take()?;
             let posts = named(&events, "fault_post");
-            equal("posted", posts.len() as u64, added.fault_posted)?;
-            let seen = sum(&posts, "overflow", "")?;
-            equal("overflows", seen, added.fault_overflows)?;
+            let seen = (posts.len() as u64, sum(&posts, "overflow")?);
+            let expected = (added.fault_posted, added.fault_overflows);
+            equal("posted, overflows", seen, expected)?;
             let batches = named(&events, "fault_batch");
-            equal("batches", batches.len() as u64, added.fault_batches)?;
-            let entries = sum(&batches, "entries", "")?;
-            equal("entries", entries, added.fault_posted)?;
-            let merged = sum(&batches, "merged", "")?;
-            equal("merged", merged, added.fault_merged)?;
-            equal("groups", sum(&batches, "groups", "")?, entries - merged)?;
+            let (entries, merged) = (sum(&batches, "entries")?, sum(&batches, "merged")?);
+            let seen = (batches.len() as u64, entries, merged);
+            let expected = (added.fault_batches, added.fault_posted, added.fault_merged);
+            equal("batches, entries, merged", seen, expected)?;
+            equal("groups", sum(&batches, "groups")?, entries - merged)?;
             let most = settings[1].1;
             for batch in &batches {
                 ensure!((1..=most.into()).contains(&batch.number("entries")?));
@@ -303,22 +262,16 @@ fn compare(context: &Context, policy: &Policy, what: &str) -> Result<Vec<Event>>
         Ok(())
     })?;
     let events = trace.take()?;
-    for event in &events {
-        is_of(event, &worker)?;
-    }
-    let count = |decision: &str| {
-        let text = format!("decision={decision}");
-        let seen = events.iter().filter(|event| event.has(&text).is_ok());
-        seen.count() as u64
-    };
-    let moves = count("move") + count("nap");
-    equal(&format!("{what}: granules"), moves, added.granules)?;
-    equal(&format!("{what}: naps"), count("nap"), added.naps)?;
-    equal(&format!("{what}: pins"), count("pin"), added.pins)?;
-    let moved = sum(&events, "moved", "")?;
-    equal(&format!("{what}: moved"), moved, added.out_device_fault)?;
-    let ahead = sum(&events, "pages", "")? - sum(&events, "granule", "")?;
-    equal(&format!("{what}: ahead"), ahead, added.prefetched)?;
+    events.iter().try_for_each(|event| is_of(event, &worker))?;
+    let decided = |decision: &str| count(&events, &format!("decision={decision}"));
+    let [moves, naps, pins] = ["move", "nap", "pin"].map(decided);
+    let seen = [moves + naps, naps, pins];
+    let expected = [added.granules, added.naps, added.pins];
+    equal(&format!("{what}: granules, naps, pins"), seen, expected)?;
+    let ahead = sum(&events, "pages")? - sum(&events, "granule")?;
+    let expected = [added.out_device_fault, added.prefetched];
+    let seen = [sum(&events, "moved")?, ahead];
+    equal(&format!("{what}: moved, ahead"), seen, expected)?;
     Ok(events)
 }
 
@@ -327,7 +280,7 @@ fn serviced(context: &Context) -> Result<()> {
     for preset in PRESETS {
         let policy = Policy::of(preset)?;
         let events = compare(context, &policy, preset)?;
-        let mapped = events.iter().any(|event| event.has("decision=map").is_ok());
+        let mapped = count(&events, "decision=map") > 0;
         equal(&format!("{preset}: mapped"), mapped, preset == "test_hmm")?;
     }
     let thrashing = [
@@ -340,10 +293,7 @@ fn serviced(context: &Context) -> Result<()> {
     let policy = Policy::with("uvm", &thrashing)?;
     let events = compare(context, &policy, "thrashing")?;
     for decision in ["decision=nap", "decision=pin"] {
-        ensure!(
-            events.iter().any(|event| event.has(decision).is_ok()),
-            "no {decision}"
-        );
+        ensure!(count(&events, decision) > 0, "no {decision}");
     }
     Ok(())
 }
@@ -359,21 +309,18 @@ fn serviced_where(context: &Context) -> Result<()> {
         let packet = Packet::sum(result.addr(), at, PAGE);
         let events = of_packet(&worker, &trace, packet, &memory.region)?;
         equal(&format!("{preset}: events"), events.len(), 1)?;
-        let start = if granule == 1 {
-            at
-        } else {
-            memory.region.addr()
-        };
+        let base = memory.region.addr();
+        let start = if granule == 1 { at } else { base };
         let (decision, moved) = match preset {
             "test_hmm" => ("map", 0),
             _ => ("move", granule),
         };
-        events[0].has(&format!(
-            "address={start:#x} pages={granule} granule={granule} decision={decision} moved={moved}"
-        ))?;
+        events[0].has(&format!("address={start:#x} pages={granule}"))?;
+        events[0].has(&format!("granule={granule} decision={decision}"))?;
+        events[0].has(&format!("moved={moved}"))?;
         is_of(&events[0], &worker)?;
         drop(policy);
-        memory.verify(memory.all())?;
+        memory.intact()?;
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 //! userfaultfd: a program that answers faults itself, and pages on the device.
 
-use anyhow::anyhow;
 use dmirror_client::Uffd;
 use dmirror_client::uffd::Mode;
 
@@ -40,6 +39,22 @@ pub(super) fn uffd() -> Result<Uffd> {
     }
 }
 
+/// Memory whose faults of one kind the program answers.
+fn answered(memory: Memory, mode: Mode) -> Result<(Uffd, Memory)> {
+    let uffd = uffd()?;
+    uffd.register(&memory.region, memory.all(), mode)?;
+    Ok((uffd, memory))
+}
+
+/// Filled memory whose pages may be protected, and are if `protected` says so.
+fn protectable(protected: bool) -> Result<(Uffd, Memory)> {
+    let (uffd, memory) = answered(Memory::new(PAGES)?, Mode::WriteProtect)?;
+    if protected {
+        uffd.protect(&memory.region, memory.all(), true)?;
+    }
+    Ok((uffd, memory))
+}
+
 /// Checks that no fault waits for an answer.
 fn no_fault(uffd: &Uffd) -> Result<()> {
     equal("faults", uffd.wait(Duration::ZERO)?, None)
@@ -60,66 +75,44 @@ fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
         let waits = !writer.is_finished();
         uffd.protect(region, page..page + 1, false)?;
         joined(writer)?;
-        let Some(fault) = fault? else {
-            return Err(anyhow!("a write to protected page {page} raised no fault"));
-        };
+        let fault = fault?.with_context(|| format!("a write to page {page} raised no fault"))?;
         ensure!(waits, "the write did not wait for the answer");
-        ensure!(
-            fault.protected && fault.write,
-            "expected a write to a protected page: {fault:?}"
-        );
+        let is_right = fault.protected && fault.write;
+        ensure!(is_right, "expected a write to a protected page: {fault:?}");
         equal("address", fault.addr, region.part(page..page + 1).addr())
     })?;
     equal("word written", region.load(word), value)
 }
 
 fn holes_stay_holes(device: Device) -> Result<()> {
-    let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     memory.fill(4..12);
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    let mut view = vec![0; memory.region.len()];
-    let counts = fails_counted(
-        "MIGRATE_TO_DEV",
-        device.migrate_to_device(memory.region.range(), &mut view),
-        Errno::ENOENT,
-    )?;
+    let (uffd, memory) = answered(memory, Mode::Missing)?;
+    let counts = fails_counted("MIGRATE_TO_DEV", memory.try_out(&device), Errno::ENOENT)?;
     equal("pages moved", counts.pages, 8)?;
-    memory.expect("pages", 4..12, Where::Device)?;
-    memory.expect("holes before them", 0..4, Where::Nowhere)?;
-    memory.expect("holes behind them", 12..PAGES, Where::Nowhere)?;
+    memory.only(4..12, Where::Device, Where::Nowhere)?;
     no_fault(&uffd)?;
     memory.verify(4..12)
 }
 
 fn copied(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::untouched(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    equal(
-        "pages copied",
-        uffd.copy(&memory.region, 0, &memory.data().to_bytes(0..PAGES))?,
-        PAGES,
-    )?;
-    memory.move_out(&device, memory.all())?;
+    let (uffd, memory) = answered(Memory::untouched(PAGES)?, Mode::Missing)?;
+    let copied = uffd.copy(&memory.region, 0, &memory.data().to_bytes(0..PAGES))?;
+    equal("pages copied", copied, PAGES)?;
+    memory.out(&device)?;
     memory.verify(0..PAGES / 2)?;
     memory.move_back(&device, PAGES / 2..PAGES, PAGES / 2)?;
     no_fault(&uffd)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn zeroed(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::untouched(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
+    let (uffd, memory) = answered(Memory::untouched(PAGES)?, Mode::Missing)?;
     uffd.zero(&memory.region, 0..PAGES)?;
     let mut view = vec![1; memory.region.len()];
     match device.migrate_to_device(memory.region.range(), &mut view) {
         Ok(_) => {
-            ensure!(
-                view.iter().all(|byte| *byte == 0),
-                "the device's view is not zero"
-            );
+            zeros("the device's view", &view)?;
             memory.expect("after moving out", memory.all(), Where::Device)?;
         }
         // The kernel takes zero pages for holes here.
@@ -128,40 +121,25 @@ fn zeroed(device: Device) -> Result<()> {
             memory.expect("after a refusal", memory.all(), Where::System)?;
         }
     }
-    ensure!(
-        memory.region.is_zero(0..PAGES),
-        "memory does not read as zero"
-    );
+    memory.is_zero(0..PAGES)?;
     memory.refill(2);
     no_fault(&uffd)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn copy_onto_resident(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    memory.move_out(&device, memory.all())?;
-    let other = vec![0x5a; page_size()];
-    equal(
-        "UFFDIO_COPY onto a resident page",
-        uffd.copy(&memory.region, 3, &other),
-        Err(Errno::EEXIST),
-    )?;
-    equal(
-        "UFFDIO_ZEROPAGE onto a resident page",
-        uffd.zero(&memory.region, 4..5),
-        Err(Errno::EEXIST),
-    )?;
+    let (uffd, memory) = answered(Memory::new(PAGES)?, Mode::Missing)?;
+    memory.out(&device)?;
+    let copied = uffd.copy(&memory.region, 3, &vec![0x5a; page_size()]);
+    equal("UFFDIO_COPY onto one there", copied, Err(Errno::EEXIST))?;
+    let zeroed = uffd.zero(&memory.region, 4..5);
+    equal("UFFDIO_ZEROPAGE onto one there", zeroed, Err(Errno::EEXIST))?;
     memory.expect("after both", memory.all(), Where::Device)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn missing_after_dontneed(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
+    let (uffd, memory) = answered(Memory::resident(&device, PAGES)?, Mode::Missing)?;
     memory.region.advise(8..16, Advice::DontNeed)?;
     let region = &memory.region;
     let seen = answering(&uffd, &memory, || Ok(region.touch(9)))?;
@@ -202,51 +180,46 @@ pub(super) fn answering<T: Send>(
 }
 
 fn protected_on_the_device(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
-    memory.move_out(&device, memory.all())?;
+    let (uffd, memory) = protectable(false)?;
+    memory.out(&device)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     memory.expect("after protection", memory.all(), Where::Device)?;
     write_is_reported(&uffd, &memory, 5)?;
-    memory.verify(memory.all())?; // reading needs no answer
+    memory.intact()?; // reading needs no answer
     no_fault(&uffd)?;
     write_is_reported(&uffd, &memory, 7)
 }
 
 fn protection_goes_out_and_back(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
-    uffd.protect(&memory.region, 0..PAGES, true)?;
-    memory.move_out(&device, memory.all())?;
+    let (uffd, memory) = protectable(true)?;
+    memory.out(&device)?;
     write_is_reported(&uffd, &memory, 3)?;
     memory.move_back(&device, 8..PAGES, PAGES - 8)?;
     write_is_reported(&uffd, &memory, 9)?;
-    memory.move_out(&device, memory.all())?;
+    memory.out(&device)?;
     memory.verify(10..12)?;
     write_is_reported(&uffd, &memory, 11)?;
     no_fault(&uffd)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn unprotected_on_the_device(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
-    uffd.protect(&memory.region, 0..PAGES, true)?;
-    memory.move_out(&device, memory.all())?;
+    let (uffd, memory) = protectable(true)?;
+    memory.out(&device)?;
     uffd.protect(&memory.region, 0..PAGES, false)?;
     memory.refill(2);
     no_fault(&uffd)?;
-    memory.verify(memory.all())
+    memory.intact()
+}
+
+/// Memory, and a hole of the same size to move it to.
+fn with_target() -> Result<(Uffd, Memory, Region)> {
+    let (uffd, target) = answered(Memory::untouched(PAGES)?, Mode::Missing)?;
+    Ok((uffd, Memory::new(PAGES)?, target.region))
 }
 
 fn move_of_resident_pages(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    let target = Region::options(PAGES).huge(false).map()?;
-    uffd.register(&target, 0..PAGES, Mode::Missing)?;
+    let (uffd, memory, target) = with_target()?;
     memory.move_out(&device, 4..PAGES)?;
     // Four pages in system memory, then resident ones.
     match uffd.move_pages(&memory.region, 0..PAGES, &target, 0) {
@@ -255,76 +228,51 @@ fn move_of_resident_pages(device: Device) -> Result<()> {
     }
     let there = Survey::of(target.range())?;
     let moved = PAGES - there.absent();
-    ensure!(
-        moved >= 4,
-        "the pages in system memory did not move: {moved}"
-    );
-    println!(
-        "{moved} pages are at the new place, {} of them on the device",
-        there.on_device()
-    );
+    let there = there.on_device();
+    ensure!(moved >= 4, "moved {moved} of those in system memory");
+    println!("{moved} pages are at the new place, {there} of them there");
     memory.data().check(&target, 0..moved)?;
     if moved < PAGES {
         memory.verify(moved..PAGES)?;
     }
-    all_at(
-        "where they were",
-        memory.region.part(0..moved),
-        Where::Nowhere,
-    )
+    memory.expect("where they were", 0..moved, Where::Nowhere)
 }
 
 fn move_of_returned_pages(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    let target = Region::options(PAGES).huge(false).map()?;
-    uffd.register(&target, 0..PAGES, Mode::Missing)?;
-    memory.move_out(&device, memory.all())?;
+    let (uffd, memory, target) = with_target()?;
+    memory.out(&device)?;
     memory.move_back(&device, memory.all(), PAGES)?;
-    equal(
-        "UFFDIO_MOVE",
-        uffd.move_pages(&memory.region, 0..PAGES, &target, 0),
-        Ok(PAGES),
-    )?;
+    let moved = uffd.move_pages(&memory.region, 0..PAGES, &target, 0);
+    equal("UFFDIO_MOVE", moved, Ok(PAGES))?;
     let (data, memory) = (memory.data(), Memory::of(target));
     let mut view = vec![0; memory.region.len()];
     device.migrate_to_device(memory.region.range(), &mut view)?;
     memory.expect("at their new place", memory.all(), Where::Device)?;
     data.check_bytes(&view, 0)?;
-    data.check(&memory.region, 0..PAGES)?;
-    Ok(())
+    Ok(data.check(&memory.region, 0..PAGES)?)
 }
 
 fn device_reads_missing(device: Device) -> Result<()> {
-    let uffd = uffd()?;
     let memory = Memory::untouched(PAGES)?;
     memory.fill(0..8);
     memory.move_out(&device, 0..4)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
-    let range = memory.region.range();
-    let read = |device: &Device| {
-        let mut view = vec![0; range.bytes() as usize];
-        device.read_unlocked(range, &mut view)?;
-        Ok(view)
-    };
-    let view = answering(&uffd, &memory, || read(&device))?;
+    let (uffd, memory) = answered(memory, Mode::Missing)?;
+    let (range, mut view) = (memory.region.range(), vec![0; memory.region.len()]);
+    answering(&uffd, &memory, || {
+        Ok(device.read_unlocked(range, &mut view)?)
+    })?;
     memory.data().check_bytes(&view, 0)?;
     memory.expect("resident pages", 0..4, Where::Device)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn device_writes_protected(device: Device) -> Result<()> {
-    let uffd = uffd()?;
-    let memory = Memory::new(PAGES)?;
-    uffd.register(&memory.region, 0..PAGES, Mode::WriteProtect)?;
+    let (uffd, memory) = protectable(false)?;
     memory.move_out(&device, 0..PAGES / 2)?;
     uffd.protect(&memory.region, 0..PAGES, true)?;
     let fresh = memory.data().round(2);
-    let source = Memory::untouched(PAGES)?;
-    fresh.fill(&source.region, 0..PAGES);
-    let (range, bytes) = (memory.region.range(), source.region.to_bytes(0..PAGES));
+    let (range, bytes) = (memory.region.range(), fresh.to_bytes(0..PAGES));
     let counts = answering(&uffd, &memory, || Ok(device.write(range, &bytes)?))?;
     equal("pages written", counts.pages, PAGES as u64)?;
-    fresh.check(&memory.region, 0..PAGES)?;
-    Ok(())
+    Ok(fresh.check(&memory.region, 0..PAGES)?)
 }

@@ -27,23 +27,19 @@ const PAGES: usize = 300;
 
 fn pages_come_back(context: &Context) -> Result<()> {
     let (module, loader) = context.module()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&context.open()?, memory.all())?;
+    let memory = Memory::resident(&context.open()?, PAGES)?;
     let unloaded = Unloaded::new(&module, loader)?;
     memory.expect("after unloading", memory.all(), Where::System)?;
-    memory.verify(memory.all())?;
-    memory.refill(2);
-    memory.verify(memory.all())?;
+    memory.intact()?;
+    memory.rewrite(2)?;
     unloaded.load_again()?;
-    memory.move_out(&context.open()?, memory.all())?;
-    memory.verify(memory.all())
+    memory.out_and_read(&context.open()?)
 }
 
 fn refused_while_open(context: &Context) -> Result<()> {
     let (module, loader) = context.module()?;
     let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
+    let memory = Memory::resident(&device, PAGES)?;
     match module.unload() {
         Ok(()) => {
             loader.load(&module, &[])?;
@@ -53,61 +49,63 @@ fn refused_while_open(context: &Context) -> Result<()> {
     }
     memory.expect("after the refusal", memory.all(), Where::Device)?;
     memory.move_back(&device, memory.all(), PAGES)?;
-    memory.verify(memory.all())
+    memory.intact()
 }
 
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
-fn other_processes(context: &Context) -> Result<()> {
+/// Unloads while memory is on the device that a child shares, which opens `there` when it is ready,
+/// and goes on when `gone` is open.
+fn unload_shared(
+    context: &Context,
+    memory: &Memory,
+    child: impl FnOnce(&Gate, &Gate) -> Result<()>,
+) -> Result<()> {
     let (module, loader) = context.module()?;
-    let gone = Gate::new()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&context.open()?, memory.all())?;
-    // It shares the pages, writes to some, and reads all afterwards.
+    let (there, gone) = (Gate::new()?, Gate::new()?);
+    memory.out(&context.open()?)?;
     let child = helper(|| {
-        memory.fill(0..20);
-        gone.wait()?;
-        memory.verify(memory.all())?;
-        memory.refill(2);
-        memory.verify(memory.all())
+        child(&there, &gone)?;
+        memory.intact()?;
+        memory.rewrite(2)
     })?;
+    there.wait()?;
     let unloaded = Unloaded::new(&module, loader)?;
     memory.expect("after unloading", memory.all(), Where::System)?;
     gone.open()?;
-    child.join()?;
-    memory.verify(memory.all())?;
+    memory.survives(child)?;
     unloaded.load_again()
+}
+
+fn other_processes(context: &Context) -> Result<()> {
+    let memory = Memory::new(PAGES)?;
+    // It shares the pages, writes to some, and reads all afterwards.
+    unload_shared(context, &memory, |there, gone| {
+        memory.fill(0..20);
+        there.open()?;
+        gone.wait()
+    })
 }
 
 fn while_pages_are_touched(context: &Context) -> Result<()> {
     let (module, loader) = context.module()?;
     for _ in 0..3 {
-        let memory = Memory::new(PAGES)?;
-        memory.move_out(&context.open()?, memory.all())?;
+        let memory = Memory::resident(&context.open()?, PAGES)?;
         let (region, data) = (&memory.region, memory.data());
         let unloaded = thread::scope(|scope| {
-            let readers: Vec<_> = [3, 7, 11]
-                .map(|step| {
-                    scope.spawn(move || {
-                        (0..PAGES).try_for_each(|page| {
-                            let page = page * step % PAGES;
-                            data.check(region, page..page + 1)
-                        })
-                    })
-                })
-                .into();
+            let readers = [3, 7, 11].map(|step| {
+                let page = move |page| page * step % PAGES;
+                let mut pages = (0..PAGES).map(page);
+                scope.spawn(move || pages.try_for_each(|page| data.check(region, page..page + 1)))
+            });
             let unloaded = Unloaded::new(&module, loader);
-            for reader in readers {
-                reader
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            }
+            readers.into_iter().try_for_each(joined)?;
             unloaded
         })?;
         memory.expect("after unloading", memory.all(), Where::System)?;
-        memory.verify(memory.all())?;
+        memory.intact()?;
         unloaded.load_again()?;
     }
     Ok(())
@@ -115,50 +113,33 @@ fn while_pages_are_touched(context: &Context) -> Result<()> {
 
 fn nothing_is_left(context: &Context) -> Result<()> {
     let (module, loader) = context.module()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&context.open()?, memory.all())?;
-    let survey = dmirror_client::Survey::of(memory.region.range())?;
+    let memory = Memory::resident(&context.open()?, PAGES)?;
+    let survey = Survey::of(memory.region.range())?;
     let of_device: Vec<_> = survey.devices().cloned().collect();
     ensure!(
         !of_device.is_empty(),
         "no range of /proc/iomem holds the pages"
     );
     let unloaded = Unloaded::new(&module, loader)?;
-    for left in device_memories()? {
-        ensure!(
-            !of_device.contains(&left),
-            "{left:x?} is left in /proc/iomem"
-        );
-    }
-    memory.verify(memory.all())?;
+    let memories = device_memories()?;
+    let left = memories.iter().find(|left| of_device.contains(left));
+    ensure!(left.is_none(), "{left:x?} is left in /proc/iomem");
+    memory.intact()?;
     unloaded.load_again()
 }
 
 fn huge_pages(context: &Context) -> Result<()> {
-    let (module, loader) = context.module()?;
-    let (there, gone) = (Gate::new()?, Gate::new()?);
     let memory = huge::huge(2)?;
-    memory.move_out(&context.open()?, memory.all())?;
     // It shares the pages, and has others of its own.
-    let child = helper(|| {
+    unload_shared(context, &memory, |there, gone| {
         let own = huge::huge(1)?;
         own.refill(3);
-        own.move_out(&context.open()?, own.all())?;
+        own.out(&context.open()?)?;
         there.open()?;
         gone.wait()?;
         own.expect("after unloading", own.all(), Where::System)?;
-        own.verify(own.all())?;
-        memory.verify(memory.all())?;
-        memory.refill(2);
-        memory.verify(memory.all())
-    })?;
-    there.wait()?;
-    let unloaded = Unloaded::new(&module, loader)?;
-    memory.expect("after unloading", memory.all(), Where::System)?;
-    gone.open()?;
-    child.join()?;
-    memory.verify(memory.all())?;
-    unloaded.load_again()
+        own.intact()
+    })
 }
 
 /// What should be as before whenever the module is gone.
@@ -200,16 +181,12 @@ fn available() -> Result<i64> {
     let line = all
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: i64 = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("/proc/meminfo")?
-        .parse()?;
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    let kib: i64 = kib.context("/proc/meminfo")?.parse()?;
     let zones = fs::read_to_string("/proc/zoneinfo")?;
-    let kept: i64 = zones
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("count:"))
-        .filter_map(|count| count.trim().parse::<i64>().ok())
-        .sum();
+    let kept =
+        |line: &str| -> Option<i64> { line.trim().strip_prefix("count:")?.trim().parse().ok() };
+    let kept: i64 = zones.lines().filter_map(kept).sum();
     Ok(kib * 1024 + kept * page_size() as i64)
 }
 
@@ -227,8 +204,8 @@ fn leaves_no_trace(context: &Context) -> Result<()> {
     // The first few rounds fill caches.
     while wanted.map_or(loads < 8 || start.elapsed() < TIME, |wanted| loads < wanted) {
         let device = context.open()?;
-        small.move_out(&device, small.all())?;
-        whole.move_out(&device, whole.all())?;
+        small.out(&device)?;
+        whole.out(&device)?;
         drop(device);
         let unloaded = Unloaded::new(&module, loader)?;
         let now = Traces::now()?;
@@ -241,10 +218,8 @@ fn leaves_no_trace(context: &Context) -> Result<()> {
             before = Some(settled()?);
         }
         unloaded.load_again()?;
-        small
-            .verify(small.all())
-            .and_then(|()| whole.verify(whole.all()))
-            .with_context(|| format!("load {loads}"))?;
+        let intact = small.intact().and_then(|()| whole.intact());
+        intact.with_context(|| format!("load {loads}"))?;
     }
     let unloaded = Unloaded::new(&module, loader)?;
     let after = settled()?;
@@ -252,10 +227,7 @@ fn leaves_no_trace(context: &Context) -> Result<()> {
     if let Some(before) = before {
         let lost = before - after;
         println!("{loads} loads cost {lost} bytes");
-        ensure!(
-            lost < MAY_BE_LOST,
-            "{loads} loads have cost {lost} bytes of memory"
-        );
+        ensure!(lost < MAY_BE_LOST, "{loads} loads have cost {lost} bytes");
     }
     Ok(())
 }
@@ -265,11 +237,9 @@ fn again_and_again(context: &Context) -> Result<()> {
     let memory = Memory::new(64)?;
     for round in 2..6 {
         memory.refill(round);
-        memory.move_out(&context.open()?, memory.all())?;
+        memory.out(&context.open()?)?;
         Unloaded::new(&module, loader)?.load_again()?;
-        memory
-            .verify(memory.all())
-            .with_context(|| format!("round {round}"))?;
+        memory.intact().with_context(|| format!("round {round}"))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! (userfaultfd).
 
 use dmirror_client::uffd::Mode;
-use dmirror_client::{CallError, Command, Counts, Uffd};
+use dmirror_client::{Command, Uffd};
 
 use crate::prelude::*;
 
@@ -49,38 +49,25 @@ fn unlocked_waits_for_user_space(device: Device) -> Result<()> {
     })?;
     equal("pages read", counts.pages, PAGES as u64)?;
     data.check_bytes(&view, 0)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    memory.both_read(&device)
 }
 
 fn killed_while_waiting(context: &Context) -> Result<()> {
-    killed(context, |device, memory| {
-        let mut view = vec![0xa5; memory.region.len()];
-        device.read_unlocked(memory.region.range(), &mut view)
-    })?;
-    killed(context, |device, memory| {
-        let mut view = vec![0xa5; memory.region.len()];
-        device.read(memory.region.range(), &mut view)
-    })?;
-    killed(context, |device, memory| {
-        let bytes = memory.data().to_bytes(memory.all());
-        device.write(memory.region.range(), &bytes)
-    })
+    [Command::ReadUnlocked, Command::Read, Command::Write]
+        .into_iter()
+        .try_for_each(|command| killed(context, command))
 }
 
 /// Kills a process in a command whose faults nobody answers. Any but
 /// READ_UNLOCKED may also fail instead of waiting.
-fn killed(
-    context: &Context,
-    command: fn(&Device, &Memory) -> Result<Counts, CallError>,
-) -> Result<()> {
+fn killed(context: &Context, command: Command) -> Result<()> {
     let started = Gate::new()?;
     let child = helper(|| {
         let device = context.open()?;
         let answer = reported();
         started.send(answer.is_ok().into())?;
         let (memory, _uffd) = answer?;
-        match command(&device, &memory) {
+        match memory.send(&device, command) {
             Ok(_) => bail!("the device did what it cannot have done"),
             Err(error) if error.command == Command::ReadUnlocked => Err(error.into()),
             Err(error) => {
@@ -96,6 +83,5 @@ fn killed(
     thread::sleep(Duration::from_millis(300));
     child.signal(Signal::SIGKILL)?;
     child.was_killed()?;
-    let device = context.open()?;
-    Memory::new(4)?.device_reads(&device, 0..4).map(drop)
+    Memory::new(4)?.reads(&context.open()?)
 }

@@ -3,68 +3,111 @@
 //! WRITE: the CPU sees what the device wrote, and nobody sees what he should
 //! not.
 
+use std::ops::Range;
+
+use dmirror_client::Command;
+use dmirror_client::place::Usage;
+
+use super::read::{every_third, word_of};
 use super::{files, huge};
 use crate::prelude::*;
+use crate::steps::{ALL, HALF, NONE, Verb::*, Who::*, again, small, steps};
 use crate::swapping::swap_on;
 
 cases! { "write":
-    system_pages = "The device writes pages in system memory, which stay there.",
-    resident_pages = "The device writes its own pages, which stay on it; the CPU reads the new data.",
+    system_pages = "The device writes pages in system memory, which stay there."
+        => |device: Device| writes(&device, &Memory::new(PAGES)?, 2..6),
+    resident_pages = "The device writes its own pages, which stay on it; the CPU reads the new data."
+        => steps(small, [(Cpu, Times(4, vec![
+            (A, Out(ALL)), (A, Writes), (Cpu, Finds(ALL, Where::Device)), (A, Reads(ALL)),
+            (Cpu, Reads(HALF)), (A, Back(ALL, PAGES / 2)), (Cpu, Reads(ALL)),
+        ]))]),
     once_before_a_hole = "What the device has written it does not write again when it meets a hole behind it.",
     part = "The device changes the pages that it is told, and no others.",
-    mixed = "The device writes a range of which every third page is on it.",
-    second_write = "Writing for the first time takes faults; writing again takes none.",
-    write_after_read = "A page that the device may only read is faulted for writing.",
-    untouched = "The device writes memory that was never touched.",
+    mixed = "The device writes a range of which every third page is on it."
+        => |device: Device| every_third(&device, |all| all.device_refills(&device, 2).map(drop)),
+    second_write = "Writing for the first time takes faults; writing again takes none."
+        => steps(small, [
+            (A, WritesIn(1..=PAGES as u64)), (A, WritesIn(NONE)), (A, ReadsIn(NONE, ALL)),
+            (Cpu, Reads(ALL)),
+        ]),
+    write_after_read = "A page that the device may only read is faulted for writing."
+        => steps(files::mapped_file, [
+            (A, Reads(ALL)), (A, Writes), (A, Reads(ALL)), (Cpu, Reads(ALL)),
+        ]),
+    untouched = "The device writes memory that was never touched."
+        => steps(|| Memory::untouched(PAGES), [
+            (A, Fills(3..PAGES - 3)), (Cpu, Finds(0..3, Where::Nowhere)),
+            (Cpu, Finds(3..PAGES - 3, Where::System)), (Cpu, Reads(3..PAGES - 3)),
+        ]),
     zero_page = "A write to memory that shows the zero page changes that memory alone.",
     huge_zero_page = "A write to memory that shows the huge zero page changes that memory alone.",
-    huge = "The device writes huge pages in system memory.",
-    resident_huge = "The device writes huge pages on it, which stay there.",
-    hugetlb = "The device writes a huge page of the pool (hugetlbfs).",
+    huge = "The device writes huge pages in system memory."
+        => |device: Device| writes(&device, &huge::huge(2)?, 2..3),
+    resident_huge = "The device writes huge pages on it, which stay there."
+        => steps(|| huge::huge(2), [
+            (A, Out(ALL)), (A, Writes), (Cpu, Finds(ALL, Where::Device)), (A, Reads(ALL)),
+            (Cpu, Reads(ALL)),
+        ]),
+    hugetlb = "The device writes a huge page of the pool (hugetlbfs)."
+        => |device: Device| Memory::filled(files::of_the_pool()?).cpu_sees(&device, 2),
     larger_than_any_buffer = "64 MiB are written in one call.",
-    second_device = "A device writes pages on another one, which brings them back.",
-    fork_of_system_pages = "After a fork neither process sees the other's device write to pages in system memory.",
-    fork_of_resident_pages = "After a fork neither process sees the other's device write to pages on the device.",
-    fork_with_a_writable_entry = "A device that could write to pages before a fork does not write to the child's.",
+    second_device = "A device writes pages on another one, which brings them back."
+        => steps(small, [
+            (A, Out(ALL)), (A, Reads(ALL)), (Second, Writes), (Cpu, Finds(ALL, Where::System)),
+            (A, Reads(ALL)), (A, Writes), (Second, Reads(ALL)), (Cpu, Reads(ALL)),
+        ]),
+    fork_of_system_pages = "After a fork neither process sees the other's device write to pages in system memory."
+        => |context: &Context| fork(context, 0..0, false),
+    fork_of_resident_pages = "After a fork neither process sees the other's device write to pages on the device."
+        => |context: &Context| fork(context, 0..PAGES, false),
+    fork_with_a_writable_entry = "A device that could write to pages before a fork does not write to the child's."
+        => |context: &Context| fork(context, 0..PAGES / 2, true),
     shared_memory = "A child sees what the device writes to memory that is shared with it.",
     shared_file = "What the device writes to a shared mapping of a file is in the file, and survives the mapping.",
     private_file = "What the device writes to a private mapping of a file is not in the file.",
-    writable_again = "Memory that was read-only for a while takes writes of the device again.",
+    writable_again = "Memory that was read-only for a while takes writes of the device again."
+        => steps(small, [
+            (A, Out(HALF)), (A, Writes), (Cpu, Protects(ALL, Protection::Read)), (A, Reads(ALL)),
+            (Cpu, Protects(ALL, Protection::ReadWrite)), (A, Writes), (A, Reads(ALL)),
+            (Cpu, Reads(ALL)),
+        ]),
     survives_madv_free = "What the device wrote to a page given up by MADV_FREE is not dropped when memory is reclaimed.",
-    survives_madv_free_there = "What the device wrote to its own page, given up by MADV_FREE before, survives reclaim after it came back.",
-    survives_swapping = "What the device wrote to shared memory that had only been read survives swapping.",
-    reclaimed_after_the_write = "What the device wrote to private memory survives reclaim.",
+    survives_madv_free_there = "What the device wrote to its own page, given up by MADV_FREE before, survives reclaim after it came back."
+        => again(3, steps(small, [
+            (Cpu, Advises(ALL, Advice::Free)), (A, Out(ALL)), (A, Writes), (A, Back(ALL, PAGES)),
+            (Cpu, Advises(ALL, Advice::PageOut)), (Cpu, Reads(ALL)),
+        ])),
+    survives_swapping = "What the device wrote to shared memory that had only been read survives swapping."
+        => swapping(steps(shared, [
+            (Cpu, ReadsZeros(ALL)), (A, Fills(ALL)),
+            (Cpu, Times(3, vec![
+                (Cpu, Advises(ALL, Advice::PageOut)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
+            ])),
+        ])),
+    reclaimed_after_the_write = "What the device wrote to private memory survives reclaim."
+        => swapping(steps(small, [(Cpu, Times(4, vec![
+            (A, Writes), (Cpu, Advises(ALL, Advice::PageOut)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
+        ]))])),
 }
 
 const PAGES: usize = 40;
 
-fn system_pages(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    for round in 2..6 {
-        memory.device_refills(&device, round)?;
+/// The device writes memory in system memory, which stays there, as huge as it is.
+fn writes(device: &Device, memory: &Memory, rounds: Range<u16>) -> Result<()> {
+    let huge = Usage::of(memory.region.range())?.huge;
+    for round in rounds {
+        memory.device_refills(device, round)?;
         memory.expect("after writing", memory.all(), Where::System)?;
-        memory.verify(memory.all())?;
-        memory.device_reads(&device, memory.all())?;
+        let seen = Usage::of(memory.region.range())?.huge;
+        equal("bytes in huge pages", seen, huge)?;
+        memory.intact()?;
+        memory.reads(device)?;
     }
     Ok(())
 }
 
-fn resident_pages(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    for round in 2..6 {
-        memory.move_out(&device, memory.all())?;
-        memory.device_refills(&device, round)?;
-        memory.expect("after writing", memory.all(), Where::Device)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.verify(0..PAGES / 2)?;
-        memory.move_back(&device, memory.all(), PAGES / 2)?;
-        memory.verify(memory.all())?;
-    }
-    Ok(())
-}
-
-fn part(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn part(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     let (old, new) = (memory.data(), memory.data().round(2));
     memory.move_out(&device, 10..30)?;
@@ -79,143 +122,61 @@ fn part(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn mixed(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    for page in memory.all().step_by(3) {
-        memory.move_out(&device, page..page + 1)?;
-    }
-    memory.device_refills(&device, 2)?;
-    for page in memory.all().step_by(3) {
-        memory.expect("after writing", page..page + 1, Where::Device)?;
-    }
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn second_write(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    let faults = memory.device_refills(&device, 2)?;
-    ensure!(
-        (1..=PAGES as u64).contains(&faults),
-        "the first write took {faults} faults"
-    );
-    equal(
-        "faults of the second write",
-        memory.device_refills(&device, 3)?,
-        0,
-    )?;
-    equal(
-        "faults of a read after it",
-        memory.device_reads(&device, memory.all())?,
-        0,
-    )?;
-    memory.verify(memory.all())
-}
-
-fn write_after_read(device: Device) -> Result<()> {
-    let memory = files::mapped_file()?;
-    memory.device_reads(&device, memory.all())?;
-    memory.device_refills(&device, 2)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn untouched(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::untouched(PAGES)?;
-    memory.device_fills(&device, 3..PAGES - 3)?;
-    memory.expect("pages before", 0..3, Where::Nowhere)?;
-    memory.expect("pages written", 3..PAGES - 3, Where::System)?;
-    memory.verify(3..PAGES - 3)
+/// Shows the zero page in two regions, has one written, and checks both.
+pub(super) fn beside_zeros(write: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+    let (memory, other) = (Memory::untouched(PAGES)?, Memory::untouched(PAGES)?);
+    memory.is_zero(memory.all())?;
+    other.is_zero(other.all())?;
+    write(&memory)?;
+    other.is_zero(other.all()).context("the zero page")?;
+    memory.intact()
 }
 
 fn zero_page(device: Device) -> Result<()> {
-    let memory = Memory::untouched(PAGES)?;
-    let other = Region::options(PAGES).huge(false).map()?;
-    ensure!(memory.region.is_zero(memory.all()) && other.is_zero(0..PAGES));
-    let mut view = vec![0xa5; memory.region.len()];
-    device.read(memory.region.range(), &mut view)?;
-    memory.device_fills(&device, memory.all())?;
-    memory.verify(memory.all())?;
-    ensure!(
-        other.is_zero(0..PAGES),
-        "the zero page is not zero any more"
-    );
-    Ok(())
+    beside_zeros(|memory| {
+        memory.send(&device, Command::Read)?;
+        memory.device_fills(&device, memory.all()).map(drop)
+    })
 }
 
 fn huge_zero_page(device: Device) -> Result<()> {
     let memory = Memory::of(huge::options(1).map()?);
-    let other = huge::options(1).map()?;
+    let other = Memory::of(huge::options(1).map()?);
     memory.region.touch(0);
-    other.touch(0);
+    other.region.touch(0);
     memory.device_fills(&device, 100..140)?;
     memory.verify(100..140)?;
-    ensure!(memory.region.is_zero(0..100));
-    ensure!(memory.region.is_zero(140..memory.region.pages()));
-    ensure!(
-        other.is_zero(0..other.pages()),
-        "the huge zero page is not zero any more"
-    );
-    Ok(())
-}
-
-fn huge(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = huge::huge(2)?;
-    memory.device_refills(&device, 2)?;
-    memory.is_huge()?;
-    memory.verify(memory.all())
-}
-
-fn resident_huge(device: Device) -> Result<()> {
-    let memory = huge::huge(2)?;
-    memory.move_out(&device, memory.all())?;
-    memory.device_refills(&device, 2)?;
-    memory.expect("after writing", memory.all(), Where::Device)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn hugetlb(device: Device) -> Result<()> {
-    let memory = Memory::of(files::of_the_pool()?);
-    memory.fill(memory.all());
-    memory.device_refills(&device, 2)?;
-    memory.verify(memory.all())
+    memory.is_zero(0..100)?;
+    memory.is_zero(140..memory.region.pages())?;
+    other.is_zero(other.all()).context("the huge zero page")
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
     let region = huge::options((64 << 20) / HUGE).map()?;
-    let words = Region::words_per_page();
     let mut data = vec![0; region.len()];
-    for (page, bytes) in data.chunks_exact_mut(page_size()).enumerate() {
-        let at = page % words * size_of::<u64>();
-        bytes[at..at + 8].copy_from_slice(&(page as u64).to_ne_bytes());
+    for page in 0..region.pages() {
+        let word = &mut data[8 * word_of(page)..][..8];
+        word.copy_from_slice(&(page as u64).to_ne_bytes());
     }
     let counts = device.write(region.range(), &data)?;
     equal("pages written", counts.pages, region.range().pages())?;
     for page in 0..region.pages() {
-        let seen = region.load(page * words + page % words);
+        let seen = region.load(word_of(page));
         equal(&format!("page {page}"), seen, page as u64)?;
     }
     Ok(())
 }
 
-fn second_device(first: Device, second: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&first, memory.all())?;
-    memory.device_reads(&first, memory.all())?;
-    memory.device_refills(&second, 2)?;
-    memory.expect("after writing", memory.all(), Where::System)?;
-    memory.device_reads(&first, memory.all())?;
-    memory.device_refills(&first, 3)?;
-    memory.device_reads(&second, memory.all())?;
-    memory.verify(memory.all())
-}
-
 /// Forks, has the opener's device write, then the child's, then both CPUs, and
 /// checks at each step that the other side sees none of it.
-fn fork(context: &Context, device: &Device, memory: &Memory) -> Result<()> {
+fn fork(context: &Context, there: Range<usize>, writable: bool) -> Result<()> {
+    let (device, memory) = (&context.open()?, Memory::new(PAGES)?);
+    if !there.is_empty() {
+        memory.move_out(device, there)?;
+    }
+    if writable {
+        memory.device_refills(device, 4)?;
+    }
     let old = memory.data();
     let (written, go) = (Gate::new()?, Gate::new()?);
     let child = helper(|| {
@@ -226,66 +187,38 @@ fn fork(context: &Context, device: &Device, memory: &Memory) -> Result<()> {
         memory.device_refills(&own, 7)?;
         written.open()?;
         go.wait()?;
-        memory.verify(memory.all())?;
-        memory.device_reads(&own, memory.all()).map(drop)
+        memory.intact()?;
+        memory.reads(&own)
     })?;
     memory.device_refills(device, 2)?;
     go.open()?;
     written.wait()?;
-    memory.device_reads(device, memory.all())?;
-    memory.verify(memory.all())?;
-    memory.refill(3);
-    memory.device_reads(device, memory.all())?;
+    memory.both_read(device)?;
+    memory.device_sees(device, 3)?;
     go.open()?;
     child.join()?;
-    memory.device_reads(device, memory.all())?;
-    memory.verify(memory.all())
-}
-
-fn fork_of_system_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    fork(context, &device, &Memory::new(PAGES)?)
-}
-
-fn fork_of_resident_pages(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, memory.all())?;
-    fork(context, &device, &memory)
-}
-
-fn fork_with_a_writable_entry(context: &Context) -> Result<()> {
-    let device = context.open()?;
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    memory.device_refills(&device, 2)?;
-    fork(context, &device, &memory)
+    memory.both_read(device)
 }
 
 fn shared_memory(device: Device) -> Result<()> {
-    let memory = Memory::of(Region::options(PAGES).shared().map()?);
+    let memory = shared()?;
     memory.fill(0..PAGES / 2); // the rest is written by the device first
     let written = Gate::new()?;
     let child = helper(|| {
         written.wait()?;
         memory.expect_round(2);
-        memory.verify(memory.all())
+        memory.intact()
     })?;
     memory.device_refills(&device, 2)?;
     written.open()?;
-    child.join()?;
-    memory.verify(memory.all())
+    memory.survives(child)
 }
 
-fn shared_file(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn shared_file(device: Device) -> Result<()> {
     let file = files::file_of(&vec![0; PAGES * page_size()])?;
-    let memory = Memory::of(
-        Region::options(PAGES)
-            .shared_file(file.try_clone()?)
-            .map()?,
-    );
-    ensure!(memory.region.is_zero(0..PAGES / 2)); // read-only entries, at first
+    let again = file.try_clone()?;
+    let memory = Memory::of(Region::options(PAGES).shared_file(again).map()?);
+    memory.is_zero(0..PAGES / 2)?; // read-only entries, at first
     memory.device_fills(&device, memory.all())?;
     let data = memory.data();
     let mut bytes = vec![0; PAGES * page_size()];
@@ -296,96 +229,51 @@ fn shared_file(context: &Context) -> Result<()> {
     memory.region.advise(0..PAGES, Advice::PageOut)?;
     drop(memory);
     file.read_exact_at(&mut bytes, 0)?;
-    data.check_bytes(&bytes, 0)?;
-    Ok(())
+    Ok(data.check_bytes(&bytes, 0)?)
 }
 
-fn private_file(context: &Context) -> Result<()> {
-    let device = context.open()?;
+fn private_file(device: Device) -> Result<()> {
     let file = files::file_of(&vec![0; PAGES * page_size()])?;
-    let memory = Memory::of(
-        Region::options(PAGES)
-            .private_file(file.try_clone()?)
-            .map()?,
-    );
-    ensure!(memory.region.is_zero(0..PAGES / 2));
+    let again = file.try_clone()?;
+    let memory = Memory::of(Region::options(PAGES).private_file(again).map()?);
+    memory.is_zero(0..PAGES / 2)?;
     memory.device_fills(&device, memory.all())?;
-    memory.verify(memory.all())?;
+    memory.intact()?;
     let mut bytes = vec![0xa5; PAGES * page_size()];
     file.read_exact_at(&mut bytes, 0)?;
-    ensure!(bytes.iter().all(|byte| *byte == 0), "the file was written");
-    Ok(())
-}
-
-fn writable_again(device: Device) -> Result<()> {
-    let memory = Memory::new(PAGES)?;
-    memory.move_out(&device, 0..PAGES / 2)?;
-    memory.device_refills(&device, 2)?;
-    memory.region.protect(memory.all(), Protection::Read)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.region.protect(memory.all(), Protection::ReadWrite)?;
-    memory.device_refills(&device, 3)?;
-    memory.device_reads(&device, memory.all())?;
-    memory.verify(memory.all())
+    zeros("the file", &bytes)
 }
 
 fn survives_madv_free(device: Device) -> Result<()> {
     for round in 0..5 {
         let memory = Memory::new(PAGES)?;
         if round % 2 == 0 {
-            memory.device_reads(&device, memory.all())?;
+            memory.reads(&device)?;
         }
         memory.region.advise(memory.all(), Advice::Free)?;
         memory.device_refills(&device, 2)?;
         memory.region.advise(memory.all(), Advice::PageOut)?;
-        memory.verify(memory.all())?;
-        memory.device_reads(&device, memory.all())?;
+        memory.intact()?;
+        memory.reads(&device)?;
     }
     Ok(())
 }
 
-fn survives_madv_free_there(device: Device) -> Result<()> {
-    for _ in 0..3 {
-        let memory = Memory::new(PAGES)?;
-        memory.region.advise(memory.all(), Advice::Free)?;
-        memory.move_out(&device, memory.all())?;
-        memory.device_refills(&device, 2)?;
-        memory.move_back(&device, memory.all(), PAGES)?;
-        memory.region.advise(memory.all(), Advice::PageOut)?;
-        memory.verify(memory.all())?;
+/// A case with somewhere to swap to.
+fn swapping(case: impl Fn(&Context) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
+    move |context| {
+        let _area = swap_on()?;
+        case(context)
     }
-    Ok(())
 }
 
-fn survives_swapping(device: Device) -> Result<()> {
-    let _area = swap_on()?;
-    let memory = Memory::of(Region::options(PAGES).shared().map()?);
-    ensure!(memory.region.is_zero(memory.all()));
-    memory.device_fills(&device, memory.all())?;
-    for _ in 0..3 {
-        memory.region.advise(memory.all(), Advice::PageOut)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.verify(memory.all())?;
-    }
-    Ok(())
+fn shared() -> Result<Memory> {
+    Ok(Memory::of(Region::options(PAGES).shared().map()?))
 }
 
-fn reclaimed_after_the_write(device: Device) -> Result<()> {
-    let _area = swap_on()?;
-    let memory = Memory::new(PAGES)?;
-    for round in 2..6 {
-        memory.device_refills(&device, round)?;
-        memory.region.advise(memory.all(), Advice::PageOut)?;
-        memory.device_reads(&device, memory.all())?;
-        memory.verify(memory.all())?;
-    }
-    Ok(())
-}
-
-fn once_before_a_hole(context: &Context) -> Result<()> {
+fn once_before_a_hole(device: Device) -> Result<()> {
     const PAGES: usize = 6;
     needs_ours("delays on demand")?;
-    let device = context.open()?;
     let (memory, range, _behind) = Memory::before_hole(PAGES - 1, 1)?;
     // The device has one page mapped, exclusively, when it writes, and the last one is not there.
     // So its fault is made in parts, of which the first one succeeds.
@@ -404,6 +292,5 @@ fn once_before_a_hole(context: &Context) -> Result<()> {
     })?;
     drop(delay);
     equal("what the CPU wrote afterwards", memory.region.load(0), 1)?;
-    new.check(&memory.region, 1..5)?;
-    Ok(())
+    Ok(new.check(&memory.region, 1..5)?)
 }
