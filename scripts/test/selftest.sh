@@ -18,7 +18,8 @@
 #   loads     one case on the stock kernel: a thousand loads and unloads with
 #             resident pages
 #
-# Takes the other settings of guest.sh; CMD is the selftest.
+# Takes the other settings of guest.sh; CMD is the selftest. DMIRROR_SECONDS: for
+# how long cases go on that repeat something.
 #
 # With MODULE=test_hmm it runs on upstream's module, which has the same ABI, and
 # has private devices alone. The cases that need more than that skip; others
@@ -36,24 +37,25 @@ if [ $# -eq 0 ]; then
 fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
-	migrate. fault. fork huge. lifetime. death. evict opens. exclusive. coherent. races. failing. nth.
+	migrate. fault. fork huge. lifetime. death. evict. opens. exclusive. coherent. races. failing. nth.
 	unload. queue. engine.
 	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.engine_ held.vma_
 )
+selftest="${DMIRROR_SECONDS:+DMIRROR_SECONDS=$DMIRROR_SECONDS }dmirror-selftest --ktap"
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
 for place; do
-	settings=(KERNEL="$place" NAME=selftest CMD="dmirror-selftest --ktap" TIMEOUT="${timeout:-2700}") cases=()
+	settings=(KERNEL="$place" NAME=selftest CMD="$selftest" TIMEOUT="${timeout:-2700}") cases=()
 	if [ "$place" = short ]; then
 		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
 		cases=("${on_short[@]}")
-		settings+=(KERNEL=debug NAME=selftest-short CMD="dmirror-selftest --ktap ${cases[*]}")
+		settings+=(KERNEL=debug NAME=selftest-short CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
 		cases=("${on_reserved[@]}")
 		settings=(
-			KERNEL=stock NAME=selftest-reserved CMD="dmirror-selftest --ktap ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
+			KERNEL=stock NAME=selftest-reserved CMD="$selftest ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
 			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
 		)

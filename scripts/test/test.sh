@@ -54,8 +54,8 @@ if [ "${1:-}" = --soak ]; then
 	)
 	export DURATION=${DURATION:-3600}
 else
-	# For each of the two seeds.
-	export DURATION=${DURATION:-30}
+	# For each of the two seeds, and for a case that repeats something.
+	export DURATION=${DURATION:-24} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
 fi
 
 if [ "${1:-}" = --list ]; then
