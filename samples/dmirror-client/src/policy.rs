@@ -45,6 +45,9 @@ pub const SETTINGS: [&str; 16] = [
     "eviction",
 ];
 
+/// The other files of a device's folder.
+const NO_SETTINGS: [&str; 3] = ["policy", "stats", "blocks"];
+
 /// The file of the limit, which is not a setting of the policy.
 const LIMIT: &str = "limit_mib";
 
@@ -128,7 +131,7 @@ impl Policy {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if ["policy", "stats"].contains(&name.as_str()) || !entry.file_type()?.is_file() {
+            if NO_SETTINGS.contains(&name.as_str()) || !entry.file_type()?.is_file() {
                 continue;
             }
             let text = fs::read_to_string(entry.path())?;
@@ -242,6 +245,7 @@ mod tests {
         policy.put(&before).unwrap();
         assert_eq!(policy.values().unwrap(), before);
         fs::write(folder.0.join("news"), "[new] old\n").unwrap();
+        fs::write(folder.0.join("blocks"), "0 0\n").unwrap();
         let files = policy.files().unwrap();
         assert_eq!(files.len(), SETTINGS.len() + 1);
         assert_eq!(
