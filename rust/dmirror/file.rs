@@ -139,7 +139,10 @@ pub(crate) const fn number(nr: u32) -> u32 {
 }
 
 // The counts are the last two members, one behind the other.
-const _: () = assert!(offset_of!(dmirror_cmd, faults) == offset_of!(dmirror_cmd, cpages) + 8);
+const _: () = assert!(
+    offset_of!(dmirror_cmd, faults) == offset_of!(dmirror_cmd, cpages) + 8
+        && offset_of!(dmirror_cmd, faults) + 8 == size_of::<dmirror_cmd>()
+);
 
 /// The members of a `dmirror_cmd`.
 type CommandNumbers = [u64; size_of::<dmirror_cmd>() / size_of::<u64>()];

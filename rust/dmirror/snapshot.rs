@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Up to how many pages a snapshot needs no allocated buffers.
-const FEW: usize = 16;
+const FEW: usize = 8;
 
 /// Copies to `out` how each page of `range` is mapped and where it is, one byte per page. Adds the
 /// number of pages to `cpages`.

@@ -182,7 +182,8 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// Unmaps the pages. A run of which only a part is unmapped is dropped as a whole. Returns how
     /// many pages were mapped there, including all pages of such runs.
     ///
-    /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes.
+    /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes; not for a single page,
+    /// which frees a few at most.
     pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) -> usize {
         let end = pages.end.min(END);
         if pages.start >= end {
@@ -371,7 +372,7 @@ fn clear_below<B: DerefMut<Target = Node<B>>>(
     }
 }
 
-/// Unmaps a page in the node as [`clear_below`] does, in a third of the time.
+/// Unmaps a page in the node as [`clear_below`] does, without its loop.
 fn clear_page<B: DerefMut<Target = Node<B>>>(
     node: &mut Node<B>,
     level: u32,

@@ -22,8 +22,8 @@
  *   EFAULT  the struct, or a buffer that it refers to, cannot be accessed
  *   ENOMEM  no system memory for bookkeeping, or for a page that a command faults in
  *   EINTR   a fatal signal arrived; what was done before stays done
- * The struct is written back, with valid counts, on success and on every error, except when the
- * range is unaligned, is empty or wraps around.
+ * The counts are written back, and valid, on success and on every error, except when the range is
+ * unaligned, is empty or wraps around.
  */
 #ifndef _UAPI_DMIRROR_H
 #define _UAPI_DMIRROR_H

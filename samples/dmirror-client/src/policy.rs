@@ -45,7 +45,7 @@ pub const SETTINGS: [&str; 16] = [
     "eviction",
 ];
 
-/// The other files of a device's folder.
+/// The files of a device's folder that are no settings of any kind.
 const NO_SETTINGS: [&str; 3] = ["policy", "stats", "blocks"];
 
 /// The file of the limit, which is not a setting of the policy.

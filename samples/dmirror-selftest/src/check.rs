@@ -61,6 +61,13 @@ pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
     (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 
+/// Rounds for a case that leaves the loop when it has seen something that is rare: at least
+/// `least`, and for a minute at most.
+pub fn tries(least: usize) -> impl Iterator<Item = usize> {
+    let end = Instant::now() + Duration::from_secs(60);
+    (0..).take_while(move |&round| round < least || Instant::now() < end)
+}
+
 /// Runs `body` with each of some values, until one fails.
 pub fn for_all<T>(
     values: impl IntoIterator<Item = T>,

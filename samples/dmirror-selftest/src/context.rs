@@ -351,18 +351,21 @@ pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, 
     }
 }
 
-/// Runs each of `others` again and again in a thread of its own, until `body` has ended.
+/// Runs each of `others` in a thread of its own, again and again until `body` has ended. If both
+/// fail, the error is that of `body`.
 pub fn beside<T>(
     others: &[&(dyn Fn() -> Result<()> + Sync)],
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let over = AtomicBool::new(false);
     let again = |other: &(dyn Fn() -> Result<()> + Sync)| -> Result<()> {
-        // ORDERING: it may be late.
-        while !over.load(Ordering::Relaxed) {
+        loop {
             other()?;
+            // ORDERING: it may be late.
+            if over.load(Ordering::Relaxed) {
+                return Ok(());
+            }
         }
-        Ok(())
     };
     thread::scope(|scope| {
         let others: Vec<_> = (others.iter())
@@ -371,8 +374,9 @@ pub fn beside<T>(
         let result = body();
         // ORDERING: as above.
         over.store(true, Ordering::Relaxed);
-        others.into_iter().try_for_each(joined)?;
-        result
+        let others = others.into_iter().try_for_each(joined);
+        let result = result?;
+        others.map(|()| result)
     })
 }
 
@@ -388,8 +392,9 @@ pub fn at_once<T: Send, U>(
             other()
         });
         both.wait();
-        let result = main();
-        Ok((joined(other)?, result?))
+        let (result, other) = (main(), joined(other));
+        let result = result?;
+        Ok((other?, result))
     })
 }
 

@@ -187,10 +187,12 @@ pub fn run(arguments: &Arguments, subcommand: Option<&'static str>) -> ExitCode 
         repeat: arguments.repeat,
     };
     let _kept = match settings::Kept::now() {
-        Ok(kept) => kept,
+        Ok(kept) => Some(kept),
         Err(error) => {
-            eprintln!("dmirror-selftest: cannot read the settings of the devices: {error}");
-            return ExitCode::FAILURE;
+            eprintln!(
+                "dmirror-selftest: the settings of the devices will not be put back: {error}"
+            );
+            None
         }
     };
     // Where it cannot be had, as without root, cases may meet khugepaged.

@@ -68,14 +68,13 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         for (policy, values, limit) in &self.0 {
-            let put = policy
-                .put(values)
-                .and_then(|()| policy.set_limit_mib(*limit));
-            match put {
-                // The module was unloaded, and the settings with it.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => eprintln!("cannot put the settings of a device back: {error}"),
-                Ok(()) => {}
+            for put in [policy.put(values), policy.set_limit_mib(*limit)] {
+                match put {
+                    // The module was unloaded, and the settings with it.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => eprintln!("cannot put the settings of a device back: {error}"),
+                    Ok(()) => {}
+                }
             }
         }
     }

@@ -54,12 +54,15 @@ pub(super) fn all_free(device: &Device) -> Result<()> {
 }
 
 /// Moves more memory to the device than there is room for, twice, and looks at it. If
-/// `in_order`, the pages that were moved last must stay the first time.
+/// `in_order`, the pages that were moved last must stay the first time. The second time some may
+/// come back as small pages, where they were huge.
 pub(super) fn four_times(device: &Device, memory: &Memory, in_order: bool) -> Result<()> {
     let end = memory.region.pages();
     for round in 2..4 {
         move_there(device, memory)?;
-        equal("pages on a full device", memory.on_device()?, pages(BLOCKS))?;
+        if !in_order || round == 2 {
+            equal("pages on a full device", memory.on_device()?, pages(BLOCKS))?;
+        }
         if in_order && round == 2 {
             memory.expect("moved last", end - pages(BLOCKS)..end, Where::Device)?;
         }

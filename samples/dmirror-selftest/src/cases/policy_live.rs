@@ -61,7 +61,7 @@ fn timeslice(context: &Context) -> Result<()> {
     let (_filler, data) = (Memory::resident(&worker.device, 1024)?, wanted_page()?);
     let before = policy.stats()?;
     let [mut all, mut moved] = [0; 2];
-    for round in rounds(3) {
+    for round in tries(3) {
         // In time for another slice, or not.
         if round % 2 == 1 {
             thread::sleep(2 * slice);
@@ -72,6 +72,9 @@ fn timeslice(context: &Context) -> Result<()> {
         moved += u32::from(is_there);
         ensure!(!is_there || took >= slice, "a CPU had it after {took:?}");
         ensure!(waited < 8 * slice + SLACK, "a CPU had it after {waited:?}");
+        if round >= 19 && (policy.stats()? - before).timeslices > 0 {
+            break;
+        }
     }
     ensure!(moved > all / 2, "{moved} of {all} times it was fetched");
     let waited = (policy.stats()? - before).timeslices;
@@ -263,7 +266,7 @@ fn small_buffer(context: &Context) -> Result<()> {
         let policy = Policy::with(preset, &settings)?;
         let workers = two(context)?;
         let mut overflows = 0;
-        for round in rounds(2) {
+        for round in tries(2) {
             let memory = Memory::new(128)?;
             let added = policy.added(|| both_write(&workers, &memory, round as u64))?;
             equal("merged", added.fault_merged, 0)?;
@@ -282,11 +285,14 @@ fn one_granule_for_two(context: &Context) -> Result<()> {
     let policy = Policy::of("kfd")?;
     let workers = two(context)?;
     let mut merged = 0;
-    for round in rounds(10) {
+    for round in tries(10) {
         let memory = Memory::new(512)?;
         let added = policy.added(|| both_write(&workers, &memory, round as u64))?;
         merged += added.fault_merged;
         ensure!(added.fault_cancelled == 0, "{added:?}");
+        if round >= 9 && merged > 0 {
+            break;
+        }
     }
     ensure!(merged > 0, "nothing was merged");
     Ok(())

@@ -11,7 +11,7 @@ use nix::sys::eventfd::EfdFlags;
 
 use super::engine::{done_at, words_are};
 use crate::prelude::*;
-use crate::worker::{LONG, SOON, open, open_with_two, refused, soon};
+use crate::worker::{LONG, open, open_with_two, refused, soon};
 
 cases! { "queue":
     full = "A queue that holds as many jobs as its depth takes no more until one has ended.",
@@ -70,7 +70,7 @@ pub fn events(of: &EventFd) -> Result<u64> {
     let start = Instant::now();
     loop {
         match of.read() {
-            Err(Errno::EAGAIN) if start.elapsed() < SOON => thread::yield_now(),
+            Err(Errno::EAGAIN) if start.elapsed() < PATIENCE => thread::yield_now(),
             answer => return answer.context("an event"),
         }
     }

@@ -168,15 +168,15 @@ fn changes_nothing(device: Device) -> Result<()> {
     let memory = Memory::untouched(PAGES)?;
     memory.fill(0..20);
     memory.move_out(&device, 0..10)?;
-    let (addr, pages) = (memory.region.addr(), PAGES as u64);
-    let mut bytes = vec![0x77; PAGES + 8];
-    let answer = device.call(Command::Snapshot, addr, pages, Buffer::Bytes(&mut bytes))?;
-    equal(
-        "pages and faults",
-        (answer.pages, answer.faults),
-        (pages, 0),
-    )?;
-    equal("bytes behind the last page", &bytes[PAGES..], &[0x77; 8])?;
+    // A few pages need no buffers in the module.
+    for pages in [1, 8, 9, PAGES] {
+        let mut bytes = vec![0x77; pages + 8];
+        let (addr, count) = (memory.region.addr(), pages as u64);
+        let answer = device.call(Command::Snapshot, addr, count, Buffer::Bytes(&mut bytes))?;
+        let seen = (answer.pages, answer.faults);
+        equal("pages and faults", seen, (count, 0))?;
+        equal("bytes behind the last page", &bytes[pages..], &[0x77; 8])?;
+    }
     memory.expect("resident pages", 0..10, Where::Device)?;
     memory.expect("pages elsewhere", 10..20, Where::System)?;
     memory.expect("holes", 20..PAGES, Where::Nowhere)?;
@@ -187,9 +187,11 @@ fn bad_output(device: Device) -> Result<()> {
     let (memory, output) = (small()?, Region::anonymous(PAGES)?);
     output.protect(0..PAGES, Protection::Read)?;
     let range = memory.region.range();
-    for buffer in [Buffer::Null, Buffer::Region(&output)] {
-        let answer = device.call(Command::Snapshot, range.addr(), range.pages(), buffer);
-        fails("SNAPSHOT", answer, Errno::EFAULT)?;
+    for pages in [1, 8, 9, range.pages()] {
+        for buffer in [Buffer::Null, Buffer::Region(&output)] {
+            let answer = device.call(Command::Snapshot, range.addr(), pages, buffer);
+            fails("SNAPSHOT", answer, Errno::EFAULT)?;
+        }
     }
     ensure!(page_size() > PAGES && output.is_zero(0..1));
     snapshot_is("afterwards", &device, range, WRITE)

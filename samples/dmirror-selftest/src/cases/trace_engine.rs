@@ -203,7 +203,7 @@ fn batches(context: &Context) -> Result<()> {
         let workers = [Worker::on(context, 0)?, Worker::on(context, 1)?];
         let trace = tracing(&["fault_post", "fault_batch"])?;
         let mut overflows = 0;
-        for round in rounds(3) {
+        for round in tries(3) {
             let memory = Memory::new(256)?;
             let added = policy.added(|| {
                 let halves = [memory.region.part(0..128), memory.region.part(128..256)];

@@ -83,8 +83,8 @@ fn other_processes(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     // It shares the pages, writes to some, and reads all afterwards.
     unload_shared(context, &memory, |there, gone| {
-        memory.fill(0..20);
         there.open()?;
+        memory.fill(0..20);
         gone.wait()
     })
 }
