@@ -4,7 +4,7 @@
 //!
 //! # Examples
 //!
-//! ```ignore
+//! ```text
 //! other_reads_resident = "One open file reads the pages that another one moved to the device."
 //!     => steps(small, [
 //!         (A, Out(ALL)), (B, Reads(ALL)), (A, Reads(ALL)), (Cpu, Finds(ALL, Where::Device)),
