@@ -182,8 +182,8 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
     /// Unmaps the pages. A run of which only a part is unmapped is dropped as a whole. Returns how
     /// many pages were mapped there, including all pages of such runs.
     ///
-    /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes; not for a single page,
-    /// which frees a few at most.
+    /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes; not for a single
+    /// page, which frees a few at most.
     pub(crate) fn clear(&mut self, pages: Range<usize>, mut between: impl FnMut()) -> usize {
         let end = pages.end.min(END);
         if pages.start >= end {

@@ -53,8 +53,8 @@ impl Device {
             moved: u64::MAX,
         };
         let code = request_code_readwrite!(abi::IOC_TYPE, number, size_of::<Request>());
-        // SAFETY: The command reads and writes a `Request`, which this is. What it does to the pages
-        // of this process does not change their content.
+        // SAFETY: The command reads and writes a `Request`, which this is. What it does to the
+        // pages of this process does not change their content.
         let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), code, &raw mut request) };
         Outcome {
             result: Errno::result(answer).map(drop),

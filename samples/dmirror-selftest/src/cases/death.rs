@@ -13,12 +13,16 @@ use crate::prelude::*;
 cases! { "death":
     exit = "A process that ends gives its device memory back.",
     killed_while_a_thread_migrates = "A process killed while its threads migrate and fault ends at once, and leaves nothing on the device.",
-    exit_while_a_thread_migrates = "A process whose first thread ends it while others migrate leaves nothing on the device." => |context: &Context| ends_while_busy(context, 6, || Ok(())),
-    exec_while_a_thread_migrates = "A process that executes another program while threads migrate leaves nothing on the device." => |context: &Context| ends_while_busy(context, 3, || Err(program().exec().into())),
+    exit_while_a_thread_migrates = "A process whose first thread ends it while others migrate leaves nothing on the device."
+        => |context: &Context| ends_while_busy(context, 6, || Ok(())),
+    exec_while_a_thread_migrates = "A process that executes another program while threads migrate leaves nothing on the device."
+        => |context: &Context| ends_while_busy(context, 3, || Err(program().exec().into())),
     thread_ends = "Pages that a thread moved stay on the device when it ends, and are everyone's.",
-    spawned_program = "A program that is spawned while pages are on the device leaves them there." => kept(on_device(PAGES), spawned_program),
+    spawned_program = "A program that is spawned while pages are on the device leaves them there."
+        => kept(on_device(PAGES), spawned_program),
     parent_first = "Pages that a child shares stay when its parent ends, and are free when the child ends too.",
-    child_first = "Pages that a parent shares stay when its child is killed, and are free when the parent ends too." => leaves_nothing(child_first),
+    child_first = "Pages that a parent shares stay when its child is killed, and are free when the parent ends too."
+        => leaves_nothing(child_first),
     many_at_once = "Many processes killed at once leave nothing on the device.",
     core_dump = "A core dump of a process has the data of its resident pages.",
     file_closed_by_death = "A process killed inside a command of a descriptor that others hold leaves the descriptor as it is.",

@@ -26,7 +26,8 @@ cases! { "debugger":
     poke_read_only = "A debugger writes to resident pages that the process may only read.",
     own_mem = "A process reads and writes its own resident pages through /proc/self/mem.",
     both_sides = "process_vm_readv and process_vm_writev work when pages on both sides are resident.",
-    core_file = "A core file holds the data of resident pages." => |context: &Context| dumped(context, PAGES, "core", Signal::SIGQUIT, str::to_owned),
+    core_file = "A core file holds the data of resident pages."
+        => |context: &Context| dumped(context, PAGES, "core", Signal::SIGQUIT, str::to_owned),
     core_pipe = "A core that goes to a program holds the data of resident pages.",
     huge_from_outside = "Another process reads and writes inside of a huge page that went to the device.",
     core_huge = "A core file holds the data of huge pages that went to the device.",

@@ -12,8 +12,13 @@ use crate::prelude::*;
 
 cases! { "races":
     device_reads_what_was_stored = "While a page goes out and back the device reads what the CPU stored last.",
-    device_writes_are_not_lost = "While a page goes out and back no write of the device is lost." => |device: Device| counters(&device, &device, &Memory::untouched(PAGES)?.region, 0..PAGES),
-    writes_by_another_open = "While a page goes out and back no write of the device through another open file is lost." => |context: &Context| counters(&context.open()?, &context.open()?, &Memory::untouched(PAGES)?.region, 0..PAGES),
+    device_writes_are_not_lost = "While a page goes out and back no write of the device is lost."
+        => |device: Device| counters(&device, &device, &Memory::untouched(PAGES)?.region, 0..PAGES),
+    writes_by_another_open = "While a page goes out and back no write of the device through another open file is lost."
+        => |context: &Context| {
+            let memory = Memory::untouched(PAGES)?;
+            counters(&context.open()?, &context.open()?, &memory.region, 0..PAGES)
+        },
     device_writes_to_huge_pages = "While a huge page goes out and back no write of the device to it is lost.",
     reads_of_dropped_pages = "While a page is dropped and written again the device reads what is there.",
     release_during_migration = "RELEASE while threads migrate and touch pages: all ends, and the data is right.",
@@ -123,7 +128,8 @@ fn device_reads_what_was_stored(device: Device) -> Result<()> {
 }
 
 /// Writes counters by the device `writer` to `pages` while `mover` moves the region, and compares
-/// with what the device and the CPU read: by turns, or both each time where it moves as a huge page.
+/// with what the device and the CPU read: by turns, or both each time where it moves as a huge
+/// page.
 fn counters(writer: &Device, mover: &Device, region: &Region, pages: Range<usize>) -> Result<()> {
     let (part, both) = (region.part(pages.clone()), pages.len() < region.pages());
     let mut out = vec![0; region.len()];

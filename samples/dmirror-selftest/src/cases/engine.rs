@@ -17,7 +17,8 @@ cases! { "engine":
     sum = "SUM adds up words from any address on." => over_kinds(sum),
     chase = "CHASE follows pointers over pages." => over_kinds(chase),
     random = "RANDOM reads and writes what its numbers say." => over_kinds(random),
-    atomic = "ATOMIC adds, and compares and swaps, words of 4 and of 8 bytes." => over_kinds(atomic),
+    atomic = "ATOMIC adds, and compares and swaps, words of 4 and of 8 bytes."
+        => over_kinds(atomic),
     prefetch = "PREFETCH moves pages to the device and back, and changes none.",
     fence_and_jump = "FENCE writes its value; JUMP goes on elsewhere, and loops end with the job.",
     stays = "What is on the device an engine reads and writes there; other memory it leaves where it is.",

@@ -23,10 +23,15 @@ cases! { "engine":
     unmapped_meanwhile = "A job fails where memory is unmapped under it."
         => meanwhile(Some(Errno::EFAULT), unmapped, |_, _| Ok(())),
     protected_meanwhile = "A job fails where memory becomes read-only under it, and writes no more when mprotect is back."
-        => meanwhile(Some(Errno::EPERM), |rest| resting(protected(rest, Protection::Read)?), |_, rest| rests(rest)),
+        => meanwhile(
+            Some(Errno::EPERM),
+            |rest| resting(protected(rest, Protection::Read)?),
+            |_, rest| rests(rest),
+        ),
     hidden_meanwhile = "A job fails where memory loses all access under it, and goes on when it has it again."
         => meanwhile(Some(Errno::EFAULT), |rest| protected(rest, Protection::None), shown_again),
-    dropped_meanwhile = "Memory that is dropped under a job is there again, with what the job writes." => meanwhile(None, dropped, filled),
+    dropped_meanwhile = "Memory that is dropped under a job is there again, with what the job writes."
+        => meanwhile(None, dropped, filled),
     moved_meanwhile = "A job fails where memory is moved away under it, and leaves it at its new place as it is."
         => meanwhile(Some(Errno::EFAULT), |rest| resting(rest.relocate()?), |_, rest| rests(rest)),
     forked_meanwhile = "A child that is forked under a job has memory of its own, which the job does not change.",

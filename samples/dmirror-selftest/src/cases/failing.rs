@@ -14,18 +14,28 @@ use crate::inject::{Failure, Often};
 use crate::prelude::*;
 
 cases! { "failing":
-    device_alloc = "Without device pages small and huge pages stay, or go another way: ENOMEM, true counts, right data." => out("device_alloc", Errno::ENOMEM, None),
-    copy_in = "A device that cannot take data leaves small and huge pages where they are: EIO." => out("copy_in", Errno::EIO, Some(Errno::EIO)),
-    lock = "Pages that others hold go in another try, or stay: ENOENT." => out("lock", Errno::ENOENT, None),
-    system_alloc_back = "Without system pages those that cannot come back stay on the device: ENOMEM, true counts." => back("system_alloc", Errno::ENOMEM, false),
+    device_alloc = "Without device pages small and huge pages stay, or go another way: ENOMEM, true counts, right data."
+        => out("device_alloc", Errno::ENOMEM, None),
+    copy_in = "A device that cannot take data leaves small and huge pages where they are: EIO."
+        => out("copy_in", Errno::EIO, Some(Errno::EIO)),
+    lock = "Pages that others hold go in another try, or stay: ENOENT."
+        => out("lock", Errno::ENOENT, None),
+    system_alloc_back = "Without system pages those that cannot come back stay on the device: ENOMEM, true counts."
+        => back("system_alloc", Errno::ENOMEM, false),
     system_alloc_fault = "A CPU's touch waits for system memory as long as there is none, and then reads right data.",
     system_alloc_kill = "A process that waits for system memory in a touch can be killed.",
-    system_alloc_release = "RELEASE without system pages leaves pages on the device: ENOMEM, true counts." => back("system_alloc", Errno::ENOMEM, true),
-    copy_out_back = "Pages that the device cannot give back stay there: EIO, true counts." => back("copy_out", Errno::EIO, false),
+    system_alloc_release = "RELEASE without system pages leaves pages on the device: ENOMEM, true counts."
+        => back("system_alloc", Errno::ENOMEM, true),
+    copy_out_back = "Pages that the device cannot give back stay there: EIO, true counts."
+        => back("copy_out", Errno::EIO, false),
     copy_out_fault = "A CPU that touches what the device cannot give back gets SIGBUS; nobody else does.",
-    copy_out_huge_fault = "A CPU that touches a huge page that the device cannot give back gets SIGBUS; nobody else does." => |context: &Context| huge_fault(context, |memory, write| refused_from_outside(memory, 77, write)),
+    copy_out_huge_fault = "A CPU that touches a huge page that the device cannot give back gets SIGBUS; nobody else does."
+        => |context: &Context| huge_fault(context, |memory, write| {
+            refused_from_outside(memory, 77, write)
+        }),
     shared_huge_page = "The same for a huge page that fork has shared. DMIRROR_KNOWN=1 runs it on kernels that warn of it.",
-    copy_out_release = "RELEASE of what the device cannot give back leaves it there: EIO, true counts." => back("copy_out", Errno::EIO, true),
+    copy_out_release = "RELEASE of what the device cannot give back leaves it there: EIO, true counts."
+        => back("copy_out", Errno::EIO, true),
 }
 
 /// Small pages of these cases: a multiple of three.

@@ -11,14 +11,21 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::prelude::*;
 
 cases! { "files":
-    shared_memory = "Shared anonymous memory stays, with ENOENT and a count of 0." => stays(|| Ok(Memory::filled(Region::options(PAGES).shared().map()?))),
-    shared_file = "A shared file mapping stays, with ENOENT and a count of 0." => stays(|| shared_mapping(file_of(&vec![0; PAGES * page_size()])?)),
-    private_file = "Pages of a file that are mapped privately and were not written stay, with ENOENT and a count of 0." => stays(mapped_file),
-    private_file_written = "Pages that were written in a private file mapping are the program's own: they go out and come back." => kept(|_| mapped_file(), private_file_written),
-    among_others = "Pages that cannot move do not keep the others of the range from moving." => kept(in_system(PAGES), among_others),
+    shared_memory = "Shared anonymous memory stays, with ENOENT and a count of 0."
+        => stays(|| Ok(Memory::filled(Region::options(PAGES).shared().map()?))),
+    shared_file = "A shared file mapping stays, with ENOENT and a count of 0."
+        => stays(|| shared_mapping(file_of(&vec![0; PAGES * page_size()])?)),
+    private_file = "Pages of a file that are mapped privately and were not written stay, with ENOENT and a count of 0."
+        => stays(mapped_file),
+    private_file_written = "Pages that were written in a private file mapping are the program's own: they go out and come back."
+        => kept(|_| mapped_file(), private_file_written),
+    among_others = "Pages that cannot move do not keep the others of the range from moving."
+        => kept(in_system(PAGES), among_others),
     program_text = "The program's own code stays, with ENOENT.",
-    secret_memory = "Memory that not even the kernel can read (memfd_secret) stays, with ENOENT." => stays(secret_memory),
-    special_mapping = "A mapping that the kernel manages itself is refused with EINVAL." => |device: Device| refused(&device, vvar()?),
+    secret_memory = "Memory that not even the kernel can read (memfd_secret) stays, with ENOENT."
+        => stays(secret_memory),
+    special_mapping = "A mapping that the kernel manages itself is refused with EINVAL."
+        => |device: Device| refused(&device, vvar()?),
     hugetlb = "A hugetlb mapping is refused with EINVAL.",
 }
 

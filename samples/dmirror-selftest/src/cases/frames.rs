@@ -12,11 +12,14 @@ use dmirror_client::Place;
 use crate::prelude::*;
 
 cases! { "frames":
-    of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages." => kept(on_device(PAGES), of_resident_pages),
-    whole_range = "The files about page frames can be read over the whole range of a device and around it." => resident(PAGES, whole_range),
+    of_resident_pages = "kpageflags, kpagecount and kpagecgroup know nothing of the frames of resident pages."
+        => kept(on_device(PAGES), of_resident_pages),
+    whole_range = "The files about page frames can be read over the whole range of a device and around it."
+        => resident(PAGES, whole_range),
     of_pages_that_came_back = "Pages that came back are anonymous memory that is mapped once.",
     during_migration = "The files about page frames can be read while pages go to the device and come back.",
-    idle = "The bitmap of idle pages has no resident page in it, and marking all of them idle does no harm." => kept(in_system(PAGES), idle),
+    idle = "The bitmap of idle pages has no resident page in it, and marking all of them idle does no harm."
+        => kept(in_system(PAGES), idle),
     idle_during_migration = "The bitmap of idle pages can be read and written while pages move.",
 }
 

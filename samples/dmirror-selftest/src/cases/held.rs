@@ -22,25 +22,44 @@ use crate::prelude::*;
 use crate::worker::Work;
 
 cases! { "held":
-    out_collected = "Whatever happens to pages that are collected for the device, data and other sides are right." => small("out_collected", Mover::Out),
-    out_copied = "Whatever happens to pages that were copied to the device, data and other sides are right." => small("out_copied", Mover::Out),
-    out_moved = "Whatever happens to pages that have moved to the device and are not mapped, it sees no old data." => small("out_moved", Mover::Out),
-    out_mapped = "Whatever happens to pages that the device has mapped, and the program not yet, data are right." => small("out_mapped", Mover::Out),
-    out_huge = "Whatever happens to a huge page that has moved to the device and is not mapped, data are right." => huge("out_moved", Mover::Out),
-    back_collected = "Whatever happens to pages that are collected to come back, no write of the device is lost." => small("back_collected", Mover::Back),
-    back_copied = "Whatever happens to pages that were copied back, no write of the device is lost." => small("back_copied", Mover::Back),
-    back_moved = "Whatever happens to pages that came back and are not mapped, data are right." => small("back_moved", Mover::Back),
-    fault_begun = "Whatever happens to a page that a CPU has touched, and that is still there, data are right." => small("fault", Mover::Fault),
-    fault_begun_huge = "Whatever happens to a huge page that a CPU has touched, and that is still there, data are right." => huge("fault", Mover::Fault),
-    fault_collected = "Whatever happens to a page that a CPU has touched, data are right." => small("back_collected", Mover::Fault),
-    fault_copied = "Whatever happens to a page that was copied back for a CPU, every open file sees right data." => small("back_copied", Mover::Fault),
-    fault_moved = "Whatever happens to a page that came back for a CPU, every open file sees right data." => small("back_moved", Mover::Fault),
-    fault_huge = "Whatever happens to a huge page that was copied back for a CPU, data are right." => huge("back_copied", Mover::Fault),
-    release_collected = "Whatever happens to pages that RELEASE has collected, data are right." => small("back_collected", Mover::Release),
-    release_copied = "Whatever happens to pages that RELEASE has copied, data are right." => small("back_copied", Mover::Release),
-    release_huge = "Whatever happens to a huge page that RELEASE has copied, data are right." => huge("back_copied", Mover::Release),
-    walked = "Whatever happens to pages that a device fault has found, the device maps nothing that is gone." => small("walked", Mover::Read),
-    exclusive = "Whatever happens to a page that was made exclusive, the device maps nothing that is gone." => small("exclusive", Mover::Exclusive),
+    out_collected = "Whatever happens to pages that are collected for the device, data and other sides are right."
+        => small("out_collected", Mover::Out),
+    out_copied = "Whatever happens to pages that were copied to the device, data and other sides are right."
+        => small("out_copied", Mover::Out),
+    out_moved = "Whatever happens to pages that have moved to the device and are not mapped, it sees no old data."
+        => small("out_moved", Mover::Out),
+    out_mapped = "Whatever happens to pages that the device has mapped, and the program not yet, data are right."
+        => small("out_mapped", Mover::Out),
+    out_huge = "Whatever happens to a huge page that has moved to the device and is not mapped, data are right."
+        => huge("out_moved", Mover::Out),
+    back_collected = "Whatever happens to pages that are collected to come back, no write of the device is lost."
+        => small("back_collected", Mover::Back),
+    back_copied = "Whatever happens to pages that were copied back, no write of the device is lost."
+        => small("back_copied", Mover::Back),
+    back_moved = "Whatever happens to pages that came back and are not mapped, data are right."
+        => small("back_moved", Mover::Back),
+    fault_begun = "Whatever happens to a page that a CPU has touched, and that is still there, data are right."
+        => small("fault", Mover::Fault),
+    fault_begun_huge = "Whatever happens to a huge page that a CPU has touched, and that is still there, data are right."
+        => huge("fault", Mover::Fault),
+    fault_collected = "Whatever happens to a page that a CPU has touched, data are right."
+        => small("back_collected", Mover::Fault),
+    fault_copied = "Whatever happens to a page that was copied back for a CPU, every open file sees right data."
+        => small("back_copied", Mover::Fault),
+    fault_moved = "Whatever happens to a page that came back for a CPU, every open file sees right data."
+        => small("back_moved", Mover::Fault),
+    fault_huge = "Whatever happens to a huge page that was copied back for a CPU, data are right."
+        => huge("back_copied", Mover::Fault),
+    release_collected = "Whatever happens to pages that RELEASE has collected, data are right."
+        => small("back_collected", Mover::Release),
+    release_copied = "Whatever happens to pages that RELEASE has copied, data are right."
+        => small("back_copied", Mover::Release),
+    release_huge = "Whatever happens to a huge page that RELEASE has copied, data are right."
+        => huge("back_copied", Mover::Release),
+    walked = "Whatever happens to pages that a device fault has found, the device maps nothing that is gone."
+        => small("walked", Mover::Read),
+    exclusive = "Whatever happens to a page that was made exclusive, the device maps nothing that is gone."
+        => small("exclusive", Mover::Exclusive),
 }
 
 /// How long an operation is held.

@@ -10,12 +10,18 @@ use super::huge;
 use crate::prelude::*;
 
 cases! { "held":
-    vma_unmapped = "Memory that is unmapped as a whole while it is evicted: the kernel touches nothing that is gone." => of_each_kind(vma_unmapped),
-    vma_exited = "A process that exits while its memory is evicted: the kernel touches nothing that is gone." => of_each_kind(vma_exited),
-    vma_moved = "Memory that moves to another address and is unmapped while it is evicted: the same." => of_each_kind(vma_moved),
-    vma_shared = "Memory that a child maps, too, and both unmap while it is evicted: the same." => of_each_kind(vma_shared),
-    vma_unmapped_by_a_parent = "Memory whose child mm finds first, and which its parent unmaps while it is evicted: the same." => of_each_kind(vma_unmapped_by_a_parent),
-    vma_left_to_a_child = "Memory of a parent that exits while it is evicted, with a child that keeps it: the child has its data." => of_each_kind(vma_left_to_a_child),
+    vma_unmapped = "Memory that is unmapped as a whole while it is evicted: the kernel touches nothing that is gone."
+        => of_each_kind(vma_unmapped),
+    vma_exited = "A process that exits while its memory is evicted: the kernel touches nothing that is gone."
+        => of_each_kind(vma_exited),
+    vma_moved = "Memory that moves to another address and is unmapped while it is evicted: the same."
+        => of_each_kind(vma_moved),
+    vma_shared = "Memory that a child maps, too, and both unmap while it is evicted: the same."
+        => of_each_kind(vma_shared),
+    vma_unmapped_by_a_parent = "Memory whose child mm finds first, and which its parent unmaps while it is evicted: the same."
+        => of_each_kind(vma_unmapped_by_a_parent),
+    vma_left_to_a_child = "Memory of a parent that exits while it is evicted, with a child that keeps it: the child has its data."
+        => of_each_kind(vma_left_to_a_child),
 }
 
 /// How long the eviction is held.

@@ -20,16 +20,21 @@ use crate::disk::Scratch;
 use crate::prelude::*;
 
 cases! { "io":
-    file = "write and read of a file work with resident buffers." => |device: Device| write_and_read(&device, &memory_file()?),
+    file = "write and read of a file work with resident buffers."
+        => |device: Device| write_and_read(&device, &memory_file()?),
     pipe = "Resident pages go through a pipe, to resident pages.",
     socket = "Resident pages go through a socket, to resident pages.",
     vmsplice_pages = "Resident pages that vmsplice put in a pipe come out with their data, and stay off the device until then.",
     vmsplice_gift = "Resident pages that were given away by vmsplice come out of the pipe with their data.",
-    direct_device = "Direct reads and writes of a block device work with resident buffers." => |device: Device| write_and_read(&device, &open_direct(Scratch::new()?.path())?),
-    direct_file = "Direct reads and writes of a file on ext4 work with resident buffers." => |device: Device| write_and_read(&device, &Mounted::new()?.file()?),
+    direct_device = "Direct reads and writes of a block device work with resident buffers."
+        => |device: Device| write_and_read(&device, &open_direct(Scratch::new()?.path())?),
+    direct_file = "Direct reads and writes of a file on ext4 work with resident buffers."
+        => |device: Device| write_and_read(&device, &Mounted::new()?.file()?),
     direct_while_moving = "Direct reads and writes work while their buffers go to the device.",
-    ring = "io_uring reads and writes resident buffers." => |device: Device| through_ring(&device, &Memory::new(PAGES)?),
-    ring_huge = "io_uring reads and writes huge pages that went to the device." => |device: Device| through_ring(&device, &huge(1)?),
+    ring = "io_uring reads and writes resident buffers."
+        => |device: Device| through_ring(&device, &Memory::new(PAGES)?),
+    ring_huge = "io_uring reads and writes huge pages that went to the device."
+        => |device: Device| through_ring(&device, &huge(1)?),
     ring_fixed = "Registering resident pages with io_uring takes them off the device for as long, and transfers work.",
     ring_fixed_stays = "A registered buffer does not go to the device, and the try costs it no data.",
 }

@@ -16,21 +16,39 @@ use super::huge;
 use crate::prelude::*;
 
 cases! { "nth":
-    migrate_to_device = "Whichever allocation fails while small pages go to the device, each is on one side with its data." => sweep(Kind::Small, false, false, of_all(Command::MigrateToDevice)),
-    migrate_to_device_huge = "The same for a huge page." => sweep(Kind::Huge, false, false, of_all(Command::MigrateToDevice)),
+    migrate_to_device = "Whichever allocation fails while small pages go to the device, each is on one side with its data."
+        => sweep(Kind::Small, false, false, of_all(Command::MigrateToDevice)),
+    migrate_to_device_huge = "The same for a huge page."
+        => sweep(Kind::Huge, false, false, of_all(Command::MigrateToDevice)),
     migrate_to_device_untouched = "The same for memory that was never touched.",
-    migrate_to_system = "Whichever allocation fails while small pages come back, each is on one side with its data." => sweep(Kind::Small, true, false, of_all(Command::MigrateToSystem)),
-    migrate_to_system_huge = "The same for a huge page." => sweep(Kind::Huge, true, false, of_all(Command::MigrateToSystem)),
-    migrate_to_system_part = "The same for a part of a huge page." => sweep(Kind::Huge, true, false, |device, memory, _| device.migrate_to_system(memory.region.part(100..108))),
-    release = "Whichever allocation fails in RELEASE, each page is on one side with its data." => sweep(Kind::Small, true, false, |device, _, _| device.release()),
-    read = "Whichever allocation fails in READ, the device and the CPU see right data afterwards." => sweep(Kind::Small, false, false, of_all(Command::Read)),
-    read_huge = "The same for a huge page on the device." => sweep(Kind::Huge, true, false, of_all(Command::Read)),
-    write = "Whichever allocation fails in WRITE, each page has the old or the new data." => sweep(Kind::Small, false, true, of_all(Command::Write)),
-    write_shared = "The same for pages on the device that fork has shared." => sweep(Kind::Shared, true, true, of_all(Command::Write)),
-    snapshot = "Whichever allocation fails in SNAPSHOT, nothing changes." => sweep(Kind::Small, true, false, of_all(Command::Snapshot)),
-    exclusive = "Whichever allocation fails in EXCLUSIVE, the data stay right." => sweep(Kind::Small, true, false, of_all(Command::Exclusive)),
-    exclusive_huge = "The same for a huge page on the device." => sweep(Kind::Huge, true, false, |device, memory, view| device.exclusive(memory.region.part(0..4), &mut view[..4 * page_size()])),
-    fault = "Whichever allocation fails while a CPU touches a page on the device, it reads the data at last." => sweep(Kind::Small, true, false, touch),
+    migrate_to_system = "Whichever allocation fails while small pages come back, each is on one side with its data."
+        => sweep(Kind::Small, true, false, of_all(Command::MigrateToSystem)),
+    migrate_to_system_huge = "The same for a huge page."
+        => sweep(Kind::Huge, true, false, of_all(Command::MigrateToSystem)),
+    migrate_to_system_part = "The same for a part of a huge page."
+        => sweep(Kind::Huge, true, false, |device, memory, _| {
+            device.migrate_to_system(memory.region.part(100..108))
+        }),
+    release = "Whichever allocation fails in RELEASE, each page is on one side with its data."
+        => sweep(Kind::Small, true, false, |device, _, _| device.release()),
+    read = "Whichever allocation fails in READ, the device and the CPU see right data afterwards."
+        => sweep(Kind::Small, false, false, of_all(Command::Read)),
+    read_huge = "The same for a huge page on the device."
+        => sweep(Kind::Huge, true, false, of_all(Command::Read)),
+    write = "Whichever allocation fails in WRITE, each page has the old or the new data."
+        => sweep(Kind::Small, false, true, of_all(Command::Write)),
+    write_shared = "The same for pages on the device that fork has shared."
+        => sweep(Kind::Shared, true, true, of_all(Command::Write)),
+    snapshot = "Whichever allocation fails in SNAPSHOT, nothing changes."
+        => sweep(Kind::Small, true, false, of_all(Command::Snapshot)),
+    exclusive = "Whichever allocation fails in EXCLUSIVE, the data stay right."
+        => sweep(Kind::Small, true, false, of_all(Command::Exclusive)),
+    exclusive_huge = "The same for a huge page on the device."
+        => sweep(Kind::Huge, true, false, |device, memory, view| {
+            device.exclusive(memory.region.part(0..4), &mut view[..4 * page_size()])
+        }),
+    fault = "Whichever allocation fails while a CPU touches a page on the device, it reads the data at last."
+        => sweep(Kind::Small, true, false, touch),
     fault_huge = "The same for a huge page." => sweep(Kind::Huge, true, false, touch),
     open = "Whichever allocation fails in open, it says so, and the next one works.",
 }

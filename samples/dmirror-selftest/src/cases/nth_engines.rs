@@ -17,9 +17,18 @@ use crate::worker::{Kind, open, refused, same, thread_of, threads};
 cases! { "nth":
     queue_create = "Whichever allocation fails in QUEUE_CREATE, there is no queue and no thread too many, and the next one works.",
     queue_commands = "Whichever allocation fails in SUBMIT, WAIT, QUEUE_DESTROY and QUERY, no number is lost.",
-    job_where_it_is = "Whichever allocation of an engine fails, the job does what it should or ends with ENOMEM, and the next works." => sweeps(&[("test_hmm", &[Kind::Small, Kind::Untouched, Kind::Shared, Kind::Resident, Kind::Elsewhere])], work),
-    job_moves_pages = "The same for an engine that moves what it misses." => sweeps(&[("kfd", &[Kind::Small, Kind::Untouched, Kind::Huge]), ("uvm", &[Kind::HalfResident])], work),
-    job_moves_packets = "The same for PREFETCH, both ways." => sweeps(&[("test_hmm", &[Kind::Small, Kind::Resident, Kind::ResidentHuge])], moves),
+    job_where_it_is = "Whichever allocation of an engine fails, the job does what it should or ends with ENOMEM, and the next works."
+        => sweeps(&[(
+            "test_hmm",
+            &[Kind::Small, Kind::Untouched, Kind::Shared, Kind::Resident, Kind::Elsewhere],
+        )], work),
+    job_moves_pages = "The same for an engine that moves what it misses."
+        => sweeps(&[
+            ("kfd", &[Kind::Small, Kind::Untouched, Kind::Huge]),
+            ("uvm", &[Kind::HalfResident]),
+        ], work),
+    job_moves_packets = "The same for PREFETCH, both ways."
+        => sweeps(&[("test_hmm", &[Kind::Small, Kind::Resident, Kind::ResidentHuge])], moves),
     fault_handler = "The handler of faults does without allocations.",
 }
 

@@ -17,10 +17,14 @@ use crate::prelude::*;
 cases! { "observers":
     pagemap = "/proc/self/pagemap shows each resident page as one frame of device memory of its own.",
     smaps = "smaps counts resident pages as Rss, and none as Swap.",
-    pagemap_of_another = "/proc/PID/pagemap of another process shows its resident pages, and leaves them there." => resident(PAGES, pagemap_of_another),
-    process_vm_readv = "Another process reads resident pages by process_vm_readv." => resident(PAGES, process_vm_readv),
-    process_vm_writev = "Another process writes resident pages by process_vm_writev." => resident(PAGES, process_vm_writev),
-    proc_mem = "Another process reads and writes resident pages through /proc/PID/mem." => resident(PAGES, proc_mem),
+    pagemap_of_another = "/proc/PID/pagemap of another process shows its resident pages, and leaves them there."
+        => resident(PAGES, pagemap_of_another),
+    process_vm_readv = "Another process reads resident pages by process_vm_readv."
+        => resident(PAGES, process_vm_readv),
+    process_vm_writev = "Another process writes resident pages by process_vm_writev."
+        => resident(PAGES, process_vm_writev),
+    proc_mem = "Another process reads and writes resident pages through /proc/PID/mem."
+        => resident(PAGES, proc_mem),
 }
 
 const PAGES: usize = 32;

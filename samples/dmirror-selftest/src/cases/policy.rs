@@ -14,7 +14,8 @@ cases! { "policy":
     interpreter = "Whatever the policy, packets do what the interpreter says, over memory of each kind."
         => for_each(&PRESETS, |context, _, _| over_each_kind(context, packets)),
     explicit = "With test_hmm, an engine leaves pages where they are.",
-    whole_granule = "With xe and kfd, 2 MiB move for one page." => for_each(&["xe", "kfd"], whole_granule),
+    whole_granule = "With xe and kfd, 2 MiB move for one page."
+        => for_each(&["xe", "kfd"], whole_granule),
     fits_the_mapping = "Where a mapping is smaller, the largest part moves that fits.",
     dense_rest = "With uvm, single pages move, and the rest of a part of which more than half is there.",
     granule = "A granule of 4 KiB to 2 MiB moves, aligned to its size.",

@@ -15,14 +15,19 @@ use crate::prelude::*;
 cases! { "proc":
     smaps_adds_up = "The sizes that smaps gives for resident pages add up.",
     smaps_adds_up_huge = "The sizes that smaps gives for huge pages that went to the device add up.",
-    smaps_shared = "After a fork smaps gives half of the resident pages to each process." => kept(on_device(PAGES), smaps_shared),
+    smaps_shared = "After a fork smaps gives half of the resident pages to each process."
+        => kept(on_device(PAGES), smaps_shared),
     smaps_rollup = "smaps_rollup is the sum of smaps, resident pages included.",
     status = "VmRSS and VmSwap of /proc/self/status do not change when pages go to the device.",
     maxrss = "getrusage counts resident pages in the peak of memory.",
-    numa_maps = "numa_maps counts the pages of a mapping that are not on the device, by node." => kept(in_system(PAGES), numa_maps),
-    mincore_resident = "mincore says that resident pages are in memory, and leaves them there." => kept(on_device(PAGES), mincore_resident),
-    pagemap_scan_finds = "The ioctl PAGEMAP_SCAN finds exactly the resident pages as not present." => kept(in_system(PAGES), pagemap_scan_finds),
-    queries_huge = "mincore, move_pages, PAGEMAP_SCAN and numa_maps answer for huge pages on the device, and leave them there." => kept(|_| huge(1), queries_huge),
+    numa_maps = "numa_maps counts the pages of a mapping that are not on the device, by node."
+        => kept(in_system(PAGES), numa_maps),
+    mincore_resident = "mincore says that resident pages are in memory, and leaves them there."
+        => kept(on_device(PAGES), mincore_resident),
+    pagemap_scan_finds = "The ioctl PAGEMAP_SCAN finds exactly the resident pages as not present."
+        => kept(in_system(PAGES), pagemap_scan_finds),
+    queries_huge = "mincore, move_pages, PAGEMAP_SCAN and numa_maps answer for huge pages on the device, and leave them there."
+        => kept(|_| huge(1), queries_huge),
 }
 
 const PAGES: usize = 32;

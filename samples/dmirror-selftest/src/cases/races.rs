@@ -13,8 +13,10 @@ use super::huge::huge;
 use crate::prelude::*;
 
 cases! { "races":
-    threads_touch_one_page = "Many threads that touch one page on the device at once all read its data." => |device: Device| touch_at_once(&device, &Memory::new(1)?, 40, None),
-    threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon." => |device: Device| touch_at_once(&device, &huge(1)?, 20, Some(two_cpus()?)),
+    threads_touch_one_page = "Many threads that touch one page on the device at once all read its data."
+        => |device: Device| touch_at_once(&device, &Memory::new(1)?, 40, None),
+    threads_touch_one_huge_page = "Threads on both CPUs that touch one huge page there, which they cannot wait for, get its data soon."
+        => |device: Device| touch_at_once(&device, &huge(1)?, 20, Some(two_cpus()?)),
     work_on_a_cpu_that_waits = "While a CPU faults again and again at a huge page that another has locked, work on each CPU is done.",
     threads_touch_many_pages = "Many threads that read a range on the device in different orders all read its data.",
     release_meets_touches = "RELEASE takes no page for one of the device's that has just come back to a CPU.",
@@ -56,8 +58,8 @@ fn together(
 /// Threads touch a page at once, each time that it has gone to the device, on `cpus` if those are
 /// given.
 ///
-/// A CPU that finds a huge page of the device locked does not wait for it but faults again, at once: see
-/// Documentation/known-mm-issues.md. Whoever has it locked must not depend on that CPU.
+/// A CPU that finds a huge page of the device locked does not wait for it but faults again, at
+/// once: see Documentation/known-mm-issues.md. Whoever has it locked must not depend on that CPU.
 fn touch_at_once(
     device: &Device,
     memory: &Memory,
@@ -99,9 +101,9 @@ fn touch_at_once(
     )
 }
 
-/// The livelock that the faults again and again could be: one that has the page locked waits for work on
-/// each CPU (`lru_add_drain_all()`, which is what dropping caches begins with), and a CPU that faults does
-/// none. Here a third one waits for it, so that it ends whatever happens.
+/// The livelock that the faults again and again could be: one that has the page locked waits for
+/// work on each CPU (`lru_add_drain_all()`, which is what dropping caches begins with), and a CPU
+/// that faults does none. Here a third one waits for it, so that it ends whatever happens.
 fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
     const BOUND: Duration = Duration::from_secs(60);
     let cpus = two_cpus()?;
@@ -166,8 +168,8 @@ fn threads_touch_many_pages(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// A page that came back is not mapped, and not free before the last reference is put; an eviction that
-/// finds it then must not migrate it once more: mm would warn.
+/// A page that came back is not mapped, and not free before the last reference is put; an eviction
+/// that finds it then must not migrate it once more: mm would warn.
 fn release_meets_touches(device: Device) -> Result<()> {
     const PAGES: usize = 128;
     const ROUNDS: usize = 15;

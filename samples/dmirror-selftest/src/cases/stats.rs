@@ -16,19 +16,28 @@ use crate::inject::{Failure, Often};
 use crate::prelude::*;
 
 cases! { "stats":
-    request = "Pages that commands move out and back count by request, in bytes and by size." => kept(in_system(SMALL), request),
-    request_huge = "Huge pages that commands move out and back count as such." => kept(|_| huge::huge(2), request_huge),
-    split_on_the_way_back = "A huge page that comes back in parts counts in small pages." => kept(|_| huge::huge(1), split_on_the_way_back),
-    cpu_fault = "Pages that a CPU touches count as its faults, and as pages that came back for them." => resident(SMALL, cpu_fault),
-    cpu_fault_huge = "A huge page that a CPU touches counts as one fault and as 2 MiB." => kept(|_| huge::huge(1), cpu_fault_huge),
-    cpu_fault_refused = "A CPU that gets SIGBUS counts as a failure, and no page as back." => kept(on_device(SMALL), cpu_fault_refused),
+    request = "Pages that commands move out and back count by request, in bytes and by size."
+        => kept(in_system(SMALL), request),
+    request_huge = "Huge pages that commands move out and back count as such."
+        => kept(|_| huge::huge(2), request_huge),
+    split_on_the_way_back = "A huge page that comes back in parts counts in small pages."
+        => kept(|_| huge::huge(1), split_on_the_way_back),
+    cpu_fault = "Pages that a CPU touches count as its faults, and as pages that came back for them."
+        => resident(SMALL, cpu_fault),
+    cpu_fault_huge = "A huge page that a CPU touches counts as one fault and as 2 MiB."
+        => kept(|_| huge::huge(1), cpu_fault_huge),
+    cpu_fault_refused = "A CPU that gets SIGBUS counts as a failure, and no page as back."
+        => kept(on_device(SMALL), cpu_fault_refused),
     device_fault = "Faults of the device count, and those that it was not allowed as failures.",
-    device_fault_brings_back = "Shared pages that the device writes to count as back for its fault." => resident(SMALL, device_fault_brings_back),
+    device_fault_brings_back = "Shared pages that the device writes to count as back for its fault."
+        => resident(SMALL, device_fault_brings_back),
     evicted = "Pages that a full device evicts count as evicted, and the pass again as one for room.",
-    released = "RELEASE counts the pages that it brings back under its own cause." => resident(SMALL, released),
+    released = "RELEASE counts the pages that it brings back under its own cause."
+        => resident(SMALL, released),
     freed = "Pages that a process drops, or that it leaves behind, count as freed.",
     nothing_moves = "Pages that cannot move count as having stayed.",
-    copy_fails = "A migration whose copy fails counts as that." => kept(in_system(SMALL), copy_fails),
+    copy_fails = "A migration whose copy fails counts as that."
+        => kept(in_system(SMALL), copy_fails),
     invalidated = "Dropped memory counts as an invalidation, and as pages that the device has lost.",
     phases = "Time counts in the phase that it was spent in.",
     second_device = "What one device does does not count for another.",

@@ -17,7 +17,8 @@ cases! { "task":
     futex_wait = "A futex call looks at a word on a resident page, private or shared.",
     futex_wake = "A thread that waits for a word is woken when the word's page is on the device.",
     futex_pi = "A futex with priority inheritance is taken and given back on a resident page.",
-    stack = "A program goes on when the pages of its stack go to the device." => |device: Device| dive_from_here(&device, 12, 100),
+    stack = "A program goes on when the pages of its stack go to the device."
+        => |device: Device| dive_from_here(&device, 12, 100),
     thread_stack = "A thread goes on when all of its stack goes to the device.",
     signal_frame = "A signal finds its frame on resident pages of the stack, and returns from there.",
     signal_stack = "A signal is handled on a stack of its own whose pages are resident.",

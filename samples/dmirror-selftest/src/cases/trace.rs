@@ -15,18 +15,24 @@ cases! { "trace":
     formats = "Each event has a format file with the fields that it is documented to have.",
     silent_when_off = "Events that are switched off, or back off, leave nothing in the buffer.",
     to_the_device = "A migration to the device shows its range, its cause, the pages that moved and their reservation.",
-    to_the_system = "A migration back to the system shows its range, its cause and the pages that moved." => resident(PAGES, to_the_system),
+    to_the_system = "A migration back to the system shows its range, its cause and the pages that moved."
+        => resident(PAGES, to_the_system),
     one_window_after_the_other = "A migration of more than 2 MiB shows a begin and an end for each window.",
     nothing_moves = "A migration of pages that cannot move shows that none did.",
     second_device = "An event of another device has its number.",
     another_process = "An event has the number of the process that caused it.",
-    cpu_fault = "A CPU that touches a page on the device shows the page, and what came back for it." => resident(PAGES, cpu_fault),
-    cpu_fault_huge = "A CPU that touches a huge page on the device shows the window that came back." => kept(|_| huge::huge(1), cpu_fault_huge),
-    cpu_fault_refused = "A CPU that touches what the device cannot give back shows the error and the answer." => kept(on_device(PAGES), cpu_fault_refused),
+    cpu_fault = "A CPU that touches a page on the device shows the page, and what came back for it."
+        => resident(PAGES, cpu_fault),
+    cpu_fault_huge = "A CPU that touches a huge page on the device shows the window that came back."
+        => kept(|_| huge::huge(1), cpu_fault_huge),
+    cpu_fault_refused = "A CPU that touches what the device cannot give back shows the error and the answer."
+        => kept(on_device(PAGES), cpu_fault_refused),
     evicted = "A full device shows which block it evicted, how many pages came, and how long it took.",
-    released = "RELEASE shows under its own cause how many pages it brought back." => resident(PAGES, released),
+    released = "RELEASE shows under its own cause how many pages it brought back."
+        => resident(PAGES, released),
     device_fault = "Faults of the device show their range, what it wanted, and the error.",
-    device_fault_brings_back = "A device that writes to its pages that are shared shows that they went back for it." => resident(PAGES, device_fault_brings_back),
+    device_fault_brings_back = "A device that writes to its pages that are shared shows that they went back for it."
+        => resident(PAGES, device_fault_brings_back),
     invalidated = "Dropped memory shows how many pages the device has lost.",
     invalidated_by_itself = "A migration shows an invalidation of its own, a CPU fault one of the device's owner.",
     exclusive = "Exclusive access shows its range, how many pages became so, and the error.",
