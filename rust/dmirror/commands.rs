@@ -44,27 +44,44 @@ pub(crate) enum QueueCommand {
 }
 
 impl QueueCommand {
+    /// Each command, and its number in the ABI.
+    const NUMBERS: [(Self, u32); 8] = [
+        (Self::Query, uapi::DMIRROR_NR_QUERY),
+        (Self::Create, uapi::DMIRROR_NR_QUEUE_CREATE),
+        (Self::Destroy, uapi::DMIRROR_NR_QUEUE_DESTROY),
+        (Self::Submit, uapi::DMIRROR_NR_SUBMIT),
+        (Self::Wait, uapi::DMIRROR_NR_WAIT),
+        (Self::Reset, uapi::DMIRROR_NR_RESET),
+        (Self::AdviseSet, uapi::DMIRROR_NR_ADVISE_SET),
+        (Self::AdviseGet, uapi::DMIRROR_NR_ADVISE_GET),
+    ];
+
+    /// The first of the numbers: those of test_hmm's commands are below it.
+    const FIRST: u32 = {
+        let mut first = u32::MAX;
+        let mut at = 0;
+        while at < Self::NUMBERS.len() {
+            if Self::NUMBERS[at].1 < first {
+                first = Self::NUMBERS[at].1;
+            }
+            at += 1;
+        }
+        first
+    };
+
     /// Returns the command for a number that `ioctl(2)` received. The size in the number is that of
     /// the struct as the program knows it, and the struct itself contains it as well.
     pub(crate) fn from_number(cmd: u32) -> Option<Self> {
         const SIZE: u32 = kernel::uapi::_IOC_SIZEMASK << kernel::uapi::_IOC_SIZESHIFT;
-        // The first of these numbers: the commands of test_hmm are below it, and shall be fast.
-        if cmd & kernel::uapi::_IOC_NRMASK < uapi::DMIRROR_NR_QUERY {
+        // The commands of test_hmm shall be fast.
+        if cmd & kernel::uapi::_IOC_NRMASK < Self::FIRST {
             return None;
         }
-        [
-            (Self::Query, uapi::DMIRROR_NR_QUERY),
-            (Self::Create, uapi::DMIRROR_NR_QUEUE_CREATE),
-            (Self::Destroy, uapi::DMIRROR_NR_QUEUE_DESTROY),
-            (Self::Submit, uapi::DMIRROR_NR_SUBMIT),
-            (Self::Wait, uapi::DMIRROR_NR_WAIT),
-            (Self::Reset, uapi::DMIRROR_NR_RESET),
-            (Self::AdviseSet, uapi::DMIRROR_NR_ADVISE_SET),
-            (Self::AdviseGet, uapi::DMIRROR_NR_ADVISE_GET),
-        ]
-        .into_iter()
-        .find(|&(_, nr)| crate::file::number(nr) & !SIZE == cmd & !SIZE)
-        .map(|(command, _)| command)
+        let is_it = |&&(_, nr): &&(Self, u32)| crate::file::number(nr) & !SIZE == cmd & !SIZE;
+        Self::NUMBERS
+            .iter()
+            .find(is_it)
+            .map(|&(command, _)| command)
     }
 }
 

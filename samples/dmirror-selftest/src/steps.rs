@@ -22,7 +22,7 @@ use Verb::*;
 use Who::*;
 
 /// Number of pages of [`small`].
-const PAGES: usize = 40;
+pub const PAGES: usize = 40;
 
 /// No fault.
 pub const NONE: RangeInclusive<u64> = 0..=0;

@@ -7,7 +7,7 @@ use dmirror_client::device::Buffer;
 use dmirror_client::{Command, Pattern};
 
 use crate::prelude::*;
-use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, HALF, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "access":
     read_without_access = "READ of memory without access is EFAULT, wherever its pages are.",
@@ -42,8 +42,6 @@ cases! { "access":
     as_32_bit_program = "A 32-bit program's commands do what those of others do.",
     killed = "A process that is killed while it reads and writes a lot ends at once.",
 }
-
-const PAGES: usize = 40;
 
 /// READs a range that cannot be read to its end, with and without entries for its good part, and
 /// checks that the pages that were counted, and no others, were handed out.

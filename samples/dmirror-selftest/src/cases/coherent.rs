@@ -12,7 +12,7 @@ use dmirror_client::{Command, Ring};
 use super::huge;
 use crate::prelude::*;
 use crate::reload::{Unloaded, with_parameters};
-use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, HALF, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "coherent":
     cpu_access_stays = "CPUs read and write pages on the device, and the pages stay there."
@@ -79,8 +79,6 @@ cases! { "coherent":
     other_device = "A page on one device is not taken by another: ENOENT, and it stays.",
     unloaded = "Unloading brings pages back while their program goes on.",
 }
-
-const PAGES: usize = 40;
 
 fn open(context: &Context) -> Result<Device> {
     context.open_coherent(0)

@@ -3,7 +3,7 @@
 //! Several processes, several open files, two devices.
 
 use crate::prelude::*;
-use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, HALF, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "devices":
     two_processes = "Two processes use one device at the same time, each with its own data.",
@@ -24,8 +24,6 @@ cases! { "devices":
         ]))]),
     two_devices_two_processes = "Two processes on two devices move shared pages, and each keeps its data.",
 }
-
-const PAGES: usize = 40;
 
 fn churn(device: &Device, rounds: u16) -> Result<()> {
     let memory = small()?;

@@ -7,7 +7,7 @@ use dmirror_client::Command;
 
 use super::huge;
 use crate::prelude::*;
-use crate::steps::{ALL, HALF, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, HALF, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "opens":
     other_reads_resident = "One open file reads the pages that another one moved to the device."
@@ -56,8 +56,6 @@ cases! { "opens":
     inherited = "A child reads, writes and looks at the opener's memory by an inherited descriptor.",
     opener_is_gone = "A descriptor whose opener is gone answers EFAULT to READ and WRITE, EINVAL to all others with a range.",
 }
-
-const PAGES: usize = 40;
 
 fn reader_sees_migration(context: &Context) -> Result<()> {
     let (reader, mover, memory) = (context.open()?, context.open()?, small()?);

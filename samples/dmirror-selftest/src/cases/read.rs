@@ -12,7 +12,7 @@ use dmirror_client::region::Options;
 
 use super::{files, huge};
 use crate::prelude::*;
-use crate::steps::{ALL, HALF, NONE, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, HALF, NONE, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "read":
     system_pages = "The device reads pages in system memory, which stay there."
@@ -88,8 +88,6 @@ cases! { "read":
         => |device: Device| dropped(&device, |region, part| region.advise(part, Advice::DontNeed)),
     after_fork = "After a fork the device reads what its opener wrote, not what the child did.",
 }
-
-const PAGES: usize = 40;
 
 /// The device reads memory, all of which is at `place`, whole and in parts, and leaves it as it is.
 fn reads(device: &Device, memory: &Memory, place: Where) -> Result<()> {

@@ -9,7 +9,7 @@ use dmirror_client::device::prot::{ERROR, NONE, PMD, PRIVATE_LOCAL as LOCAL, REA
 
 use super::{files, huge};
 use crate::prelude::*;
-use crate::steps::{ALL, Verb::*, Who::*, small, steps};
+use crate::steps::{ALL, PAGES, Verb::*, Who::*, small, steps};
 
 cases! { "snapshot":
     system_pages = "Pages in system memory show as holes, zero pages, readable, writable."
@@ -58,8 +58,6 @@ cases! { "snapshot":
         ]))]),
     bad_output = "A snapshot to a buffer that cannot be written is EFAULT.",
 }
-
-const PAGES: usize = 40;
 
 /// Checks what a snapshot says of pages of a region: of the first ones, and of the others.
 fn shows(device: &Device, region: &Region, bytes: [(std::ops::Range<usize>, u8); 2]) -> Result<()> {

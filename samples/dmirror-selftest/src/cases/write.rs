@@ -11,7 +11,7 @@ use dmirror_client::place::Usage;
 use super::read::{every_third, word_of};
 use super::{files, huge};
 use crate::prelude::*;
-use crate::steps::{ALL, HALF, NONE, Verb::*, Who::*, again, small, steps};
+use crate::steps::{ALL, HALF, NONE, PAGES, Verb::*, Who::*, again, small, steps};
 use crate::swapping::swap_on;
 
 cases! { "write":
@@ -90,8 +90,6 @@ cases! { "write":
             (A, Writes), (Cpu, Advises(ALL, Advice::PageOut)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
         ]))])),
 }
-
-const PAGES: usize = 40;
 
 /// The device writes memory in system memory, which stays there, as huge as it is.
 fn writes(device: &Device, memory: &Memory, rounds: Range<u16>) -> Result<()> {
