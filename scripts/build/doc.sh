@@ -29,9 +29,9 @@ kernel_crate() {
 }
 
 client_library() {
-	in_root env CARGO_TARGET_DIR="$BUILD/cargo" RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --locked \
+	with_crates dev env RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --locked \
 		--no-deps -p dmirror-client --manifest-path "$TOP/samples/Cargo.toml" -j "$JOBS" &&
-		cp -r "$BUILD/cargo/doc" "$BUILD/doc/client"
+		cp -r "$BUILD/cargo-dev/doc" "$BUILD/doc/client"
 }
 
 check "rustdoc: hmm" kernel_crate hmm

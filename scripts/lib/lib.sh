@@ -146,3 +146,30 @@ make_kernel_module() {
 
 # in_root COMMAND... : run a command in the build root (made by root.sh).
 in_root() { "$SCRIPTS/build/in-root.sh" "$@"; }
+
+# built_for KERNEL : the name in build/ of what is made for a kernel of the chosen series.
+built_for() { printf '%s%s\n' "$1" "${SERIES:+-$SERIES}"; }
+
+# How the programs of samples/ are compiled: static, for the guest. With --target the
+# flags are not applied to build scripts and macros, which could not be linked statically.
+PROGRAM_TARGET=x86_64-unknown-linux-gnu
+PROGRAM=(env RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target "$PROGRAM_TARGET")
+
+# with_crates release|dev COMMAND... : run cargo in the build root, in build/cargo-release
+# or build/cargo-dev, where the crates of others are compiled already (see crates.sh).
+with_crates() {
+	local folder=$BUILD/cargo-$1 kind=$1 compiled
+	shift
+	if [ ! -e "$folder" ]; then
+		mkdir -p "$BUILD"
+		(
+			flock 9
+			[ ! -e "$folder" ] || exit 0
+			compiled=$("$SCRIPTS/build/crates.sh" "$kind")
+			rm -rf "$folder.new"
+			cp -a --reflink=auto "$compiled" "$folder.new"
+			mv -T "$folder.new" "$folder"
+		) 9>"$BUILD/.crates-$kind.lock" || return
+	fi
+	in_root env CARGO_TARGET_DIR="$folder" "$@"
+}

@@ -27,7 +27,7 @@ large=capacity=0x50000000 little=capacity=0x4000000
 
 # on_host COMMAND ARGUMENT... : the program on this host, where it can draw.
 on_host() {
-	in_root env CARGO_TARGET_DIR="$BUILD/cargo" cargo run --quiet --release --locked \
+	with_crates release cargo run --quiet --release --locked \
 		--manifest-path "$TOP/samples/Cargo.toml" -p dmirror-bench --features plot -j "$JOBS" -- "$@"
 }
 

@@ -11,7 +11,7 @@ mkdir -p "$BUILD/log"
 # cargo_test FOLDER : its cases, of all of its crates.
 cargo_test() {
 	local log=$BUILD/log/cargo-test-${1//\//-}.log status=0 line
-	in_root env CARGO_TARGET_DIR="$BUILD/cargo" cargo test --quiet --locked --workspace --all-features -j "$JOBS" \
+	with_crates dev cargo test --quiet --locked --workspace --all-features -j "$JOBS" \
 		--manifest-path "$TOP/$1/Cargo.toml" --no-fail-fast >"$log" 2>&1 || status=$?
 	while read -r line; do
 		[[ $line =~ ([0-9]+)\ passed\;\ ([0-9]+)\ failed\;\ ([0-9]+)\ ignored ]] || continue

@@ -46,7 +46,7 @@ clippy_of_kernel_crates() {
 format_of_workspace() { in_root cargo fmt --check --all --manifest-path "$1/Cargo.toml"; }
 
 clippy_of_workspace() {
-	in_root env CARGO_TARGET_DIR="$BUILD/cargo" cargo clippy --quiet --locked --workspace --all-targets --all-features \
+	with_crates dev cargo clippy --quiet --locked --workspace --all-targets --all-features \
 		-j "$JOBS" --manifest-path "$1/Cargo.toml" -- -D warnings
 }
 
