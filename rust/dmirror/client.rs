@@ -5,7 +5,7 @@
 use core::ops::Range;
 
 use emu::{observer::UnmapObserver, trace, view::View};
-use hmm::counter::Counter;
+use hmm::{compat::tgid, counter::Counter};
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::{Mm, MmWithUser},
@@ -74,7 +74,7 @@ impl Client {
             },
             device,
             number: new_client(),
-            pid: current!().tgid(),
+            pid: tgid(current!()),
             stats: FileStats::default(),
             hits: Hits::default(),
             thrashing <- new_spinlock!(Thrashing::default(), "Client::thrashing"),

@@ -20,7 +20,7 @@ use emu::{
     iomem::PhysicalStart,
     memory::Memory,
 };
-use hmm::memremap::HPAGE_PMD_NR as BLOCK_PAGES;
+use hmm::{compat::parameter, memremap::HPAGE_PMD_NR as BLOCK_PAGES};
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::page::PAGE_SHIFT;
 use kernel::page::PAGE_SIZE;
@@ -131,13 +131,13 @@ struct DmirrorModule {
 impl kernel::Module for DmirrorModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let params = Params {
-            capacity: module_parameters::capacity.value(),
-            vram_base: module_parameters::vram_base.value(),
-            vram_size: module_parameters::vram_size.value(),
-            spm_addr_dev0: module_parameters::spm_addr_dev0.value(),
-            spm_addr_dev1: module_parameters::spm_addr_dev1.value(),
-            spm_size: module_parameters::spm_size.value(),
-            engines: module_parameters::engines.value(),
+            capacity: parameter(&module_parameters::capacity),
+            vram_base: parameter(&module_parameters::vram_base),
+            vram_size: parameter(&module_parameters::vram_size),
+            spm_addr_dev0: parameter(&module_parameters::spm_addr_dev0),
+            spm_addr_dev1: parameter(&module_parameters::spm_addr_dev1),
+            spm_size: parameter(&module_parameters::spm_size),
+            engines: parameter(&module_parameters::engines),
         };
         let plan = params
             .validate(BLOCK_BYTES, PRIVATE_DEVICES as u64)

@@ -17,6 +17,7 @@ use emu::{
     view::View,
 };
 use hmm::{
+    compat::EOPNOTSUPP,
     lru::drain_lru_batches,
     memremap::{Kind, HPAGE_PMD_ORDER},
     migrate::{Entry, LargeFolios, ToDevice},

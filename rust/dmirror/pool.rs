@@ -8,15 +8,17 @@
 use core::ops::Range;
 
 use emu::debugfs::{DebugfsDir, DebugfsU32s};
-use hmm::memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER};
+use hmm::{
+    compat::{new_spinlock_irq, SpinLockIrq},
+    memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
+};
 use kernel::{
     alloc::{flags::GFP_KERNEL, KVVec},
-    new_spinlock_irq,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
-        Arc, SpinLockIrq,
+        Arc,
     },
 };
 

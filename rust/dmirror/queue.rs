@@ -5,6 +5,7 @@
 //! Locks: that of the jobs, held for bookkeeping only.
 
 use emu::eventfd::Eventfd;
+use hmm::compat::{ECANCELED, ETIME};
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     new_condvar, new_mutex,

@@ -26,7 +26,7 @@ use kernel::{
     ModuleMetadata,
 };
 
-use crate::{bindings, device_file::wait_for_openers};
+use crate::{bindings, compat, device_file::wait_for_openers};
 
 /// A directory in debugfs, which exists until drop. Each file in it holds an [`Arc`] to it.
 ///
@@ -222,7 +222,7 @@ pub struct DebugfsText<T: Text> {
 
 impl<T: Text> DebugfsText<T> {
     const OPERATIONS: bindings::file_operations = bindings::file_operations {
-        owner: T::OwnerModule::THIS_MODULE.as_ptr(),
+        owner: compat::module_of::<T::OwnerModule>(),
         open: Some(Self::open),
         read: Some(bindings::seq_read),
         write: if T::IS_WRITABLE {
@@ -322,6 +322,6 @@ impl<T: Text> DebugfsText<T> {
 impl<T: Text> Drop for DebugfsText<T> {
     fn drop(&mut self) {
         self.dir.remove(self.name);
-        wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
+        wait_for_openers(compat::module_of::<T::OwnerModule>());
     }
 }

@@ -27,7 +27,7 @@ use kernel::{
     ModuleMetadata,
 };
 
-use crate::bindings;
+use crate::{bindings, compat};
 
 /// What a driver implements for its device file.
 pub trait DeviceFileOps: Sized + 'static {
@@ -94,6 +94,8 @@ pub trait DeviceFileOps: Sized + 'static {
 /// reason, in a module that is being loaded, drop waits until all opened files are closed.
 pub struct DeviceFiles<T: DeviceFileOps> {
     files: KVec<Pin<KBox<DeviceFile<T>>>>,
+    /// Dropped last: when this is dropped, no file is open.
+    owner: compat::FileOwner<Adapter<T>>,
     /// Whether files can be opened.
     ready: Arc<Atomic<bool>>,
 }
@@ -112,12 +114,15 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
         let ready = Arc::new(Atomic::new(false), GFP_KERNEL)?;
         let mut this = Self {
             files: KVec::with_capacity(devices.len(), GFP_KERNEL)?,
+            owner: compat::FileOwner::new(compat::module_of::<T::OwnerModule>()),
             ready,
         };
         for (name, device) in devices {
             let file = DeviceFile::new(name, device, this.ready.clone());
-            this.files
-                .push(KBox::pin_init(file, GFP_KERNEL)?, GFP_KERNEL)?;
+            let file = KBox::pin_init(file, GFP_KERNEL)?;
+            // SAFETY: Drop waits until no file is open, and drops `owner` after that.
+            unsafe { this.owner.keep(&file.registration) }?;
+            this.files.push(file, GFP_KERNEL)?;
         }
         // ORDERING: Release: pairs with the load in `open`, so that an opener sees all files.
         this.ready.store(true, Release);
@@ -136,7 +141,7 @@ impl<T: DeviceFileOps> Drop for DeviceFiles<T> {
         // for it.
         self.ready.store(false, Relaxed);
         self.files.clear();
-        wait_for_openers(T::OwnerModule::THIS_MODULE.as_ptr());
+        wait_for_openers(compat::module_of::<T::OwnerModule>());
     }
 }
 
@@ -237,6 +242,8 @@ struct Adapter<T>(PhantomData<T>);
 
 #[vtable]
 impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
+    // Here and not in `compat`, since `vtable` must see it.
+    #[cfg(not(lacks_misc_owner))]
     type OwnerModule = T::OwnerModule;
     type Ptr = T::File;
 

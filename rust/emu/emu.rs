@@ -17,6 +17,8 @@
 //! [`View`](view::View). See [`hmm`] for what must not be done under each.
 
 mod bindings;
+#[path = "../compat/emu.rs"]
+mod compat;
 pub mod debugfs;
 pub mod device;
 pub mod device_file;

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/ioport.h`](srctree/include/linux/ioport.h).
 
+use hmm::compat::parameter as value_of;
 use kernel::{module_param::ModuleParamAccess, page::PAGE_SIZE, prelude::*, str::CString};
 
 use crate::bindings;
@@ -19,7 +20,7 @@ pub struct PhysicalStart(u64);
 impl PhysicalStart {
     /// Returns the address given by a parameter of the module. Does not sleep.
     pub fn from_parameter(parameter: &'static ModuleParamAccess<u64>) -> Self {
-        Self(parameter.value())
+        Self(value_of(parameter))
     }
 
     /// Creates an address for tests that expect it to be refused.

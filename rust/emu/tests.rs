@@ -38,6 +38,7 @@ mod prelude {
         sched::*, view::*,
     };
     pub(super) use core::ops::Range;
+    pub(super) use hmm::compat::EOPNOTSUPP;
     pub(super) use hmm::{interval::*, lru::*, memremap::*, migrate::*, range::*, vma::*};
     pub(super) use kernel::{
         page::PAGE_SIZE,

@@ -3,6 +3,7 @@
  * C wrappers for `hmm`, of inline functions and macros, which bindgen cannot see: one file for each
  * C header, no logic. The Rust side strips the prefix hmm_helper_.
  */
+#include "../compat/compat.c"
 #include "hmm.c"
 #include "kunit.c"
 #include "leafops.c"

@@ -37,6 +37,9 @@
 //! Reference: <https://docs.kernel.org/mm/hmm.html>
 
 mod bindings;
+#[doc(hidden)]
+#[path = "../compat/hmm.rs"]
+pub mod compat;
 pub mod counter;
 pub mod exclusive;
 pub mod folio;

@@ -17,16 +17,17 @@ use emu::{
     memory::Memory,
 };
 use hmm::{
+    // From 7.3 on, `kernel` has them.
+    compat::{new_spinlock_irq, SpinLockIrq},
     memremap::{CpuFault, DevicePages, FaultAnswer, Options, HPAGE_PMD_NR},
     migrate::{LargeFolios, MigrateBuffer, Migration},
     vma::LockedVma,
 };
 use kernel::{
     ioctl::_IO,
-    new_spinlock_irq,
     page::PAGE_SIZE,
     prelude::*,
-    sync::{Arc, ArcBorrow, SpinLockIrq},
+    sync::{Arc, ArcBorrow},
 };
 
 module! {

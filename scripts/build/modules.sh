@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Build dmirror.ko, and minimal.ko and ivshmem.ko in samples/. Prints the folder
-# that they are in, build/stock, build/debug, build/patched or build/kdir.
+# that they are in, build/stock, build/debug, build/patched or build/kdir, with -SERIES
+# behind it if SERIES is set.
 #
 #   scripts/build/modules.sh [stock|debug|patched] [ARGUMENT...]
 #
@@ -28,7 +29,7 @@ else
 	*) die "there is no kernel '$kernel'" "Usage: scripts/build/modules.sh [stock|debug|patched] [ARGUMENT...]" ;;
 	esac
 fi
-out=${OUT:-$BUILD/$kernel}
+out=${OUT:-$BUILD/$(built_for "$kernel")}
 mkdir -p "$out"
 
 # One build at a time in a folder.

@@ -1,19 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Make the "Rust-ready" folder of the newest stock kernel of the supported
-# series (see rust-ready-kernel.sh for what is in it). Prints its path.
+# Make the "Rust-ready" folder of the newest stock kernel of the series that
+# series.sh prints (see rust-ready-kernel.sh for what is in it). Prints its path.
 . "$(dirname "$0")/../lib/lib.sh"
 
 root=$("$SCRIPTS/build/root.sh")
-folder=$CACHE/stock-$(key_of "$(basename "$root")" "$KERNEL_SERIES" "$KERNEL_LOCALVERSION" "$SCRIPTS/build/rust-ready-kernel.sh")
+series=$("$SCRIPTS/build/series.sh")
+folder=$CACHE/stock-$(key_of "$(basename "$root")" "$series" "$KERNEL_LOCALVERSION" "$SCRIPTS/build/rust-ready-kernel.sh")
 
 newest_release() {
-	local pattern="^linux-headers-${KERNEL_SERIES//./\\.}(\.[0-9]+)?${KERNEL_LOCALVERSION//+/\\+}\$" name
+	local pattern="^linux-headers-${series//./\\.}(\.[0-9]+)?${KERNEL_LOCALVERSION//+/\\+}\$" name
 	name=$(in_root apt-cache search --names-only "$pattern" | cut -d' ' -f1 | sort -V | tail -n1)
-	[ -n "$name" ] || die "the package index has no kernel of series $KERNEL_SERIES" \
-		"Looked for linux-headers-$KERNEL_SERIES.*$KERNEL_LOCALVERSION in $KERNEL_SUITE." \
-		"If Debian has moved on, set KERNEL_SERIES in scripts/lib/config.sh to a series the module supports."
+	[ -n "$name" ] || die "the package index has no kernel of series $series" \
+		"Looked for linux-headers-$series.*$KERNEL_LOCALVERSION in $KERNEL_SUITE." \
+		"It has: $(in_root apt-cache pkgnames linux-headers- | grep -F -e "$KERNEL_LOCALVERSION" | sort -V | paste -sd' ')"
 	printf '%s\n' "${name#linux-headers-}"
 }
 
@@ -26,6 +27,6 @@ make_folder() {
 
 if ! is_made "$folder"; then
 	hold_lock stock
-	make_once "$folder" run_step "Preparing the stock kernel (Linux $KERNEL_SERIES of $KERNEL_SUITE)" "2 to 4 minutes" make_folder
+	make_once "$folder" run_step "Preparing the stock kernel (Linux $series of $KERNEL_SUITE)" "2 to 4 minutes" make_folder
 fi
 printf '%s\n' "$folder"

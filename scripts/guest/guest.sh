@@ -3,7 +3,7 @@
 #
 # Run a command in a QEMU guest, with the module loaded. What the command
 # prints goes to standard output and nothing else does; the kernel log goes to
-# build/log/NAME-KERNEL.log. Takes the settings of Documentation/using.md from the
+# build/log/NAME-KERNEL.log (NAME-KERNEL-SERIES.log if SERIES is set). Takes the settings of Documentation/using.md from the
 # environment, and for other scripts
 #
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
@@ -91,7 +91,8 @@ prepare() {
 	elif [ -e "$TOP/Kbuild" ]; then
 		"$SCRIPTS/build/modules.sh" "$KERNEL" >/dev/null || note "going on without our modules"
 	fi
-	for module in "$BUILD/$KERNEL"/*.ko "$BUILD/$KERNEL"/samples/*/*.ko; do
+	dir=$BUILD/$(built_for "$KERNEL")
+	for module in "$dir"/*.ko "$dir"/samples/*/*.ko; do
 		[ ! -e "$module" ] || modules+=("$module")
 	done
 	case $KERNEL in
@@ -296,10 +297,10 @@ choose_accel
 mkdir -p "$BUILD/log" "$BUILD/tmp"
 tmp=$(mktemp -d "$BUILD/tmp/guest.XXXXXX")
 # While a guest runs its log is a link; another guest takes the next name.
-log=$BUILD/log/$NAME-$KERNEL.log
+log=$BUILD/log/$NAME-$(built_for "$KERNEL").log
 for ((i = 2; i < 100; i++)); do
 	if [ ! -L "$log" ] || [ ! -e "$log" ]; then break; fi
-	log=$BUILD/log/$NAME-$KERNEL-$i.log
+	log=$BUILD/log/$NAME-$(built_for "$KERNEL")-$i.log
 done
 : >"$tmp/log"
 ln -sfn "$tmp/log" "$log"

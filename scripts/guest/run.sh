@@ -42,7 +42,7 @@ env "${COHERENT_DEVICES[@]}" KERNEL=stock MODULE=dmirror BUILT=1 NAME=run CMD="$
 
 demo=$(sed -n 's/^=== demo exit //p' "$output.out")
 selftest=$(sed -n 's/^=== selftest exit //p' "$output.out")
-log=$BUILD/log/run-stock.log
+log=$BUILD/log/run-$(built_for stock).log
 booted=$(sed -n 's/^\[ *\([0-9]*\)\..*dmirror-guest: command starts$/\1/p' "$log")
 sed '1,/^=== selftest exit/d' "$output.out" >"$output.ktap"
 "$programs/dmirror-selftest" --quick --list >"$output.list"

@@ -58,7 +58,7 @@ add_totals() {
 # LISTER prints.
 # shellcheck disable=SC2153 # NAME is a setting of guest.sh
 guest_cases() {
-	local prefix=$1 output=$BUILD/log/$NAME-$KERNEL status=0 failed_before=$FAILED
+	local prefix=$1 output=$BUILD/log/$NAME-$(built_for "$KERNEL") status=0 failed_before=$FAILED
 	shift
 	mkdir -p "$BUILD/log"
 	"$@" >"$output.list"
@@ -81,7 +81,7 @@ guest_cases() {
 # file LIST, some of which the kernel may not survive: see boots.py.
 # shellcheck disable=SC2153 # NAME is a setting of guest.sh
 boot_cases() {
-	local output=$BUILD/log/$NAME-$KERNEL.boots
+	local output=$BUILD/log/$NAME-$(built_for "$KERNEL").boots
 	mkdir -p "$BUILD/log"
 	"$SCRIPTS/test/boots.py" --prefix "$1" "${@:4}" -- "$2" "$3" >"$output" || true
 	sed '$d' "$output"

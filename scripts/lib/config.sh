@@ -8,9 +8,10 @@
 DEBIAN_SUITE=trixie
 KERNEL_SUITE=trixie-backports
 
-# The supported kernel series. The newest package of this series that the
-# index offers is used; stock-kernel.sh resolves its full version.
-KERNEL_SERIES=7.3
+# The kernel series that this tree was tested on, the newest last; SERIES chooses one,
+# or another. Of a series the newest package is used that the index offers.
+# Documentation/series.md says how to add one.
+KERNEL_SERIES=(7.2 7.3)
 KERNEL_LOCALVERSION=+deb13-cloud-amd64
 
 # Packages of the build root. Compilers come from the same release that built

@@ -22,7 +22,7 @@ run_seeds() {
 	done
 	export CMD NAME
 	mkdir -p "$BUILD/log"
-	output=$BUILD/log/$NAME.out seeds_log=$BUILD/log/$NAME-$KERNEL.log guest_status=0
+	output=$BUILD/log/$NAME.out seeds_log=$BUILD/log/$NAME-$(built_for "$KERNEL").log guest_status=0
 	rm -f "$output" "$seeds_log"
 	"$SCRIPTS/guest/guest.sh" | tee "$output" >&2 || guest_status=${PIPESTATUS[0]}
 	for nth in "${!seeds[@]}"; do

@@ -92,7 +92,8 @@ class Boots:
         self.results = Results(names)
         self.select = select
         self.name = os.environ["NAME"]
-        self.kernel = os.environ["KERNEL"]
+        series = os.environ.get("SERIES")
+        self.kernel = os.environ["KERNEL"] + (f"-{series}" if series else "")
         self.command = os.environ["CMD"]
         self.boots = 0
         self.deaths = 0

@@ -117,7 +117,8 @@ def read(lines, kunit_parser):
 
 def boot(name, append, expected, kunit_parser, totals):
     """Run the suites in a guest, and add what comes of them to the totals."""
-    log = LOG / f"{name}-debug.log"
+    series = os.environ.get("SERIES")
+    log = LOG / f"{name}-debug{f'-{series}' if series else ''}.log"
     log.unlink(missing_ok=True)
     append = f"kunit.enable=1 kunit.autorun=1 {append} {os.environ.get('APPEND', '')}"
     settings = {"KERNEL": "debug", "MODULE": "dmirror", "NAME": name, "CMD": "true", "APPEND": append}

@@ -16,7 +16,9 @@ use emu::{
     sched::{cond_resched, fatal_signal_pending},
     view::{Access, ViewGuard, Word},
 };
-use hmm::{exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size};
+use hmm::{
+    compat::EOPNOTSUPP, exclusive::ExclusivePage, memremap::Kind, range::Timeout, vma::task_size,
+};
 use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*};
 
 use super::{

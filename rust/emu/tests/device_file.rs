@@ -22,7 +22,7 @@ impl ModuleMetadata for Nobody {
     const NAME: &'static CStr = c"hmm test";
 
     // SAFETY: A null pointer stands for built-in code, which always exists.
-    const THIS_MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
+    crate::compat::this_module!(unsafe { ThisModule::from_ptr(core::ptr::null_mut()) });
 }
 
 /// A device that counts the files that were opened.

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::EOPNOTSUPP,
     memremap::{unlock_and_put, DevPagemap, DevPagemapOps, Frame, Hooks, Kind, Mpfn, Stopwatch},
     vma::LockedVma,
 };

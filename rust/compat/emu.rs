@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a supported kernel may lack on the Rust side, see `lacks.mk`, for `emu` alone.
+
+use core::marker::PhantomData;
+#[cfg(lacks_misc_owner)]
+use core::ptr;
+
+use kernel::{
+    miscdevice::{MiscDevice, MiscDeviceRegistration},
+    prelude::*,
+    ModuleMetadata,
+};
+
+#[cfg(lacks_this_module)]
+use kernel::types::Opaque;
+
+use crate::bindings;
+
+/// Returns the module that `M` is the type of, or null for code that is built into the kernel.
+#[cfg(not(lacks_this_module))]
+pub(crate) const fn module_of<M: ModuleMetadata>() -> *mut bindings::module {
+    M::THIS_MODULE.as_ptr()
+}
+
+/// Returns the module that this crate is linked into, as each module has a copy of its own.
+#[cfg(lacks_this_module)]
+pub(crate) const fn module_of<M: ModuleMetadata>() -> *mut bindings::module {
+    // C never looks into it through this declaration.
+    #[expect(improper_ctypes)]
+    extern "C" {
+        static __this_module: Opaque<bindings::module>;
+    }
+    // SAFETY: The kernel creates the module when it loads it. Taking its address reads nothing.
+    unsafe { __this_module.get() }
+}
+
+/// Defines the constant `ModuleMetadata::THIS_MODULE` in an implementation of that trait by hand.
+#[cfg(all(CONFIG_KUNIT = "y", not(lacks_this_module)))]
+macro_rules! this_module {
+    ($module:expr) => {
+        const THIS_MODULE: kernel::ThisModule = $module;
+    };
+}
+#[cfg(all(CONFIG_KUNIT = "y", lacks_this_module))]
+macro_rules! this_module {
+    ($module:expr) => {};
+}
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use this_module;
+
+/// Keeps the module of misc devices loaded while their files are open. The kernel crate does that
+/// by itself.
+#[cfg(not(lacks_misc_owner))]
+pub(crate) struct FileOwner<T>(PhantomData<fn() -> T>);
+
+#[cfg(not(lacks_misc_owner))]
+impl<T: MiscDevice> FileOwner<T> {
+    pub(crate) fn new(_module: *mut bindings::module) -> Self {
+        Self(PhantomData)
+    }
+
+    /// # Safety
+    ///
+    /// As below, where this does something.
+    pub(crate) unsafe fn keep(&mut self, _: &MiscDeviceRegistration<T>) -> Result {
+        Ok(())
+    }
+}
+
+/// Keeps the module of misc devices loaded while their files are open. The kernel crate names no
+/// owner in the operations of a file, so the devices get a copy that has one.
+#[cfg(lacks_misc_owner)]
+pub(crate) struct FileOwner<T> {
+    module: *mut bindings::module,
+    operations: Option<KBox<bindings::file_operations>>,
+    _device: PhantomData<fn() -> T>,
+}
+
+// SAFETY: The module is valid as long as its code runs, and nobody changes the operations.
+#[cfg(lacks_misc_owner)]
+unsafe impl<T> Send for FileOwner<T> {}
+
+// SAFETY: A shared reference gives access to nothing.
+#[cfg(lacks_misc_owner)]
+unsafe impl<T> Sync for FileOwner<T> {}
+
+#[cfg(lacks_misc_owner)]
+impl<T: MiscDevice> FileOwner<T> {
+    pub(crate) fn new(module: *mut bindings::module) -> Self {
+        Self {
+            module,
+            operations: None,
+            _device: PhantomData,
+        }
+    }
+
+    /// From now on, a file of the device that is opened keeps the module.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    ///
+    /// # Safety
+    ///
+    /// `self` must live until the registration and all files opened through it are gone.
+    pub(crate) unsafe fn keep(&mut self, registration: &MiscDeviceRegistration<T>) -> Result {
+        let misc = registration.as_raw();
+        if self.operations.is_none() {
+            // SAFETY: The registration is valid, and its operations are a constant.
+            let mut operations = unsafe { *(*misc).fops };
+            operations.owner = self.module;
+            self.operations = Some(KBox::new(operations, GFP_KERNEL)?);
+        }
+        let operations: *const _ = self.operations.as_deref().map_or(ptr::null(), |ops| ops);
+        // SAFETY: The registration is valid; the member is a single word, which a task that opens a
+        // file reads once, under the lock of all misc devices. The operations live as long as the
+        // files, by the contract of this function.
+        unsafe { (&raw mut (*misc).fops).write_volatile(operations) };
+        Ok(())
+    }
+}
