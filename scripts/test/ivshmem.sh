@@ -14,9 +14,7 @@ kernels=("$@")
 [ $# -gt 0 ] || kernels=(stock debug)
 for kernel in "${kernels[@]}"; do
 	# One case fills the device, and takes as long as that is large.
-	size=64M
-	[ "$kernel" = stock ] || size=16M
-	KERNEL=$kernel MODULE=none NAME=ivshmem IVSHMEM=$size CMD='load-module ivshmem && ivshmem-test' \
+	KERNEL=$kernel MODULE=none NAME=ivshmem IVSHMEM=16M CMD='load-module ivshmem && ivshmem-test' \
 		HOST_CMD="$(printf '%q host' "$program")" \
 		guest_cases "$kernel: " "$program" --list
 done

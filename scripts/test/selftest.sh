@@ -11,7 +11,8 @@
 #
 #   short     the debug kernel, and the cases in which it is most likely to see
 #             what others do not: about the module's own memory, locks and
-#             references
+#             references. Migration, faults and forks are those of matrix.sh, and
+#             of hmm-tests, on the same kernel
 #   reserved  the stock kernel with memory for the private devices set aside as
 #             well, and with five levels of page tables, where physical addresses
 #             are wider; the cases to which that makes a difference
@@ -37,9 +38,11 @@ if [ $# -eq 0 ]; then
 fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
-	migrate. fault. fork huge. lifetime. death. evict. opens. exclusive. coherent. races. failing. nth.
-	unload. queue. engine.
-	held.fault_ held.back_collected held.release_collected held.walked held.exclusive held.engine_ held.vma_
+	huge. fork_huge. lifetime. death. opens. exclusive. races. failing. nth. queue. engine.
+	evict.several evict.huge_several evict.no_system coherent.eviction coherent.unloaded
+	unload.while unload.nothing unload.other
+	held.fault_begun held.fault_moved held.fault_huge held.back_collected held.release_collected held.walked
+	held.exclusive held.engine_out_copied held.engine_found held.engine_atomic held.vma_unmapped held.vma_exited
 )
 selftest="${DMIRROR_SECONDS:+DMIRROR_SECONDS=$DMIRROR_SECONDS }dmirror-selftest --ktap"
 own=${ARGS+x}${APPEND+x}${MEM+x}
