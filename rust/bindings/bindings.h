@@ -12,7 +12,6 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rmap.h>
-#include <linux/sched/clock.h>
 #include <linux/smp.h>
 
 const unsigned long HMM_CONST_MIGRATE_PFN_VALID = MIGRATE_PFN_VALID;

@@ -87,7 +87,7 @@ module! {
         },
         vram_base: u64 {
             default: 0,
-            description: "First physical address of memory kept for the private devices with memmap=",
+            description: "First physical address of memory kept from the system for the private devices",
         },
         vram_size: u64 {
             default: 0,
@@ -95,11 +95,11 @@ module! {
         },
         spm_addr_dev0: u64 {
             default: 0,
-            description: "Physical address of coherent memory for hmm_dmirror2, kept with memmap=",
+            description: "Physical address of coherent memory for hmm_dmirror2, kept from the system",
         },
         spm_addr_dev1: u64 {
             default: 0,
-            description: "Physical address of coherent memory for hmm_dmirror3, kept with memmap=",
+            description: "Physical address of coherent memory for hmm_dmirror3, kept from the system",
         },
         spm_size: u64 {
             default: 0,
@@ -217,7 +217,7 @@ fn reserved(
 ) -> Result<Memory> {
     make(start, (bytes >> PAGE_SHIFT) as usize, REGION_NAME).inspect_err(|_| {
         let start = start.address();
-        pr_err!("no memory for a device at {start:#x}: is it kept with memmap=?\n")
+        pr_err!("no memory for a device at {start:#x}: was it kept from the system (memmap= or mem=)?\n")
     })
 }
 

@@ -77,13 +77,7 @@ impl Claim {
             bindings::IORESOURCE_SYSTEM_RAM,
             bindings::IORES_DESC_NONE,
         );
-        let reserved = intersects(
-            start,
-            size,
-            bindings::IORESOURCE_MEM as usize,
-            bindings::IORES_DESC_RESERVED,
-        );
-        if ram != bindings::REGION_DISJOINT || reserved != bindings::REGION_INTERSECTS {
+        if ram != bindings::REGION_DISJOINT || !is_kept(start, size) {
             return Err(EBUSY);
         }
         let name = CString::try_from_fmt(fmt!("{name}"))?;
@@ -122,6 +116,17 @@ impl Drop for Claim {
             bindings::__release_region(&raw mut bindings::iomem_resource, self.start, self.size)
         };
     }
+}
+
+/// Returns whether a range was kept from the system. On x86-64 `memmap=` marks it as reserved. On
+/// other architectures `mem=` hides the memory behind it, so nothing may be known of the range.
+fn is_kept(start: u64, size: usize) -> bool {
+    let (desc, wanted) = if cfg!(CONFIG_X86_64) {
+        (bindings::IORES_DESC_RESERVED, bindings::REGION_INTERSECTS)
+    } else {
+        (bindings::IORES_DESC_NONE, bindings::REGION_DISJOINT)
+    };
+    intersects(start, size, bindings::IORESOURCE_MEM as usize, desc) == wanted
 }
 
 /// Returns how a range relates to the resources of a kind: `REGION_DISJOINT`, `REGION_INTERSECTS`

@@ -4,6 +4,7 @@
  * C header, no logic. The Rust side strips the prefix hmm_helper_.
  */
 #include "../compat/compat.c"
+#include "clock.c"
 #include "hmm.c"
 #include "kunit.c"
 #include "leafops.c"

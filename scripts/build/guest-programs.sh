@@ -5,7 +5,7 @@
 # that holds them.
 . "$(dirname "$0")/../lib/lib.sh"
 
-out=$BUILD/guest
+out=$BUILD/$(built_for guest)
 mkdir -p "$out"
 # One build at a time, as two parts of `make test` may want it.
 exec {lock}>"$out/.lock"
@@ -14,7 +14,7 @@ for source in "$SCRIPTS"/guest/inside/*.c; do
 	program=$out/$(basename "$source" .c)
 	if [ "$source" -nt "$program" ] || [ "$TOP/rust/uapi/dmirror.h" -nt "$program" ] ||
 		[ "$TOP/rust/uapi/dmirror_queue.h" -nt "$program" ]; then
-		in_root gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/rust/uapi" -o "$program" "$source" >&2
+		in_root "${CROSS}gcc" -O2 -Wall -Wextra -Werror -static -I"$TOP/rust/uapi" -o "$program" "$source" >&2
 	fi
 done
 printf '%s\n' "$out"

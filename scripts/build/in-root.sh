@@ -11,7 +11,16 @@
 . "$(dirname "$0")/../lib/lib.sh"
 
 [ $# -gt 0 ] || die "no command given" "Usage: scripts/build/in-root.sh COMMAND [ARGUMENT...]"
-root=${DMIRROR_ROOT:-$("$SCRIPTS/build/root.sh")}
+root=${DMIRROR_ROOT:-} kernel_env=()
+if [ -n "$root" ]; then
+	:
+elif [ -z "$CROSS" ]; then
+	root=$("$SCRIPTS/build/root.sh")
+else
+	root=$("$SCRIPTS/build/cross-root.sh")
+	# What the kernel's makefiles go by.
+	kernel_env=(ARCH="$ARCH" CROSS_COMPILE="$CROSS" CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
+fi
 
 ns=(unshare --mount)
 [ "$(id -u)" -eq 0 ] || ns+=(--user --map-root-user)
@@ -42,4 +51,4 @@ exec "${ns[@]}" bash -euc '
 	APT_CONFIG="$SCRIPTS/build/apt.conf" \
 	PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 LC_ALL=C.UTF-8 \
 	CARGO_HOME="$CACHE/cargo" CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
-	"${keep[@]}" "$@"
+	"${kernel_env[@]}" "${keep[@]}" "$@"

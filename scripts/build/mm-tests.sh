@@ -32,7 +32,7 @@ make_folder() {
 	for test in "${tests[@]}"; do
 		more=()
 		[[ $test != uffd-* ]] || more=("$mm/uffd-common.c")
-		in_root gcc -O2 -static -D_GNU_SOURCE= -fmacro-prefix-map="$mm/=" \
+		in_root "${CROSS}gcc" -O2 -static -D_GNU_SOURCE= -fmacro-prefix-map="$mm/=" \
 			-I"$dir/headers/usr/include" -I"$linux/tools/include/uapi" \
 			-I"$linux/tools/testing/selftests" -I"$linux" -I"$dir/headers" \
 			-o "$dir/mm/$test" "$mm/$test.c" "$mm/vm_util.c" "$mm/hugepage_settings.c" "${more[@]}" \

@@ -6,4 +6,4 @@
 . "$(dirname "$0")/../lib/lib.sh"
 
 with_crates release "${PROGRAM[@]}" --quiet --locked --manifest-path "$TOP/samples/Cargo.toml" --workspace -j "$JOBS" "$@" >&2
-printf '%s\n' "$BUILD/cargo-release/$PROGRAM_TARGET/release"
+printf '%s\n' "$BUILD/cargo-release${CROSS:+-$ARCH}/$PROGRAM_TARGET/release"

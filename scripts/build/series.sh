@@ -22,12 +22,8 @@ if [ ! -s "$answer" ]; then
 		sed -n "s/^linux-headers-\([0-9]*\.[0-9]*\)[0-9.]*${KERNEL_LOCALVERSION}\$/\1/p" | sort -uV)
 	[ "${#offered[@]}" -gt 0 ] || die "the package index has no kernel" \
 		"Looked for linux-headers-*$KERNEL_LOCALVERSION in $KERNEL_SUITE."
-	series=
-	for tested in "${KERNEL_SERIES[@]}"; do
-		[[ " ${offered[*]} " != *" $tested "* ]] || series=$tested
-	done
-	if [ -z "$series" ]; then
-		series=${offered[-1]}
+	series=$(choose_series "${offered[@]}")
+	if [[ " ${KERNEL_SERIES[*]} " != *" $series "* ]]; then
 		note "$KERNEL_SUITE offers none of the series that this tree was tested on (${KERNEL_SERIES[*]}), but ${offered[*]}"
 		note "trying Linux $series; SERIES chooses another"
 	fi

@@ -34,6 +34,8 @@ is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BAS
 check_settings() {
 	local file names=' '
 	[[ $KERNEL =~ ^(stock|debug|patched)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched."
+	[ "$KERNEL" = stock ] || [ "$ARCH" = x86_64 ] || die "KERNEL=$KERNEL with ARCH=$ARCH" "For $ARCH there is the stock kernel only."
+	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The real programs are for x86_64 only."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
 	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
@@ -59,16 +61,17 @@ check_settings() {
 # A device file for KVM may be there and usable on a machine whose processor
 # does not offer it; a guest then hangs at its first instruction.
 choose_accel() {
+	accel=tcg,thread=multi
 	if [ -n "$ACCEL" ]; then
 		accel=$ACCEL
-	elif grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo && [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
-		accel=kvm
-	else
-		accel=tcg,thread=multi
+	elif [ -z "$CROSS" ] && [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+		[ "$ARCH" = x86_64 ] && ! grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo || accel=kvm
 	fi
 	# Emulated, a string instruction takes time for each of its steps (and counts
 	# as many, where instructions are counted): the kernel shall not copy by bytes.
 	cpu=max,-erms,-fsrm clock=
+	# A processor without what is slow to emulate: signed pointers, five levels.
+	[ "$ARCH" != arm64 ] || cpu=neoverse-n1
 	if [ "${accel%%,*}" = kvm ]; then
 		cpu=host
 	elif [ "$CLOCK" = instructions ]; then
@@ -76,7 +79,7 @@ choose_accel() {
 		accel=tcg,thread=single clock='-icount shift=0,sleep=off'
 		# Linux takes `max` for one of 2005 that is slow at string instructions, and
 		# copies and clears pages in another way than on any machine of today.
-		cpu+=,vendor=GenuineIntel,family=6,model=94
+		[ "$ARCH" != x86_64 ] || cpu+=,vendor=GenuineIntel,family=6,model=94
 	fi
 }
 
@@ -105,7 +108,7 @@ prepare() {
 	debug | patched)
 		if [ "$KERNEL" = debug ]; then set --; else set -- --patched; fi
 		dir=$("$SCRIPTS/build/debug-kernel.sh" "$@")
-		image=$dir/arch/x86/boot/bzImage
+		image=$dir/$BOOT_IMAGE
 		release=$(cat "$dir/include/config/kernel.release")
 		;;
 	esac
@@ -134,8 +137,8 @@ prepare() {
 		# The guest speaks up a little before it is stopped.
 		local deadline=$((TIMEOUT > 40 ? TIMEOUT - 20 : TIMEOUT / 2))
 		[ "$INTERACTIVE" = 0 ] || deadline=0
-		printf '%s=%q\n' MODULE "$MODULE" INTERACTIVE "$INTERACTIVE" DEADLINE "$deadline" LEAKS "$LEAKS"
-		printf 'INPUT=%s\n' "${HOST_CMD:+/dev/ttyS1}"
+		printf '%s=%q\n' SERIAL "$SERIAL" MODULE "$MODULE" INTERACTIVE "$INTERACTIVE" DEADLINE "$deadline" LEAKS "$LEAKS"
+		printf 'INPUT=%s\n' "${HOST_CMD:+/dev/${SERIAL}1}"
 		# shellcheck disable=SC1003 # a quote within quotes
 		printf "ARGS='%s'\n" "${ARGS//\'/\'\\\'\'}"
 		[ ! -t 1 ] || GUEST_TERM=${TERM:-dumb}
@@ -154,14 +157,14 @@ prepare() {
 pack() {
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	in_root bash -euc '
-		cp /bin/busybox "$1/root/bin"
+		cp "$3/bin/busybox" "$1/root/bin"
 		ln -s busybox "$1/root/bin/sh"
-		find "$1/root/lib/modules" -name "*.ko" -exec strip --strip-debug {} +
+		find "$1/root/lib/modules" -name "*.ko" -exec "${4}strip" --strip-debug {} +
 		touch "$1/root/lib/modules/$2"/modules.{order,builtin,builtin.modinfo}
 		depmod -b "$1/root" "$2"
 		cd "$1/root"
 		find . | cpio --quiet -o -H newc -R 0:0 >"$1/initrd"
-	' pack "$tmp" "$release"
+	' pack "$tmp" "$release" "${CROSS:+/guest/usr}" "$CROSS"
 	# The kernel unpacks archives that follow one another.
 	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh")" >>"$tmp/initrd"
 }
@@ -171,7 +174,7 @@ pack() {
 # while the kernel identifies its processor finds the feature bits cleared, and
 # KASAN takes good addresses for wild ones.
 paging=
-[ "$PAGING" = 5 ] || paging=no5lvl
+[ "$PAGING" = 5 ] || [ "$ARCH" != x86_64 ] || paging=no5lvl
 
 # add_devices: what the machine has besides, in extra. What is in the slot of a
 # port can be unplugged. The port itself sees to that, whatever ACPI says, which
@@ -180,21 +183,24 @@ paging=
 add_devices() {
 	extra=
 	[ -z "$IVSHMEM" ] || APPEND="pcie_ports=native $APPEND"
-	[ -z "$IVSHMEM" ] || extra+=" -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
-		-object memory-backend-file,id=memory,mem-path=$tmp/ivshmem,size=$IVSHMEM,share=on
+	[ -z "$IVSHMEM" ] || [ "$ARCH" != x86_64 ] ||
+		extra+=" -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
+	[ -z "$IVSHMEM" ] || extra+=" -object memory-backend-file,id=memory,mem-path=$tmp/ivshmem,size=$IVSHMEM,share=on
 		-device pcie-root-port,id=ivshmem-port,chassis=1 -device pcie-root-port,id=second-port,chassis=2
 		-device ivshmem-plain,id=ivshmem,memdev=memory,bus=ivshmem-port"
 	[ -z "$HOST_CMD" ] || extra+=" -qmp unix:$tmp/monitor,server=on,wait=off"
 }
 
-# qemu ARGUMENT... : the machine. HPET stays off: under emulation the stock
-# kernel hangs while it probes it.
+# HPET stays off: under emulation the stock kernel hangs while it probes it.
+machine=q35,hpet=off
+[ "$ARCH" != arm64 ] || machine=virt
+
+# qemu ARGUMENT... : the machine.
 qemu() {
 	# shellcheck disable=SC2086 # options and their arguments, or nothing
-	exec "$SCRIPTS/build/in-root.sh" qemu-system-x86_64 $clock \
-		-machine q35,hpet=off -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
+	exec "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" $clock -machine $machine -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
 		-nodefaults -display none -no-reboot -kernel "$image" -initrd "$tmp/initrd" \
-		-append "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
+		-append "console=${SERIAL}0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
 		-chardev "file,id=log,path=$tmp/log" -serial chardev:log $extra "$@"
 }
 
@@ -218,7 +224,7 @@ run_command() {
 	reader=$!
 	(
 		export -f qemu
-		export SCRIPTS accel cpu clock extra paging CPUS MEM image tmp APPEND
+		export SCRIPTS ARCH GNU_ARCH SERIAL machine accel cpu clock extra paging CPUS MEM image tmp APPEND
 		exec timeout -k 5 "$TIMEOUT" bash -c 'qemu -chardev stdio,id=io,signal=off -serial chardev:io'
 	) >"$tmp/pipe" <"$input" 2>"$tmp/errors" &
 	runner=$!

@@ -15,7 +15,15 @@ mkdir -p "$BUILD/log"
 build() { "$SCRIPTS/build/modules.sh" stock >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
 if ! build 2>"$BUILD/log/build.log"; then
 	cat "$BUILD/log/build.log" >&2
-	die "the module or the programs could not be built"
+	series=$("$SCRIPTS/build/series.sh" 2>/dev/null)
+	[[ " ${KERNEL_SERIES[*]} " != *" $series "* ]] || die "the module or the programs could not be built"
+	# Somebody has to do this once for each series: what helps to begin with it.
+	mapfile -t errors < <(grep -E '^error|^[^ ]*: error:|^ *--> ' "$BUILD/log/build.log" | sed "s|$TOP/||" | head -n40)
+	die "dmirror does not build for Linux $series, on which it was not tested" \
+		"Documentation/series.md says what to do. If you report this, please say:" \
+		"commit $(git -C "$TOP" rev-parse --short HEAD 2>/dev/null || echo unknown), \
+kernel $(cat "$("$SCRIPTS/build/stock-kernel.sh")/build/include/config/kernel.release"), $(in_root rustc --version)" \
+		"${errors[@]}"
 fi
 built=$SECONDS
 
@@ -45,7 +53,7 @@ selftest=$(sed -n 's/^=== selftest exit //p' "$output.out")
 log=$BUILD/log/run-$(built_for stock).log
 booted=$(sed -n 's/^\[ *\([0-9]*\)\..*dmirror-guest: command starts$/\1/p' "$log")
 sed '1,/^=== selftest exit/d' "$output.out" >"$output.ktap"
-"$programs/dmirror-selftest" --quick --list >"$output.list"
+run_program "$programs/dmirror-selftest" --quick --list >"$output.list"
 if [ -n "$selftest" ]; then
 	"$SCRIPTS/test/ktap.py" --expect "$output.list" "$output.ktap" >"$output.cases" || true
 	add_totals "$output.cases" || FAILED=1
@@ -72,7 +80,7 @@ else
 fi
 parts="$((built - start)) s to build, ${booted:-?} s to boot"
 echo "time:      $((SECONDS - start)) s, of which $parts"
-all=$("$programs/dmirror-selftest" --list | wc -l)
+all=$(run_program "$programs/dmirror-selftest" --list | wc -l)
 echo "the rest:  make selftest ($all cases), make test (every test)"
 if [ "$status" -ne 0 ] || [ "$demo" != 0 ] || [ "$selftest" != 0 ] || [ "$FAILED" -gt 0 ]; then
 	echo "make run failed" >&2

@@ -4,12 +4,23 @@
 # Counting cases in shell scripts, sourced after lib.sh. What a script prints
 # has the form of ktap.py: a line a case, then the totals.
 
-# Settings of guest.sh for two coherent devices, whose memory is the last 128 MiB.
-# shellcheck disable=SC2016,SC2034 # no variable; used by the scripts
-COHERENT_DEVICES=(
-	MEM=4G 'APPEND=memmap=128M$0x178000000'
-	'ARGS=spm_addr_dev0=0x178000000 spm_addr_dev1=0x17c000000 spm_size=0x4000000'
-)
+# without_last MIB : the kernel parameter for a guest with 4 GiB to leave the last so many
+# MiB alone.
+without_last() {
+	case $ARCH in
+	x86_64) printf 'memmap=%dM$%#x' "$1" $((MEMORY_END - ($1 << 20))) ;;
+	arm64) printf 'mem=%dM' $((4096 - $1)) ;;
+	esac
+}
+
+# coherent_in_last MIB : parameters of the module for two coherent devices there.
+coherent_in_last() {
+	printf 'spm_addr_dev0=%#x spm_addr_dev1=%#x' $((MEMORY_END - ($1 << 20))) $((MEMORY_END - ($1 << 19)))
+}
+
+# Settings of guest.sh for two coherent devices of 64 MiB.
+# shellcheck disable=SC2034 # used by the scripts
+COHERENT_DEVICES=(MEM=4G APPEND="$(without_last 128)" ARGS="$(coherent_in_last 128) spm_size=0x4000000")
 
 # What reads results is in Python.
 command -v python3 >/dev/null || "$SCRIPTS/build/host.sh"
@@ -58,7 +69,8 @@ add_totals() {
 # LISTER prints.
 # shellcheck disable=SC2153 # NAME is a setting of guest.sh
 guest_cases() {
-	local prefix=$1 output=$BUILD/log/$NAME-$(built_for "$KERNEL") status=0 failed_before=$FAILED
+	local prefix=$1 output status=0 failed_before=$FAILED
+	output=$BUILD/log/$NAME-$(built_for "$KERNEL")
 	shift
 	mkdir -p "$BUILD/log"
 	"$@" >"$output.list"
@@ -81,7 +93,8 @@ guest_cases() {
 # file LIST, some of which the kernel may not survive: see boots.py.
 # shellcheck disable=SC2153 # NAME is a setting of guest.sh
 boot_cases() {
-	local output=$BUILD/log/$NAME-$(built_for "$KERNEL").boots
+	local output
+	output=$BUILD/log/$NAME-$(built_for "$KERNEL").boots
 	mkdir -p "$BUILD/log"
 	"$SCRIPTS/test/boots.py" --prefix "$1" "${@:4}" -- "$2" "$3" >"$output" || true
 	sed '$d' "$output"

@@ -12,7 +12,36 @@ KERNEL_SUITE=trixie-backports
 # or another. Of a series the newest package is used that the index offers.
 # Documentation/series.md says how to add one.
 KERNEL_SERIES=(7.2 7.3)
-KERNEL_LOCALVERSION=+deb13-cloud-amd64
+
+# What is built for: the machine that this runs on, or the one that ARCH names.
+arch_of() {
+	case $1 in
+	x86_64 | amd64 | x86) echo x86_64 ;;
+	arm64 | aarch64) echo arm64 ;;
+	*) die "ARCH=$1" "ARCH is x86_64 or arm64." ;;
+	esac
+}
+HOST_ARCH=$(arch_of "$(uname -m)")
+ARCH=$(arch_of "${ARCH:-$HOST_ARCH}")
+case $ARCH in
+x86_64)
+	DEBIAN_ARCH=amd64 GNU_ARCH=x86_64 QEMU=qemu-system-x86 BOOT_IMAGE=arch/x86/boot/bzImage
+	# The serial ports of a guest, and where its memory ends if it has 4 GiB.
+	SERIAL=ttyS MEMORY_END=0x180000000
+	;;
+arm64)
+	DEBIAN_ARCH=arm64 GNU_ARCH=aarch64 QEMU=qemu-system-arm BOOT_IMAGE=arch/arm64/boot/Image
+	SERIAL=ttyAMA MEMORY_END=0x140000000
+	;;
+esac
+KERNEL_LOCALVERSION=+deb13-cloud-$DEBIAN_ARCH
+# Where compilers and QEMU are those of another machine. What runs on the host stays
+# the host's.
+CROSS=
+[ "$ARCH" = "$HOST_ARCH" ] || CROSS=$GNU_ARCH-linux-gnu-
+
+HOST_QEMU=qemu-system-x86
+[ "$HOST_ARCH" = x86_64 ] || HOST_QEMU=qemu-system-arm
 
 # Packages of the build root. Compilers come from the same release that built
 # the stock kernel, because Rust metadata and symbol names depend on them.
@@ -24,8 +53,16 @@ ROOT_PACKAGES=(
 	# user space, checks
 	cargo shellcheck libnuma-dev ca-certificates
 	# the guest
-	qemu-system-x86 busybox-static
+	"$HOST_QEMU" busybox-static
 )
+
+# What the build root has besides when it builds for another machine.
+CROSS_PACKAGES=(
+	"gcc-${GNU_ARCH//_/-}-linux-gnu" "libc6-dev-$DEBIAN_ARCH-cross" "libstd-rust-dev:$DEBIAN_ARCH"
+	"libnuma-dev:$DEBIAN_ARCH" "$QEMU" qemu-user
+)
+# For the part of the kernel that 32-bit programs use.
+[ "$ARCH" != arm64 ] || CROSS_PACKAGES+=(gcc-arm-linux-gnueabihf)
 
 # Programs that run with their memory on the device, see real.sh.
 REAL_PACKAGES=(

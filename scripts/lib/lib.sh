@@ -147,18 +147,34 @@ make_kernel_module() {
 # in_root COMMAND... : run a command in the build root (made by root.sh).
 in_root() { "$SCRIPTS/build/in-root.sh" "$@"; }
 
-# built_for KERNEL : the name in build/ of what is made for a kernel of the chosen series.
-built_for() { printf '%s%s\n' "$1" "${SERIES:+-$SERIES}"; }
+# choose_series OFFERED... : the newest series that this tree was tested on, or else the
+# newest of all. Both lists have the newest last.
+choose_series() {
+	local series chosen=${!#}
+	for series in "${KERNEL_SERIES[@]}"; do
+		[[ " $* " != *" $series "* ]] || chosen=$series
+	done
+	printf '%s\n' "$chosen"
+}
+
+# built_for KERNEL : the name in build/ of what is made for a kernel, of another machine or
+# of a chosen series.
+export BUILT_FOR=${CROSS:+-$ARCH}${SERIES:+-$SERIES}
+built_for() { printf '%s%s\n' "$1" "$BUILT_FOR"; }
 
 # How the programs of samples/ are compiled: static, for the guest. With --target the
 # flags are not applied to build scripts and macros, which could not be linked statically.
-PROGRAM_TARGET=x86_64-unknown-linux-gnu
-PROGRAM=(env RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target "$PROGRAM_TARGET")
+PROGRAM_TARGET=$GNU_ARCH-unknown-linux-gnu
+# shellcheck disable=SC2034 # used by the scripts
+PROGRAM=(env RUSTFLAGS="-C target-feature=+crt-static${CROSS:+ -C linker=${CROSS}gcc}" cargo build --release --target "$PROGRAM_TARGET")
+
+# run_program PROGRAM ARGUMENT... : run a static program for the guest here.
+run_program() { if [ -z "$CROSS" ]; then "$@"; else in_root "qemu-$GNU_ARCH" "$@"; fi; }
 
 # with_crates release|dev COMMAND... : run cargo in the build root, in build/cargo-release
 # or build/cargo-dev, where the crates of others are compiled already (see crates.sh).
 with_crates() {
-	local folder=$BUILD/cargo-$1 kind=$1 compiled
+	local folder=$BUILD/cargo-$1${CROSS:+-$ARCH} kind=$1 compiled
 	shift
 	if [ ! -e "$folder" ]; then
 		mkdir -p "$BUILD"
@@ -169,7 +185,7 @@ with_crates() {
 			rm -rf "$folder.new"
 			cp -a --reflink=auto "$compiled" "$folder.new"
 			mv -T "$folder.new" "$folder"
-		) 9>"$BUILD/.crates-$kind.lock" || return
+		) 9>"$folder.lock" || return
 	fi
 	in_root env CARGO_TARGET_DIR="$folder" "$@"
 }

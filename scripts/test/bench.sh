@@ -85,7 +85,7 @@ quick() {
 			return
 		}
 	done
-	"$("$SCRIPTS/build/samples.sh")/dmirror-bench" check --limits "$TOP/samples/dmirror-bench/limits.toml" \
+	run_program "$("$SCRIPTS/build/samples.sh")/dmirror-bench" check --limits "$TOP/samples/dmirror-bench/limits.toml" \
 		"$out"/quick-{dmirror,test_hmm}.json
 }
 

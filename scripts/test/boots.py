@@ -92,8 +92,8 @@ class Boots:
         self.results = Results(names)
         self.select = select
         self.name = os.environ["NAME"]
-        series = os.environ.get("SERIES")
-        self.kernel = os.environ["KERNEL"] + (f"-{series}" if series else "")
+        # Logs have the name that built_for in scripts/lib/lib.sh makes.
+        self.kernel = os.environ["KERNEL"] + os.environ.get("BUILT_FOR", "")
         self.command = os.environ["CMD"]
         self.boots = 0
         self.deaths = 0

@@ -6,10 +6,10 @@
 # failure. What takes the kernel down has failed, and the cases behind it run
 # after another boot.
 #
-#   scripts/test/conformance.sh [stock|debug|short]...      default: KERNEL, or debug
+#   scripts/test/conformance.sh [stock|debug|short|few]...      default: KERNEL, or debug
 #
 # short: the debug kernel, and the cases that measure speed on the stock kernel,
-# since they take three quarters of the time there.
+# since they take three quarters of the time there. few: the stock kernel, without those.
 #
 # Takes the settings of guest.sh; CMD is the suite. MODULE=test_hmm runs it on
 # upstream's own module.
@@ -23,8 +23,10 @@ export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests
 export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 
 # Two coherent devices with 256 MiB each, in memory that the system leaves alone.
-export MEM=${MEM:-4G} APPEND="memmap=512M\$0x160000000 ${APPEND:-}"
-export ARGS=${ARGS-spm_addr_dev0=0x160000000 spm_addr_dev1=0x170000000}
+MEM=${MEM:-4G}
+APPEND="$(without_last 512) ${APPEND:-}"
+ARGS=${ARGS-$(coherent_in_last 512)}
+export MEM APPEND ARGS
 
 # run NAME PREFIX LIST : the cases in the file LIST; what comes of them is in
 # build/log/NAME-MODULE-KERNEL.*.
@@ -38,13 +40,16 @@ run() {
 
 [ $# -gt 0 ] || set -- "${KERNEL:-debug}"
 mkdir -p "$BUILD/log"
-list=$BUILD/log/conformance-short-$MODULE.list
+list=$BUILD/log/$(built_for "conformance-short-$MODULE").list
 for place; do
-	if [ "$place" != short ]; then
+	grep -v benchmark "$tests/cases" >"$list"
+	if [ "$place" = few ]; then
+		KERNEL=stock run conformance-few "" "$list"
+		continue
+	elif [ "$place" != short ]; then
 		KERNEL=$place run conformance "" "$tests/cases"
 		continue
 	fi
-	grep -v benchmark "$tests/cases" >"$list"
 	KERNEL=debug run conformance-short "debug: " "$list"
 	grep benchmark "$tests/cases" >"$list"
 	KERNEL=stock run conformance-short "stock: " "$list"

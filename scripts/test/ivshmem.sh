@@ -16,6 +16,6 @@ for kernel in "${kernels[@]}"; do
 	# One case fills the device, and takes as long as that is large.
 	KERNEL=$kernel MODULE=none NAME=ivshmem IVSHMEM=16M CMD='load-module ivshmem && ivshmem-test' \
 		HOST_CMD="$(printf '%q host' "$program")" \
-		guest_cases "$kernel: " "$program" --list
+		guest_cases "$kernel: " run_program "$program" --list
 done
 totals

@@ -44,6 +44,6 @@ for row in "${rows[@]}"; do
 	export CPUS NAME=matrix-$preempt-$huge-$CPUS
 	export APPEND="preempt=$preempt transparent_hugepage=$huge"
 	export CMD="dmirror-selftest --ktap ${chosen[*]}"
-	guest_cases "$preempt, huge pages $huge, $CPUS cpus: " "$programs/dmirror-selftest" --list "${chosen[@]}"
+	guest_cases "$preempt, huge pages $huge, $CPUS cpus: " run_program "$programs/dmirror-selftest" --list "${chosen[@]}"
 done
 totals

@@ -4,7 +4,7 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/test/selftest.sh [stock|debug|short|reserved|loads]...      default: KERNEL, or stock debug
+#   scripts/test/selftest.sh [stock|debug|short|few|reserved|loads]...      default: KERNEL, or stock debug
 #
 # Memory for two coherent devices is set aside on the kernel's command line;
 # ARGS, APPEND or MEM in the environment replace that. There are words for more:
@@ -13,6 +13,9 @@
 #             what others do not: about the module's own memory, locks and
 #             references. Migration, faults and forks are those of matrix.sh, and
 #             of hmm-tests, on the same kernel
+#   few       the stock kernel, and the cases about faults of the device and what
+#             waits in them, open files and parameters: what differs most between
+#             the kernel series
 #   reserved  the stock kernel with memory for the private devices set aside as
 #             well, and with five levels of page tables, where physical addresses
 #             are wider; the cases to which that makes a difference
@@ -44,6 +47,7 @@ on_short=(
 	held.fault_begun held.fault_moved held.fault_huge held.back_collected held.release_collected held.walked
 	held.exclusive held.engine_out_copied held.engine_found held.engine_atomic held.vma_unmapped held.vma_exited
 )
+on_few=(read. write. failing. engine.other uffd. opens. stats. unload.while unload.nothing)
 selftest="${DMIRROR_SECONDS:+DMIRROR_SECONDS=$DMIRROR_SECONDS }dmirror-selftest --ktap"
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
@@ -53,6 +57,10 @@ for place; do
 		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
 		cases=("${on_short[@]}")
 		settings+=(KERNEL=debug NAME=selftest-short CMD="$selftest ${cases[*]}")
+	fi
+	if [ "$place" = few ]; then
+		cases=("${on_few[@]}")
+		settings+=(KERNEL=stock NAME=selftest-few CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
@@ -74,11 +82,11 @@ for place; do
 	fi
 	export "${settings[@]}"
 	if [ "$MODULE" = dmirror ]; then
-		guest_cases "$place: " "$programs/dmirror-selftest" --list "${cases[@]}"
+		guest_cases "$place: " run_program "$programs/dmirror-selftest" --list "${cases[@]}"
 	else
 		export NAME=$NAME-$MODULE
 		mkdir -p "$BUILD/log"
-		"$programs/dmirror-selftest" --list >"$BUILD/log/$NAME-$KERNEL.list"
+		run_program "$programs/dmirror-selftest" --list >"$BUILD/log/$NAME-$KERNEL.list"
 		boot_cases "$place: " "$BUILD/log/$NAME-$KERNEL.list" =
 	fi
 	unset "${settings[@]%%=*}"

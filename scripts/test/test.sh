@@ -31,6 +31,7 @@ parts=(
 	"stress:test/stress.sh 1 2"
 	"fuzz:test/fuzz.sh 1 2"
 	"matrix:test/matrix.sh quick"
+	"series:test/series.sh"
 	"guest-stock:test/guest-checks.sh stock"
 	"ivshmem:test/ivshmem.sh"
 	"real:test/real.sh short"
@@ -51,11 +52,12 @@ if [ "${1:-}" = --soak ]; then
 		"selftest-reserved:test/selftest.sh reserved"
 		"guest-debug:test/guest-checks.sh debug"
 		"real:test/real.sh"
+		"series:test/series.sh all"
 	)
 	export DURATION=${DURATION:-3600}
 else
 	# For each of the two seeds, and for a case that repeats something.
-	export DURATION=${DURATION:-24} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
+	export DURATION=${DURATION:-16} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
 fi
 
 if [ "${1:-}" = --list ]; then

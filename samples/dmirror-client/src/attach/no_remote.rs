@@ -5,12 +5,13 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use nix::errno::Errno;
 
 /// Never created.
-pub(super) struct Remote<'m>(&'m File, Infallible);
+pub(super) struct Remote<'m>(PhantomData<&'m File>, Infallible);
 
 impl<'m> Remote<'m> {
     pub(super) fn begin(_pid: i32, _memory: &'m File) -> io::Result<Self> {

@@ -19,6 +19,7 @@ pub(crate) enum Way {
     /// Until it has something to report.
     Freely,
     /// Also until the next end of a system call.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     ToSystemCall,
     /// Not at all: it stays in its group stop until that ends.
     Stopped,
@@ -80,6 +81,7 @@ pub(crate) fn go_on(thread: i32, way: Way, signal: i32) -> io::Result<()> {
 
 /// Replaces the signal mask of a stopped thread, which has one bit for each signal from 1 on;
 /// returns the old mask.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
 pub(crate) fn swap_signal_mask(thread: i32, mut mask: u64) -> io::Result<u64> {
     let mut before = 0_u64;
     let len: *mut c_void = without_provenance_mut(size_of_val(&mask));
