@@ -127,7 +127,12 @@ fn read_unmapped(device: Device) -> Result<()> {
 fn read_beyond_memory(device: Device) -> Result<()> {
     let memory = small()?;
     // As far as addresses go. It fails at the first page: the buffer is null.
-    let pages = ((1 << 47) - memory.region.addr()) / page_size() as u64 - 1;
+    let end = if cfg!(target_arch = "aarch64") {
+        1 << 48
+    } else {
+        1 << 47
+    };
+    let pages = (end - memory.region.addr()) / page_size() as u64 - 1;
     for command in [Command::Read, Command::Write, Command::Snapshot] {
         let answer = device.call(command, memory.region.addr(), pages, Buffer::Null);
         fails_at_once(&command.to_string(), answer, Errno::EFAULT)?;
