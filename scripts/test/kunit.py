@@ -147,8 +147,9 @@ def main():
     if sys.argv[1:] == ["--list"]:
         print("\n".join(expected))
         return 0
-    if sys.argv[1:]:
-        sys.exit("Usage: scripts/test/kunit.py [--list]")
+    if sys.argv[1:] not in ([], ["short"]):
+        sys.exit("Usage: scripts/test/kunit.py [--list | short]")
+    boots = BOOTS[:1] if sys.argv[1:] else BOOTS
     stock = subprocess.run([SCRIPTS / "build/stock-kernel.sh"],
                            check=False, stdout=subprocess.PIPE, text=True)
     if stock.returncode:
@@ -157,7 +158,7 @@ def main():
     import kunit_parser
 
     totals = Totals()
-    for name, append in BOOTS:
+    for name, append in boots:
         boot(name, append, expected, kunit_parser, totals)
     suites = len({name.split(".")[0] for name in expected})
     print(f"==> in the source: {suites} suites with {len(expected)} cases", file=sys.stderr)
