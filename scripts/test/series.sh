@@ -22,14 +22,15 @@ default=$("$SCRIPTS/build/series.sh")
 run() {
 	local output=$BUILD/log/series-$1
 	SERIES=$1 "$SCRIPTS/test/$2" "${@:3}" >"$output" || true
-	sed -E '$d' "$output" | sed -E "s/^(passed |failed |skipped) /&$1: /"
+	sed -E '$d' "$output" | sed -E "s/^(passed  |failed  |skipped |known   )/&$1: /"
 	add_totals "$output" || failed "$1: $2 ended without a result"
 }
 
 mkdir -p "$BUILD/log"
 for series in "${KERNEL_SERIES[@]}"; do
 	[ "$series" != "$default" ] || continue
-	if ! in_root apt-cache pkgnames "linux-headers-$series" | grep -q -F -e "$KERNEL_LOCALVERSION"; then
+	offered=$(in_root apt-cache pkgnames "linux-headers-$series.")
+	if [[ $offered != *"$KERNEL_LOCALVERSION"* ]]; then
 		skipped "$series: $KERNEL_SUITE has no kernel of this series any more"
 		continue
 	fi
