@@ -77,6 +77,9 @@ int hmm_helper_hmm_range_fault_unlocked_timeout(struct hmm_range *range, unsigne
 	bool locked;
 	long ret;
 
+	/* hmm asks for the same of all pages. */
+	if (WARN_ON_ONCE(range->pfn_flags_mask))
+		return -EINVAL;
 	look.default_flags = 0;
 	do {
 		if (fatal_signal_pending(current))
@@ -96,7 +99,8 @@ int hmm_helper_hmm_range_fault_unlocked_timeout(struct hmm_range *range, unsigne
 			ret = compat_fault_in(range, &locked);
 		if (locked)
 			mmap_read_unlock(mm);
-		else	/* The fault took its time, and is progress. */
+		/* Faults took their time, and are progress. */
+		if (!locked || ret > 0)
 			deadline = jiffies + timeout;
 	} while (ret > 0 || ret == -EBUSY);
 

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use kernel::{
+    fs::File,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     prelude::*,
     ModuleMetadata,
@@ -66,6 +67,11 @@ impl<T: MiscDevice> FileOwner<T> {
     pub(crate) unsafe fn keep(&mut self, _: &MiscDeviceRegistration<T>) -> Result {
         Ok(())
     }
+
+    /// Returns whether a file that is being opened keeps its module loaded.
+    pub(crate) fn is_kept(_: &File) -> bool {
+        true
+    }
 }
 
 /// Keeps the module of misc devices loaded while their files are open. The kernel crate names no
@@ -120,5 +126,15 @@ impl<T: MiscDevice> FileOwner<T> {
         // files, by the contract of this function.
         unsafe { (&raw mut (*misc).fops).write_volatile(operations) };
         Ok(())
+    }
+
+    /// Returns whether a file that is being opened keeps its module loaded. Without an owner are
+    /// the files whose open has found the operations of the kernel crate, just before
+    /// [`keep`](Self::keep): such an open must fail.
+    pub(crate) fn is_kept(file: &File) -> bool {
+        // SAFETY: The file is valid, and being opened, so its operations do not change.
+        let operations = unsafe { (*file.as_ptr()).f_op };
+        // SAFETY: The operations of a file that is being opened are valid.
+        !unsafe { (*operations).owner }.is_null()
     }
 }

@@ -36,7 +36,8 @@ mod errno {
     pub const ETIME: Error = unsafe { transmute(-(bindings::ETIME as i32)) };
 }
 
-/// A spinlock that disables interrupts while it is held.
+/// A spinlock that disables interrupts while it is held. Other than that of the kernel crate, two
+/// of them must be released in the reverse order; the drivers here hold one at a time.
 #[cfg(lacks_spinlock_irq)]
 mod spinlock_irq {
     use kernel::ffi::{c_char, c_ulong};

@@ -252,15 +252,15 @@ impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
         let misc = unsafe { (*file.as_ptr()).private_data };
         // C has stored a pointer to the registration here, which also points to the whole struct.
         // The reference `_misc` covers only the registration.
-        let file: *const DeviceFile<T> = misc.cast_const().cast();
+        let opened: *const DeviceFile<T> = misc.cast_const().cast();
         // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
         // `repr(C)`; its other fields were initialised before the registration.
-        let device = unsafe { &(*file).device };
+        let device = unsafe { &(*opened).device };
         // SAFETY: Each registration of an `Adapter` is the first field of a `DeviceFile`, which is
         // `repr(C)`; its other fields were initialised before the registration.
-        let ready = unsafe { &(*file).ready };
+        let ready = unsafe { &(*opened).ready };
         // ORDERING: Acquire: pairs with the store in `DeviceFiles::new`.
-        if !ready.load(Acquire) {
+        if !ready.load(Acquire) || !compat::FileOwner::<Self>::is_kept(file) {
             return Err(ENXIO);
         }
         T::open(device)

@@ -16,13 +16,15 @@ fi
 
 # The index is asked once for a build root: kernels are made of what it offered.
 root=$("$SCRIPTS/build/root.sh")
-answer=$CACHE/series-$(key_of "$(basename "$root")" "${KERNEL_SERIES[*]}")
+answer=$CACHE/series-$(key_of "$(basename "$root")" "$KERNEL_LOCALVERSION" "${KERNEL_SERIES[*]}")
 if [ ! -s "$answer" ]; then
 	mapfile -t offered < <(in_root apt-cache pkgnames linux-headers- |
 		sed -n "s/^linux-headers-\([0-9]*\.[0-9]*\)[0-9.]*${KERNEL_LOCALVERSION}\$/\1/p" | sort -uV)
 	[ "${#offered[@]}" -gt 0 ] || die "the package index has no kernel" \
 		"Looked for linux-headers-*$KERNEL_LOCALVERSION in $KERNEL_SUITE."
 	series=$(choose_series "${offered[@]}")
+	[ "$(printf '%s\n' "$series" "${KERNEL_SERIES[0]}" | sort -V | head -n1)" = "${KERNEL_SERIES[0]}" ] ||
+		die "$KERNEL_SUITE has only older series than this tree supports: ${offered[*]}" "Supported are: ${KERNEL_SERIES[*]}"
 	if [[ " ${KERNEL_SERIES[*]} " != *" $series "* ]]; then
 		note "$KERNEL_SUITE offers none of the series that this tree was tested on (${KERNEL_SERIES[*]}), but ${offered[*]}"
 		note "trying Linux $series; SERIES chooses another"

@@ -15,7 +15,7 @@ mkdir -p "$BUILD/log"
 build() { "$SCRIPTS/build/modules.sh" stock >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
 if ! build 2>"$BUILD/log/build.log"; then
 	cat "$BUILD/log/build.log" >&2
-	series=$("$SCRIPTS/build/series.sh" 2>/dev/null)
+	series=$("$SCRIPTS/build/series.sh" 2>/dev/null) || series=${KERNEL_SERIES[-1]}
 	[[ " ${KERNEL_SERIES[*]} " != *" $series "* ]] || die "the module or the programs could not be built"
 	# Somebody has to do this once for each series: what helps to begin with it.
 	mapfile -t errors < <(grep -E '^error|^[^ ]*: error:|^ *--> ' "$BUILD/log/build.log" | sed "s|$TOP/||" | head -n40)

@@ -181,10 +181,10 @@ with_crates() {
 		(
 			flock 9
 			[ ! -e "$folder" ] || exit 0
-			compiled=$("$SCRIPTS/build/crates.sh" "$kind")
-			rm -rf "$folder.new"
-			cp -a --reflink=auto "$compiled" "$folder.new"
-			mv -T "$folder.new" "$folder"
+			compiled=$("$SCRIPTS/build/crates.sh" "$kind") &&
+				rm -rf "$folder.new" &&
+				cp -a --reflink=auto "$compiled" "$folder.new" &&
+				mv -T "$folder.new" "$folder"
 		) 9>"$folder.lock" || return
 	fi
 	in_root env CARGO_TARGET_DIR="$folder" "$@"

@@ -9,7 +9,7 @@
 #   scripts/test/conformance.sh [stock|debug|short|few]...      default: KERNEL, or debug
 #
 # short: the cases of private devices, and gup_test, which Debian's kernel lacks, on the
-# debug kernel; on the stock kernel those of coherent devices, which do the same, and
+# debug kernel; on the stock kernel those of coherent devices and
 # those that measure speed, which take three quarters of the time on the other.
 # few: the stock kernel, without those that measure speed.
 #

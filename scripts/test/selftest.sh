@@ -11,8 +11,8 @@
 #
 #   short     the debug kernel, and the cases in which it is most likely to see
 #             what others do not: about the module's own memory, locks and
-#             references. Migration, faults and forks are those of matrix.sh, and
-#             of hmm-tests, on the same kernel
+#             references. Some of migration, faults and forks is in matrix.sh and
+#             hmm-tests, on the same kernel; all of it in selftest.sh debug
 #   few       the stock kernel, and the cases about faults of the device and what
 #             waits in them, open files and parameters: what differs most between
 #             the kernel series
@@ -42,7 +42,7 @@ fi
 on_reserved=(migrate. fault. fork huge. evict coherent. numa. frames. io. swap. unload.)
 on_short=(
 	huge. fork_huge. lifetime. death. opens. exclusive. races. failing. nth. queue. engine.
-	evict.several evict.huge_several evict.no_system coherent.eviction coherent.unloaded
+	evict.several evict.huge_several evict.no_system coherent.
 	unload.while unload.nothing unload.other
 	held.fault_begun held.fault_moved held.fault_huge held.back_collected held.release_collected held.walked
 	held.exclusive held.engine_out_copied held.engine_found held.engine_atomic held.vma_unmapped held.vma_exited

@@ -20,7 +20,7 @@ default=$("$SCRIPTS/build/series.sh")
 
 # run SERIES SCRIPT ARGUMENT... : its results, with the series before each name.
 run() {
-	local output=$BUILD/log/series-$1
+	local output=$BUILD/log/series-$1-${2%.*}
 	SERIES=$1 "$SCRIPTS/test/$2" "${@:3}" >"$output" || true
 	sed -E '$d' "$output" | sed -E "s/^(passed  |failed  |skipped |known   )/&$1: /"
 	add_totals "$output" || failed "$1: $2 ended without a result"
@@ -29,8 +29,8 @@ run() {
 mkdir -p "$BUILD/log"
 for series in "${KERNEL_SERIES[@]}"; do
 	[ "$series" != "$default" ] || continue
-	offered=$(in_root apt-cache pkgnames "linux-headers-$series.")
-	if [[ $offered != *"$KERNEL_LOCALVERSION"* ]]; then
+	offered=$(in_root apt-cache pkgnames "linux-headers-$series")
+	if [[ ! $offered =~ linux-headers-${series//./\\.}(\.[0-9]+)?"$KERNEL_LOCALVERSION" ]]; then
 		skipped "$series: $KERNEL_SUITE has no kernel of this series any more"
 		continue
 	fi
@@ -40,6 +40,7 @@ for series in "${KERNEL_SERIES[@]}"; do
 	else
 		run "$series" conformance.sh stock debug
 		run "$series" selftest.sh stock debug
+		run "$series" kunit.py
 	fi
 done
 totals
