@@ -50,8 +50,8 @@ mod spinlock_irq {
 
     pub struct SpinLockIrqBackend;
 
-    // SAFETY: The spinlock ensures mutual exclusion. `relock` is the default one, which locks in the
-    // same way.
+    // SAFETY: The spinlock ensures mutual exclusion. `relock` is the default one, which locks as
+    // `lock` does.
     unsafe impl Backend for SpinLockIrqBackend {
         type State = bindings::spinlock_t;
         /// Whether interrupts were enabled before.

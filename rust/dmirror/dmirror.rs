@@ -87,7 +87,7 @@ module! {
         },
         vram_base: u64 {
             default: 0,
-            description: "First physical address of memory kept from the system for the private devices",
+            description: "First physical address of reserved memory for the private devices",
         },
         vram_size: u64 {
             default: 0,
@@ -95,11 +95,11 @@ module! {
         },
         spm_addr_dev0: u64 {
             default: 0,
-            description: "Physical address of coherent memory for hmm_dmirror2, kept from the system",
+            description: "Physical address of reserved memory for hmm_dmirror2",
         },
         spm_addr_dev1: u64 {
             default: 0,
-            description: "Physical address of coherent memory for hmm_dmirror3, kept from the system",
+            description: "Physical address of reserved memory for hmm_dmirror3",
         },
         spm_size: u64 {
             default: 0,
