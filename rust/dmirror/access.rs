@@ -23,10 +23,10 @@ use kernel::{
 };
 
 use crate::{
-    alloc::BLOCK_PAGES,
     call::{resched_or_eintr, window_at, Buffers, Call},
     config::{ACCESS_TIMEOUT_MS, BOUNCE_PAGES, FAULT_PAGES, HOLD_PAGES},
     device::DeviceMemory,
+    pages::BLOCK_PAGES,
 };
 
 /// Copies the range to `out`, as the device sees it.

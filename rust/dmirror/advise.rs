@@ -5,16 +5,17 @@
 use core::ops::{Range, RangeInclusive};
 
 use emu::device::DeviceOps;
-use kernel::{page::PAGE_SIZE, prelude::*};
+use kernel::prelude::*;
 
 use crate::{
     attributes::{Atomics, Attributes, Change, Location, Reach},
     client::Client,
+    pages::{BLOCK_PAGES, PAGE_SIZE},
     uapi::{self, dmirror_advise_get, dmirror_advise_set},
 };
 
 /// The smallest and the largest granule in bytes.
-const GRANULES: RangeInclusive<u32> = 4096..=2 << 20;
+const GRANULES: RangeInclusive<u32> = PAGE_SIZE as u32..=(BLOCK_PAGES * PAGE_SIZE) as u32;
 
 const MASK: u32 = uapi::DMIRROR_ADVISE_LOCATION
     | uapi::DMIRROR_ADVISE_ACCESS

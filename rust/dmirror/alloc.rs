@@ -14,9 +14,7 @@
 
 use core::ops::{DerefMut, Range};
 
-/// Order of a folio that covers a whole block, and the number of its pages.
-pub(crate) const BLOCK_ORDER: u32 = 9;
-pub(crate) const BLOCK_PAGES: usize = 1 << BLOCK_ORDER;
+use crate::pages::BLOCK_PAGES;
 
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
@@ -54,7 +52,7 @@ enum State {
 }
 
 /// The pages of a block that is split into small pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pages {
     /// A set bit means that the page is in use.
     bits: [u64; WORDS],
@@ -63,6 +61,11 @@ struct Pages {
 }
 
 impl Pages {
+    const NONE_USED: Self = Self {
+        bits: [0; WORDS],
+        used: 0,
+    };
+
     const ALL_USED: Self = Self {
         bits: [u64::MAX; WORDS],
         used: BLOCK_PAGES,
@@ -224,7 +227,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         let index = match self.partial.first {
             Some(index) => index,
             None => {
-                let index = self.take_free(State::Small(Pages::default()))?;
+                let index = self.take_free(State::Small(Pages::NONE_USED))?;
                 self.push_last(Id::Partial, index);
                 index
             }

@@ -4,6 +4,8 @@
 
 use kernel::str::CStr;
 
+use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
+
 /// The device files of devices with private memory.
 pub(crate) const PRIVATE_NODES: [&CStr; PRIVATE_DEVICES] = [c"hmm_dmirror0", c"hmm_dmirror1"];
 
@@ -26,18 +28,18 @@ pub(crate) const REGION_NAME: &CStr = c"dmirror";
 /// Maximum number of pages that one step of a command handles, in one aligned run of that many
 /// pages: what one page table entry can map. The `mmap_lock` is held for at most that many pages at
 /// a time.
-pub(crate) const WINDOW_PAGES: usize = hmm::memremap::HPAGE_PMD_NR;
+pub(crate) const WINDOW_PAGES: usize = BLOCK_PAGES;
 
 /// Number of pages that are copied before the update lock is released, for which each change to the
 /// page tables waits.
-pub(crate) const HOLD_PAGES: usize = 32;
+pub(crate) const HOLD_PAGES: usize = (128 << 10) / PAGE_SIZE;
 
 /// Number of pages that are copied to or from user space in one piece if user memory is not
 /// present.
-pub(crate) const BOUNCE_PAGES: usize = 64;
+pub(crate) const BOUNCE_PAGES: usize = (256 << 10) / PAGE_SIZE;
 
 /// Number of pages that a round of device faults maps.
-pub(crate) const FAULT_PAGES: usize = 16384;
+pub(crate) const FAULT_PAGES: usize = (64 << 20) / PAGE_SIZE;
 
 /// How long a migration waits, in microseconds, before it retries pages that someone else has
 /// locked or referenced. `plan.rs` says how often it retries.

@@ -20,10 +20,9 @@ use emu::{
     iomem::PhysicalStart,
     memory::Memory,
 };
-use hmm::{compat::parameter, memremap::HPAGE_PMD_NR as BLOCK_PAGES};
+use hmm::compat::parameter;
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::page::PAGE_SHIFT;
-use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -48,6 +47,7 @@ mod hooks;
 mod inject;
 mod migrate;
 mod packet;
+mod pages;
 mod pageset;
 mod params;
 mod plan;
@@ -71,6 +71,7 @@ use config::{COHERENT_NODES, PRIVATE_DEVICES, PRIVATE_NODES, REGION_NAME};
 use device::{Device, RunningDevice};
 use file::DmirrorFile;
 use inject::Injection;
+use pages::{BLOCK_PAGES, PAGE_SIZE};
 use params::{BadParams, Params, Private, MAX_CAPACITY, MAX_ENGINES};
 use policy_file::PolicyFile;
 
@@ -83,7 +84,7 @@ module! {
     params: {
         capacity: u64 {
             default: 0,
-            description: "Memory of each private device in bytes, a multiple of 2 MiB (default 512 MiB)",
+            description: "Memory of each private device in bytes, a multiple of a huge page (default 512 MiB)",
         },
         vram_base: u64 {
             default: 0,
@@ -103,7 +104,7 @@ module! {
         },
         spm_size: u64 {
             default: 0,
-            description: "Size of each coherent memory in bytes, a multiple of 2 MiB (default 256 MiB)",
+            description: "Size of each coherent memory in bytes, a multiple of a huge page (default 256 MiB)",
         },
         engines: u64 {
             default: 0,

@@ -2,13 +2,9 @@
 
 //! The counters with which engines count accesses, see [`hits`](crate::hits).
 
-use hmm::memremap::HPAGE_PMD_NR;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 
-use crate::hits::{Number, BLOCK};
-
-// The access counters, which know nothing of the kernel, and mm must agree on the size of blocks.
-const _: () = assert!(BLOCK == HPAGE_PMD_NR);
+use crate::hits::Number;
 
 /// A counter that orders no other memory access.
 pub(crate) struct HitCounter(Atomic<usize>);

@@ -3,11 +3,10 @@
 //! Access counters: how often a device uses memory that it maps where it is. Pure logic, no kernel
 //! calls: the caller supplies the atomic numbers.
 
-/// Number of counters; block n of 2 MiB uses counter n modulo this.
-const COUNTERS: usize = 64;
+use crate::pages::BLOCK_PAGES;
 
-/// Number of pages of a block.
-pub(crate) const BLOCK: usize = 512;
+/// Number of counters; block n uses counter n modulo this.
+const COUNTERS: usize = 64;
 
 /// A number that engines change concurrently.
 pub(crate) trait Number {
@@ -45,7 +44,7 @@ impl<N: Number> Hits<N> {
     /// Counts an access to a page number. When the count reaches `limit`, which is not 0, the block
     /// of the page is hot.
     pub(crate) fn count(&self, page: usize, limit: u32) {
-        let counter = &self.counters[page / BLOCK % COUNTERS];
+        let counter = &self.counters[page / BLOCK_PAGES % COUNTERS];
         if counter.count() >= limit as usize {
             counter.replace(0);
             self.hot.replace(page);

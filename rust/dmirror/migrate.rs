@@ -38,8 +38,8 @@ use crate::{
     config::{MIGRATE_PAUSE_US, RESERVE_PAUSE_US, RESERVE_TIMEOUT_MS, RESERVE_TRIES, WINDOW_PAGES},
     device::DeviceMemory,
     inject::Site,
-    pageset::{self, PageSet},
-    plan::{self, Next, Outcome, Plan, ReserveRequest, WhenFull},
+    pageset::PageSet,
+    plan::{Next, Outcome, Plan, ReserveRequest, WhenFull},
     reserve::Reservation,
 };
 
@@ -48,7 +48,6 @@ mod to_system;
 pub(crate) use to_system::{prefetch_back, to_system};
 
 // A set has a place for each page of a window.
-const _: () = assert!(pageset::PAGES == WINDOW_PAGES && plan::WINDOW == WINDOW_PAGES);
 
 /// Moves the range to the device, and copies the result, as the device sees it, to `out`.
 ///
@@ -160,7 +159,7 @@ struct Step {
 fn step_to_device(call: &mut Call<'_>, range: Range<usize>) -> Step {
     let mut step = Step {
         range,
-        there: PageSet::default(),
+        there: PageSet::EMPTY,
         error: None,
     };
     let result = try_step_to_device(call, &mut step);
@@ -419,7 +418,7 @@ pub(crate) fn on_device(
     range: Range<usize>,
     buffer: &mut FaultBuffer,
 ) -> Result<PageSet> {
-    let mut there = PageSet::default();
+    let mut there = PageSet::EMPTY;
     let mut nth = 0;
     view.snapshot(mm, range, buffer.pfns(), |view| {
         if is_local(view) {

@@ -4,19 +4,21 @@
 
 use core::ops::Range;
 
-/// Number of pages that a set has room for.
-pub(crate) const PAGES: usize = 512;
+use crate::pages::BLOCK_PAGES;
 
 const BITS: usize = u64::BITS as usize;
 
-/// A set of pages, one bit each, numbered from 0 and below [`PAGES`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PageSet([u64; PAGES / BITS]);
+/// A set of pages, one bit each, numbered from 0 and below [`BLOCK_PAGES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageSet([u64; BLOCK_PAGES / BITS]);
 
 impl PageSet {
+    /// The set without any page.
+    pub(crate) const EMPTY: Self = Self([0; BLOCK_PAGES / BITS]);
+
     /// Returns the set of the first `npages` pages.
     pub(crate) fn first(npages: usize) -> Self {
-        let mut this = Self::default();
+        let mut this = Self::EMPTY;
         for (n, word) in this.0.iter_mut().enumerate() {
             let left = npages.saturating_sub(n * BITS).min(BITS) as u32;
             *word = u64::MAX.checked_shr(u64::BITS - left).unwrap_or(0);

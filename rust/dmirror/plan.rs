@@ -2,12 +2,11 @@
 
 //! How a step to the device continues after each pass. Pure logic, no kernel calls.
 //!
-//! A step handles at most [`WINDOW`] pages. It first takes what is free: a block, if it is for a
+//! A step handles at most [`BLOCK_PAGES`] pages. It first takes what is free: a block, if it is for a
 //! whole window. It evicts others only for pages that have been found able to move. It gives up on
 //! huge pages if mm cannot move them as a whole.
 
-/// Number of pages of a window: as many as a block has.
-pub(crate) const WINDOW: usize = 512;
+use crate::pages::BLOCK_PAGES;
 
 /// How many consecutive passes may move nothing because someone else has locked or referenced the
 /// pages.
@@ -94,7 +93,7 @@ impl Plan {
     /// Plans the first pass over `npages` pages, for a device that does or does not take huge
     /// pages.
     pub(crate) fn first(npages: usize, takes_large: bool) -> Self {
-        let block = takes_large && npages == WINDOW;
+        let block = takes_large && npages == BLOCK_PAGES;
         Self {
             request: what_is_free(block, npages),
             keeps_large: takes_large,
@@ -147,7 +146,7 @@ impl Plan {
             });
         }
         // A huge page that was locked briefly is still a huge page.
-        let block = self.takes_block && missing == WINDOW;
+        let block = self.takes_block && missing == BLOCK_PAGES;
         let plan = Self {
             request: what_is_free(block, missing),
             // Whatever keeps a huge page out of a hole, for example the limit of a memory cgroup,

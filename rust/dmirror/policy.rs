@@ -6,6 +6,8 @@
 //! Commands of the ABI of test_hmm say themselves where pages move. Of the settings, only the
 //! window of a CPU fault and the eviction policy affect them.
 
+use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
+
 /// A setting of a device, with a file of the same name in debugfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
@@ -15,10 +17,10 @@ pub(crate) enum Setting {
     Migrate,
     /// Maximum number of bytes that a device fault moves, with the same alignment.
     Granule,
-    /// How many percent of an aligned part of a 2 MiB block must be on the device, or missed, for
+    /// How many percent of an aligned part of a block must be on the device, or missed, for
     /// the rest of the part to move with a missed granule; 0: nothing else moves.
     Prefetch,
-    /// After how many accesses a block of 2 MiB that is mapped where it is moves to the device; 0:
+    /// After how many accesses a block that is mapped where it is moves to the device; 0:
     /// never.
     AccessCounter,
     /// How long pages that a device fault has moved stay before a CPU gets them, in microseconds.
@@ -91,8 +93,11 @@ pub(crate) const MAX_NAP_US: u32 = 20_000;
 pub(crate) const MAX_PIN_MS: u32 = 10_000;
 pub(crate) const MAX_FAULTS: u32 = 256;
 
-/// 2 MiB, the largest window and granule.
-const LARGEST: u32 = 2 << 20;
+/// The size of a block, the largest window and granule.
+const LARGEST: u32 = (BLOCK_PAGES * PAGE_SIZE) as u32;
+
+/// The size of a page, the smallest ones.
+const SMALLEST: u32 = PAGE_SIZE as u32;
 
 /// A set of settings.
 pub(crate) struct Preset {
@@ -125,7 +130,7 @@ const PLAIN: [(Setting, u32); SETTINGS] = [
 pub(crate) static PRESETS: [Preset; 4] = [
     // Explicit placement: engines map pages where they are.
     preset("test_hmm", &[]),
-    // The largest aligned granule that fits, up to 2 MiB; a time slice; atomics migrate.
+    // The largest aligned granule that fits, up to a block; a time slice; atomics migrate.
     preset(
         "xe",
         &[
@@ -136,7 +141,7 @@ pub(crate) static PRESETS: [Preset; 4] = [
             (Setting::FaultBatch, 32),
         ],
     ),
-    // Granules of 2^9 pages in both directions.
+    // Granules of a block in both directions.
     preset(
         "kfd",
         &[
@@ -145,13 +150,13 @@ pub(crate) static PRESETS: [Preset; 4] = [
             (Setting::FaultBatch, 16),
         ],
     ),
-    // Single pages, a density tree over 2 MiB, access counters, and detection of thrashing.
+    // Single pages, a density tree over a block, access counters, and detection of thrashing.
     preset(
         "uvm",
         &[
             (Setting::Migrate, 1),
-            (Setting::Window, 4096),
-            (Setting::Granule, 4096),
+            (Setting::Window, SMALLEST),
+            (Setting::Granule, SMALLEST),
             (Setting::Prefetch, 51),
             (Setting::AccessCounter, 256),
             (Setting::AtomicsMigrate, 1),

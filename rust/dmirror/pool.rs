@@ -10,7 +10,7 @@ use core::ops::Range;
 use emu::debugfs::{DebugfsDir, DebugfsU32s};
 use hmm::{
     compat::{new_spinlock_irq, SpinLockIrq},
-    memremap::{DevicePages, HPAGE_PMD_NR, HPAGE_PMD_ORDER},
+    memremap::DevicePages,
 };
 use kernel::{
     alloc::{flags::GFP_KERNEL, KVVec},
@@ -23,12 +23,10 @@ use kernel::{
 };
 
 use crate::{
-    alloc::{Allocator, Block, Eviction, BLOCK_ORDER, BLOCK_PAGES},
+    alloc::{Allocator, Block, Eviction},
+    pages::BLOCK_PAGES,
     policy::{limit_pages, LIMIT_FILE},
 };
-
-// The allocator, which knows nothing of the kernel, and mm must agree on the size of blocks.
-const _: () = assert!(BLOCK_ORDER == HPAGE_PMD_ORDER && BLOCK_PAGES == HPAGE_PMD_NR);
 
 /// The free pages of a device, and the order in which the others are evicted.
 #[pin_data]

@@ -11,10 +11,10 @@ use hmm::memremap::DevicePages;
 use kernel::{alloc::flags::GFP_KERNEL, prelude::*};
 
 use crate::{
-    alloc::{BLOCK_ORDER, BLOCK_PAGES},
     config::EVICT_ROUNDS,
     device::DeviceMemory,
     inject::Site,
+    pages::{BLOCK_ORDER, BLOCK_PAGES},
     plan::WhenFull,
 };
 
@@ -204,7 +204,7 @@ fn take_block(pagemap: &Pagemap<DeviceMemory>) -> Result<Option<FreeFolio<'_>>> 
         return Ok(None);
     };
     let pages = DevicePages::new(first, BLOCK_ORDER)?;
-    let memory = pagemap.ops().memory().populate(first / BLOCK_PAGES);
+    let memory = pagemap.ops().memory().populate(pages.range());
     match memory.and_then(|()| pagemap.reserve(pages, ())) {
         Ok(folio) => Ok(Some(folio)),
         Err(error) => {
@@ -221,7 +221,7 @@ fn take_pages(pagemap: &Pagemap<DeviceMemory>, most: usize) -> Result<Option<Fre
     let Some(pages) = pool.alloc_pages(most) else {
         return Ok(None);
     };
-    let memory = pagemap.ops().memory().populate(pages.start / BLOCK_PAGES);
+    let memory = pagemap.ops().memory().populate(pages.clone());
     match memory.and_then(|()| pagemap.reserve_pages(pages.clone(), ())) {
         Ok(pages) => Ok(Some(pages)),
         Err(error) => {

@@ -12,11 +12,11 @@ use kernel::sync::Arc;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-use crate::alloc::BLOCK_PAGES;
 use crate::device::Device;
 use crate::file::{Command, RangeCommand};
 use crate::inject::Injection;
 use crate::inject::Site;
+use crate::pages::BLOCK_PAGES;
 use crate::plan::{Outcome, WhenFull};
 use crate::pool::Room;
 use crate::reserve::Reservation;

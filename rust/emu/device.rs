@@ -16,7 +16,12 @@ use kernel::{
     sync::{Arc, SpinLock},
 };
 
-use crate::{bindings, memory::Memory, stats::Stats, trace};
+use crate::{
+    bindings,
+    memory::{Memory, CHUNK_PAGES},
+    stats::Stats,
+    trace,
+};
 
 /// The driver's side of an emulated device: like [`DevPagemapOps`], but with the copy engine
 /// provided.
@@ -170,25 +175,25 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
     fn copy(&self, batch: &mut CopyBatch<'_>) -> Result {
         batch.for_each(|op| match (&op.src, &op.dst) {
             (Place::System(from), Place::Device(to)) => {
-                let (to, npages) = self.bytes(*to)?;
-                // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
-                // those of the system, and alone uses those of the device.
-                unsafe { bindings::copy_from_pages(to, from.page(0), npages) };
-                Ok(())
+                self.for_each_piece(*to, |nth, to, npages| {
+                    // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
+                    // those of the system, and alone uses those of the device.
+                    unsafe { bindings::copy_from_pages(to, from.page(nth), npages) };
+                })
             }
             (Place::Zero, Place::Device(to)) => {
-                let (to, npages) = self.bytes(*to)?;
-                // SAFETY: Only the migration uses the pages of the device, by the invariant of
-                // `Memory`.
-                unsafe { bindings::clear_pages(to, npages) };
-                Ok(())
+                self.for_each_piece(*to, |_, to, npages| {
+                    // SAFETY: Only the migration uses the pages of the device, by the invariant of
+                    // `Memory`.
+                    unsafe { bindings::clear_pages(to, npages) };
+                })
             }
             (Place::Device(from), Place::System(to)) => {
-                let (from, npages) = self.bytes(*from)?;
-                // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
-                // those of the device, and alone uses those of the system.
-                unsafe { bindings::copy_to_pages(to.page(0), from, npages) };
-                Ok(())
+                self.for_each_piece(*from, |nth, from, npages| {
+                    // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
+                    // those of the device, and alone uses those of the system.
+                    unsafe { bindings::copy_to_pages(to.page(nth), from, npages) };
+                })
             }
             _ => Err(EINVAL),
         });
@@ -197,11 +202,19 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
 }
 
 impl CpuEngine {
-    /// Returns the address of the consecutive bytes of device pages, and the number of pages. The
-    /// pages lie in one block, because a run has a power of two
-    /// of pages, at most a block, and starts at a multiple of that number.
-    fn bytes(&self, pages: DevicePages) -> Result<(*mut c_void, usize)> {
-        let bytes = self.0.frame(pages.first()).ok_or(EIO)?;
-        Ok((bytes.as_ptr().cast(), pages.npages()))
+    /// Calls `f` for pieces of the device pages whose bytes are consecutive, in order: with the
+    /// number of pages before the piece, the address of its bytes, and its number of pages.
+    fn for_each_piece(
+        &self,
+        pages: DevicePages,
+        mut f: impl FnMut(usize, *mut c_void, usize),
+    ) -> Result {
+        // The pages begin at a multiple of their number, which is a power of two, as a chunk's is.
+        let npages = pages.npages().min(CHUNK_PAGES);
+        for first in pages.range().step_by(npages) {
+            let bytes = self.0.frame(first).ok_or(EIO)?;
+            f(first - pages.first(), bytes.as_ptr().cast(), npages);
+        }
+        Ok(())
     }
 }

@@ -30,6 +30,7 @@ pub mod memcg;
 pub mod memory;
 mod node;
 pub mod observer;
+mod pages;
 pub mod pending;
 mod record;
 pub mod sched;

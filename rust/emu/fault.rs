@@ -43,7 +43,7 @@ type SeenView<'w, T> = Walked<'w, SharedGuard<'w, State>, Emulated<T>>;
 type WalkedView<'w, T> = Walked<'w, Guard<'w, State>, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
-    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of 512 pages)
+    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of [`HPAGE_PMD_NR`](hmm::memremap::HPAGE_PMD_NR) pages)
     /// for the device, and faults pages in as a CPU access would. Pages in the memory of this
     /// device are mapped where they are. If the device wants to write to such a page and the page
     /// may be shared, the page moves back to system memory first.
@@ -189,7 +189,7 @@ pub struct FaultBuffer {
 }
 
 impl FaultBuffer {
-    /// Allocates the buffers for a fault on 512 pages. May sleep.
+    /// Allocates the buffers for a fault on as many pages as a PMD entry maps. May sleep.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl FaultBuffer {
         })
     }
 
-    /// Returns the room for a [`View::snapshot`] of 512 pages.
+    /// Returns the room for a [`View::snapshot`] of as many pages as a PMD entry maps.
     pub fn pfns(&mut self) -> &mut [usize] {
         &mut self.pfns
     }

@@ -7,7 +7,7 @@
 //!
 //! C header: [`include/linux/io.h`](srctree/include/linux/io.h).
 
-use core::{cell::UnsafeCell, mem::MaybeUninit, ptr::NonNull};
+use core::{cell::UnsafeCell, mem::MaybeUninit, ops::Range, ptr::NonNull};
 
 use hmm::memremap::{PfnRange, HPAGE_PMD_NR};
 use kernel::{
@@ -26,15 +26,27 @@ use crate::{
     iomem::{Claim, PhysicalStart},
 };
 
-/// A page of RAM. Its bytes are accessed only through raw pointers.
-#[repr(C, align(4096))]
+/// A page of RAM, aligned as C's `copy_page()` needs it. Its bytes are accessed only through raw
+/// pointers.
+#[repr(C)]
+#[cfg_attr(CONFIG_PAGE_SIZE_4KB, repr(align(4096)))]
+#[cfg_attr(CONFIG_PAGE_SIZE_16KB, repr(align(16384)))]
+#[cfg_attr(CONFIG_PAGE_SIZE_64KB, repr(align(65536)))]
 struct Frame(UnsafeCell<MaybeUninit<[u8; PAGE_SIZE]>>);
 
-type Block = KVBox<MaybeUninit<[Frame; HPAGE_PMD_NR]>>;
+const _: () = assert!(align_of::<Frame>() == PAGE_SIZE);
+
+/// Number of pages of a chunk, which are allocated at once and have consecutive bytes: 2 MiB. A
+/// huge page may have many chunks: with pages of 64 KiB it has 512 MiB.
+pub(crate) const CHUNK_PAGES: usize = (2 << 20) / PAGE_SIZE;
+
+const _: () = assert!(HPAGE_PMD_NR % CHUNK_PAGES == 0);
+
+type Chunk = KVBox<MaybeUninit<[Frame; CHUNK_PAGES]>>;
 
 enum Backing {
-    /// Blocks that are allocated on first use, by one task at a time, which holds the lock.
-    Lazy(KVVec<SetOnce<Block>>, Pin<KBox<Mutex<()>>>),
+    /// Chunks that are allocated on first use, by one task at a time, which holds the lock.
+    Lazy(KVVec<SetOnce<Chunk>>, Pin<KBox<Mutex<()>>>),
     /// A physical range that the system does not use as RAM, mapped as a whole.
     Fixed(Mapping),
     /// A physical range that the device pages themselves map.
@@ -49,11 +61,11 @@ enum Backing {
 /// destination there, locked and unmapped. Otherwise, while the page is in use, those who map it
 /// access them: through a [`View`](crate::view::View), or as CPUs if it is coherent memory.
 pub struct Memory {
-    blocks: usize,
+    npages: usize,
     backing: Backing,
 }
 
-// SAFETY: The frames are plain memory; any thread may free a block.
+// SAFETY: The frames are plain memory; any thread may free a chunk.
 unsafe impl Send for Memory {}
 // SAFETY: `populate` synchronises through `SetOnce`; access to the bytes of a page is exclusive, or
 // tolerates races, by the type invariant.
@@ -61,7 +73,7 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// Creates memory of `npages` pages. [`populate`](Self::populate) allocates it from the system,
-    /// a block at a time, and it is kept until drop.
+    /// 2 MiB at a time, and it is kept until drop.
     ///
     /// May sleep.
     ///
@@ -69,13 +81,14 @@ impl Memory {
     ///
     /// [`EINVAL`] when `npages` is 0 or not a multiple of [`HPAGE_PMD_NR`]; [`ENOMEM`].
     pub fn lazy(npages: usize) -> Result<Self> {
-        let blocks = whole_blocks(npages)?;
-        let mut slots = KVVec::with_capacity(blocks, GFP_KERNEL | __GFP_NOWARN)?;
-        for _ in 0..blocks {
+        whole_blocks(npages)?;
+        let chunks = npages / CHUNK_PAGES;
+        let mut slots = KVVec::with_capacity(chunks, GFP_KERNEL | __GFP_NOWARN)?;
+        for _ in 0..chunks {
             slots.push(SetOnce::new(), GFP_KERNEL)?;
         }
         Ok(Self {
-            blocks,
+            npages,
             backing: Backing::Lazy(slots, KBox::pin_init(new_mutex!(()), GFP_KERNEL)?),
         })
     }
@@ -93,8 +106,9 @@ impl Memory {
     /// when neither the firmware's memory map nor `memmap=` marks the range as reserved, or when
     /// someone else has claimed it; [`ENOMEM`] when it cannot be mapped.
     pub fn fixed(start: PhysicalStart, npages: usize, name: &CStr) -> Result<Self> {
+        whole_blocks(npages)?;
         Ok(Self {
-            blocks: whole_blocks(npages)?,
+            npages,
             backing: Backing::Fixed(Mapping::new(start, bytes_of(npages)?, name)?),
         })
     }
@@ -110,12 +124,12 @@ impl Memory {
     /// As for [`fixed`](Self::fixed); [`EINVAL`] also when `start` is not a multiple of
     /// [`HPAGE_PMD_NR`] pages.
     pub fn coherent(start: PhysicalStart, npages: usize, name: &CStr) -> Result<Self> {
-        let blocks = whole_blocks(npages)?;
+        whole_blocks(npages)?;
         if start.address() % (HPAGE_PMD_NR * PAGE_SIZE) as u64 != 0 {
             return Err(EINVAL);
         }
         Ok(Self {
-            blocks,
+            npages,
             backing: Backing::Coherent(Claim::new(start, bytes_of(npages)?, name)?),
         })
     }
@@ -135,31 +149,33 @@ impl Memory {
 
     /// Returns the number of pages.
     pub fn npages(&self) -> usize {
-        self.blocks * HPAGE_PMD_NR
+        self.npages
     }
 
-    /// Makes sure that block `block` of [`HPAGE_PMD_NR`] pages has memory. New memory is zeroed.
+    /// Makes sure that the pages have memory; the end is exclusive. New memory is zeroed.
     ///
-    /// May sleep; takes a mutex, under which one block is allocated. Fast if the block already has
-    /// memory.
+    /// May sleep; takes a mutex, under which 2 MiB are allocated at a time. Fast if the pages
+    /// already have memory.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; [`EINVAL`] when there is no such block.
-    pub fn populate(&self, block: usize) -> Result {
-        if block >= self.blocks {
+    /// [`ENOMEM`]; [`EINVAL`] when there are no such pages.
+    pub fn populate(&self, pages: Range<usize>) -> Result {
+        if pages.start > pages.end || pages.end > self.npages {
             return Err(EINVAL);
         }
         let Backing::Lazy(slots, lock) = &self.backing else {
             return Ok(());
         };
-        let slot = slots.get(block).ok_or(EINVAL)?;
-        if slot.as_ref().is_some() {
-            return Ok(());
-        }
-        let _guard = lock.lock();
-        if slot.as_ref().is_none() {
-            slot.populate(KVBox::new_uninit(GFP_KERNEL | __GFP_NOWARN | __GFP_ZERO)?);
+        let chunks = pages.start / CHUNK_PAGES..pages.end.div_ceil(CHUNK_PAGES);
+        for slot in slots.get(chunks).ok_or(EINVAL)? {
+            if slot.as_ref().is_some() {
+                continue;
+            }
+            let _guard = lock.lock();
+            if slot.as_ref().is_none() {
+                slot.populate(KVBox::new_uninit(GFP_KERNEL | __GFP_NOWARN | __GFP_ZERO)?);
+            }
         }
         Ok(())
     }
@@ -167,18 +183,18 @@ impl Memory {
     /// Returns the bytes of page `page`, or `None` if there is no such page, or it has no memory
     /// yet.
     ///
-    /// The pointer is valid for `PAGE_SIZE` bytes, and as long as `self`. The pages of a block are
-    /// consecutive.
+    /// The pointer is valid for `PAGE_SIZE` bytes, and as long as `self`. The pages of an aligned
+    /// run of [`CHUNK_PAGES`] are consecutive.
     pub(crate) fn frame(&self, page: usize) -> Option<NonNull<u8>> {
         if page >= self.npages() {
             return None;
         }
         match &self.backing {
             Backing::Lazy(slots, _) => {
-                let block = slots.get(page / HPAGE_PMD_NR)?.as_ref()?;
-                let frames: *const Frame = block.as_ptr().cast();
-                // SAFETY: The remainder is below HPAGE_PMD_NR, the length of the array.
-                let frame = unsafe { frames.add(page % HPAGE_PMD_NR) };
+                let chunk = slots.get(page / CHUNK_PAGES)?.as_ref()?;
+                let frames: *const Frame = chunk.as_ptr().cast();
+                // SAFETY: The remainder is below CHUNK_PAGES, the length of the array.
+                let frame = unsafe { frames.add(page % CHUNK_PAGES) };
                 NonNull::new(frame.cast_mut().cast())
             }
             Backing::Fixed(mapping) => {
@@ -195,11 +211,11 @@ impl Memory {
     }
 }
 
-fn whole_blocks(npages: usize) -> Result<usize> {
+fn whole_blocks(npages: usize) -> Result {
     if npages == 0 || npages % HPAGE_PMD_NR != 0 {
         return Err(EINVAL);
     }
-    Ok(npages / HPAGE_PMD_NR)
+    Ok(())
 }
 
 fn bytes_of(npages: usize) -> Result<usize> {

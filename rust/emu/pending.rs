@@ -65,7 +65,7 @@ pub struct PendingMap<'v, T: DeviceOps> {
 
 impl<T: DeviceOps> View<T> {
     /// Prepares the current task to map `range` (bytes, page aligned, the end exclusive, inside one
-    /// aligned run of 512 pages).
+    /// aligned run that a PMD entry can map).
     ///
     /// May sleep: waits for changes to the page tables that are in progress. The caller must not
     /// hold the `mmap_lock` or a folio lock.

@@ -33,7 +33,7 @@ pub struct Stats {
     out: [Counter; CAUSES],
     /// Number of pages that moved back, by cause.
     back: [Counter; CAUSES],
-    /// Number of windows of up to 512 pages that the device has faulted in, or tried to.
+    /// Number of windows of up to a huge page that the device has faulted in, or tried to.
     pub device_faults: Counter,
     /// Device faults that failed, by reason.
     pub device_fault_failures: Failures,
@@ -154,7 +154,7 @@ impl Failures {
 /// Statistics of a [`View`], and what it maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewStats {
-    /// Number of windows of up to 512 pages that the device has faulted in, or tried to.
+    /// Number of windows of up to a huge page that the device has faulted in, or tried to.
     pub faults: u64,
     /// Number of pages that moved back to system memory for device faults.
     pub brought_back: u64,

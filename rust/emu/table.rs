@@ -8,22 +8,27 @@
 //! lock that protects the table. Clearing needs no nodes; it frees the nodes that it empties,
 //! except for a few.
 
-use core::ops::DerefMut;
-use core::ops::Range;
+use core::ops::{DerefMut, Range};
+
+use crate::pages::BLOCK_ORDER;
 
 /// Number of entries per node, and of pages in a run that one entry can map.
 pub(crate) const FANOUT: usize = 1 << BITS;
 
-const BITS: u32 = 9;
+const BITS: u32 = BLOCK_ORDER;
+
+/// Number of bits of a page number: an address has at most 57 bits, and a page of the kernel is a
+/// table of [`FANOUT`] entries of 8 bytes.
+const NUMBER_BITS: u32 = 57 - (BITS + 3);
 
 /// Number of node levels; nodes of level 0 contain entries for pages, those of level 1 also entries
 /// for runs.
-const LEVELS: u32 = 5;
+const LEVELS: u32 = NUMBER_BITS.div_ceil(BITS);
 
 /// A node below a place of at most this level is freed as a whole, together with its child nodes.
 const PART_LEVEL: u32 = 2;
 
-/// The first page number without a place: 57 address bits, in pages of 4 KiB.
+/// The first page number without a place.
 pub(crate) const END: usize = 1 << (BITS * LEVELS);
 
 /// Maximum number of nodes that mapping the pages of one aligned run of [`FANOUT`] can need.

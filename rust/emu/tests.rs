@@ -237,9 +237,7 @@ fn shared_device(blocks: usize) -> Result<Arc<Pagemap>> {
 
 fn new_device(blocks: usize, owner: Owner) -> Result<impl PinInit<Pagemap, Error>> {
     let memory = Memory::lazy(blocks * HPAGE_PMD_NR)?;
-    for block in 0..blocks {
-        memory.populate(block)?;
-    }
+    memory.populate(0..memory.npages())?;
     let probe = Arc::new(Probe::default(), GFP_KERNEL)?;
     let options = Options {
         owner,

@@ -13,7 +13,7 @@ use core::{iter::from_fn, marker::PhantomData, ops::Range, ptr::NonNull};
 use hmm::{
     counter::Counter,
     interval::{Invalidate, Invalidation, Notifier, SharedGuard},
-    memremap::{Frame, Owner, HPAGE_PMD_NR},
+    memremap::{Frame, Owner},
 };
 use kernel::{
     mm::MmWithUser,
@@ -26,6 +26,7 @@ use kernel::{
 use crate::{
     bindings,
     device::{DeviceOps, Pagemap},
+    memory::CHUNK_PAGES,
     node::NodeBox,
     observer::{tell_unmapped, UnmapObserver},
     record::PendingList,
@@ -241,15 +242,15 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     fn pages_of(&self, entry: Entry, npages: usize) -> ViewPages<'_, T> {
         let index_of = |n: usize| self.pagemap.index_of(Frame::from_bits(entry.pfn + n));
         let first = index_of(0);
-        // The bytes of device pages are consecutive within a block only; and device memory may lie
+        // The bytes of device pages are consecutive within a chunk only; and device memory may lie
         // directly beside system memory.
         let npages = match first {
-            Some(index) => npages.min(HPAGE_PMD_NR - index % HPAGE_PMD_NR),
+            Some(index) => npages.min(CHUNK_PAGES - index % CHUNK_PAGES),
             None if npages > 1 && index_of(npages - 1).is_some() => 1,
             None => npages,
         };
         // INVARIANT: The entries come from the table, and the update lock is held. Either all pages
-        // are in one block of the device, since its pagemap has whole blocks, or none is.
+        // are in one chunk of the device, since its pagemap has whole chunks, or none is.
         ViewPages {
             entry,
             npages,
@@ -270,7 +271,7 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
 ///
 /// The address space maps the pages, with the rights of the entry, until the update lock is
 /// released. If `first` is set, the pages are that page of the device and those after it, in one
-/// block; otherwise none of them is in the device's memory.
+/// chunk; otherwise none of them is in the device's memory.
 pub struct ViewPages<'g, T: DeviceOps> {
     /// The entry of the first page.
     entry: Entry,

@@ -106,7 +106,7 @@ struct dmirror_cmd {
 /*
  * MIGRATE_TO_SYS: move those pages of the range that are on this device back to system memory. @ptr
  * is not used. Pages that are elsewhere stay there.
- * cpages: pages that moved back, 512 for a huge page.
+ * cpages: pages that moved back: all of a huge page.
  *   EINVAL  a part of the range is not mapped, not readable, or of a kind that never migrates
  *   EBUSY   some page stayed on the device, because others kept it locked or referenced all the
  *           time; the other pages moved back. Or pages of the range kept changing for a second
@@ -186,7 +186,7 @@ struct dmirror_cmd {
  *	is: swapped out, being migrated, exclusive to a device, or on another private device
  * @DMIRROR_PROT_READ: mapped for reading; in system memory, unless a place is given
  * @DMIRROR_PROT_WRITE: mapped for reading and writing, likewise
- * @DMIRROR_PROT_PMD: flag: mapped by one 2 MiB entry
+ * @DMIRROR_PROT_PMD: flag: mapped by one PMD entry
  * @DMIRROR_PROT_PUD: flag: mapped by one 1 GiB entry
  * @DMIRROR_PROT_ZERO: flag: the zero page
  * @DMIRROR_PROT_DEV_PRIVATE_LOCAL: place: private memory of this device

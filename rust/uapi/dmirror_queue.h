@@ -310,7 +310,7 @@ enum dmirror_advice_atomics {
  *	Otherwise 0
  * @access: in: one of enum dmirror_advice_access
  * @atomics: in: one of enum dmirror_advice_atomics
- * @granule: in: how much moves at once, in bytes, a power of two from 4096 to 2097152; 0:
+ * @granule: in: how much moves at once, in bytes, a power of two from a page to a huge page; 0:
  *	according to the policy of the device
  */
 struct dmirror_advise_set {

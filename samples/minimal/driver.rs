@@ -143,7 +143,7 @@ struct Minimal {
 impl kernel::Module for Minimal {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let memory = Memory::lazy(NPAGES)?;
-        memory.populate(0)?;
+        memory.populate(0..NPAGES)?;
         let pagemap = Emulated::new(memory, c"minimal", Options::new()?, Pool::new())?;
         let device = Arc::new(KBox::pin_init(pagemap, GFP_KERNEL)?, GFP_KERNEL)?;
         let mut devices = KVec::new();

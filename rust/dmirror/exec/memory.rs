@@ -16,13 +16,13 @@ use kernel::{mm::MmWithUser, page::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
 use super::{service::moves, Execution, Pages, Part, Patience, Stop};
 use crate::{
-    alloc::BLOCK_PAGES,
     call::{window_at, Buffers},
     client::Client,
     config::BOUNCE_PAGES,
     device::DeviceMemory,
     faults::LANES,
     packet::WORD,
+    pages::BLOCK_PAGES,
     policy::Setting,
     queue::AccessKind,
 };

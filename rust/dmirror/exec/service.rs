@@ -33,7 +33,6 @@ use super::{
     Execution, Stop,
 };
 use crate::{
-    alloc::BLOCK_PAGES,
     attributes::{Atomics, Attributes, Location, Reach},
     call::{window_at, Buffers, Call, Counts},
     client::Client,
@@ -41,6 +40,7 @@ use crate::{
     faults::{FaultLimits, Group, Miss, Reason, LANES},
     migrate,
     packet::{Side, WORD},
+    pages::BLOCK_PAGES,
     policy::{self, Setting, MAX_NAP_US, MAX_PIN_MS, MAX_TIMESLICE_US},
     queue::AccessKind,
     request::UserRange,

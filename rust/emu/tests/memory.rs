@@ -37,17 +37,26 @@ mod suite {
     }
 
     #[test]
-    fn a_block_has_memory_from_its_first_use_on() -> Result {
-        let memory = Memory::lazy(2 * HPAGE_PMD_NR)?;
-        assert!(!is_populated(&memory, HPAGE_PMD_NR));
-        memory.populate(1)?;
-        let frame = memory.frame(HPAGE_PMD_NR);
+    fn pages_have_memory_from_their_first_use_on() -> Result {
+        const END: usize = 2 * HPAGE_PMD_NR;
+        let memory = Memory::lazy(END)?;
+        let last = END - CHUNK_PAGES;
+        assert!(!is_populated(&memory, last));
+        memory.populate(last + 1..last + 2)?;
+        let frame = memory.frame(last);
         assert!(frame.is_some());
-        memory.populate(1)?;
-        assert_eq!(memory.frame(HPAGE_PMD_NR), frame);
-        assert!(!is_populated(&memory, 0));
-        assert!(!is_populated(&memory, 2 * HPAGE_PMD_NR));
-        assert_eq!(memory.populate(2).err(), Some(EINVAL));
+        memory.populate(last..END)?;
+        assert_eq!(memory.frame(last), frame);
+        assert!(is_populated(&memory, END - 1));
+        for page in [0, last - 1, END] {
+            assert!(!is_populated(&memory, page));
+        }
+        memory.populate(last - 1..last + 1)?;
+        assert!(is_populated(&memory, last - 1));
+        assert_eq!(memory.frame(last), frame);
+        for pages in [END - 1..END + 1, 0..usize::MAX, END + 1..END + 1] {
+            assert_eq!(memory.populate(pages).err(), Some(EINVAL));
+        }
         Ok(())
     }
 

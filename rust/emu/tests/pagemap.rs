@@ -63,7 +63,7 @@ fn plain() -> Result<(Arc<Told>, Pin<KBox<crate::device::Pagemap<Plain>>>)> {
         GFP_KERNEL,
     )?;
     let memory = Memory::lazy(HPAGE_PMD_NR)?;
-    memory.populate(0)?;
+    memory.populate(0..HPAGE_PMD_NR)?;
     let options = Options {
         owner: Owner::new()?,
         node: Some(0),
@@ -121,7 +121,7 @@ mod suite {
         let pagemap: Pin<KBox<Pagemap>> = KBox::pin_init(pagemap, GFP_KERNEL)?;
         let memory = UserMemory::filled(1, 12)?;
         assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(0));
-        pagemap.ops().memory().populate(0)?;
+        pagemap.ops().memory().populate(0..HPAGE_PMD_NR)?;
         assert_eq!(move_out(&pagemap, memory.range(0..1)), Ok(1));
         assert_eq!(memory.is_filled(0, 12), Ok(true));
         Ok(())

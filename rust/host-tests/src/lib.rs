@@ -52,6 +52,8 @@ mod table;
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod thrash;
 
+mod pages;
+
 #[path = "../../dmirror/window.rs"]
 #[expect(dead_code, reason = "compiled here, used by the tests")]
 mod window;

@@ -6,10 +6,15 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 
+#[path = "../src/pages.rs"]
+#[allow(dead_code, reason = "some tests use a part")]
+mod pages;
+
 #[path = "../../dmirror/hits.rs"]
 mod hits;
 
-use hits::{Hits, Number, BLOCK};
+use hits::{Hits, Number};
+use pages::BLOCK_PAGES as BLOCK;
 
 impl Number for Cell<usize> {
     fn zero() -> Self {

@@ -7,14 +7,18 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+#[path = "../src/pages.rs"]
+#[allow(dead_code, reason = "some tests use a part")]
+mod pages;
+
 #[path = "../../dmirror/pageset.rs"]
 mod pageset;
 
+use pages::BLOCK_PAGES as PAGES;
 use pageset::PageSet;
-use pageset::PAGES;
 
 fn set_of(pages: impl IntoIterator<Item = usize>) -> PageSet {
-    let mut set = PageSet::default();
+    let mut set = PageSet::EMPTY;
     for nth in pages {
         set.insert(nth);
     }
@@ -34,7 +38,7 @@ fn runs(set: &PageSet, end: usize) -> Vec<(usize, usize)> {
 
 #[test]
 fn a_new_set_has_no_page() {
-    let set = PageSet::default();
+    let set = PageSet::EMPTY;
     assert_eq!(set.len(), 0);
     assert_eq!(set.run(0, PAGES), None);
     assert!(!set.contains(0) && !set.contains(PAGES - 1) && !set.contains(usize::MAX));
@@ -43,7 +47,7 @@ fn a_new_set_has_no_page() {
 #[test]
 fn pages_beyond_the_window_are_left_out() {
     let set = set_of([PAGES, PAGES + 1, usize::MAX]);
-    assert_eq!(set, PageSet::default());
+    assert_eq!(set, PageSet::EMPTY);
 }
 
 #[test]

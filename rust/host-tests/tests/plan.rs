@@ -2,11 +2,16 @@
 
 //! Tests of how a step towards the device goes on, `rust/dmirror/plan.rs`.
 
+#[path = "../src/pages.rs"]
+#[allow(dead_code, reason = "some tests use a part")]
+mod pages;
+
 #[path = "../../dmirror/plan.rs"]
 mod plan;
 
+use pages::BLOCK_PAGES as WINDOW;
 use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull};
-use plan::{DRAIN_EVERY, FAULT_IDLE_PASSES, IDLE_PASSES, MAX_PASSES, WINDOW};
+use plan::{DRAIN_EVERY, FAULT_IDLE_PASSES, IDLE_PASSES, MAX_PASSES};
 use proptest::prelude::*;
 
 /// The same decisions, written as a loop over variables: the model.

@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
+#[path = "../src/pages.rs"]
+mod pages;
+
 #[path = "../../dmirror/policy.rs"]
 mod policy;
 

@@ -9,6 +9,7 @@
 mod compare;
 mod limits;
 mod measure;
+mod pages;
 #[cfg(feature = "plot")]
 mod plot;
 mod policy;

@@ -27,8 +27,6 @@ use crate::even_mib;
 use crate::progress::Progress;
 
 use self::device::Device;
-use self::device::PAGE;
-use self::logic::alloc::BLOCK_PAGES;
 use self::logic::policy::PRESETS;
 use self::logic::policy::Preset;
 use self::logic::policy::Setting;
@@ -36,6 +34,7 @@ pub use self::report::Row;
 pub use self::report::Simulation;
 use self::trace::Pattern;
 use self::trace::trace;
+use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 
 /// What is simulated.
 #[derive(Args, Clone, Debug)]
@@ -138,7 +137,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Simulates each pattern with each size under each policy.
 fn simulate(options: &Options) -> Result<Simulation> {
     let bytes = if options.quick { 8 << 20 } else { options.size };
-    let blocks = bytes as usize / PAGE / BLOCK_PAGES;
+    let blocks = bytes as usize / PAGE_SIZE / BLOCK_PAGES;
     let policies = policies(options);
     let steps = options.patterns.len() * options.percents.len() * policies.len();
     let progress = Progress::new(steps)?;

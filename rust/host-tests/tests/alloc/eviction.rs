@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use crate::alloc::Allocator;
 use crate::alloc::Block;
 use crate::alloc::Eviction;
-use crate::alloc::BLOCK_ORDER;
-use crate::alloc::BLOCK_PAGES;
+use crate::pages::BLOCK_ORDER;
+use crate::pages::BLOCK_PAGES;
 
 type Device = Allocator<Vec<Block>>;
 

@@ -8,6 +8,10 @@
 //! - `model`: the model, made of sets, and the comparison.
 //! - `steps`: what an operation costs, which must not grow with the device.
 
+#[path = "../../src/pages.rs"]
+#[allow(dead_code, reason = "some tests use a part")]
+mod pages;
+
 #[path = "../../../dmirror/alloc.rs"]
 mod alloc;
 

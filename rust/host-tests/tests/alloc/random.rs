@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::alloc::Eviction;
-use crate::alloc::BLOCK_ORDER;
-use crate::alloc::BLOCK_PAGES;
 use crate::model::Checked;
 use crate::model::Use;
+use crate::pages::BLOCK_ORDER;
+use crate::pages::BLOCK_PAGES;
 
 /// Blocks of the largest device that is tried.
 const BLOCKS: usize = 5;

@@ -10,8 +10,8 @@ use std::ops::DerefMut;
 use crate::alloc::Allocator;
 use crate::alloc::Block;
 use crate::alloc::Eviction;
-use crate::alloc::BLOCK_ORDER;
-use crate::alloc::BLOCK_PAGES;
+use crate::pages::BLOCK_ORDER;
+use crate::pages::BLOCK_PAGES;
 
 /// More than any operation needs.
 const MOST: usize = 64;

@@ -7,6 +7,10 @@
 //! - `model`: the model, made of sets, and the comparison.
 //! - `nodes`: nodes that are counted while they live.
 
+#[path = "../../src/pages.rs"]
+#[allow(dead_code, reason = "some tests use a part")]
+mod pages;
+
 #[path = "../../../emu/table.rs"]
 mod table;
 

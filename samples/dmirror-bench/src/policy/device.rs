@@ -7,13 +7,13 @@
 //! It has one engine, and one thing happens after the other: while a device naps the
 //! CPU does nothing, and while a CPU waits for a time slice the device does nothing.
 
+use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 use std::cell::Cell;
 use std::ops::Range;
 
 use super::Eviction;
 use super::cost::Cost;
 use super::logic::alloc;
-use super::logic::alloc::BLOCK_PAGES;
 use super::logic::hits::Hits;
 use super::logic::hits::Number;
 use super::logic::policy::MAX_NAP_US;
@@ -35,9 +35,6 @@ use super::trace::Access;
 use super::trace::By;
 use super::trace::Packet;
 use super::trace::Shape;
-
-/// Bytes of a page.
-pub const PAGE: usize = 4096;
 
 /// Where the pages of the process begin, in pages: at a block, and not at 0.
 pub const BASE: usize = BLOCK_PAGES;
@@ -157,7 +154,7 @@ impl Device {
 
     /// A setting of bytes, in pages.
     fn pages_of(&self, setting: Setting) -> usize {
-        (self.setting(setting) as usize / PAGE).clamp(1, BLOCK_PAGES)
+        (self.setting(setting) as usize / PAGE_SIZE).clamp(1, BLOCK_PAGES)
     }
 
     fn execute(&mut self, packet: &Packet) {
@@ -284,7 +281,7 @@ impl Device {
             clip(block_of(page), &bounds)
         } else {
             let most = self.setting(Setting::Granule);
-            let order = granule_order(page, &bounds, most, PAGE);
+            let order = granule_order(page, &bounds, most, PAGE_SIZE);
             let start = page & !((1 << order) - 1);
             start..start + (1 << order)
         };

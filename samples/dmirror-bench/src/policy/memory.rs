@@ -4,12 +4,11 @@
 //! back: what `migrate.rs` and `reserve.rs` of the module do, without anybody who
 //! could be in the way.
 
+use crate::pages::{BLOCK_ORDER, BLOCK_PAGES};
 use std::ops::Range;
 
 use super::cost::Cost;
 use super::logic::alloc::Allocator;
-use super::logic::alloc::BLOCK_ORDER;
-use super::logic::alloc::BLOCK_PAGES;
 use super::logic::alloc::Block;
 use super::logic::alloc::Eviction;
 use super::logic::plan::Next;

@@ -2,6 +2,7 @@
 
 //! What a simulation has come to, as it stands in a JSON file.
 
+use crate::pages::PAGE_SIZE;
 use std::fs;
 use std::io;
 use std::io::Write as _;
@@ -14,7 +15,6 @@ use serde::Serialize;
 use super::Eviction;
 use super::cost::COSTS;
 use super::device::Device;
-use super::device::PAGE;
 use super::trace::Pattern;
 
 /// The version of the file's layout.
@@ -91,7 +91,7 @@ impl Row {
         device: &Device,
     ) -> Self {
         let (moved, counts) = (device.memory.moved, device.counts);
-        let bytes = |pages| pages * PAGE as u64;
+        let bytes = |pages| pages * PAGE_SIZE as u64;
         Self {
             pattern,
             percent,

@@ -2,6 +2,7 @@
 
 //! Patterns of accesses, as papers on oversubscribed memory compare them.
 
+use crate::pages::BLOCK_PAGES;
 use std::ops::Range;
 
 use clap::ValueEnum;
@@ -99,10 +100,7 @@ const DRAWS: usize = 4;
 /// How often a chase goes through all pages.
 const LAPS: usize = 2;
 
-/// Pages that the device reads in a ping-pong, before …
-const BLOCK: usize = 512;
-
-/// … it and a CPU write so many of them …
+/// In a ping-pong, the device reads a block; then it and a CPU write so many of its pages …
 const SHARED: usize = 8;
 
 /// … so many times, by turns.
@@ -142,8 +140,8 @@ pub fn trace(pattern: Pattern, npages: usize, seed: u64) -> Vec<Packet> {
         }
         Pattern::Stencil => stencil(npages),
         Pattern::PingPong => (0..npages)
-            .step_by(BLOCK)
-            .flat_map(|start| ping_pong(start..npages.min(start + BLOCK)))
+            .step_by(BLOCK_PAGES)
+            .flat_map(|start| ping_pong(start..npages.min(start + BLOCK_PAGES)))
             .collect(),
     }
 }
@@ -298,7 +296,7 @@ mod tests {
     fn both_sides_write_what_they_share_by_turns() {
         let uses = uses(Pattern::PingPong);
         for (page, uses) in uses.into_iter().enumerate() {
-            let is_shared = page % BLOCK < SHARED;
+            let is_shared = page % BLOCK_PAGES < SHARED;
             let turns = if is_shared { TURNS } else { 0 };
             assert_eq!(uses, [1 + turns, turns], "page {page}");
         }
