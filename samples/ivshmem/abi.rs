@@ -11,6 +11,7 @@
 //! 0         MAGIC, or 0 when no driver is bound
 //! 8         number of data pages
 //! 16        where the data pages begin, in bytes
+//! 24        number of bytes of a page
 //! 64        the directory: for each data page the process that moved it here, and its address there
 //!           in bytes; both are 0 for a page that is free
 //! at 16     the data pages
@@ -28,14 +29,14 @@ pub(crate) const NPAGES_AT: usize = 8;
 /// The offset of the word with the start of the data pages, in bytes.
 pub(crate) const DATA_AT: usize = 16;
 
+/// The offset of the number of bytes of a page, in bytes.
+pub(crate) const PAGE_SIZE_AT: usize = 24;
+
 /// The offset of the directory, in bytes.
 pub(crate) const DIRECTORY_AT: usize = 64;
 
 /// Number of bytes of a directory entry: a process ID, and an address.
 pub(crate) const ENTRY_SIZE: usize = 16;
-
-/// Number of bytes of a page.
-pub(crate) const PAGE: usize = 4096;
 
 /// How the memory of a device is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,21 +45,27 @@ pub(crate) struct Layout {
     pub(crate) npages: usize,
     /// The offset of the data pages, in bytes.
     pub(crate) data: usize,
+    /// Number of bytes of a page.
+    pub(crate) page_size: usize,
 }
 
 impl Layout {
     /// Divides a memory of `bytes` bytes; returns `None` when it is too small for a data page.
-    pub(crate) const fn new(bytes: usize) -> Option<Self> {
+    pub(crate) const fn new(bytes: usize, page_size: usize) -> Option<Self> {
         // The first page, in which the directory starts, contains no data.
-        let Some(room) = bytes.checked_sub(DIRECTORY_AT + PAGE) else {
+        let Some(room) = bytes.checked_sub(DIRECTORY_AT + page_size) else {
             return None;
         };
-        let npages = room / (ENTRY_SIZE + PAGE);
+        let npages = room / (ENTRY_SIZE + page_size);
         if npages == 0 {
             return None;
         }
-        let data = (DIRECTORY_AT + npages * ENTRY_SIZE).next_multiple_of(PAGE);
-        Some(Self { npages, data })
+        let data = (DIRECTORY_AT + npages * ENTRY_SIZE).next_multiple_of(page_size);
+        Some(Self {
+            npages,
+            data,
+            page_size,
+        })
     }
 
     /// Returns the offset of the entry of data page `page`, in bytes.
@@ -68,7 +75,7 @@ impl Layout {
 
     /// Returns the offset of data page `page`, in bytes.
     pub(crate) const fn page(&self, page: usize) -> usize {
-        self.data + page * PAGE
+        self.data + page * self.page_size
     }
 }
 

@@ -29,8 +29,6 @@ use crate::abi;
 /// The number of the BAR that contains the memory.
 const BAR: u32 = 2;
 
-const _: () = assert!(abi::PAGE == PAGE_SIZE);
-
 static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// The memory of the device.
@@ -52,7 +50,7 @@ impl BarMemory {
     pub(crate) fn new(pdev: &pci::Device<Core<'_>>) -> Result<Self> {
         pdev.enable_device_mem()?;
         let bar = pdev.iomap_region(BAR, c"hmm_ivshmem")?;
-        let layout = abi::Layout::new((&bar).size()).ok_or(ENOSPC)?;
+        let layout = abi::Layout::new((&bar).size(), PAGE_SIZE).ok_or(ENOSPC)?;
         let memory = Self {
             bar: bar.into_devres()?,
             layout,
@@ -62,6 +60,7 @@ impl BarMemory {
         }
         memory.write(abi::NPAGES_AT, layout.npages as u64);
         memory.write(abi::DATA_AT, layout.data as u64);
+        memory.write(abi::PAGE_SIZE_AT, PAGE_SIZE as u64);
         memory.write(0, abi::MAGIC);
         Ok(memory)
     }

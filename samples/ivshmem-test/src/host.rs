@@ -65,19 +65,15 @@ pub(crate) fn answer() -> Result<()> {
 struct Host {
     path: String,
     file: File,
-    layout: Layout,
 }
 
 impl Host {
     fn new(path: &str) -> Result<Self> {
         let file = File::options().read(true).write(true).open(path);
         let file = file.with_context(|| path.to_owned())?;
-        let layout =
-            Layout::new(file.metadata()?.len() as usize).context("the file is too small")?;
         Ok(Self {
             path: path.to_owned(),
             file,
-            layout,
         })
     }
 
@@ -85,8 +81,7 @@ impl Host {
         let words: Vec<&str> = question.split_whitespace().collect();
         match words[..] {
             ["size"] => {
-                self.check_header()?;
-                return Ok(self.layout.npages.to_string());
+                return Ok(self.layout()?.npages.to_string());
             }
             ["holds", pid, count] => {
                 let (pid, count) = (pid.parse()?, count.parse()?);
@@ -138,32 +133,40 @@ impl Host {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn check_header(&self) -> Result<()> {
-        let header = (
+    /// How the memory is divided, which the driver must have written into it.
+    fn layout(&self) -> Result<Layout> {
+        let header = [
             self.word(0)?,
             self.word(abi::NPAGES_AT)?,
             self.word(abi::DATA_AT)?,
-        );
-        let Layout { npages, data } = self.layout;
+        ];
+        let page_size = self.word(abi::PAGE_SIZE_AT)? as usize;
         ensure!(
-            header == (abi::MAGIC, npages as u64, data as u64),
+            [4096, 16384, 65536].contains(&page_size),
+            "the memory begins with {header:x?}, and is for pages of {page_size} bytes"
+        );
+        let bytes = self.file.metadata()?.len() as usize;
+        let layout = Layout::new(bytes, page_size).context("the file is too small")?;
+        let Layout { npages, data, .. } = layout;
+        ensure!(
+            header == [abi::MAGIC, npages as u64, data as u64],
             "the memory begins with {header:x?}; a file of this size should have {npages} pages from {data:#x} on"
         );
-        Ok(())
+        Ok(layout)
     }
 
     /// The directory: pages that are somebody's, and whose, and where there.
     fn used(&self) -> Result<Vec<(usize, u64, u64)>> {
-        self.check_header()?;
-        let mut bytes = vec![0; self.layout.data];
+        let layout = self.layout()?;
+        let mut bytes = vec![0; layout.data];
         self.file.read_exact_at(&mut bytes, 0)?;
         let number = |at: usize| {
             let bytes = bytes[at..at + 8].iter().rev();
             bytes.fold(0, |sum, &byte| (sum << 8) | u64::from(byte))
         };
-        Ok((0..self.layout.npages)
+        Ok((0..layout.npages)
             .map(|page| {
-                let entry = self.layout.entry(page);
+                let entry = layout.entry(page);
                 (page, number(entry), number(entry + 8))
             })
             .filter(|(_, pid, address)| *pid != 0 || *address != 0)
@@ -188,14 +191,15 @@ impl Host {
         is_right: impl Fn(&[u8], u64) -> bool,
     ) -> Result<()> {
         let mut seen = 0;
-        let mut bytes = [0; abi::PAGE];
+        let layout = self.layout()?;
+        let mut bytes = vec![0; layout.page_size];
         for (page, pid, address) in self.used()? {
             if pid != owner {
                 continue;
             }
             seen += 1;
-            self.file
-                .read_exact_at(&mut bytes, self.layout.page(page) as u64)?;
+            let at = layout.page(page) as u64;
+            self.file.read_exact_at(&mut bytes, at)?;
             ensure!(
                 is_right(&bytes, address),
                 "page {page} is that of {pid} at {address:#x}, and does not hold what that has there, but {:x?}…",

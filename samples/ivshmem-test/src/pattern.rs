@@ -5,6 +5,7 @@
 use anyhow::Result;
 use anyhow::ensure;
 use dmirror_client::Region;
+use dmirror_client::page_size;
 
 const WORD: usize = size_of::<u64>();
 
@@ -30,8 +31,8 @@ pub(crate) fn check(region: &Region, pid: u64) -> Result<()> {
         ensure!(
             seen == expected,
             "page {}, byte {:#x}: {seen:#018x}, not {expected:#018x}",
-            index * WORD / 4096,
-            index * WORD % 4096
+            index * WORD / page_size(),
+            index * WORD % page_size()
         );
     }
     Ok(())

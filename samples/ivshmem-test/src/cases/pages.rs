@@ -12,6 +12,9 @@ use dmirror_client::Errno;
 use dmirror_client::Exit;
 use dmirror_client::Region;
 use dmirror_client::Signal;
+use dmirror_client::hpage_pmd_nr;
+use dmirror_client::hpage_pmd_size;
+use dmirror_client::page_size;
 
 use super::PAGES;
 use super::all_moved;
@@ -50,7 +53,7 @@ cases![
 fn size_is_that_of_the_bar() -> Result<()> {
     let folder = the_bound_device()?;
     let bar = fs::metadata(folder.join("resource2"))?.len() as usize;
-    let layout = abi::Layout::new(bar).context("the BAR is too small")?;
+    let layout = abi::Layout::new(bar, page_size()).context("the BAR is too small")?;
     equal("pages", ask::host("size")?, layout.npages.to_string())?;
     ensure!(
         layout.page(layout.npages) <= bar,
@@ -120,10 +123,10 @@ fn holes_are_zeroed() -> Result<()> {
 
 /// A huge page goes in small ones.
 fn huge_pages_are_split() -> Result<()> {
-    let pages = 512;
+    let pages = hpage_pmd_nr();
     let device = Device::open()?;
     let region = Region::options(pages)
-        .align(pages * abi::PAGE)
+        .align(hpage_pmd_size())
         .huge(true)
         .map()?;
     pattern::fill(&region, me());
@@ -234,11 +237,16 @@ fn nonsense_is_refused() -> Result<()> {
         (
             abi::TO_DEVICE,
             at,
-            u64::MAX / abi::PAGE as u64,
+            u64::MAX / page_size() as u64,
             Errno::EFAULT,
         ),
         (abi::TO_DEVICE, 1 << 63, 1, Errno::EFAULT),
-        (abi::TO_SYSTEM, u64::MAX - 4095, 1, Errno::EFAULT),
+        (
+            abi::TO_SYSTEM,
+            (page_size() as u64).wrapping_neg(),
+            1,
+            Errno::EFAULT,
+        ),
         (7, at, 1, Errno::ENOTTY),
     ] {
         let outcome = device.command(number, address, npages);
