@@ -99,7 +99,7 @@ pub use process::fork_child;
 pub use queue::Queue;
 pub use queue::QueueError;
 pub use range::PageRange;
-pub use range::page_size;
+pub use range::{hpage_pmd_nr, hpage_pmd_size, page_size};
 pub use region::Region;
 pub use stats::FileStats;
 pub use stats::Stats;

@@ -2,6 +2,7 @@
 
 //! Page-aligned ranges of an address space.
 
+use std::fs;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -17,6 +18,24 @@ pub fn page_size() -> usize {
         size.and_then(|size| usize::try_from(size).ok())
             .unwrap_or(4096)
     })
+}
+
+/// Returns the size of a huge page of this system, which one entry of a page middle directory
+/// maps, in bytes.
+pub fn hpage_pmd_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    *SIZE.get_or_init(|| {
+        let size = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+        // Where nobody says it: a page is a table of entries of 8 bytes.
+        size.ok()
+            .and_then(|size| size.trim().parse().ok())
+            .unwrap_or(page_size() / 8 * page_size())
+    })
+}
+
+/// Returns the number of pages of a huge page of this system.
+pub fn hpage_pmd_nr() -> usize {
+    hpage_pmd_size() / page_size()
 }
 
 /// Why an address and a length are not a valid [`PageRange`].

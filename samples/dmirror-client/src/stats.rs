@@ -7,6 +7,8 @@ use std::io;
 use std::ops::Sub;
 use std::path::Path;
 
+use crate::range::{hpage_pmd_nr, page_size};
+
 const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// Defines a struct of numbers, each with a key, that is read from lines `KEY: NUMBER`.
@@ -113,7 +115,7 @@ numbers! {
         reserved = "reserved_pages",
         /// Pages that are free.
         free = "free_pages",
-        /// Blocks of 512 pages that are free as a whole.
+        /// Blocks of a huge page each that are free as a whole.
         free_blocks = "free_blocks",
         /// Windows that the device has faulted in.
         device_faults = "svm_pagefault_count",
@@ -234,12 +236,12 @@ impl Stats {
 
     /// Returns the sums that do not agree. They must agree only while no page moves.
     pub fn disagreements(&self) -> Vec<String> {
-        let kib = 4;
+        let kib = page_size() as u64 / 1024;
         let sums = [
             ("out by size and by cause", self.out_kb / kib, self.out()),
             (
                 "out in small and in huge pages",
-                self.out_4k + 512 * self.out_2m,
+                self.out_4k + hpage_pmd_nr() as u64 * self.out_2m,
                 self.out(),
             ),
             ("back by size and by cause", self.back_kb / kib, self.back()),

@@ -5,6 +5,7 @@
 use std::io;
 
 use dmirror_client::PageRange;
+use dmirror_client::hpage_pmd_nr;
 use dmirror_client::page_size;
 use procfs::process::MMPermissions;
 use procfs::process::MMapPath;
@@ -15,7 +16,9 @@ use procfs::process::PageMap;
 use procfs::process::Process;
 
 /// Pages of a huge page, within which a run stays, so that none is cut.
-pub const BLOCK: u64 = 512;
+pub fn block() -> u64 {
+    hpage_pmd_nr() as u64
+}
 
 /// What a process has in private memory.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Scan {
         let (mut at, end) = (start / size, end / size);
         while at < end {
             // No more at a time than a reasonable amount.
-            let next = (at + 64 * BLOCK).min(end);
+            let next = (at + 64 * block()).min(end);
             let pages = pagemap
                 .get_range_info(at as usize..next as usize)
                 .map_err(io::Error::other)?;
@@ -69,7 +72,7 @@ impl Scan {
             }
         };
         for (number, page) in (first..).zip(pages) {
-            if number % BLOCK == 0 || !is_here(page) {
+            if number % block() == 0 || !is_here(page) {
                 push(run.clone());
                 run = number..number;
             }

@@ -18,9 +18,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::Touch;
 use crate::device::Settings;
-use crate::scan::BLOCK;
 use crate::scan::Scan;
 use crate::scan::SecondLook;
+use crate::scan::block;
 use crate::touch::Toucher;
 
 /// What is done with the memory of the program.
@@ -73,7 +73,7 @@ impl Spaces {
     pub fn work(&self, work: &Work, settings: &Settings) -> u64 {
         let mut touchers: HashMap<i32, (Arc<Space>, Option<Toucher>)> = HashMap::new();
         let mut dice = ChaCha8Rng::seed_from_u64(0);
-        let mut view = vec![0; BLOCK as usize * page_size()];
+        let mut view = vec![0; block() as usize * page_size()];
         let (mut peak, mut limit) = (0, None);
         while let Some(spaces) = self.wait(work.pause) {
             touchers.retain(|pid, (space, _)| {

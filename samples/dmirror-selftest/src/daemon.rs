@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
-use dmirror_client::{Region, page_size};
+use dmirror_client::{Region, hpage_pmd_nr, hpage_pmd_size};
 
 use crate::check::skip;
 use crate::context::is_root;
-use crate::memory::HUGE;
 
 /// Where the daemons of memory management have their folders.
 const MM: &str = "/sys/kernel/mm";
@@ -96,8 +95,8 @@ impl StillKhugepaged {
         }
         // Without any address space to scan it waits for one instead, and scans that
         // of the next case at once. This process is one that stays.
-        let mm = Region::options(HUGE / page_size())
-            .align(HUGE)
+        let mm = Region::options(hpage_pmd_nr())
+            .align(hpage_pmd_size())
             .huge(true)
             .map()?;
         Ok(Self {

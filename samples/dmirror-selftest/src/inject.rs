@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
-use dmirror_client::Module;
+use dmirror_client::{Module, hpage_pmd_size};
 
 use crate::check::{needs_ours, skip};
 use crate::context::is_root;
@@ -84,7 +84,9 @@ pub struct Window(());
 
 impl Window {
     /// The largest limit that there is, which is the default of a device.
-    pub const LARGEST: u32 = 2 << 20;
+    pub fn largest() -> u32 {
+        hpage_pmd_size() as u32
+    }
 
     /// Brings back windows of at most so many bytes. Skips where the module has no such limit.
     pub fn of(bytes: u32) -> Result<Self> {

@@ -34,8 +34,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use dmirror_client::Module;
 use dmirror_client::module::Loader;
+use dmirror_client::{Module, page_size};
 
 use crate::cases::Case;
 use crate::context::Context;
@@ -92,9 +92,9 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
-    /// The most bytes that a CPU's fault brings back, 4096 to 2097152. Cases count
-    /// single pages: with more than 4096 some of them find others there.
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    /// The most bytes that a CPU's fault brings back, a page to a huge page. Cases count
+    /// single pages: with more than one some of them find others there.
+    #[arg(long, value_name = "BYTES", default_value_t = page_size() as u32)]
     window: u32,
 
     /// Stop a case that takes longer, and call it failed

@@ -10,15 +10,32 @@ use anyhow::{Context as _, Result, ensure};
 use dmirror_client::device::Buffer;
 use dmirror_client::place::Usage;
 use dmirror_client::{
-    CallError, Command, Counts, Device, Errno, PageRange, Pattern, Region, Survey, page_size,
+    CallError, Command, Counts, Device, Errno, PageRange, Pattern, Region, Survey, hpage_pmd_size,
+    page_size,
 };
+use nix::unistd::{SysconfVar, sysconf};
 
-use crate::check::{Before, Where, all_at, equal, fails_at_once, unless_held};
+use crate::check::{Before, Where, all_at, equal, fails_at_once, skip, unless_held};
 use crate::context::{Context, Gate, Helper, helper};
 
-/// The size of a huge page, to which memory is aligned, in bytes. A bigger
-/// alignment than needed does no harm on other architectures.
-pub const HUGE: usize = 2 << 20;
+/// The size of a page in bytes, for addresses.
+pub fn page_bytes() -> u64 {
+    page_size() as u64
+}
+
+/// Skips where a test would use more than an eighth of the machine's memory: a huge page
+/// may have 512 MiB.
+pub fn needs_room(bytes: usize) -> Result<()> {
+    let pages = sysconf(SysconfVar::_PHYS_PAGES)?.context("the size of memory is unknown")?;
+    let all = pages as usize * page_size();
+    if bytes > all / 8 {
+        let [bytes, all] = [bytes, all].map(|bytes| bytes >> 20);
+        return skip(format!(
+            "{bytes} MiB are too much for a machine with {all} MiB"
+        ));
+    }
+    Ok(())
+}
 
 /// A region and the pattern that it holds.
 #[derive(Debug)]
@@ -29,9 +46,15 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Small pages, filled.
+    /// Small pages, filled. Skips where that is too much for this machine.
     pub fn new(pages: usize) -> Result<Self> {
-        let memory = Self::of(Region::options(pages).align(HUGE).huge(false).map()?);
+        needs_room(pages * page_size())?;
+        let memory = Self::of(
+            Region::options(pages)
+                .align(hpage_pmd_size())
+                .huge(false)
+                .map()?,
+        );
         memory.fill(0..pages);
         Ok(memory)
     }

@@ -11,7 +11,8 @@ pub use anyhow::{Context as _, Result, bail, ensure};
 pub use dmirror_client::packet::Width;
 pub use dmirror_client::region::{Advice, Protection};
 pub use dmirror_client::{
-    Device, Errno, Exit, Packet, PageRange, Region, Signal, Survey, page_size,
+    Device, Errno, Exit, Packet, PageRange, Region, Signal, Survey, hpage_pmd_nr, hpage_pmd_size,
+    page_size,
 };
 
 pub use crate::cases::WithEngines;

@@ -13,12 +13,13 @@ use dmirror_client::interpreter::Image;
 use dmirror_client::queue::{Access, Options, Outcome};
 use dmirror_client::region::Protection;
 use dmirror_client::{
-    Device, Errno, Packet, Queue, QueueError, Region, interpreter, packet, page_size,
+    Device, Errno, Packet, Queue, QueueError, Region, hpage_pmd_nr, hpage_pmd_size, interpreter,
+    packet, page_size,
 };
 
 use crate::check::{equal, needs_ours, skip};
 use crate::context::Context;
-use crate::memory::{HUGE, Memory};
+use crate::memory::Memory;
 
 /// How long a job may take that does little.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -364,12 +365,8 @@ impl Kind {
     /// Memory of this kind and a copy of it.
     pub fn make(self, context: &Context, device: &Device) -> Result<(Memory, Image)> {
         let huge = matches!(self, Self::Huge | Self::ResidentHuge);
-        let pages = if huge {
-            HUGE / page_size()
-        } else {
-            Self::PAGES
-        };
-        let options = Region::options(pages).align(HUGE);
+        let pages = if huge { hpage_pmd_nr() } else { Self::PAGES };
+        let options = Region::options(pages).align(hpage_pmd_size());
         let memory = Memory::of(match self {
             Self::Shared => options.shared().map()?,
             _ => options.huge(huge).map()?,

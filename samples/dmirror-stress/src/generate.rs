@@ -3,6 +3,7 @@
 //! Random programs. The same seed gives the same program, in every version of the
 //! crates: the algorithm is ChaCha8, and numbers are taken from it by remainder.
 
+use dmirror_client::hpage_pmd_nr;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore as _;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -23,7 +24,9 @@ use crate::op::Step;
 use crate::op::Whole;
 
 /// Pages that one entry for a huge page maps.
-const HUGE: u16 = 512;
+fn huge() -> u16 {
+    hpage_pmd_nr() as u16
+}
 
 /// Random numbers.
 pub struct Dice(ChaCha8Rng);
@@ -63,13 +66,13 @@ impl Dice {
     }
 
     fn page(&mut self) -> u16 {
-        self.below(2 * usize::from(HUGE)) as u16
+        self.below(2 * usize::from(huge())) as u16
     }
 
     fn span(&mut self) -> Span {
         let (at, len) = match self.below(10) {
-            0 => (0, 2 * HUGE),
-            1 => (HUGE * self.below(2) as u16, HUGE),
+            0 => (0, 2 * huge()),
+            1 => (huge() * self.below(2) as u16, huge()),
             2 => (0, self.page() + 1),
             3..6 => (self.page(), 1),
             _ => (self.page(), 1 + self.below(40) as u16),
@@ -79,7 +82,7 @@ impl Dice {
 
     fn size(&mut self, kind: Kind) -> u16 {
         match kind {
-            Kind::Huge => HUGE * (1 + self.below(2) as u16),
+            Kind::Huge => huge() * (1 + self.below(2) as u16),
             _ => 1 + self.below(80) as u16,
         }
     }
@@ -113,7 +116,7 @@ impl Dice {
             },
             12..14 => Op::Move {
                 slot,
-                pages: if self.chance(50) { 2 * HUGE } else { HUGE },
+                pages: if self.chance(50) { 2 * huge() } else { huge() },
             },
             14..15 => Op::Take {
                 slot,

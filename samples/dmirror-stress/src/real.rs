@@ -25,6 +25,7 @@ use dmirror_client::Survey;
 use dmirror_client::device;
 use dmirror_client::device::Buffer;
 use dmirror_client::fork_child;
+use dmirror_client::hpage_pmd_size;
 use dmirror_client::page_size;
 use dmirror_client::place::device_memories;
 use dmirror_client::process;
@@ -58,9 +59,6 @@ use crate::world::Failure;
 use crate::world::Outcome;
 use crate::world::Where;
 use crate::world::World;
-
-/// Bytes that one entry for a huge page maps.
-const HUGE: usize = 2 << 20;
 
 /// How long a child may take for a step.
 pub const PATIENCE: Duration = Duration::from_secs(400);
@@ -181,7 +179,7 @@ impl World for Real {
         let options = Region::options(pages);
         let options = match kind {
             Kind::Small => options,
-            Kind::Huge => options.align(HUGE).huge(true),
+            Kind::Huge => options.align(hpage_pmd_size()).huge(true),
             Kind::Shared => options.shared(),
             Kind::File => {
                 let file = empty_file().map_err(|error| errno(&error))?;

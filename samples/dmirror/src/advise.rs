@@ -43,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     atomics: Option<Atomics>,
 
-    /// How many bytes move at once: a power of two, 4096 to 2097152; 0 is the default
+    /// How many bytes move at once: a power of two, a page to a huge page; 0 is the default
     #[arg(long, value_name = "BYTES")]
     granule: Option<u32>,
 

@@ -66,7 +66,7 @@ impl Arguments {
             Side::System => ranges,
         };
         let (mut moved, mut failures) = (0, Vec::new());
-        let mut view = vec![0; dmirror_run::scan::BLOCK as usize * page_size()];
+        let mut view = vec![0; dmirror_run::scan::block() as usize * page_size()];
         for range in ranges {
             let answer = match self.to {
                 Side::Device => space.device.migrate_to_device(range, &mut view),

@@ -56,7 +56,7 @@ pub struct DeviceState {
     pub node: String,
     /// `private` or `coherent`.
     pub memory: &'static str,
-    /// Its memory in pages of 4096 bytes.
+    /// Its memory in pages.
     pub pages: Option<u64>,
     /// Pages that hold somebody's data.
     pub resident_pages: Option<u64>,
@@ -64,7 +64,7 @@ pub struct DeviceState {
     pub reserved_pages: Option<u64>,
     /// Pages that nobody uses.
     pub free_pages: Option<u64>,
-    /// Blocks of 512 pages that nobody uses.
+    /// Blocks of a huge page each that nobody uses.
     pub free_blocks: Option<u64>,
     /// Pages in use of each of its blocks, in the order of their frames. Only `top` looks at them.
     #[serde(skip)]
@@ -85,7 +85,7 @@ pub struct DeviceState {
     pub freed_pages: Option<u64>,
     /// Faults of CPUs on its pages.
     pub cpu_faults: Option<u64>,
-    /// Windows of up to 512 pages that it has faulted in.
+    /// Windows of up to a huge page that it has faulted in.
     pub device_faults: Option<u64>,
     /// Blocks that had to go back.
     pub evictions: Option<u64>,

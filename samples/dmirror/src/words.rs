@@ -34,7 +34,7 @@ pub fn bytes(number: u64) -> String {
     }
 }
 
-/// Pages of 4096 bytes, as bytes.
+/// Pages, as bytes.
 pub fn pages(number: u64) -> String {
     bytes(number * dmirror_client::page_size() as u64)
 }

@@ -16,7 +16,7 @@ use crate::abi;
 use crate::device::Device;
 use crate::mman::Backing;
 use crate::mman::Protection;
-use crate::range::page_size;
+use crate::range::{hpage_pmd_size, page_size};
 
 /// Number of inaccessible bytes behind the usable ones, for buffers that are too long.
 const TAIL: usize = 1 << 36;
@@ -43,7 +43,7 @@ impl Playground {
     ///
     /// The error of mmap.
     pub fn new(len: usize) -> io::Result<Self> {
-        let mapping = Mapping::reserve(len + TAIL, 2 << 20)?;
+        let mapping = Mapping::reserve(len + TAIL, hpage_pmd_size())?;
         mapping.commit(&Backing::Anonymous, 0, len)?;
         Ok(Self { mapping, len })
     }

@@ -126,12 +126,9 @@ fn read_unmapped(device: Device) -> Result<()> {
 
 fn read_beyond_memory(device: Device) -> Result<()> {
     let memory = small()?;
-    // As far as addresses go. It fails at the first page: the buffer is null.
-    let end = if cfg!(target_arch = "aarch64") {
-        1 << 48
-    } else {
-        1 << 47
-    };
+    // As far as addresses go, at whose end the kernel has mapped the memory. It fails at the
+    // first page: the buffer is null.
+    let end = memory.region.addr().next_power_of_two();
     let pages = (end - memory.region.addr()) / page_size() as u64 - 1;
     for command in [Command::Read, Command::Write, Command::Snapshot] {
         let answer = device.call(command, memory.region.addr(), pages, Buffer::Null);
@@ -256,7 +253,10 @@ fn killed(context: &Context) -> Result<()> {
         let started = Gate::new()?;
         let child = helper(|| {
             let device = context.open()?;
-            let region = Region::options(PAGES).align(HUGE).huge(false).map()?;
+            let region = Region::options(PAGES)
+                .align(hpage_pmd_size())
+                .huge(false)
+                .map()?;
             let mut view = vec![0; region.len()];
             started.open()?;
             loop {

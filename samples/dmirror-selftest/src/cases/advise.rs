@@ -105,8 +105,12 @@ fn set_and_got(WithEngines(device): WithEngines) -> Result<()> {
         expected.atomics = atomics;
         step("atomics", Change::new().atomics(atomics), expected)?;
     }
-    expected.granule = 2 << 20;
-    step("granule", Change::new().granule(2 << 20), expected)?;
+    expected.granule = hpage_pmd_size() as u32;
+    step(
+        "granule",
+        Change::new().granule(hpage_pmd_size() as u32),
+        expected,
+    )?;
     (expected.location, expected.granule) = (Location::Default, 0);
     let change = Change::new().location(Target::Default).granule(0);
     step("two less", change, expected)?;
@@ -281,7 +285,11 @@ fn denied(worker: Worker) -> Result<()> {
         let fill = Packet::fill(addr + 8, len - 8, 7);
         is_denied(&worker, "FILL", fill, Write, page)?;
         memory.verify(3..8)?;
-        equal("the last word before", region.load(3 * 512 - 1), 7)?;
+        equal(
+            "the last word before",
+            region.load(3 * page_size() / 8 - 1),
+            7,
+        )?;
         worker.device.advise(region.range(), Change::back())?;
         worker.does(&[Packet::fill(addr, len, 9), add])?;
         equal("words then", (region.load(0), region.load(1537)), (9, 12))?;
@@ -309,7 +317,7 @@ fn denied_at_once(worker: Worker) -> Result<()> {
             let engine = scope.spawn(|| worker.repeat(&[fill], || false));
             thread::sleep(Duration::from_millis(5 + round));
             worker.device.advise(page, deny())?;
-            let words = [5 * 512, 5 * 512 + 511];
+            let words = [5, 6].map(|page| page * page_size() / 8).map(|word| word);
             words.iter().for_each(|word| region.store(*word, 1));
             let outcome = joined(engine)?;
             words_are("a word of a CPU", region, words, 1)?;

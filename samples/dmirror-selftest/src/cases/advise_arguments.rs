@@ -126,13 +126,17 @@ fn set_arguments(WithEngines(device): WithEngines) -> Result<()> {
     equal("a flag", set(words), Err(inval))?;
     let nothing = Advised::nothing(region.range().end());
     equal("advice after all that", advised(&device, &region)?, nothing)?;
-    for_all([4096, 8192, 2 << 20, 0], |granule| {
-        let mut good = Set::good(&region);
-        good.granule = granule;
-        set(good.words())?;
-        let seen = advised(&device, &region)?.granule;
-        equal("granule", seen, granule)
-    })
+    for_all(
+        [page_size(), 2 * page_size(), hpage_pmd_size(), 0],
+        |granule| {
+            let granule = granule as u32;
+            let mut good = Set::good(&region);
+            good.granule = granule;
+            set(good.words())?;
+            let seen = advised(&device, &region)?.granule;
+            equal("granule", seen, granule)
+        },
+    )
 }
 
 /// The struct of ADVISE_GET.

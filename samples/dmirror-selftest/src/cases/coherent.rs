@@ -51,7 +51,7 @@ cases! { "coherent":
         => steps(|| huge::huge(2), [
             (C, Out(100..300)), (C, Out(ALL)), (Cpu, Reads(ALL)), (Cpu, Writes), (C, Reads(ALL)),
             (Cpu, Finds(ALL, Where::Device)), (C, Back(100..600, 500)),
-            (C, Back(ALL, 2 * HUGE / page_size() - 500)), (Cpu, Reads(ALL)), (C, HasRoom),
+            (C, Back(ALL, 2 * hpage_pmd_nr() - 500)), (Cpu, Reads(ALL)), (C, HasRoom),
         ]),
     holes = "Holes become zeroed device pages that CPUs write to in place.",
     protected = "Pages whose protection changes on the device stay there." => steps(small, [
@@ -217,7 +217,7 @@ fn addresses(context: &Context) -> Result<()> {
     needs_ours("memory of a size to be chosen")?;
     let [first, second] = both_starts(context)?;
     for starts in [[first, second], [second, first]] {
-        with_memory(context, HUGE, starts, || {
+        with_memory(context, hpage_pmd_size(), starts, || {
             equal("spm_addr_dev0 and 1", both_starts(context)?, starts)
         })?;
     }
@@ -227,21 +227,26 @@ fn addresses(context: &Context) -> Result<()> {
 fn eviction(context: &Context) -> Result<()> {
     const BLOCKS: usize = 2;
     needs_ours("memory of a size to be chosen")?;
-    with_memory(context, BLOCKS * HUGE, both_starts(context)?, || {
-        let room = BLOCKS * HUGE / page_size();
-        let fill = |context: &Context| -> Result<()> {
-            let (device, memory) = (open(context)?, Memory::new(4 * room)?);
-            for round in 2..4 {
-                let view = moved_out(&device, memory.region.range())?;
-                memory.data().check_bytes(&view, 0)?;
-                equal("pages on a full device", memory.on_device()?, room)?;
-                memory.intact()?;
-                memory.device_sees(&device, round)?;
-            }
-            memory.intact()
-        };
-        leaves_room(context, &fill)
-    })
+    with_memory(
+        context,
+        BLOCKS * hpage_pmd_size(),
+        both_starts(context)?,
+        || {
+            let room = BLOCKS * hpage_pmd_nr();
+            let fill = |context: &Context| -> Result<()> {
+                let (device, memory) = (open(context)?, Memory::new(4 * room)?);
+                for round in 2..4 {
+                    let view = moved_out(&device, memory.region.range())?;
+                    memory.data().check_bytes(&view, 0)?;
+                    equal("pages on a full device", memory.on_device()?, room)?;
+                    memory.intact()?;
+                    memory.device_sees(&device, round)?;
+                }
+                memory.intact()
+            };
+            leaves_room(context, &fill)
+        },
+    )
 }
 
 fn pinned(device: &Device, memory: &Memory) -> Result<()> {

@@ -5,14 +5,14 @@
 
 use super::huge::{huge, huge_out, options};
 use super::huge_whole::remapped;
-use crate::prelude::*;
+use crate::prelude::{hpage_pmd_nr as nr, *};
 use crate::steps::{ALL, Verb::*, Who::*, steps};
 
 cases! { "counts":
-    huge_pages = "A huge page counts 512 pages on its way out and back."
+    huge_pages = "A huge page counts all its pages on its way out and back."
         => steps(|| huge(2), [
             (Cpu, Times(2, vec![
-                (A, Out(ALL)), (A, Out(ALL)), (A, Back(ALL, 1024)), (A, Back(ALL, 0)),
+                (A, Out(ALL)), (A, Out(ALL)), (A, Back(ALL, 2 * nr())), (A, Back(ALL, 0)),
             ])),
             (Cpu, Reads(ALL)),
         ]),
@@ -20,7 +20,7 @@ cases! { "counts":
     part_of_a_huge_page = "A part of a huge page on the device comes back alone, and counts as what it is."
         => steps(|| huge(1), [
             (A, Out(ALL)), (A, Back(100..300, 200)), (Cpu, Finds(0..100, Where::Device)),
-            (Cpu, Finds(300..512, Where::Device)), (A, Reads(ALL)), (A, Back(ALL, 312)),
+            (Cpu, Finds(300..usize::MAX, Where::Device)), (A, Reads(ALL)), (A, Back(ALL, nr() - 200)),
             (Cpu, Reads(ALL)),
         ]),
     huge_page_then_hole = "A range of a huge page, untouched memory and small pages moves as what each of them is.",
@@ -32,7 +32,7 @@ cases! { "counts":
     cut_by_mprotect = "A huge page on the device of which a part is made read-only keeps its data."
         => steps(|| huge(1), [
             (A, Out(ALL)), (Cpu, Protects(100..200, Protection::Read)), (A, Reads(ALL)),
-            (A, Fills(0..100)), (A, Fills(200..512)), (Cpu, Finds(ALL, Where::Device)),
+            (A, Fills(0..100)), (A, Fills(200..usize::MAX)), (Cpu, Finds(ALL, Where::Device)),
             (Cpu, Reads(150..151)), (Cpu, Reads(ALL)),
         ]),
     cut_by_munmap = "A huge page on the device of which a part is unmapped keeps the data of the rest.",
@@ -57,29 +57,30 @@ fn zeroed_pages(device: Device) -> Result<()> {
     memory.is_zero(memory.all())
 }
 
-/// A huge page, 512 untouched pages, a huge page, 512 small pages.
+/// A huge page, as many untouched pages, a huge page, as many small pages.
 fn of_all_kinds() -> Result<Memory> {
     let memory = Memory::of(options(4).map()?);
-    memory.region.advise(1536..2048, Advice::NoHuge)?;
-    memory.fill(0..512);
-    memory.fill(1024..2048);
+    memory.region.advise(3 * nr()..4 * nr(), Advice::NoHuge)?;
+    memory.fill(0..nr());
+    memory.fill(2 * nr()..4 * nr());
     Ok(memory)
 }
 
 fn huge_page_then_hole(device: Device) -> Result<()> {
     let memory = of_all_kinds()?;
-    memory.region.advise(512..1024, Advice::NoHuge)?;
-    memory.fill(700..710); // in the middle of the hole
+    memory.region.advise(nr()..2 * nr(), Advice::NoHuge)?;
+    let middle = nr() + 188..nr() + 198;
+    memory.fill(middle.clone());
     for _ in 0..2 {
         memory.view(&device, memory.all())?;
-        memory.device_reads(&device, 0..512)?;
-        memory.device_reads(&device, 1024..2048)?;
-        memory.move_back(&device, memory.all(), 2048)?;
-        memory.verify(0..512)?;
-        memory.is_zero(512..700)?;
-        memory.verify(700..710)?;
-        memory.is_zero(710..1024)?;
-        memory.verify(1024..2048)?;
+        memory.device_reads(&device, 0..nr())?;
+        memory.device_reads(&device, 2 * nr()..4 * nr())?;
+        memory.move_back(&device, memory.all(), 4 * nr())?;
+        memory.verify(0..nr())?;
+        memory.is_zero(nr()..middle.start)?;
+        memory.verify(middle.clone())?;
+        memory.is_zero(middle.end..2 * nr())?;
+        memory.verify(2 * nr()..4 * nr())?;
     }
     Ok(())
 }
@@ -87,23 +88,23 @@ fn huge_page_then_hole(device: Device) -> Result<()> {
 fn hole_then_huge_page(device: Device) -> Result<()> {
     let memory = of_all_kinds()?;
     // Only what has data goes, and only a part of that.
-    for pages in [0..512, 1024..1536, 1600..1700] {
+    for pages in [0..nr(), 2 * nr()..3 * nr(), 3 * nr() + 64..3 * nr() + 164] {
         memory.move_out(&device, pages)?;
     }
     let back = device.migrate_to_system(memory.region.range())?;
-    equal("pages back", back.pages, 1124)?;
-    memory.only(512..1024, Where::Nowhere, Where::System)?;
-    memory.verify(0..512)?;
-    memory.verify(1024..2048)
+    equal("pages back", back.pages, 2 * nr() as u64 + 100)?;
+    memory.only(nr()..2 * nr(), Where::Nowhere, Where::System)?;
+    memory.verify(0..nr())?;
+    memory.verify(2 * nr()..4 * nr())
 }
 
 fn huge_among_files(device: &Device, memory: &Memory) -> Result<()> {
-    memory.region.replace_by_shared(512..1024)?;
-    memory.fill(512..1024);
+    memory.region.replace_by_shared(nr()..2 * nr())?;
+    memory.fill(nr()..2 * nr());
     let answer = memory.try_out(device);
     let counts = fails_counted("MIGRATE_TO_DEV", answer, Errno::ENOENT)?;
-    equal("pages counted", counts.pages, 1024)?;
-    memory.move_back(device, memory.all(), 1024)
+    equal("pages counted", counts.pages, 2 * nr() as u64)?;
+    memory.move_back(device, memory.all(), 2 * nr())
 }
 
 fn after_partial_faults(device: &Device, memory: &Memory) -> Result<()> {
@@ -134,12 +135,12 @@ fn cut_by_dontneed(device: Device) -> Result<()> {
     memory.region.advise(100..200, Advice::DontNeed)?;
     memory.expect("what was dropped", 100..200, Where::Nowhere)?;
     memory.device_reads(&device, 0..100)?;
-    memory.device_reads(&device, 200..512)?;
+    memory.device_reads(&device, 200..nr())?;
     let counts = device.migrate_to_system(memory.region.range())?;
-    equal("pages moved back", counts.pages, 412)?;
+    equal("pages moved back", counts.pages, nr() as u64 - 100)?;
     memory.is_zero(100..200)?;
     memory.verify(0..100)?;
-    memory.verify(200..512)
+    memory.verify(200..nr())
 }
 
 fn cut_after_fork(device: Device) -> Result<()> {

@@ -159,7 +159,7 @@ fn device_writes_to_huge_pages(device: Device) -> Result<()> {
     let memory = huge::huge(1)?;
     counters(&device, &device, &memory.region, 300..304)?;
     memory.verify(0..300)?;
-    memory.verify(304..512)
+    memory.verify(304..hpage_pmd_nr())
 }
 
 fn reads_of_dropped_pages(context: &Context) -> Result<()> {

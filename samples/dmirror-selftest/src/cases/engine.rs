@@ -30,8 +30,6 @@ cases! { "engine":
     coherent_device = "The engines of a device with coherent memory do the same.",
 }
 
-const PAGE: u64 = 4096;
-
 impl Worker {
     /// Checks that an engine is free: that its next job ends soon.
     pub fn serves(context: &Context, engine: u32) -> Result<()> {
@@ -82,50 +80,62 @@ fn over_kinds(packets: impl Fn(u64) -> Vec<Packet>) -> impl Fn(&Context) -> Resu
 
 fn fill(data: u64) -> Vec<Packet> {
     vec![
-        Packet::fill(data + 3, 2 * PAGE + 77, 0x0807_0605_0403_0201),
-        Packet::fill(data + 5 * PAGE, 4 * PAGE, u64::MAX),
-        Packet::fill(data + 10 * PAGE - 1, 1, 9),
-        Packet::fill(data + 12 * PAGE, 8, 10),
+        Packet::fill(data + 3, 2 * page_bytes() + 77, 0x0807_0605_0403_0201),
+        Packet::fill(data + 5 * page_bytes(), 4 * page_bytes(), u64::MAX),
+        Packet::fill(data + 10 * page_bytes() - 1, 1, 9),
+        Packet::fill(data + 12 * page_bytes(), 8, 10),
     ]
 }
 
 fn copy(data: u64) -> Vec<Packet> {
     vec![
-        Packet::copy(data, data + 8 * PAGE, 2 * PAGE),
-        Packet::copy(data + 3 * PAGE + 1, data + 10 * PAGE + 1, PAGE),
-        Packet::copy(data + 5 * PAGE + 4095, data + 12 * PAGE + 2, PAGE + 17),
-        Packet::copy(data + 15 * PAGE, data + 15 * PAGE + 8, 8),
-        Packet::copy(data + 14 * PAGE + 100, data + 14 * PAGE, 100),
+        Packet::copy(data, data + 8 * page_bytes(), 2 * page_bytes()),
+        Packet::copy(
+            data + 3 * page_bytes() + 1,
+            data + 10 * page_bytes() + 1,
+            page_bytes(),
+        ),
+        Packet::copy(
+            data + 5 * page_bytes() + 4095,
+            data + 12 * page_bytes() + 2,
+            page_bytes() + 17,
+        ),
+        Packet::copy(data + 15 * page_bytes(), data + 15 * page_bytes() + 8, 8),
+        Packet::copy(
+            data + 14 * page_bytes() + 100,
+            data + 14 * page_bytes(),
+            100,
+        ),
     ]
 }
 
 fn sum(data: u64) -> Vec<Packet> {
     vec![
-        Packet::sum(data, data, 16 * PAGE),
-        Packet::sum(data + 8, data + PAGE - 3, 6),
-        Packet::sum(data + 16, data + 5, 3 * PAGE),
-        Packet::sum(data + 24, data + 7 * PAGE + 1, 4099),
+        Packet::sum(data, data, 16 * page_bytes()),
+        Packet::sum(data + 8, data + page_bytes() - 3, 6),
+        Packet::sum(data + 16, data + 5, 3 * page_bytes()),
+        Packet::sum(data + 24, data + 7 * page_bytes() + 1, 4099),
         Packet::sum(data + 32, data + 8, 0),
     ]
 }
 
 fn chase(data: u64) -> Vec<Packet> {
     // A chain through all pages, forwards and backwards, which ends in the last but one.
-    let link = |nth: u64| data + (nth * 7 % 16) * PAGE + 64 * nth;
+    let link = |nth: u64| data + (nth * 7 % 16) * page_bytes() + 64 * nth;
     let next = |nth| if nth == 14 { 0 } else { link(nth + 1) };
     let links = (0..15).map(|nth| Packet::fence(link(nth) + 16, next(nth)));
     let chases = (0..).zip([0, 1, 14, 15, u64::MAX]);
     let chases = chases
         .map(|(nth, times)| Packet::chase(data + 2048 + 16 * nth, link(0), 16, times))
         // The results lie on a border of pages.
-        .chain([Packet::chase(data + 2 * PAGE - 8, link(3), 16, 2)]);
+        .chain([Packet::chase(data + 2 * page_bytes() - 8, link(3), 16, 2)]);
     links.chain(chases).collect()
 }
 
 fn random(data: u64) -> Vec<Packet> {
     vec![
-        Packet::random(data + PAGE, data, 16 * PAGE, 300, 1),
-        Packet::random_write(data, data + 8, 16 * PAGE - 8, 500, 2),
+        Packet::random(data + page_bytes(), data, 16 * page_bytes(), 300, 1),
+        Packet::random_write(data, data + 8, 16 * page_bytes() - 8, 500, 2),
         Packet::random_write(data + 8, data + 8, 8, 5, 3),
     ]
 }
@@ -133,8 +143,8 @@ fn random(data: u64) -> Vec<Packet> {
 fn atomic(data: u64) -> Vec<Packet> {
     let mut packets = Vec::new();
     for (nth, width) in (0..).zip(Width::ALL) {
-        let word = data + nth * PAGE + 4088;
-        let old = data + 8 * PAGE + 64 * nth;
+        let word = data + nth * page_bytes() + 4088;
+        let old = data + 8 * page_bytes() + 64 * nth;
         packets.extend([
             Packet::add(width, word, u64::MAX, 1, old),
             Packet::add(width, word, 3, 100, old + 8),
@@ -144,7 +154,7 @@ fn atomic(data: u64) -> Vec<Packet> {
             Packet::add(width, word, 1, 1, 0),
         ]);
     }
-    let upper = data + 3 * PAGE + 4;
+    let upper = data + 3 * page_bytes() + 4;
     packets.push(Packet::add(Width::Four, upper, 1 << 31, 3, 0));
     packets
 }
@@ -152,11 +162,11 @@ fn atomic(data: u64) -> Vec<Packet> {
 fn prefetch(context: &Context) -> Result<()> {
     over_each_kind(context, |data| {
         vec![
-            Packet::prefetch(data, 4 * PAGE),
-            Packet::fill(data + PAGE, PAGE, 5),
-            Packet::prefetch_to_system(data + PAGE, 8 * PAGE),
-            Packet::prefetch(data + 15 * PAGE, 2 * PAGE), // as far as there is something
-            Packet::sum(data, data, 16 * PAGE),
+            Packet::prefetch(data, 4 * page_bytes()),
+            Packet::fill(data + page_bytes(), page_bytes(), 5),
+            Packet::prefetch_to_system(data + page_bytes(), 8 * page_bytes()),
+            Packet::prefetch(data + 15 * page_bytes(), 2 * page_bytes()), // as far as there is something
+            Packet::sum(data, data, 16 * page_bytes()),
         ]
     })?;
     let (worker, memory) = (Worker::new(context)?, Memory::new(16)?);
@@ -173,7 +183,7 @@ fn prefetch(context: &Context) -> Result<()> {
 
 fn fence_and_jump(context: &Context) -> Result<()> {
     over_each_kind(context, |data| {
-        let fence = |nth| Packet::fence(data + nth * (PAGE - 8), nth);
+        let fence = |nth| Packet::fence(data + nth * (page_bytes() - 8), nth);
         (0..16).map(fence).chain([Packet::spin(1000)]).collect()
     })?;
     let (worker, data) = (Worker::new(context)?, Region::anonymous(1)?);
@@ -198,10 +208,14 @@ fn stays(worker: Worker) -> Result<()> {
         let memory = Memory::placed(&worker.device, 8, resident)?;
         let data = memory.region.addr();
         worker.does(&[
-            Packet::sum(data, data + PAGE, PAGE),
-            Packet::fill(data + 2 * PAGE, 2 * PAGE, 1),
-            Packet::copy(data + 4 * PAGE, data + 5 * PAGE, PAGE),
-            Packet::fence(data + 6 * PAGE, 1),
+            Packet::sum(data, data + page_bytes(), page_bytes()),
+            Packet::fill(data + 2 * page_bytes(), 2 * page_bytes(), 1),
+            Packet::copy(
+                data + 4 * page_bytes(),
+                data + 5 * page_bytes(),
+                page_bytes(),
+            ),
+            Packet::fence(data + 6 * page_bytes(), 1),
         ])?;
         memory.expect("after packets worked on them", 0..7, place)
     })
@@ -285,10 +299,10 @@ fn several_regions(context: &Context, worker: Worker) -> Result<()> {
             image.join(more);
             let (src, dst) = (source.region.addr(), target.region.addr());
             let packets = [
-                Packet::copy(dst + 100, src, 2 * PAGE),
-                Packet::copy(dst + 4 * PAGE, src + 4 * PAGE, PAGE),
-                Packet::sum(dst, src + 1, 3 * PAGE),
-                Packet::random_write(dst + 8, src, 8 * PAGE, 20, 1),
+                Packet::copy(dst + 100, src, 2 * page_bytes()),
+                Packet::copy(dst + 4 * page_bytes(), src + 4 * page_bytes(), page_bytes()),
+                Packet::sum(dst, src + 1, 3 * page_bytes()),
+                Packet::random_write(dst + 8, src, 8 * page_bytes(), 20, 1),
                 Packet::add(Width::Eight, src + 64, 1, 3, dst + 16),
             ];
             let regions = [&source.region, &target.region];
@@ -315,7 +329,7 @@ fn random_program(context: &Context, device: Device, kinds: &[Kind], seed: u64) 
     let last = |region: &&Region| region.part(region.pages() - 16..region.pages());
     let ground = Ground {
         data: regions.iter().map(last).collect(),
-        code: code.addr()..code.addr() + PAGE,
+        code: code.addr()..code.addr() + page_bytes(),
     };
     for nth in 0..4 {
         let program = ground.program(&mut dice);

@@ -20,8 +20,6 @@ cases! { "engine":
         => |context: &Context| meet_borders(context, true),
 }
 
-const PAGE: u64 = 4096;
-
 fn nothing_to_do(worker: Worker) -> Result<()> {
     let data = Region::anonymous(1)?;
     let nowhere = 1 << 62;
@@ -33,7 +31,7 @@ fn nothing_to_do(worker: Worker) -> Result<()> {
         Packet::chase(data.addr() + 8, nowhere, 0, 0),
         Packet::chase(data.addr() + 24, 0, 0, 7),
         Packet::random(data.addr() + 40, nowhere, 8, 0, 1),
-        Packet::prefetch(1 << 46, PAGE),
+        Packet::prefetch(1 << 46, page_bytes()),
         Packet::spin(0),
     ])?;
     let seen: Vec<u64> = (0..6).map(|index| data.load(index)).collect();
@@ -120,14 +118,14 @@ impl Borders {
 fn over_borders(data: u64) -> Vec<Packet> {
     let mut packets = vec![];
     let free = data; // two pages that all may use
-    for border in (1..7).map(|part| data + part * 2 * PAGE) {
-        for before in [0, 8, 100, PAGE, PAGE + 100] {
+    for border in (1..7).map(|part| data + part * 2 * page_bytes()) {
+        for before in [0, 8, 100, page_bytes(), page_bytes() + 100] {
             let at = border - before;
             packets.extend([
-                Packet::fill(at, PAGE, 3),
-                Packet::sum(free, at, PAGE + 9),
-                Packet::random(free, at & !7, 2 * PAGE, 20, before),
-                Packet::random_write(free, at & !7, 2 * PAGE, 20, before),
+                Packet::fill(at, page_bytes(), 3),
+                Packet::sum(free, at, page_bytes() + 9),
+                Packet::random(free, at & !7, 2 * page_bytes(), 20, before),
+                Packet::random_write(free, at & !7, 2 * page_bytes(), 20, before),
                 Packet::chase(at & !7, 0, 0, 0),
                 Packet::chase(free, at & !7, 0, 1),
                 Packet::chase(free, at | 1, 0, 1),
@@ -136,13 +134,16 @@ fn over_borders(data: u64) -> Vec<Packet> {
                 Packet::add(Width::Eight, free, 1, 1, at & !7),
                 Packet::fence(at & !7, 4),
             ]);
-            if border > data + 2 * PAGE {
-                packets.push(Packet::copy(at, free + 10, PAGE));
-                packets.push(Packet::copy(free + 10, at, PAGE));
+            if border > data + 2 * page_bytes() {
+                packets.push(Packet::copy(at, free + 10, page_bytes()));
+                packets.push(Packet::copy(free + 10, at, page_bytes()));
             }
         }
         packets.push(Packet::jump(border));
-        packets.push(Packet::prefetch(border - 2 * PAGE, 4 * PAGE));
+        packets.push(Packet::prefetch(
+            border - 2 * page_bytes(),
+            4 * page_bytes(),
+        ));
     }
     packets
 }

@@ -25,8 +25,6 @@ cases! { "engine":
     spawned = "Another program that begins in the memory of this one (vfork) leaves a job at work.",
 }
 
-const PAGE: u64 = 4096;
-
 fn hugetlb(context: &Context) -> Result<()> {
     open(context)?; // or skips
     for preset in PRESETS {
@@ -37,15 +35,19 @@ fn hugetlb(context: &Context) -> Result<()> {
         image.map_region(&memory.region, memory.all(), Protection::ReadWrite);
         let data = memory.region.addr();
         let packets = [
-            Packet::sum(data, data + 3, 400 * PAGE),
-            Packet::fill(data + 5, 3 * PAGE, 0x0102_0304_0506_0708),
-            Packet::copy(data + 40 * PAGE + 1, data + 90 * PAGE + 2, 3 * PAGE),
-            Packet::random_write(data + 8, data, 512 * PAGE, 200, 1),
-            Packet::add(Width::Four, data + 12 * PAGE, 3, 200, data + 40),
-            Packet::compare_and_swap(Width::Eight, data + 13 * PAGE, 0, 1, data + 48),
-            Packet::prefetch(data, 512 * PAGE),
-            Packet::prefetch_to_system(data, 512 * PAGE),
-            Packet::fence(data + 511 * PAGE, 9),
+            Packet::sum(data, data + 3, 400 * page_bytes()),
+            Packet::fill(data + 5, 3 * page_bytes(), 0x0102_0304_0506_0708),
+            Packet::copy(
+                data + 40 * page_bytes() + 1,
+                data + 90 * page_bytes() + 2,
+                3 * page_bytes(),
+            ),
+            Packet::random_write(data + 8, data, hpage_pmd_nr() as u64 * page_bytes(), 200, 1),
+            Packet::add(Width::Four, data + 12 * page_bytes(), 3, 200, data + 40),
+            Packet::compare_and_swap(Width::Eight, data + 13 * page_bytes(), 0, 1, data + 48),
+            Packet::prefetch(data, hpage_pmd_nr() as u64 * page_bytes()),
+            Packet::prefetch_to_system(data, hpage_pmd_nr() as u64 * page_bytes()),
+            Packet::fence(data + (hpage_pmd_nr() as u64 - 1) * page_bytes(), 9),
         ];
         let added = policy.added(|| {
             worker.does(&[Packet::spin(0)])?;
@@ -64,7 +66,11 @@ fn hugetlb_packets(worker: Worker) -> Result<()> {
         .map(|nth| Packet::fence(data.addr() + 8 * nth, nth + 1))
         .collect();
     // Over a border of small pages.
-    let at = packet::store(&code, 300 * PAGE as usize - 50 * Packet::SIZE, &packets);
+    let at = packet::store(
+        &code,
+        300 * page_bytes() as usize - 50 * Packet::SIZE,
+        &packets,
+    );
     done_at(&worker.queue, at, packets.len())?;
     let seen: Vec<u64> = (0..100).map(|index| data.load(index)).collect();
     equal("words", seen, (1..=100).collect())

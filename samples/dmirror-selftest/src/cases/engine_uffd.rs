@@ -73,7 +73,12 @@ fn destroyed_before_a_fault(context: &Context) -> Result<()> {
     let policy = Policy::with("xe", &[])?;
     let worker = Worker::of(open_with_two(context)?, Options::new(2).engine(0))?;
     // In one granule, however large.
-    let memory = Memory::of(Region::options(PAGES).align(HUGE).huge(false).map()?);
+    let memory = Memory::of(
+        Region::options(PAGES)
+            .align(hpage_pmd_size())
+            .huge(false)
+            .map()?,
+    );
     // It is what moves, while the engine is on its way to the page that nobody provides.
     memory.region.store(page_size() / size_of::<u64>(), 1);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;

@@ -10,7 +10,7 @@ use crate::prelude::*;
 
 cases! { "errors":
     unaligned_address = "An address inside a page is EINVAL, and the struct stays as it was."
-        => no_ranges(|addr| [1, 8, 512, page() - 1].map(|offset| (addr + offset, 1)).to_vec()),
+        => no_ranges(|addr| [1, 8, 512, page_bytes() - 1].map(|offset| (addr + offset, 1)).to_vec()),
     no_pages = "A range of no pages is EINVAL." => no_ranges(|addr| vec![(addr, 0), (0, 0)]),
     wrapping_range = "A range that wraps around is EINVAL." => no_ranges(wrapping),
     page_count_overflow = "A number of pages whose bytes do not fit into 64 bits is EINVAL, not a small range."
@@ -29,10 +29,6 @@ cases! { "errors":
 }
 
 const BOTH: [Command; 2] = [Command::MigrateToDevice, Command::MigrateToSystem];
-
-fn page() -> u64 {
-    page_size() as u64
-}
 
 /// Checks that both commands refuse a range with EINVAL.
 fn refused(device: &Device, addr: u64, pages: u64) -> Result<()> {
@@ -63,14 +59,14 @@ fn no_ranges(ranges: fn(u64) -> Vec<(u64, u64)>) -> impl Fn(Device) -> Result<()
 }
 
 fn wrapping(addr: u64) -> Vec<(u64, u64)> {
-    let last = u64::MAX - page() + 1;
+    let last = u64::MAX - page_bytes() + 1;
     // One page more than there are from here to the last address.
-    let more = (u64::MAX - addr) / page() + 2;
+    let more = (u64::MAX - addr) / page_bytes() + 2;
     vec![(last, 1), (last, 2), (addr, more)]
 }
 
 fn overflowing(addr: u64) -> Vec<(u64, u64)> {
-    let all = u64::MAX / page() + 1; // as many pages as 64 bits can address
+    let all = u64::MAX / page_bytes() + 1; // as many pages as 64 bits can address
     [all, all + 1, all + 4, 2 * all + 1, u64::MAX]
         .map(|pages| (addr, pages))
         .to_vec()

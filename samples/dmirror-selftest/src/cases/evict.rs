@@ -23,14 +23,14 @@ cases! { "evict":
 pub(super) const BLOCKS: usize = 3;
 
 pub(super) fn pages(blocks: usize) -> usize {
-    blocks * HUGE / page_size()
+    blocks * hpage_pmd_nr()
 }
 
 pub(super) fn with_small_device(
     context: &Context,
     body: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    with_capacity(context, (BLOCKS * HUGE) as u64, body)
+    with_capacity(context, (BLOCKS * hpage_pmd_size()) as u64, body)
 }
 
 /// A case with a device of [`BLOCKS`] blocks.

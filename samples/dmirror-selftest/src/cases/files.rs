@@ -133,8 +133,8 @@ pub(super) fn of_the_pool() -> Result<Region> {
     if before.trim() == "0" {
         let _ = fs::write(pool, "1"); // only root may
     }
-    let options = Region::options(HUGE / page_size());
-    let region = options.align(HUGE).hugetlb().map();
+    let options = Region::options(hpage_pmd_nr());
+    let region = options.align(hpage_pmd_size()).hugetlb().map();
     let _ = fs::write(pool, before); // a page in use goes when it is freed
     region.or_else(|_| skip("no free hugetlb page: set vm.nr_hugepages"))
 }

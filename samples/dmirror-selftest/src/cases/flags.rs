@@ -26,7 +26,7 @@ cases! { "flags":
         ])),
     once = "Only one allocation fails: of two huge pages the second one goes whole."
         => tidy(again(3, steps(|| huge::huge(2), [
-            (A, Does(fail)), (A, Out(0..512)), (A, Out(512..1024)),
+            (A, Does(fail)), (A, Out(0..hpage_pmd_nr())), (A, Out(hpage_pmd_nr()..usize::MAX)),
             // The first one had to go in small pages, the second one had not.
             (A, Does(has_one)), (Cpu, Reads(ALL)),
         ]))),
@@ -44,7 +44,7 @@ cases! { "flags":
     small_pages_back = "A small page that is refused a system page comes back in a second try.",
     huge_page_back = "Without a huge system page a huge page comes back in small pages."
         => tidy(steps(|| huge::huge(1), [
-            (A, Out(ALL)), (A, Does(fail)), (A, Back(ALL, HUGE / page_size())), (A, Does(in_small)),
+            (A, Out(ALL)), (A, Does(fail)), (A, Back(ALL, hpage_pmd_nr())), (A, Does(in_small)),
             (Cpu, Reads(ALL)),
         ])),
     fault = "A CPU fault for which there is no page at first gets the right data.",
@@ -119,7 +119,7 @@ fn in_small(_: &Device, memory: &Memory) -> Result<()> {
 fn has_one(device: &Device, memory: &Memory) -> Result<()> {
     let bytes = device.snapshot(memory.region.range())?;
     let huge = bytes.iter().filter(|byte| **byte & prot::PMD != 0).count();
-    equal("pages in huge pages", huge, 512)
+    equal("pages in huge pages", huge, hpage_pmd_nr())
 }
 
 fn small_pages_out(device: Device) -> Result<()> {

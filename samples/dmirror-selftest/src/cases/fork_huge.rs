@@ -8,7 +8,7 @@ use std::path::Path;
 use dmirror_client::device::prot;
 
 use super::huge::huge;
-use super::huge_whole::{WHOLE, huge_there, is_small};
+use super::huge_whole::{huge_there, is_small};
 use crate::inject::{Failure, Often};
 use crate::prelude::*;
 
@@ -86,7 +86,7 @@ fn by_both(context: &Context) -> Result<()> {
     moved.wait()?;
     memory.expect("where the child put it", memory.all(), Where::Device)?;
     memory.reads(&device)?;
-    memory.move_back(&device, memory.all(), WHOLE)?;
+    memory.move_back(&device, memory.all(), hpage_pmd_nr())?;
     memory.intact()?;
     back.open()?;
     memory.survives(child)
@@ -101,13 +101,13 @@ fn resident(device: Device) -> Result<()> {
 /// Has it come back when there is no huge page for it.
 fn back_in_small_pages(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
-    memory.move_back(device, memory.all(), WHOLE)?;
+    memory.move_back(device, memory.all(), hpage_pmd_nr())?;
     equal("the failure is over", failure.is_over()?, true)?;
     is_small(memory)
 }
 
 fn part_back(device: Device) -> Result<()> {
-    for part in [0..1, 100..300, 300..WHOLE] {
+    for part in [0..1, 100..300, 300..hpage_pmd_nr()] {
         let memory = huge_there(&device)?;
         apart(&device, &memory, || {
             memory.move_back(&device, part.clone(), part.len())?;
@@ -163,7 +163,7 @@ fn child_unmaps(device: &Device) -> Result<()> {
     in_child(|| {
         memory.region.replace(100..400)?;
         memory.verify(0..100)?;
-        memory.verify(400..WHOLE)
+        memory.verify(400..hpage_pmd_nr())
     })?;
     // What the child looked at came back for both.
     memory.move_back(device, 50..150, 50)?;

@@ -258,7 +258,7 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     let coming_back = huge_pages && mover.begins_there() && !looks_for_known();
     // A huge page that is in small ones by the time that it is touched, because munmap was first,
     // would have as many faults, each of them held.
-    let largest = || Window::of(Window::LARGEST);
+    let largest = || Window::of(Window::largest());
     let _window = huge_pages.then(largest).transpose()?;
     for deed in DEEDS {
         if coming_back && drops_entries(deed) {

@@ -38,9 +38,6 @@ cases! { "huge":
     blocks_are_whole_again = "After much use in small and huge pages, cuts, errors and RELEASE every block is whole.",
 }
 
-/// Pages of a huge page.
-pub(super) const WHOLE: usize = HUGE / 4096;
-
 /// What SNAPSHOT says of a huge page on the device.
 const THERE: u8 = prot::WRITE | prot::PRIVATE_LOCAL | prot::PMD;
 
@@ -62,7 +59,7 @@ fn stays_whole(device: &Device, memory: &Memory) -> Result<()> {
     for round in 2..5 {
         memory.out(device)?;
         snapshot_is("there", device, range, THERE)?;
-        memory.move_back(device, memory.all(), 3 * WHOLE)?;
+        memory.move_back(device, memory.all(), 3 * hpage_pmd_nr())?;
         is_whole(memory)?;
         snapshot_is("back", device, range, prot::WRITE | prot::PMD)?;
         memory.intact()?;
@@ -75,33 +72,41 @@ fn stays_whole(device: &Device, memory: &Memory) -> Result<()> {
 
 fn whole_by_fault(device: Device) -> Result<()> {
     let memory = huge(2)?;
-    for page in [0, WHOLE - 1, WHOLE / 2] {
+    for page in [0, hpage_pmd_nr() - 1, hpage_pmd_nr() / 2] {
         memory.out(&device)?;
         memory.region.touch(page);
-        memory.only(0..WHOLE, Where::System, Where::Device)?;
-        memory.region.touch(WHOLE + page);
+        memory.only(0..hpage_pmd_nr(), Where::System, Where::Device)?;
+        memory.region.touch(hpage_pmd_nr() + page);
         is_whole(&memory)?;
     }
     memory.intact()
 }
 
 fn no_block_free(context: &Context) -> Result<()> {
-    with_capacity(context, 2 * HUGE as u64, || {
+    with_capacity(context, 2 * hpage_pmd_size() as u64, || {
         let device = context.open()?;
-        let small = Memory::resident(&device, WHOLE + 1)?;
+        let small = Memory::resident(&device, hpage_pmd_nr() + 1)?;
         // Leaves one page in each block.
-        small.region.advise(1..WHOLE, Advice::DontNeed)?;
+        small.region.advise(1..hpage_pmd_nr(), Advice::DontNeed)?;
         if let Some(room) = device.room()? {
             let free = (room.free_blocks, room.free_pages);
-            equal("free blocks and pages", free, (0, 2 * WHOLE as u64 - 2))?;
+            equal(
+                "free blocks and pages",
+                free,
+                (0, 2 * hpage_pmd_nr() as u64 - 2),
+            )?;
         }
         let memory = huge_out(&device, 1)?;
         let in_small = prot::WRITE | prot::PRIVATE_LOCAL;
         snapshot_is("there", &device, memory.region.range(), in_small)?;
         small.expect("the others", 0..1, Where::Device)?;
-        small.expect("the others", WHOLE..WHOLE + 1, Where::Device)?;
+        small.expect(
+            "the others",
+            hpage_pmd_nr()..hpage_pmd_nr() + 1,
+            Where::Device,
+        )?;
         memory.cpu_sees(&device, 2)?;
-        small.verify_each([0, WHOLE])?;
+        small.verify_each([0, hpage_pmd_nr()])?;
         // Nobody is there any more: one block for it.
         memory.refill(3);
         memory.region.advise(memory.all(), Advice::Collapse)?;
@@ -129,18 +134,20 @@ pub(super) fn is_small(memory: &Memory) -> Result<()> {
 }
 
 /// Parts of a huge page.
-const WINDOWS: [Range<usize>; 6] = [
-    0..1,
-    0..200,
-    WHOLE - 1..WHOLE,
-    300..WHOLE,
-    1..WHOLE - 1,
-    200..300,
-];
+fn parts_of_all_kinds() -> [Range<usize>; 6] {
+    [
+        0..1,
+        0..200,
+        hpage_pmd_nr() - 1..hpage_pmd_nr(),
+        300..hpage_pmd_nr(),
+        1..hpage_pmd_nr() - 1,
+        200..300,
+    ]
+}
 
 /// Moves each window out, or back, and looks at it and at the rest.
 fn windows(device: &Device, back: bool) -> Result<()> {
-    for window in WINDOWS {
+    for window in parts_of_all_kinds() {
         let memory = if back { huge_there(device)? } else { huge(1)? };
         let (inside, outside) = if back {
             memory.move_back(device, window.clone(), window.len())?;
@@ -159,11 +166,11 @@ fn windows(device: &Device, back: bool) -> Result<()> {
 }
 
 fn unmapped_in_part(device: &Device) -> Result<()> {
-    for (from, to) in [(0, 100), (100, 400), (400, WHOLE)] {
+    for (from, to) in [(0, 100), (100, 400), (400, hpage_pmd_nr())] {
         let mut memory = huge_there(device)?;
         memory.reads(device)?;
         // Three parts, of which the middle one may be at an end.
-        let behind = (to < WHOLE).then(|| memory.split_off(to));
+        let behind = (to < hpage_pmd_nr()).then(|| memory.split_off(to));
         if from > 0 {
             drop(memory.split_off(from));
             memory.expect("before it", memory.all(), Where::Device)?;
@@ -181,10 +188,12 @@ fn unmapped_in_part(device: &Device) -> Result<()> {
 }
 
 /// Parts of a huge page: at its start, in its middle, at its end.
-const PARTS: [Range<usize>; 3] = [0..100, 100..400, 400..WHOLE];
+fn parts() -> [Range<usize>; 3] {
+    [0..100, 100..400, 400..hpage_pmd_nr()]
+}
 
 fn protected_in_part(device: Device) -> Result<()> {
-    for pages in PARTS {
+    for pages in parts() {
         let memory = huge_there(&device)?;
         memory.reads(&device)?;
         memory.region.protect(pages.clone(), Protection::Read)?;
@@ -203,7 +212,7 @@ fn protected_in_part(device: Device) -> Result<()> {
 }
 
 fn remapped_in_part(device: &Device) -> Result<()> {
-    for cut in [1, 200, WHOLE - 1] {
+    for cut in [1, 200, hpage_pmd_nr() - 1] {
         let memory = huge_there(device)?;
         memory.reads(device)?;
         remapped(device, memory, cut)?;
@@ -221,7 +230,7 @@ pub(super) fn remapped(device: &Device, mut memory: Memory, cut: usize) -> Resul
 }
 
 fn dropped_in_part(device: &Device) -> Result<()> {
-    for pages in PARTS {
+    for pages in parts() {
         let memory = huge_there(device)?;
         memory.reads(device)?;
         memory.region.advise(pages.clone(), Advice::DontNeed)?;
@@ -265,7 +274,7 @@ fn forked_device_writes(context: &Context) -> Result<()> {
 
 fn accessed_in_part(device: Device) -> Result<()> {
     let memory = huge_there(&device)?;
-    for (round, window) in (2..).zip(WINDOWS) {
+    for (round, window) in (2..).zip(parts_of_all_kinds()) {
         let old = memory.data();
         memory.device_reads(&device, window.clone())?;
         memory.expect_round(round);

@@ -3,6 +3,8 @@
 //! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
 //! khugepaged makes of such pages.
 
+use std::io;
+
 use super::swap::swapping;
 use crate::daemon::Daemon;
 use crate::prelude::*;
@@ -30,7 +32,7 @@ cases! { "madvise":
     collapsed_and_out = "A huge page made by MADV_COLLAPSE goes out, comes back, and is made one again.",
     huge_page_daemon = "khugepaged leaves a range on the device alone, and brings no data to harm in a mixed one.",
     huge_advice = "MADV_HUGEPAGE and MADV_NOHUGEPAGE around resident pages leave them where they are."
-        => steps(|| Memory::new(HUGE_PAGES), [
+        => steps(|| Memory::new(hpage_pmd_nr()), [
             (A, Out(ALL)), (Cpu, Advises(100..200, Advice::Huge)),
             (Cpu, Advises(ALL, Advice::Huge)), (Cpu, Advises(150..160, Advice::NoHuge)),
             (Cpu, Finds(ALL, Where::Device)), (Cpu, Reads(ALL)), (A, Out(ALL)), (Cpu, Reads(ALL)),
@@ -44,7 +46,6 @@ cases! { "madvise":
 }
 
 const PAGES: usize = 32;
-const HUGE_PAGES: usize = HUGE / 4096;
 
 fn will_need_and_cold(_: &Device, memory: &Memory) -> Result<()> {
     for advice in [Advice::WillNeed, Advice::Cold, Advice::PageOut] {
@@ -98,14 +99,24 @@ fn wipe_on_fork(context: &Context) -> Result<()> {
 
 /// 2 MiB that may become a huge page, in small pages.
 fn collapsible() -> Result<Memory> {
-    let memory = Memory::new(HUGE_PAGES)?;
+    let memory = Memory::new(hpage_pmd_nr())?;
     memory.region.advise(memory.all(), Advice::Huge)?;
     Ok(memory)
 }
 
 /// Asks for a huge page; says whether there is one.
 fn collapse(memory: &Memory) -> Result<bool> {
-    let Err(error) = memory.region.advise(memory.all(), Advice::Collapse) else {
+    // Pages that have just moved may be locked, or in a list of some CPU's.
+    let again = |error: &io::Error| error.raw_os_error() == Some(Errno::EAGAIN as i32);
+    let mut answer = memory.region.advise(memory.all(), Advice::Collapse);
+    for _ in 0..50 {
+        if !answer.as_ref().is_err_and(again) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+        answer = memory.region.advise(memory.all(), Advice::Collapse);
+    }
+    let Err(error) = answer else {
         return memory.is_huge().map(|()| true);
     };
     println!("MADV_COLLAPSE: {error}");
@@ -124,14 +135,19 @@ fn collapse_resident(device: &Device) -> Result<()> {
 }
 
 fn collapse_mixed(device: Device) -> Result<()> {
-    let memory = Memory::of(Region::options(HUGE_PAGES).align(HUGE).huge(false).map()?);
-    let (full, half) = (0..HUGE_PAGES / 2, HUGE_PAGES / 4);
+    let memory = Memory::of(
+        Region::options(hpage_pmd_nr())
+            .align(hpage_pmd_size())
+            .huge(false)
+            .map()?,
+    );
+    let (full, half) = (0..hpage_pmd_nr() / 2, hpage_pmd_nr() / 4);
     memory.fill(full.clone());
     memory.move_out(&device, half..half + 40)?;
     memory.region.advise(memory.all(), Advice::Huge)?;
     println!("collapsed: {}", collapse(&memory)?);
     memory.verify(full.clone())?;
-    let never_written = memory.is_zero(full.end..HUGE_PAGES);
+    let never_written = memory.is_zero(full.end..hpage_pmd_nr());
     never_written.context("what was never written")
 }
 
@@ -145,7 +161,7 @@ fn collapsed_and_out(device: Device) -> Result<()> {
     memory.verify(0..16)?;
     memory.expect("after a touch", memory.all(), Where::System)?;
     memory.out(&device)?;
-    memory.move_back(&device, 16..HUGE_PAGES, HUGE_PAGES - 16)?;
+    memory.move_back(&device, 16..hpage_pmd_nr(), hpage_pmd_nr() - 16)?;
     memory.intact()?;
     let again = collapse(&memory)?;
     ensure!(again, "what came back was not made one huge page");

@@ -55,7 +55,7 @@ fn left_mapped(device: Device) -> Result<()> {
 }
 
 fn far_and_unaligned(device: Device) -> Result<()> {
-    let pages = HUGE / page_size() + 100;
+    let pages = hpage_pmd_nr() + 100;
     let memory = Memory::new(pages)?;
     memory.move_out(&device, 50..pages)?;
     let memory = memory.relocated()?;

@@ -210,23 +210,21 @@ fn sweeps(
     }
 }
 
-const PAGE: u64 = 4096;
-
 /// Reads, writes, and makes atomic operations; what was written is the same when it is done again.
 fn work(data: u64) -> Vec<Packet> {
     vec![
-        Packet::sum(data, data + PAGE, 2 * PAGE),
-        Packet::fill(data + 4 * PAGE, 2 * PAGE, 5),
-        Packet::add(Width::Eight, data + 8 * PAGE, 0, 3, 0),
-        Packet::fence(data + 15 * PAGE, 9),
+        Packet::sum(data, data + page_bytes(), 2 * page_bytes()),
+        Packet::fill(data + 4 * page_bytes(), 2 * page_bytes(), 5),
+        Packet::add(Width::Eight, data + 8 * page_bytes(), 0, 3, 0),
+        Packet::fence(data + 15 * page_bytes(), 9),
     ]
 }
 
 /// Has pages go to the device, and come back.
 fn moves(data: u64) -> Vec<Packet> {
     vec![
-        Packet::prefetch(data, 4 * PAGE),
-        Packet::prefetch_to_system(data + 2 * PAGE, 8 * PAGE),
+        Packet::prefetch(data, 4 * page_bytes()),
+        Packet::prefetch_to_system(data + 2 * page_bytes(), 8 * page_bytes()),
     ]
 }
 

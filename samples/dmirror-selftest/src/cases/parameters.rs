@@ -67,10 +67,10 @@ fn wrong_parameters(context: &Context) -> Result<()> {
         [Place::System { frame }] if *frame != 0 => *frame,
         places => return skip(format!("the kernel shows no frames: {places:?}")),
     };
-    let used = frame * page_size() as u64 / HUGE as u64 * HUGE as u64;
-    let next = format!("spm_addr_dev1={:#x}", used + HUGE as u64);
+    let used = frame * page_size() as u64 / hpage_pmd_size() as u64 * hpage_pmd_size() as u64;
+    let next = format!("spm_addr_dev1={:#x}", used + hpage_pmd_size() as u64);
     let used = format!("spm_addr_dev0={used:#x}");
-    let size = format!("spm_size={HUGE}");
+    let size = format!("spm_size={}", hpage_pmd_size());
     let low = ["spm_addr_dev0=0x1000", "spm_addr_dev1=0x2000", &size];
     let wrong: [(&[&str], Errno); 6] = [
         (&[&size], Errno::EINVAL),

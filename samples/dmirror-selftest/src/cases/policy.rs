@@ -18,7 +18,7 @@ cases! { "policy":
         => for_each(&["xe", "kfd"], whole_granule),
     fits_the_mapping = "Where a mapping is smaller, the largest part moves that fits.",
     dense_rest = "With uvm, single pages move, and the rest of a part of which more than half is there.",
-    granule = "A granule of 4 KiB to 2 MiB moves, aligned to its size.",
+    granule = "A granule of a page to a huge page moves, aligned to its size.",
     all_that_is_used = "An engine that goes through memory moves all of it, whatever the granule.",
     behind_its_data = "Packets move as data does.",
     files = "Memory of files is used where it is." => for_each(&PRESETS, files),
@@ -27,9 +27,6 @@ cases! { "policy":
     commands_are_not_governed = "Commands move what they say, whatever the policy."
         => for_each(&PRESETS, commands_are_not_governed),
 }
-
-const PAGE: u64 = 4096;
-const BLOCK: usize = 512;
 
 /// A case that is the same under some presets.
 pub fn for_each(
@@ -76,20 +73,20 @@ impl Setup {
 
 /// Writes a word of a page, by number, as a CPU reads it now.
 fn rewrite(memory: &Memory, page: usize) -> Packet {
-    let at = memory.region.addr() + page as u64 * PAGE;
-    Packet::fence(at, memory.region.load(page * 512))
+    let at = memory.region.addr() + page as u64 * page_bytes();
+    Packet::fence(at, memory.region.load(page * page_size() / 8))
 }
 
 /// Adds 0 to a word of a page, by number.
 fn touch(memory: &Memory, page: usize) -> Packet {
-    let at = memory.region.addr() + page as u64 * PAGE;
+    let at = memory.region.addr() + page as u64 * page_bytes();
     Packet::add(Width::Eight, at + 8, 0, 1, 0)
 }
 
 /// Reads a page, by number.
 fn read(worker: &Worker, memory: &Memory, page: usize) -> Packet {
-    let at = memory.region.addr() + page as u64 * PAGE;
-    Packet::sum(worker.result(), at, PAGE)
+    let at = memory.region.addr() + page as u64 * page_bytes();
+    Packet::sum(worker.result(), at, page_bytes())
 }
 
 fn presets(context: &Context) -> Result<()> {
@@ -101,11 +98,12 @@ fn presets(context: &Context) -> Result<()> {
         equal(what, policy.show("policy")?, line)
     };
     // Some of what Documentation/device.md says of each.
+    let [page, huge] = [page_size(), hpage_pmd_size()].map(|bytes| bytes as u32);
     let numbers = [
-        ("test_hmm", [2 << 20, 0, 2 << 20, 0, 0, 0, 0, 64]),
-        ("xe", [2 << 20, 1, 2 << 20, 0, 0, 5000, 0, 32]),
-        ("kfd", [2 << 20, 1, 2 << 20, 0, 0, 0, 0, 16]),
-        ("uvm", [4096, 1, 4096, 51, 256, 0, 3, 256]),
+        ("test_hmm", [huge, 0, huge, 0, 0, 0, 0, 64]),
+        ("xe", [huge, 1, huge, 0, 0, 5000, 0, 32]),
+        ("kfd", [huge, 1, huge, 0, 0, 0, 0, 16]),
+        ("uvm", [page, 1, page, 51, 256, 0, 3, 256]),
     ];
     let files =
         "window migrate granule prefetch access_counter timeslice_us thrash_events fault_batch";
@@ -143,16 +141,20 @@ fn nonsense(context: &Context) -> Result<()> {
 
 fn packets(data: u64) -> Vec<Packet> {
     vec![
-        Packet::sum(data, data + 3, 9 * PAGE),
-        Packet::fill(data + 5, 3 * PAGE, 0x0102_0304_0506_0708),
-        Packet::copy(data + 4 * PAGE + 1, data + 9 * PAGE + 2, 3 * PAGE),
-        Packet::random_write(data + 8, data, 16 * PAGE, 200, 1),
+        Packet::sum(data, data + 3, 9 * page_bytes()),
+        Packet::fill(data + 5, 3 * page_bytes(), 0x0102_0304_0506_0708),
+        Packet::copy(
+            data + 4 * page_bytes() + 1,
+            data + 9 * page_bytes() + 2,
+            3 * page_bytes(),
+        ),
+        Packet::random_write(data + 8, data, 16 * page_bytes(), 200, 1),
         Packet::chase(data + 16, data + 32, 0, 1),
-        Packet::add(Width::Four, data + 12 * PAGE, 3, 200, data + 40),
-        Packet::compare_and_swap(Width::Eight, data + 13 * PAGE, 0, 1, data + 48),
-        Packet::prefetch(data + 2 * PAGE, PAGE),
-        Packet::prefetch_to_system(data, 4 * PAGE),
-        Packet::fence(data + 15 * PAGE, 9),
+        Packet::add(Width::Four, data + 12 * page_bytes(), 3, 200, data + 40),
+        Packet::compare_and_swap(Width::Eight, data + 13 * page_bytes(), 0, 1, data + 48),
+        Packet::prefetch(data + 2 * page_bytes(), page_bytes()),
+        Packet::prefetch_to_system(data, 4 * page_bytes()),
+        Packet::fence(data + 15 * page_bytes(), 9),
     ]
 }
 
@@ -171,13 +173,13 @@ fn explicit(context: &Context) -> Result<()> {
 }
 
 fn whole_granule(context: &Context, policy: &Policy, _: &str) -> Result<()> {
-    let setup = Setup::new(context, 2 * BLOCK)?;
+    let setup = Setup::new(context, 2 * hpage_pmd_nr())?;
     let memory = &setup.memory;
     let added = policy.added(|| {
         setup.read(77)?;
-        memory.only(0..BLOCK, Where::Device, Where::System)
+        memory.only(0..hpage_pmd_nr(), Where::Device, Where::System)
     })?;
-    ensure!(added.out_device_fault >= BLOCK as u64, "{added:?}");
+    ensure!(added.out_device_fault >= hpage_pmd_nr() as u64, "{added:?}");
     equal("by request", added.out_request, 0)?;
     memory.intact()?;
     memory.expect("what a CPU has read", memory.all(), Where::System)
@@ -193,7 +195,7 @@ fn fits_the_mapping(context: &Context) -> Result<()> {
 
 fn dense_rest(context: &Context) -> Result<()> {
     let policy = Policy::of("uvm")?;
-    let setup = Setup::new(context, BLOCK)?;
+    let setup = Setup::new(context, hpage_pmd_nr())?;
     let added = policy.added(|| {
         setup.steps(&[(300, 1), (302, 2)])?;
         // Three of four.
@@ -218,10 +220,10 @@ fn dense_rest(context: &Context) -> Result<()> {
 
 fn granule(context: &Context) -> Result<()> {
     let policy = Policy::of("kfd")?;
-    for order in 0..=9 {
-        policy.set("granule", 4096 << order)?;
-        let setup = Setup::new(context, 2 * BLOCK)?;
-        let (page, pages) = (BLOCK + 77, 1 << order);
+    for order in 0..=hpage_pmd_nr().ilog2() {
+        policy.set("granule", (page_size() as u32) << order)?;
+        let setup = Setup::new(context, 2 * hpage_pmd_nr())?;
+        let (page, pages) = (hpage_pmd_nr() + 77, 1 << order);
         let start = page / pages * pages;
         setup.read_brings(&format!("order {order}"), page, pages)?;
         setup
@@ -230,18 +232,23 @@ fn granule(context: &Context) -> Result<()> {
         setup.memory.intact()?;
     }
     // What is out of range counts as what is not, and no power of two as the one below.
-    let others = [(0, 1), (1, 1), (12288, 2), (u32::MAX, BLOCK)];
+    let others = [
+        (0, 1),
+        (1, 1),
+        (3 * page_size() as u32, 2),
+        (u32::MAX, hpage_pmd_nr()),
+    ];
     for_all(others, |(bytes, pages)| {
         policy.set("granule", bytes)?;
-        Setup::new(context, BLOCK)?.read_brings(&format!("{bytes} bytes"), 100, pages)
+        Setup::new(context, hpage_pmd_nr())?.read_brings(&format!("{bytes} bytes"), 100, pages)
     })
 }
 
 fn all_that_is_used(context: &Context) -> Result<()> {
     let policy = Policy::of("kfd")?;
     let worker = Worker::new(context)?;
-    for_all([4096, 16384, 262_144, 2 << 20], |granule| {
-        policy.set("granule", granule)?;
+    for_all([1, 4, 64, hpage_pmd_nr()], |pages| {
+        policy.set("granule", (pages * page_size()) as u32)?;
         let memory = Memory::new(300)?;
         let part = memory.region.part(10..210);
         worker.does(&[Packet::fill(part.addr(), part.bytes(), 0x55)])?;
@@ -264,9 +271,12 @@ fn behind_its_data(context: &Context) -> Result<()> {
 
 fn files(context: &Context, policy: &Policy, _: &str) -> Result<()> {
     let worker = Worker::new(context)?;
-    let options = Region::options(BLOCK).align(HUGE).shared();
+    let options = Region::options(hpage_pmd_nr())
+        .align(hpage_pmd_size())
+        .shared();
     let memory = Memory::filled(options.map()?);
-    let packets = [0, 1, 100, 511].map(|page| [read(&worker, &memory, page), touch(&memory, page)]);
+    let packets = [0, 1, 100, hpage_pmd_nr() - 1]
+        .map(|page| [read(&worker, &memory, page), touch(&memory, page)]);
     policy.added(|| worker.does(packets.as_flattened()))?;
     equal("pages there", memory.on_device()?, 0)?;
     memory.intact()
@@ -287,9 +297,9 @@ fn read_only(context: &Context) -> Result<()> {
 fn access_counter(context: &Context) -> Result<()> {
     for_all([1, 2, 50], |limit| {
         let policy = Policy::with("test_hmm", &[("access_counter", limit)])?;
-        let Setup { worker, memory } = Setup::new(context, 2 * BLOCK)?;
+        let Setup { worker, memory } = Setup::new(context, 2 * hpage_pmd_nr())?;
         // Each of them accesses one word of the first block, once.
-        let word = 100 * 512 + 8;
+        let word = 100 * page_size() / 8 + 8;
         let value = memory.region.load(word);
         let access = Packet::fence(memory.region.addr() + 8 * word as u64, value);
         if limit > 1 {
@@ -298,7 +308,7 @@ fn access_counter(context: &Context) -> Result<()> {
         equal(&format!("before access {limit}"), memory.on_device()?, 0)?;
         let added = policy.added(|| worker.does(&[access]))?;
         ensure!(added.hot_blocks >= 1, "{added:?}");
-        let only = memory.only(0..BLOCK, Where::Device, Where::System);
+        let only = memory.only(0..hpage_pmd_nr(), Where::Device, Where::System);
         only.with_context(|| format!("after access {limit}"))?;
         memory.intact()
     })

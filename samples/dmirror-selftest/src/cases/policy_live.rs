@@ -25,8 +25,6 @@ cases! { "policy":
         => for_each(&PRESETS, sums),
 }
 
-const PAGE: u64 = 4096;
-
 /// What may come on top of a time that is bounded, on a busy machine.
 const SLACK: Duration = Duration::from_secs(10);
 
@@ -58,7 +56,10 @@ fn timeslice(context: &Context) -> Result<()> {
     let policy = Policy::with("kfd", &[("timeslice_us", 20_000)])?;
     let worker = Worker::new(context)?;
     // So that the page does not come into the first block of the device.
-    let (_filler, data) = (Memory::resident(&worker.device, 1024)?, wanted_page()?);
+    let (_filler, data) = (
+        Memory::resident(&worker.device, 2 * hpage_pmd_nr())?,
+        wanted_page()?,
+    );
     let before = policy.stats()?;
     let [mut all, mut moved] = [0; 2];
     for round in tries(3) {
@@ -286,7 +287,7 @@ fn one_granule_for_two(context: &Context) -> Result<()> {
     let workers = two(context)?;
     let mut merged = 0;
     for round in tries(10) {
-        let memory = Memory::new(512)?;
+        let memory = Memory::new(hpage_pmd_nr())?;
         let added = policy.added(|| both_write(&workers, &memory, round as u64))?;
         merged += added.fault_merged;
         ensure!(added.fault_cancelled == 0, "{added:?}");
@@ -301,12 +302,16 @@ fn one_granule_for_two(context: &Context) -> Result<()> {
 fn changed_meanwhile(context: &Context) -> Result<()> {
     let policy = Policy::of("test_hmm")?;
     let workers = two(context)?;
-    let memory = Memory::new(512)?;
+    let memory = Memory::new(hpage_pmd_nr())?;
     let change = || -> Result<()> {
         PRESETS.iter().try_for_each(|preset| {
             policy.store("policy", preset)?;
             thread::sleep(Duration::from_millis(2));
-            for (file, value) in [("fault_buffer", 1), ("fault_batch", 0), ("granule", 16384)] {
+            for (file, value) in [
+                ("fault_buffer", 1),
+                ("fault_batch", 0),
+                ("granule", 4 * page_size() as u32),
+            ] {
                 policy.set(file, value)?;
             }
             thread::sleep(Duration::from_millis(2));
@@ -319,13 +324,13 @@ fn changed_meanwhile(context: &Context) -> Result<()> {
 }
 
 fn sums(context: &Context, policy: &Policy, preset: &str) -> Result<()> {
-    let (worker, memory) = (Worker::new(context)?, Memory::new(512)?);
+    let (worker, memory) = (Worker::new(context)?, Memory::new(hpage_pmd_nr())?);
     let data = memory.region.addr();
     let added = policy.added(|| {
         worker.does(&[
-            Packet::sum(data + 8, data, 100 * PAGE),
-            Packet::random_write(data, data, 512 * PAGE, 300, 3),
-            Packet::fill(data + 200 * PAGE, 100 * PAGE, 1),
+            Packet::sum(data + 8, data, 100 * page_bytes()),
+            Packet::random_write(data, data, memory.region.len() as u64, 300, 3),
+            Packet::fill(data + 200 * page_bytes(), 100 * page_bytes(), 1),
         ])
     })?;
     let (posted, merged, batches) = (added.fault_posted, added.fault_merged, added.fault_batches);
@@ -335,7 +340,7 @@ fn sums(context: &Context, policy: &Policy, preset: &str) -> Result<()> {
     let moves = preset != "test_hmm";
     equal("granules", added.granules > 0, moves)?;
     equal("pages out for faults", added.out_device_fault > 0, moves)?;
-    let most = added.granules * 512 + added.prefetched;
+    let most = added.granules * hpage_pmd_nr() as u64 + added.prefetched;
     ensure!(added.out_device_fault <= most, "{added:?}");
     Ok(())
 }

@@ -177,7 +177,7 @@ pub(super) fn word_of(page: usize) -> usize {
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
-    let region = huge::options((64 << 20) / HUGE).map()?;
+    let region = huge::options((64 << 20) / hpage_pmd_size()).map()?;
     // Not filled: that is slow under emulation. One word a page tells enough.
     for page in 0..region.pages() {
         region.store(word_of(page), page as u64);
@@ -214,7 +214,10 @@ fn unmapped_and_mapped(device: Device) -> Result<()> {
         let before = memory.region.addr();
         drop(memory);
         // The kernel gives the addresses that were freed last.
-        let fresh = Region::options(PAGES).align(HUGE).huge(false).map()?;
+        let fresh = Region::options(PAGES)
+            .align(hpage_pmd_size())
+            .huge(false)
+            .map()?;
         reused += usize::from(fresh.addr() == before);
         reads_zero(&device, fresh.range())?;
     }

@@ -16,7 +16,7 @@ cases! { "release":
     shared_by_fork = "Pages that processes share come back once, to all of them."
         => resident(PAGES, shared_by_fork),
     shared_in_parts = "Pages that were shared, and of which each of many processes has kept others, all come back.",
-    huge_pages = "Huge pages come back, 512 pages each.",
+    huge_pages = "Huge pages come back, all their pages.",
     split_huge_pages = "Huge pages that were cut on the device come back page by page.",
     of_any_protection = "Pages of memory that is read-only, or without access by now, come back."
         => resident(PAGES, of_any_protection),
@@ -140,12 +140,15 @@ fn huge_pages(device: Device) -> Result<()> {
 fn split_huge_pages(device: Device) -> Result<()> {
     let mut memory = huge_out(&device, 2)?;
     memory.verify(7..8)?; // back by a fault: part of it, or all
-    memory.region.protect(600..700, Protection::Read)?;
+    let second = hpage_pmd_nr();
+    memory
+        .region
+        .protect(second + 88..second + 188, Protection::Read)?;
     let left = memory.on_device()?;
-    drop(memory.split_off(1000));
+    let gone = 24;
+    drop(memory.split_off(2 * second - gone));
     // What is left of a huge page that was cut may come back whole.
     let back = device.release()?.pages as usize;
-    let gone = 1024 - 1000;
     let expected = left - gone..=left;
     ensure!(expected.contains(&back), "{back} pages released of {left}");
     memory.expect("after RELEASE", memory.all(), Where::System)?;

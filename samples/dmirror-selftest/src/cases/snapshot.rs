@@ -38,8 +38,8 @@ cases! { "snapshot":
     huge = "A huge page shows as one entry, in system memory and on the device."
         => steps(|| huge::huge(2), [
             (A, Shows(ALL, WRITE | PMD)), (A, Shows(100..101, WRITE | PMD)), (A, Out(ALL)),
-            (A, Shows(ALL, WRITE | PMD | LOCAL)), (A, Shows(511..513, WRITE | PMD | LOCAL)),
-            (A, Back(ALL, 2 * HUGE / page_size())), (A, Shows(ALL, WRITE | PMD)), (Cpu, FindsHuge),
+            (A, Shows(ALL, WRITE | PMD | LOCAL)), (A, Shows(hpage_pmd_nr() - 1..hpage_pmd_nr() + 1, WRITE | PMD | LOCAL)),
+            (A, Back(ALL, 2 * hpage_pmd_nr())), (A, Shows(ALL, WRITE | PMD)), (Cpu, FindsHuge),
         ]),
     huge_with_a_small_part = "A huge page of which a part went to the device shows as small pages."
         => steps(|| huge::huge(1), [
@@ -145,7 +145,10 @@ fn several_mappings(device: Device) -> Result<()> {
 
 fn big_range(device: Device) -> Result<()> {
     const PAGES: usize = 2048;
-    let region = Region::options(PAGES).align(HUGE).huge(false).map()?;
+    let region = Region::options(PAGES)
+        .align(hpage_pmd_size())
+        .huge(false)
+        .map()?;
     let words = Region::words_per_page();
     let kind = |page: usize| page * page % 7 % 3;
     for page in 0..PAGES {

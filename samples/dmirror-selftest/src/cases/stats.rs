@@ -50,7 +50,11 @@ cases! { "stats":
 
 const SMALL: usize = 24;
 const PAGES: u64 = SMALL as u64;
-const HUGE: u64 = 512;
+
+/// Number of pages of a huge page.
+fn nr() -> u64 {
+    hpage_pmd_nr() as u64
+}
 
 /// Statistics of the first device, or a reason to skip.
 fn stats() -> Result<Stats> {
@@ -100,11 +104,11 @@ fn request(device: &Device, memory: &Memory) -> Result<()> {
 fn request_huge(device: &Device, memory: &Memory) -> Result<()> {
     let out = added(|| memory.out(device))?;
     equal("huge pages out", out.out_2m, 2)?;
-    equal("KiB out", [out.out_kb, out.out_2m_kb], [kib(2 * HUGE); 2])?;
+    equal("KiB out", [out.out_kb, out.out_2m_kb], [kib(2 * nr()); 2])?;
     equal("small pages out", out.out_4k, 0)?;
-    let back = added(|| memory.move_back(device, memory.all(), 2 * HUGE as usize))?;
-    equal("pages back", back.back_request, 2 * HUGE)?;
-    equal("KiB back", back.back_2m_kb, kib(2 * HUGE))
+    let back = added(|| memory.move_back(device, memory.all(), 2 * hpage_pmd_nr()))?;
+    equal("pages back", back.back_request, 2 * nr())?;
+    equal("KiB back", back.back_2m_kb, kib(2 * nr()))
 }
 
 fn split_on_the_way_back(device: &Device, memory: &Memory) -> Result<()> {
@@ -114,7 +118,7 @@ fn split_on_the_way_back(device: &Device, memory: &Memory) -> Result<()> {
     let seen = [back.back_4k_kb, back.back_2m_kb];
     equal("KiB back", seen, [kib(200), 0])?;
     let rest = added(|| memory.intact())?;
-    equal("pages back", rest.back_cpu_fault, HUGE - 200)
+    equal("pages back", rest.back_cpu_fault, nr() - 200)
 }
 
 fn cpu_fault(_: &Device, memory: &Memory) -> Result<()> {
@@ -132,8 +136,8 @@ fn cpu_fault_huge(device: &Device, memory: &Memory) -> Result<()> {
     memory.out(device)?;
     let fault = added(|| memory.verify(100..101))?;
     equal("faults", fault.cpu_faults, 1)?;
-    equal("pages", fault.back_cpu_fault, HUGE)?;
-    equal("KiB", [fault.back_2m_kb, fault.back_kb], [kib(HUGE); 2])
+    equal("pages", fault.back_cpu_fault, nr())?;
+    equal("KiB", [fault.back_2m_kb, fault.back_kb], [kib(nr()); 2])
 }
 
 fn cpu_fault_refused(_: &Device, memory: &Memory) -> Result<()> {
@@ -178,8 +182,8 @@ fn evicted(context: &Context) -> Result<()> {
         equal("free", [full.free, full.reserved], [0; 2])?;
         let more = Memory::new(pages(1))?;
         let evicted = added(|| move_there(&device, &more))?;
-        equal("pages", evicted.back_eviction, HUGE)?;
-        equal("back", evicted.back(), HUGE)?;
+        equal("pages", evicted.back_eviction, nr())?;
+        equal("back", evicted.back(), nr())?;
         equal("blocks", evicted.evictions, 1)?;
         equal("resident", evicted.resident, 0)?;
         ensure!(evicted.retry_no_room > 0, "no pass again");
@@ -215,7 +219,7 @@ fn freed(device: Device) -> Result<()> {
     equal("pages", unmapped(memory)?.freed, PAGES - 7)?;
     let huge = huge::huge(1)?;
     huge.out(&device)?;
-    equal("pages", unmapped(huge)?.freed, HUGE)
+    equal("pages", unmapped(huge)?.freed, nr())
 }
 
 /// What is added by an attempt to move memory out that fails.
@@ -257,13 +261,13 @@ fn invalidated(device: Device) -> Result<()> {
 
 fn phases(device: Device) -> Result<()> {
     const LONG: u32 = 50_000;
-    let memory = Memory::new(HUGE as usize)?;
+    let memory = Memory::new(hpage_pmd_nr())?;
     // What a step waits for is a part of the phase that comes after it.
     let took = |step: &str, phase: fn(&Stats) -> u64| -> Result<()> {
         let delay = Delay::new(step, LONG)?;
         let times = added(|| {
             memory.out(&device)?;
-            memory.move_back(&device, memory.all(), HUGE as usize)
+            memory.move_back(&device, memory.all(), hpage_pmd_nr())
         })?;
         drop(delay);
         let us = phase(&times);
@@ -328,9 +332,9 @@ fn blocks(context: &Context) -> Result<()> {
     let more = used()?;
     let more = more.iter().zip(&at_first).map(|(now, then)| now - then);
     let more: Vec<u64> = more.filter(|more| *more > 0).collect();
-    equal("pages more in use", more.iter().sum(), HUGE + PAGES)?;
-    equal("blocks for the huge page", more.contains(&HUGE), true)?;
-    huge.move_back(&device, huge.all(), HUGE as usize)?;
+    equal("pages more in use", more.iter().sum(), nr() + PAGES)?;
+    equal("blocks for the huge page", more.contains(&nr()), true)?;
+    huge.move_back(&device, huge.all(), hpage_pmd_nr())?;
     small.intact()?;
     before.nothing_is_left(&device)?;
     equal("pages in use of each block", used()?, at_first)
@@ -390,7 +394,7 @@ fn read_meanwhile(context: &Context) -> Result<()> {
     all_ways_twice(context)?;
     reader.join()?;
     let last = agreed()?;
-    ensure!((last - first).out() >= HUGE, "nothing has moved");
+    ensure!((last - first).out() >= nr(), "nothing has moved");
     Ok(())
 }
 

@@ -255,7 +255,7 @@ fn come_back_under_pressure(context: &Context) -> Result<()> {
 
 fn eviction_under_pressure(context: &Context) -> Result<()> {
     let _swap = swap_on()?;
-    with_capacity(context, HUGE as u64, || {
+    with_capacity(context, hpage_pmd_size() as u64, || {
         in_tight_cgroup(|| {
             let device = context.open()?;
             let memory = Memory::new(LIMIT / page_size() * 5 / 4)?;
@@ -263,7 +263,7 @@ fn eviction_under_pressure(context: &Context) -> Result<()> {
             // Another process's need evicts them.
             memory.intact()
         })?;
-        Memory::new(HUGE / page_size())?.out_and_read(&context.open()?)
+        Memory::new(hpage_pmd_nr())?.out_and_read(&context.open()?)
     })
 }
 

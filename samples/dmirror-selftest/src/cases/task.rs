@@ -18,25 +18,23 @@ cases! { "task":
     futex_wake = "A thread that waits for a word is woken when the word's page is on the device.",
     futex_pi = "A futex with priority inheritance is taken and given back on a resident page.",
     stack = "A program goes on when the pages of its stack go to the device."
-        => |device: Device| dive_from_here(&device, 12, 100),
+        => |device: Device| dive_from_here(&device, 12, 400),
     thread_stack = "A thread goes on when all of its stack goes to the device.",
     signal_frame = "A signal finds its frame on resident pages of the stack, and returns from there.",
     signal_stack = "A signal is handled on a stack of its own whose pages are resident.",
     everything = "A program goes on, threads and all, when everything that it has in memory goes to the device.",
 }
 
-/// A word on a page of its own.
-#[repr(C, align(4096))]
+/// A word on a page of its own, of the largest size that a page can have.
+#[repr(C, align(65536))]
 struct Word {
     word: AtomicU32,
-    _rest: [u8; 4092],
 }
 
 impl Word {
     fn new(value: u32) -> Box<Self> {
         Box::new(Self {
             word: AtomicU32::new(value),
-            _rest: [0; 4092],
         })
     }
 
@@ -152,18 +150,19 @@ fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
     Ok(moved)
 }
 
-/// Dives in the stack of this thread; at least so many pages have to move.
+/// Dives in the stack of this thread; more than so many KiB have to move.
 fn dive_from_here(device: &Device, depth: u64, least: u64) -> Result<()> {
     let top = 0_u64;
     let moved = dive(device, (&raw const top).addr(), depth)?;
-    println!("{moved} pages moved");
-    ensure!(moved > least, "only {moved} pages of the stack moved");
+    let moved = moved * page_bytes() / 1024;
+    println!("{moved} KiB moved");
+    ensure!(moved > least, "only {moved} KiB of the stack moved");
     Ok(())
 }
 
 fn thread_stack(device: Device) -> Result<()> {
     thread::scope(|scope| {
-        let threads = [0; 3].map(|_| scope.spawn(|| dive_from_here(&device, 8, 50)));
+        let threads = [0; 3].map(|_| scope.spawn(|| dive_from_here(&device, 8, 200)));
         threads.into_iter().try_for_each(joined)
     })
 }

@@ -199,7 +199,7 @@ fn to_the_system(device: &Device, memory: &Memory) -> Result<()> {
 }
 
 fn one_window_after_the_other(device: Device) -> Result<()> {
-    let memory = Memory::new(1024 + PAGES)?;
+    let memory = Memory::new(2 * hpage_pmd_nr() + PAGES)?;
     let events = caused(&["migrate_begin", "migrate_end"], || memory.out(&device))?;
     let [begins, ends] = ["migrate_begin", "migrate_end"].map(|name| named(&events, name));
     equal("begins and ends", begins.len(), ends.len())?;
@@ -253,9 +253,12 @@ fn cpu_fault_huge(device: &Device, memory: &Memory) -> Result<()> {
     memory.out(device)?;
     let events = caused(&["cpu_fault", "migrate_end"], || memory.verify(100..101))?;
     are(&events, &["migrate_end", "cpu_fault"])?;
-    events[0].has("order=9 pages=512 cause=cpu_fault moved=512 error=0")?;
+    let (order, nr) = (hpage_pmd_nr().ilog2(), hpage_pmd_nr());
+    events[0].has(&format!(
+        "order={order} pages={nr} cause=cpu_fault moved={nr} error=0"
+    ))?;
     is_for(&events[0], memory, memory.all())?;
-    events[1].has("pages=512 moved=512 answer=retry")?;
+    events[1].has(&format!("pages={nr} moved={nr} answer=retry"))?;
     let (start, address) = (events[1].number("start")?, events[1].number("address")?);
     equal("start", start, memory.region.addr() as i64)?;
     equal("address", address, start + (100 * page_size()) as i64)

@@ -25,8 +25,6 @@ cases! { "trace":
     serviced_where = "What is done about a page shows the granule that it is about.",
 }
 
-const PAGE: u64 = 4096;
-
 /// A buffer for the events of the threads of the device.
 fn tracing(events: &[&str]) -> Result<Trace> {
     let trace = Trace::new()?;
@@ -93,7 +91,7 @@ fn failed_job(context: &Context) -> Result<()> {
     let hole = data.split_off(1);
     let address = hole.addr();
     drop(hole);
-    let fill = Packet::fill(data.addr(), 2 * PAGE, 1);
+    let fill = Packet::fill(data.addr(), 2 * page_bytes(), 1);
     let outcome = worker.run(&[Packet::spin(1), Packet::spin(1), fill])?;
     equal("address", outcome.fault_addr, address)?;
     let end = trace.take_one("job_end")?;
@@ -146,8 +144,8 @@ fn posted(context: &Context) -> Result<()> {
     let result = Region::anonymous(1)?;
     let data = || Region::options(4).huge(false).map();
     let (read, written, added) = (data()?, data()?, data()?);
-    let sum = Packet::sum(result.addr(), read.addr(), 4 * PAGE);
-    let fill = Packet::fill(written.addr() + 8, 2 * PAGE, 1);
+    let sum = Packet::sum(result.addr(), read.addr(), 4 * page_bytes());
+    let fill = Packet::fill(written.addr() + 8, 2 * page_bytes(), 1);
     let add = Packet::add(Width::Eight, added.addr(), 1, 1, 0);
     for (reason, region, packet, pages) in [
         ("read", &read, sum, 4),
@@ -156,7 +154,7 @@ fn posted(context: &Context) -> Result<()> {
     ] {
         let posts = of_packet(&worker, &trace, packet, region)?;
         let addresses = posts.iter().map(|event| event.number("address"));
-        let expected = (0..pages).map(|page| (region.addr() + page * PAGE) as i64);
+        let expected = (0..pages).map(|page| (region.addr() + page * page_bytes()) as i64);
         equal(
             reason,
             addresses.collect::<Result<Vec<_>>>()?,
@@ -175,19 +173,20 @@ fn hot_block(context: &Context) -> Result<()> {
     let worker = Worker::on(context, 0)?;
     let trace = tracing(&["fault_post", "fault_service"])?;
     // In two blocks, of which one does not share its counter with that of the packets.
-    let memory = Memory::new(1024)?;
-    let counter = |addr: u64| (addr >> 21) % 64;
+    let memory = Memory::new(2 * hpage_pmd_nr())?;
+    let counter = |addr: u64| addr / hpage_pmd_size() as u64 % 64;
+    let nr = hpage_pmd_nr() as u64;
     let shared = counter(memory.region.addr()) == counter(worker.code.addr());
-    let first = if shared { 512 } else { 0 };
+    let first = if shared { nr } else { 0 };
     let page = first + 7;
     let word = memory.region.touch(page as usize);
-    let packet = Packet::fence(memory.region.addr() + page * PAGE, word);
+    let packet = Packet::fence(memory.region.addr() + page * page_bytes(), word);
     let added = policy.added(|| worker.does(&[packet; 25]))?;
     let events = trace.take()?;
     let hot = count(&named(&events, "fault_post"), "reason=hot");
     equal("hot blocks", hot, added.hot_blocks)?;
-    let start = memory.region.addr() + first * PAGE;
-    let moved = format!("address={start:#x} pages=512 granule=512 decision=move moved=512");
+    let start = memory.region.addr() + first * page_bytes();
+    let moved = format!("address={start:#x} pages={nr} granule={nr} decision=move moved={nr}");
     let services = named(&events, "fault_service");
     ensure!(count(&services, &moved) > 0, "no {moved}: {services:#?}");
     memory.intact()
@@ -246,18 +245,18 @@ fn batches(context: &Context) -> Result<()> {
 fn compare(context: &Context, policy: &Policy, what: &str) -> Result<Vec<Event>> {
     let worker = Worker::on(context, 0)?;
     let trace = tracing(&["fault_service"])?;
-    let memory = Memory::new(512)?;
+    let memory = Memory::new(hpage_pmd_nr())?;
     let data = memory.region.addr();
     let added = policy.added(|| {
         for round in 0..4 {
             worker.does(&[
-                Packet::fill(data + 8, 40 * PAGE, round),
-                Packet::random_write(data, data, 512 * PAGE, 60, round),
-                Packet::add(Width::Eight, data + 100 * PAGE, 1, 1, 0),
+                Packet::fill(data + 8, 40 * page_bytes(), round),
+                Packet::random_write(data, data, memory.region.len() as u64, 60, round),
+                Packet::add(Width::Eight, data + 100 * page_bytes(), 1, 1, 0),
             ])?;
             // What a CPU takes back is missed again.
-            memory.region.load(512 * 3);
-            memory.region.load(512 * 100);
+            memory.region.load(3 * page_size() / 8);
+            memory.region.load(100 * page_size() / 8);
         }
         Ok(())
     })?;
@@ -302,11 +301,11 @@ fn serviced_where(context: &Context) -> Result<()> {
     let worker = Worker::on(context, 0)?;
     let trace = tracing(&["fault_service"])?;
     let result = Region::anonymous(1)?;
-    for (preset, granule) in [("test_hmm", 1), ("uvm", 1), ("kfd", 512)] {
+    for (preset, granule) in [("test_hmm", 1), ("uvm", 1), ("kfd", hpage_pmd_nr())] {
         let policy = Policy::of(preset)?;
-        let memory = Memory::new(512)?;
-        let at = memory.region.addr() + 77 * PAGE;
-        let packet = Packet::sum(result.addr(), at, PAGE);
+        let memory = Memory::new(hpage_pmd_nr())?;
+        let at = memory.region.addr() + 77 * page_bytes();
+        let packet = Packet::sum(result.addr(), at, page_bytes());
         let events = of_packet(&worker, &trace, packet, &memory.region)?;
         equal(&format!("{preset}: events"), events.len(), 1)?;
         let base = memory.region.addr();

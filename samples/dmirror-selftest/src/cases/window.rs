@@ -6,7 +6,7 @@ use super::failing::touched;
 use super::huge::{huge, huge_out};
 use crate::exclusive::{held, take};
 use crate::inject::{Failure, Often, Window};
-use crate::prelude::*;
+use crate::prelude::{hpage_pmd_nr as nr, *};
 
 cases! { "window":
     setting = "Each device has a file with the limit." => wide(setting),
@@ -37,7 +37,7 @@ cases! { "window":
     touched_not_copied = "Where the touched page cannot be copied, the program gets SIGBUS, whatever its neighbours do."
         => wide(kept(on_device(PAGES), |_, memory| not_copied(memory, Often::Always))),
     small_pages_of_huge_memory = "A huge page comes whole, whatever the limit is."
-        => within(4096, kept(|device| huge_out(device, 1), |_, memory| {
+        => within(0, kept(|device| huge_out(device, 1), |_, memory| {
             memory.verify(100..101)?;
             memory.expect("all of it", memory.all(), Where::System)
         })),
@@ -54,7 +54,7 @@ const PAGES: usize = 64;
 /// Sets the limit, after which all that the device knows of runs of faults is from this case.
 fn limit(context: &Context, bytes: u32) -> Result<Window> {
     for device in [context.open()?, context.open_second()?] {
-        let _one_page = Window::of(4096)?;
+        let _one_page = Window::of(page_size() as u32)?;
         Memory::new(1)?.out_and_read(&device)?;
     }
     Window::of(bytes)
@@ -70,7 +70,10 @@ fn within(bytes: u32, body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) 
 
 /// A case with the largest windows.
 fn wide(body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
-    within(Window::LARGEST, body)
+    move |context| {
+        let _window = limit(context, Window::largest())?;
+        body(context.open()?)
+    }
 }
 
 /// Touches pages one after the other, and checks how many are back after each.
@@ -95,13 +98,14 @@ fn setting(_: Device) -> Result<()> {
     for device in ["hmm_dmirror0", "hmm_dmirror1"] {
         let file = format!("/sys/kernel/debug/{device}/window");
         let text = fs::read_to_string(&file).with_context(|| file.clone())?;
-        equal("the limit", text.trim(), "2097152")?;
+        equal("the limit", text.trim(), &*hpage_pmd_size().to_string())?;
     }
     Ok(())
 }
 
 fn limited(context: &Context) -> Result<()> {
-    for (bytes, pages) in [(4096, 1), (8192, 2), (3 * 4096, 2), (0, 1), (16384, 4)] {
+    for (limit_pages, pages) in [(1, 1), (2, 2), (3, 2), (0, 1), (4, 4)] {
+        let bytes = limit_pages * page_size() as u32;
         let _window = limit(context, bytes)?;
         let memory = Memory::resident(&context.open()?, PAGES)?;
         let mut most = 0;
@@ -139,7 +143,7 @@ fn ends_at_the_vma(_: &Device, memory: &Memory) -> Result<()> {
 }
 
 fn ends_at_another_device(context: &Context) -> Result<()> {
-    let _window = limit(context, Window::LARGEST)?;
+    let _window = limit(context, Window::largest())?;
     let (first, second) = (context.open()?, context.open_second()?);
     let memory = Memory::new(PAGES)?;
     memory.move_out(&first, 0..16)?;
@@ -205,11 +209,11 @@ fn parts_of_huge_pages(device: Device) -> Result<()> {
     let memory = huge(2)?;
     memory.out(&device)?;
     // Each keeps its folio, of which all but the last page stays mapped.
-    let last = [511..512, 1023..1024];
+    let last = [nr() - 1..nr(), 2 * nr() - 1..2 * nr()];
     for page in last.clone() {
         memory.region.protect(page, Protection::None)?;
     }
-    memory.verify_each((0..511).chain(513..1023).chain([512]))?;
+    memory.verify_each((0..nr() - 1).chain(nr() + 1..2 * nr() - 1).chain([nr()]))?;
     for page in last {
         memory.region.protect(page, Protection::ReadWrite)?;
     }

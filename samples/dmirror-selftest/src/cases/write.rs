@@ -150,7 +150,7 @@ fn huge_zero_page(device: Device) -> Result<()> {
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
-    let region = huge::options((64 << 20) / HUGE).map()?;
+    let region = huge::options((64 << 20) / hpage_pmd_size()).map()?;
     let mut data = vec![0; region.len()];
     for page in 0..region.pages() {
         let word = &mut data[8 * word_of(page)..][..8];

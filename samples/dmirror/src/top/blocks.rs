@@ -2,15 +2,13 @@
 
 //! A device's memory as a map of its blocks.
 
+use dmirror_client::hpage_pmd_nr;
 use ratatui::style::Color;
 use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::text::Span;
 
 use crate::words;
-
-/// Pages of a block.
-const PAGES: u64 = 512;
 
 /// The most characters that show one block.
 const WIDEST: usize = 4;
@@ -40,7 +38,10 @@ fn level(used: u64, all: u64) -> usize {
 pub fn map(used: &[u64], width: u16, utf8: bool) -> Line<'static> {
     let (together, repeat) = scale(used.len(), width.into());
     let shown = used.chunks(together).map(|blocks| {
-        let level = level(blocks.iter().sum(), blocks.len() as u64 * PAGES);
+        let level = level(
+            blocks.iter().sum(),
+            blocks.len() as u64 * (hpage_pmd_nr() as u64),
+        );
         let glyph = LEVELS[level][usize::from(!utf8)];
         let colour = match level {
             0 => Color::DarkGray,
@@ -58,8 +59,14 @@ pub fn legend(blocks: usize, width: u16) -> String {
     let (together, repeat) = scale(blocks, width.into());
     match (blocks, repeat) {
         (0, _) => String::new(),
-        (_, 1) => format!(", {} a character", words::pages(together as u64 * PAGES)),
-        _ => format!(", {} are {repeat} characters", words::pages(PAGES)),
+        (_, 1) => format!(
+            ", {} a character",
+            words::pages(together as u64 * (hpage_pmd_nr() as u64))
+        ),
+        _ => format!(
+            ", {} are {repeat} characters",
+            words::pages(hpage_pmd_nr() as u64)
+        ),
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! Drawing the view.
 
+use dmirror_client::hpage_pmd_nr;
 use ratatui::Frame;
 use ratatui::layout::Constraint;
 use ratatui::layout::Layout;
@@ -20,6 +21,7 @@ use super::blocks;
 use super::rates::DeviceRates;
 use super::view::Over;
 use super::view::View;
+
 use crate::state::DeviceState;
 use crate::words;
 
@@ -94,7 +96,9 @@ fn device_lines(view: &View, place: usize, device: &DeviceState, width: u16) -> 
         words::or_unknown(device.resident_pages, words::pages),
         words::or_unknown(device.pages, words::pages),
         words::or_unknown(device.free_pages, words::pages),
-        words::or_unknown(device.free_blocks, |blocks| words::pages(blocks * 512)),
+        words::or_unknown(device.free_blocks, |blocks| words::pages(
+            blocks * hpage_pmd_nr() as u64
+        )),
         blocks::legend(device.blocks.len(), width),
     );
     vec![
