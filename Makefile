@@ -12,7 +12,7 @@ endif
 
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
-settings := ARCH SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
+settings := ARCH PAGES SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
 	IVSHMEM HOST_CMD DURATION SEED PROCS OPS
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Build the debug kernel: the stock kernel's source, configured by
-# kernel/debug.config, with clang. Prints the path of its build folder.
+# kernel/debug.config and kernel/ARCH.config, with clang. Prints the path of its build
+# folder.
 #
 #   scripts/build/debug-kernel.sh [--patched]
 #
@@ -16,8 +17,8 @@ if [ "${1:-}" = --patched ]; then
 fi
 
 stock=$("$SCRIPTS/build/stock-kernel.sh")
-fragment=$SCRIPTS/build/kernel/debug.config
-options=$(grep -E '^(# )?CONFIG_' "$fragment")
+options=$(grep -hE '^(# )?CONFIG_' "$SCRIPTS/build/kernel"/{debug,"$ARCH"}.config)
+[ "$ARCH" != arm64 ] || options+=$'\n'CONFIG_ARM64_${PAGES}_PAGES=y
 folder=$CACHE/$name-$(key_of "$(basename "$stock")" "$options" "$0" "${patches[@]}")
 
 # patched_source FOLDER : a copy of the source, whose files are links but for
@@ -39,7 +40,8 @@ make_folder() {
 		patched_source "$source"
 	fi
 	kernel_make() { in_root make -C "$source" O="$dir" LLVM=1 LOCALVERSION=-dmirror-debug -j"$JOBS" "$@"; }
-	kernel_make KCONFIG_ALLCONFIG="$fragment" allnoconfig
+	printf '%s\n' "$options" >"$dir/options"
+	kernel_make KCONFIG_ALLCONFIG="$dir/options" allnoconfig
 	# Kconfig drops a line whose dependencies are not met without a word.
 	while read -r line; do
 		case $line in
@@ -49,9 +51,9 @@ make_folder() {
 			! grep -q "^${name%% *}=" "$dir/.config" || dropped+=("$line")
 			;;
 		esac
-	done <"$fragment"
-	[ "${#dropped[@]}" -eq 0 ] || die "$fragment: these lines did not take effect:" "${dropped[@]}"
-	kernel_make bzImage modules
+	done <<<"$options"
+	[ "${#dropped[@]}" -eq 0 ] || die "scripts/build/kernel: these lines did not take effect:" "${dropped[@]}"
+	kernel_make "${BOOT_IMAGE##*/}" modules
 }
 
 if ! is_made "$folder"; then

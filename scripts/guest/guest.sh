@@ -34,7 +34,7 @@ is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BAS
 check_settings() {
 	local file names=' '
 	[[ $KERNEL =~ ^(stock|debug|patched)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched."
-	[ "$KERNEL" = stock ] || [ "$ARCH" = x86_64 ] || die "KERNEL=$KERNEL with ARCH=$ARCH" "For $ARCH there is the stock kernel only."
+	[ "$KERNEL" != stock ] || [ "$PAGES" != 64K ] || die "KERNEL=stock with PAGES=64K" "Debian has no such kernel; KERNEL=debug has."
 	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The real programs are for x86_64 only."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."

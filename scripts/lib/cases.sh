@@ -18,9 +18,13 @@ coherent_in_last() {
 	printf 'spm_addr_dev0=%#x spm_addr_dev1=%#x' $((MEMORY_END - ($1 << 20))) $((MEMORY_END - ($1 << 19)))
 }
 
-# Settings of guest.sh for two coherent devices of 64 MiB.
+# Settings of guest.sh for two coherent devices of 64 MiB each, or of a huge page where
+# that is more.
 # shellcheck disable=SC2034 # used by the scripts
-COHERENT_DEVICES=(MEM=4G APPEND="$(without_last 128)" ARGS="$(coherent_in_last 128) spm_size=0x4000000")
+case $PAGES in
+64K) COHERENT_DEVICES=(MEM=4G APPEND="$(without_last 1024)" ARGS="$(coherent_in_last 1024) spm_size=0x20000000") ;;
+*) COHERENT_DEVICES=(MEM=4G APPEND="$(without_last 128)" ARGS="$(coherent_in_last 128) spm_size=0x4000000") ;;
+esac
 
 # What reads results is in Python.
 command -v python3 >/dev/null || "$SCRIPTS/build/host.sh"

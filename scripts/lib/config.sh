@@ -34,7 +34,18 @@ arm64)
 	SERIAL=ttyAMA MEMORY_END=0x140000000
 	;;
 esac
-KERNEL_LOCALVERSION=+deb13-cloud-$DEBIAN_ARCH
+KERNEL_FLAVOUR=cloud-$DEBIAN_ARCH
+
+# The size of the kernel's pages, where the machine has several.
+PAGES=${PAGES:-4K}
+case $ARCH:$PAGES in
+*:4K) ;;
+arm64:16K) KERNEL_FLAVOUR=arm64-16k ;;
+# Debian has no such kernel: the debug kernel can have these.
+arm64:64K) ;;
+*) die "PAGES=$PAGES with ARCH=$ARCH" "PAGES is 4K or, with ARCH=arm64, 16K or 64K." ;;
+esac
+KERNEL_LOCALVERSION=+deb13-$KERNEL_FLAVOUR
 # Where compilers and QEMU are those of another machine. What runs on the host stays
 # the host's.
 CROSS=

@@ -159,7 +159,9 @@ choose_series() {
 
 # built_for KERNEL : the name in build/ of what is made for a kernel, of another machine or
 # of a chosen series.
-export BUILT_FOR=${CROSS:+-$ARCH}${SERIES:+-$SERIES}
+BUILT_FOR=${CROSS:+-$ARCH}${SERIES:+-$SERIES}
+[ "$PAGES" = 4K ] || BUILT_FOR+=-$PAGES
+export BUILT_FOR
 built_for() { printf '%s%s\n' "$1" "$BUILT_FOR"; }
 
 # How the programs of samples/ are compiled: static, for the guest. With --target the

@@ -24,10 +24,13 @@ export MODULE=${MODULE:-dmirror} FILES=$tests/hmm-tests
 # little under emulation: these are to be seconds of the guest, not of the host.
 export CLOCK=${CLOCK:-instructions} TIMEOUT=${TIMEOUT:-3600}
 
-# Two coherent devices with 256 MiB each, in memory that the system leaves alone.
+# Two coherent devices with 256 MiB each, or a huge page, in memory that the system leaves
+# alone.
 MEM=${MEM:-4G}
-APPEND="$(without_last 512) ${APPEND:-}"
-ARGS=${ARGS-$(coherent_in_last 512)}
+both=512 size=
+[ "$PAGES" != 64K ] || both=1024 size=' spm_size=0x20000000'
+APPEND="$(without_last "$both") ${APPEND:-}"
+ARGS=${ARGS-$(coherent_in_last "$both")$size}
 export MEM APPEND ARGS
 
 # run NAME PREFIX LIST : the cases in the file LIST; what comes of them is in

@@ -4,7 +4,7 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/test/selftest.sh [stock|debug|short|few|reserved|loads]...      default: KERNEL, or stock debug
+#   scripts/test/selftest.sh [stock|debug|short|few|pages|reserved|loads]...      default: KERNEL, or stock debug
 #
 # Memory for two coherent devices is set aside on the kernel's command line;
 # ARGS, APPEND or MEM in the environment replace that. There are words for more:
@@ -16,6 +16,7 @@
 #   few       the stock kernel, and the cases about faults of the device and what
 #             waits in them, open files and parameters: what differs most between
 #             the kernel series
+#   pages     the stock kernel, and the cases that depend most on the size of pages
 #   reserved  the stock kernel with memory for the private devices set aside as
 #             well, and with five levels of page tables, where physical addresses
 #             are wider; the cases to which that makes a difference
@@ -48,6 +49,7 @@ on_short=(
 	held.exclusive held.engine_out_copied held.engine_found held.engine_atomic held.vma_unmapped held.vma_exited
 )
 on_few=(read. write. failing. engine.other uffd. opens. stats. unload.while unload.nothing)
+on_pages=(huge. counts. window. snapshot. policy. stats. trace. evict. coherent. fork_huge. unload.while)
 selftest="${DMIRROR_SECONDS:+DMIRROR_SECONDS=$DMIRROR_SECONDS }dmirror-selftest --ktap"
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
@@ -58,9 +60,10 @@ for place; do
 		cases=("${on_short[@]}")
 		settings+=(KERNEL=debug NAME=selftest-short CMD="$selftest ${cases[*]}")
 	fi
-	if [ "$place" = few ]; then
-		cases=("${on_few[@]}")
-		settings+=(KERNEL=stock NAME=selftest-few CMD="$selftest ${cases[*]}")
+	if [ "$place" = few ] || [ "$place" = pages ]; then
+		declare -n chosen=on_$place
+		cases=("${chosen[@]}")
+		settings+=(KERNEL=stock NAME="selftest-$place" CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"

@@ -31,7 +31,7 @@ parts=(
 	"stress:test/stress.sh 1 2"
 	"fuzz:test/fuzz.sh 1 2"
 	"matrix:test/matrix.sh quick"
-	"series:test/series.sh"
+	"kernels:test/kernels.sh"
 	"guest-stock:test/guest-checks.sh stock"
 	"ivshmem:test/ivshmem.sh"
 	"real:test/real.sh short"
@@ -53,7 +53,7 @@ if [ "${1:-}" = --soak ]; then
 		"selftest-reserved:test/selftest.sh reserved"
 		"guest-debug:test/guest-checks.sh debug"
 		"real:test/real.sh"
-		"series:test/series.sh all"
+		"kernels:test/kernels.sh all"
 	)
 	export DURATION=${DURATION:-3600}
 else
