@@ -4,14 +4,17 @@
 //!
 //! A device file works on the address space of the process that opened it. So the other process
 //! must open it: ptrace stops that process and makes it call `openat()`, and `pidfd_getfd()` takes
-//! over the descriptor; the other process does not keep it. The kernel checks what ptrace checks,
-//! and that the other process may open the file. The program does not change, except for a page
-//! that is mapped in it if engines need one; a system call in which it waits may end early, as by a
-//! signal. The program may be static, have threads, fork and exec.
+//! over the descriptor; the other process does not keep it. If other threads run meanwhile, which
+//! may fork, a thread that is created for this opens it, with a table of open files of its own: no
+//! child inherits the descriptor. The kernel checks what ptrace checks, and that the other process
+//! may open the file. The program does not change, except for a page that is mapped in it if
+//! engines need one; a system call in which it waits may end early, as by a signal. The program may
+//! be static, have threads, fork and exec.
 //!
 //! This does not work for a program that traces others or itself (only one tracer is possible), one
 //! with more rights than the caller, 32-bit programs, and processes in whose view the path does not
-//! exist. A sandbox (seccomp) that kills processes for opening a file kills this one, too.
+//! exist. A sandbox (seccomp) may forbid the calls; one that kills processes for opening a file
+//! kills this one, too.
 //!
 //! If this process is killed by SIGKILL while it works on another one, the other one is killed as
 //! well, or continues with wrong registers; other signals wait.
@@ -34,10 +37,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-#[cfg(target_arch = "x86_64")]
-mod remote;
-#[cfg(not(target_arch = "x86_64"))]
-#[path = "attach/no_remote.rs"]
+#[cfg_attr(target_arch = "aarch64", path = "attach/aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "attach/x86_64.rs")]
+mod arch;
 mod remote;
 
 use std::collections::HashMap;
@@ -162,49 +164,73 @@ pub fn open_in(pid: i32, device: &Path) -> io::Result<Space> {
 
 fn open_unmasked(pid: i32, device: &Path) -> io::Result<Space> {
     let process = Pid::from_raw(pid);
-    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD)?;
-    let opened = stop(pid).and_then(|()| open_stopped(pid, device, false));
+    let options = Options::PTRACE_O_TRACESYSGOOD;
+    ptrace::seize(process, options)?;
+    ptrace::interrupt(process)?;
+    let opened = wait_group(pid).and_then(|way| {
+        // Only now: its own new threads are none of ours.
+        ptrace::setoptions(process, options | Options::PTRACE_O_TRACECLONE)?;
+        // The kernel knows by itself whether a process stays stopped when it is detached.
+        open_stopped(pid, device, false, way).0
+    });
     // If the process is gone, there is nothing to detach from.
     let _ = ptrace::detach(process, None);
     opened
 }
 
-/// Stops a traced thread. Signals that arrive first are delivered.
-fn stop(thread: i32) -> io::Result<()> {
+/// Makes a stopped thread stop where the kernel checks for signals; returns how it continues.
+fn stop_again(thread: i32) -> io::Result<Way> {
     ptrace::interrupt(Pid::from_raw(thread))?;
+    go_on(thread, Way::Freely, 0)?;
+    wait_group(thread)
+}
+
+/// Waits until an interrupted thread has stopped. Signals that arrive first are delivered. Returns
+/// how it continues: not at all if its group has stopped as well.
+fn wait_group(thread: i32) -> io::Result<Way> {
     loop {
         let status = wait_stop(thread)?;
-        match status >> 16 {
-            libc::PTRACE_EVENT_STOP => return Ok(()),
-            0 if libc::WSTOPSIG(status) & 0x80 == 0 => {
-                go_on(thread, Way::Freely, libc::WSTOPSIG(status))?;
-            }
+        match (status >> 16, libc::WSTOPSIG(status)) {
+            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) => return Ok(Way::Freely),
+            (libc::PTRACE_EVENT_STOP, _) => return Ok(Way::Stopped),
+            (0, signal) if signal & 0x80 == 0 => go_on(thread, Way::Freely, signal)?,
             _ => go_on(thread, Way::Freely, 0)?,
         }
     }
 }
 
-/// Opens the device in a stopped process, and maps a page there if `with_code`.
-fn open_stopped(pid: i32, path: &Path, with_code: bool) -> io::Result<Space> {
+/// Opens the device in a process that has stopped where the kernel checks for signals, and maps a
+/// page there if `with_code`. Also returns how the process continues, which is `way` so far.
+fn open_stopped(pid: i32, path: &Path, with_code: bool, way: Way) -> (io::Result<Space>, Way) {
     let memory = File::options()
         .read(true)
         .write(true)
-        .open(format!("/proc/{pid}/mem"))?;
-    let mut remote = Remote::begin(pid, &memory)?;
-    let opened = open_by(&mut remote, pid, path, with_code);
-    remote.end()?;
-    let (device, code) = opened?;
-    Ok(Space {
-        pid,
-        device,
-        code,
-        memory,
-    })
+        .open(format!("/proc/{pid}/mem"));
+    let memory = match memory {
+        Ok(memory) => memory,
+        Err(error) => return (Err(error), way),
+    };
+    let mut remote = match Remote::begin(pid, &memory) {
+        Ok(remote) => remote,
+        Err(error) => return (Err(error), way),
+    };
+    let opened = open_by(&mut remote, path, with_code);
+    let ended = remote.end();
+    let way = *ended.as_ref().unwrap_or(&way);
+    let space = opened.and_then(|(device, code)| {
+        ended?;
+        Ok(Space {
+            pid,
+            device,
+            code,
+            memory,
+        })
+    });
+    (space, way)
 }
 
 fn open_by(
     remote: &mut Remote<'_>,
-    pid: i32,
     path: &Path,
     with_code: bool,
 ) -> io::Result<(Device, Option<u64>)> {
@@ -212,16 +238,34 @@ fn open_by(
         true => Some(remote.map(page_size() as u64)?),
         false => None,
     };
-    let opened = remote.open(path)?;
-    let device = take_over(pid, opened).and_then(|file| is_the_one(file, path));
-    remote.close(opened)?;
-    Ok((device?, code))
+    let threads = fs::read_dir(format!("/proc/{}/task", remote.thread()))?.count();
+    let device = if threads == 1 {
+        open_through(remote, path)?
+    } else {
+        let mut created = remote.create()?;
+        let device = open_through(&mut created, path);
+        let ended = created.exit();
+        let device = device?;
+        ended?;
+        device
+    };
+    Ok((device, code))
 }
 
-/// Duplicates a descriptor of another process, which keeps its own.
-fn take_over(pid: i32, descriptor: i32) -> io::Result<OwnedFd> {
-    let process = rustix::process::Pid::from_raw(pid).ok_or(Errno::ESRCH)?;
-    let pidfd = pidfd_open(process, PidfdFlags::empty())?;
+/// Opens the device by a thread, and takes it over.
+fn open_through(remote: &mut Remote<'_>, path: &Path) -> io::Result<Device> {
+    let opened = remote.open(path)?;
+    let device = take_over(remote.thread(), opened).and_then(|file| is_the_one(file, path));
+    remote.close(opened)?;
+    device
+}
+
+/// Duplicates a descriptor of a thread of another process, which keeps its own.
+fn take_over(thread: i32, descriptor: i32) -> io::Result<OwnedFd> {
+    /// For a thread, from `linux/pidfd.h`.
+    const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+    let thread = rustix::process::Pid::from_raw(thread).ok_or(Errno::ESRCH)?;
+    let pidfd = pidfd_open(thread, PIDFD_THREAD)?;
     Ok(pidfd_getfd(pidfd, descriptor, PidfdGetfdFlags::empty())?)
 }
 
@@ -334,12 +378,13 @@ impl Tracer {
         on_event: &mut impl FnMut(Event),
     ) -> io::Result<()> {
         let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
-        match event {
+        let way = match event {
             // A signal is about to be delivered.
             0 if signal & 0x80 == 0 => return go_on(thread, Way::Freely, signal),
             libc::PTRACE_EVENT_EXEC => {
                 self.forget_former(thread)?;
-                self.begin(thread, on_event);
+                let way = stop_again(thread)?;
+                self.begin(thread, way, on_event)
             }
             libc::PTRACE_EVENT_EXIT => {
                 // Detach before it has ended, so that its parent need not wait for us as well: a
@@ -348,16 +393,14 @@ impl Tracer {
                 ptrace::detach(Pid::from_raw(thread), None)?;
                 return Ok(());
             }
-            libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => {
-                return go_on(thread, Way::Stopped, 0);
-            }
+            libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => Way::Stopped,
             // The first stop of the thread. Otherwise, a group stop ends.
             libc::PTRACE_EVENT_STOP if !self.threads.contains_key(&thread) => {
-                self.born(thread, on_event);
+                self.born(thread, on_event)
             }
-            _ => {}
-        }
-        go_on(thread, Way::Freely, 0)
+            _ => Way::Freely,
+        };
+        go_on(thread, way, 0)
     }
 
     /// After exec by a thread that is not the first one, the process continues with the first
@@ -370,16 +413,17 @@ impl Tracer {
         Ok(())
     }
 
-    /// Handles a new thread. Does not wait for the report of its parent: a parent that is killed
-    /// reports nothing.
-    fn born(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) {
+    /// Handles a new thread; returns how it continues. Does not wait for the report of its parent:
+    /// a parent that is killed reports nothing.
+    fn born(&mut self, thread: i32, on_event: &mut impl FnMut(Event)) -> Way {
         let (process, parent) = family(thread).unwrap_or((thread, 0));
         self.threads.insert(thread, process);
         // A process that shares the memory of another is reached through that. If this cannot be
         // determined, the device is opened twice.
-        if process == thread && !same_memory(parent, thread).unwrap_or(false) {
-            self.begin(thread, on_event);
+        if process != thread || same_memory(parent, thread).unwrap_or(false) {
+            return Way::Freely;
         }
+        self.begin(thread, Way::Freely, on_event)
     }
 
     /// Handles the end of a thread, and, with the last one, of its process.
@@ -392,20 +436,32 @@ impl Tracer {
         }
     }
 
-    fn begin(&mut self, pid: i32, on_event: &mut impl FnMut(Event)) {
-        on_event(match open_stopped(pid, &self.device, self.with_code) {
+    /// Opens the device in a stopped process, and reports it. Returns how the process continues,
+    /// which is `way` so far.
+    fn begin(&mut self, pid: i32, way: Way, on_event: &mut impl FnMut(Event)) -> Way {
+        let (opened, way) = open_stopped(pid, &self.device, self.with_code, way);
+        on_event(match opened {
             Ok(space) => Event::Began { space },
             Err(error) => Event::Missed { pid, error },
         });
+        way
     }
 }
 
 /// Returns the process of a thread, and the parent of that process.
 fn family(thread: i32) -> Option<(i32, i32)> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let number = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim().parse().ok()
-    };
+    let number = |key| of_status(thread, key)?.parse().ok();
     Some((number("Tgid:")?, number("PPid:")?))
+}
+
+/// Returns what the kernel says of a thread in the line of `/proc/PID/status` that begins with
+/// `key`.
+fn of_status(thread: i32, key: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.trim().to_owned())
+}
+
+fn unsupported(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why)
 }

@@ -2,9 +2,9 @@
 
 //! System calls that another process is made to perform.
 //!
-//! A stopped thread gets other registers, which lead it to a `syscall` instruction of the vDSO, and
-//! it is stopped again when the system call has returned. No code of the program changes, so other
-//! threads may run meanwhile. Signals wait.
+//! A stopped thread gets other registers, which lead it to an instruction for system calls: the one
+//! that it executes next, or one in the vDSO. It is stopped again when the system call has
+//! returned. No code of the program changes, so other threads may run meanwhile. Signals wait.
 
 use std::fs;
 use std::fs::File;
@@ -13,26 +13,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::arch::ALIGNMENT;
+use super::arch::RED_ZONE;
+use super::arch::Registers;
+use super::arch::SYSCALL;
+use super::of_status;
+use super::stop_again;
+use super::unsupported;
 use crate::sys::ptrace::Way;
 use crate::sys::ptrace::go_on;
 use crate::sys::ptrace::swap_signal_mask;
+use crate::sys::ptrace::wait_end;
 use crate::sys::ptrace::wait_stop;
 
-/// The instruction `syscall`.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
-
-/// Number of bytes below the stack pointer that the program may use: the red zone.
-const RED_ZONE: u64 = 128;
-
-/// The code segment of 64-bit programs.
-const USER_CS: u64 = 0x33;
+/// The bit of SIGSYS in a set of signals, by which seccomp tells what it does not allow. The kernel
+/// takes away the handler if it is masked.
+const SIGSYS: u64 = 1 << (libc::SIGSYS - 1);
 
 /// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end) at
 /// the end.
@@ -40,36 +41,46 @@ pub(super) struct Remote<'m> {
     pid: Pid,
     memory: &'m File,
     /// The registers with which the thread continues.
-    registers: user_regs_struct,
+    registers: Registers,
     /// The thread's signal mask.
     mask: u64,
     /// The address of the instruction.
     syscall: u64,
-    /// Whether the thread was sent a SIGSTOP, which was withheld.
-    is_stopped: bool,
+    /// A thread that it has created.
+    created: Option<i32>,
 }
 
 impl<'m> Remote<'m> {
-    /// Takes over a stopped thread; `memory` is the memory of its process.
+    /// Takes over a thread that has stopped where the kernel checks for signals; `memory` is the
+    /// memory of its process.
     pub(super) fn begin(pid: i32, memory: &'m File) -> io::Result<Self> {
         let thread = Pid::from_raw(pid);
-        let registers = ptrace::getregs(thread)?;
-        if registers.cs != USER_CS {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "it is a program of 32 bits",
-            ));
-        }
-        let syscall = find_syscall(pid, memory)?;
-        let mask = swap_signal_mask(pid, u64::MAX)?;
+        let registers = Registers::of(thread)?;
+        let syscall = match is_syscall(memory, registers.next()) {
+            true => registers.next(),
+            false => find_syscall(pid, memory)?,
+        };
+        let masked = match of_status(pid, "Seccomp:").as_deref() {
+            Some("1") => return Err(unsupported("its sandbox (seccomp) allows nothing")),
+            // That signal is about a call of the program. It is too early.
+            Some("2") if is_sandbox_signalled(pid) => return Err(Errno::EAGAIN.into()),
+            Some("2") => !SIGSYS,
+            _ => u64::MAX,
+        };
+        let mask = swap_signal_mask(pid, masked)?;
         Ok(Self {
             pid: thread,
             memory,
             registers,
             mask,
             syscall,
-            is_stopped: false,
+            created: None,
         })
+    }
+
+    /// The number of the thread.
+    pub(super) fn thread(&self) -> i32 {
+        self.pid.as_raw()
     }
 
     /// Maps `len` bytes of new memory, and returns their address.
@@ -84,16 +95,24 @@ impl<'m> Remote<'m> {
         let mut name = path.as_os_str().as_bytes().to_vec();
         name.push(0);
         // Below the part of the stack that is in use; its content is restored nevertheless.
-        let at = (self.registers.rsp - RED_ZONE - name.len() as u64) & !15;
+        let at = (self.registers.stack() - RED_ZONE - name.len() as u64) & !15;
         let mut before = vec![0; name.len()];
         self.memory.read_exact_at(&mut before, at)?;
         self.memory.write_all_at(&name, at)?;
         let flags = (libc::O_RDWR | libc::O_CLOEXEC) as u64;
         let here = libc::AT_FDCWD as u64;
-        let opened = self.call(libc::SYS_openat, [here, at, flags, 0, 0, 0]);
-        self.memory.write_all_at(&before, at)?;
+        let opened = loop {
+            match self.call(libc::SYS_openat, [here, at, flags, 0, 0, 0]) {
+                // A SIGSTOP has come.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                opened => break opened,
+            }
+        };
+        let restored = self.memory.write_all_at(&before, at);
+        let descriptor = opened?;
+        restored?;
         // CAST: A descriptor is an int.
-        opened.map(|descriptor| descriptor as i32)
+        Ok(descriptor as i32)
     }
 
     /// Closes a descriptor.
@@ -102,77 +121,169 @@ impl<'m> Remote<'m> {
             .map(drop)
     }
 
-    /// Restores the thread, so that it continues where it was as soon as it is resumed.
+    /// Creates a thread of the process that has a table of open files of its own, a copy. Call
+    /// [`exit`](Self::exit) at the end. The tracer must have asked for `PTRACE_O_TRACECLONE`.
+    pub(super) fn create(&mut self) -> io::Result<Self> {
+        let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+        // It has the stack of this thread, which is stopped: it returns to no function.
+        let flags = (flags | libc::CLONE_SYSVSEM) as u64;
+        self.call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0])?;
+        let created = self.created.take().ok_or(Errno::ESRCH)?;
+        wait_stop(created)?;
+        let thread = Pid::from_raw(created);
+        Ok(Self {
+            pid: thread,
+            registers: Registers::of(thread)?,
+            created: None,
+            ..*self
+        })
+    }
+
+    /// Ends the thread.
+    pub(super) fn exit(mut self) -> io::Result<()> {
+        match self.call(libc::SYS_exit, [0; 6]) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => wait_end(self.thread()),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::Error::other("a thread did not end")),
+        }
+    }
+
+    /// Restores the thread, so that it continues where it was as soon as it is resumed; returns how
+    /// to resume it.
     ///
     /// The thread is stopped where the kernel checks for signals, so the kernel restarts or ends
     /// the system call that the thread was in, as if nothing had happened.
-    pub(super) fn end(self) -> io::Result<()> {
-        let thread = self.pid.as_raw();
-        ptrace::interrupt(self.pid)?;
+    pub(super) fn end(self) -> io::Result<Way> {
+        let mut way = stop_again(self.thread())?;
+        self.registers.set(self.pid)?;
+        // A system call that the thread is about to make may be one that was interrupted. A signal
+        // that has arrived meanwhile shall find the thread in it, and end it.
+        if way != Way::Stopped && self.syscall == self.registers.next() {
+            way = self.enter()?;
+        }
+        swap_signal_mask(self.thread(), self.mask)?;
+        Ok(way)
+    }
+
+    /// Lets the thread begin the system call that it is about to make, unless its group stops.
+    fn enter(&self) -> io::Result<Way> {
+        let mut signal = 0;
         loop {
-            go_on(thread, Way::Freely, 0)?;
-            if wait_stop(thread)? >> 16 == libc::PTRACE_EVENT_STOP {
-                break;
+            let status = self.step(signal)?;
+            if is_system_call(status) {
+                return Ok(Way::Freely);
             }
+            if is_group_stop(status) {
+                return Ok(Way::Stopped);
+            }
+            signal = passed_on(status);
         }
-        ptrace::setregs(self.pid, self.registers)?;
-        swap_signal_mask(thread, self.mask)?;
-        if self.is_stopped {
-            kill(self.pid, Signal::SIGSTOP)?;
-        }
-        Ok(())
     }
 
     fn call(&mut self, number: i64, arguments: [u64; 6]) -> io::Result<u64> {
-        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-        let registers = user_regs_struct {
-            rax: number as u64,
-            // It is in no system call that could be restarted.
-            orig_rax: u64::MAX,
-            rip: self.syscall,
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            r9,
-            ..self.registers
-        };
-        ptrace::setregs(self.pid, registers)?;
-        let after = self.syscall + SYSCALL.len() as u64;
+        let registers = self.registers.calling(self.syscall, number, arguments);
         loop {
-            go_on(self.pid.as_raw(), Way::ToSystemCall, 0)?;
-            let status = wait_stop(self.pid.as_raw())?;
-            let signal = libc::WSTOPSIG(status);
-            // Not the end of a call, but SIGSTOP, the only unmasked signal, or a stop of the
-            // thread's group.
-            if signal != libc::SIGTRAP | 0x80 {
-                self.is_stopped |= signal == libc::SIGSTOP && status >> 16 == 0;
-                continue;
-            }
-            let now = ptrace::getregs(self.pid)?;
-            if now.rip != after {
-                // The end of the call in which the thread was stopped; its result is now in a
-                // register.
-                ptrace::setregs(self.pid, registers)?;
-                continue;
-            }
-            if ptrace::syscall_info(self.pid)?.op != libc::PTRACE_SYSCALL_INFO_EXIT {
-                continue;
-            }
-            let result = now.rax as i64;
-            return match result {
+            registers.set(self.pid)?;
+            self.finish(number)?;
+            match Registers::of(self.pid)?.result() {
+                // A SIGSTOP has come. The kernel would begin the call again, and does not tell
+                // programs.
+                -516..=-512 => {}
                 // CAST: An errno is small.
-                -4095..=-1 => Err(io::Error::from_raw_os_error(-result as i32)),
-                result => Ok(result as u64),
-            };
+                result @ -4095..=-1 => {
+                    return Err(io::Error::from_raw_os_error(-result as i32));
+                }
+                result => return Ok(result as u64),
+            }
         }
+    }
+
+    /// Lets the thread begin and end a system call, which shall be `number`.
+    fn finish(&mut self, number: i64) -> io::Result<()> {
+        let mut signal = 0;
+        loop {
+            let status = self.step(signal)?;
+            signal = passed_on(status);
+            if status >> 16 == libc::PTRACE_EVENT_CLONE {
+                // CAST: The kernel reports a thread number.
+                self.created = Some(ptrace::getevent(self.pid)? as i32);
+            }
+            if !is_system_call(status) {
+                continue;
+            }
+            if ptrace::syscall_info(self.pid)?.op == libc::PTRACE_SYSCALL_INFO_EXIT {
+                return self.check_sandbox();
+            }
+            self.registers.entered(self.pid, number)?;
+        }
+    }
+
+    /// Continues the thread until it stops, at the latest at the begin or end of a system call.
+    fn step(&self, signal: i32) -> io::Result<i32> {
+        go_on(self.thread(), Way::ToSystemCall, signal)?;
+        wait_stop(self.thread())
+    }
+
+    /// Returns an error if a sandbox has answered a system call by a signal: then the call was not
+    /// made, and the registers have no result. The signal, which is about our call, is discarded.
+    fn check_sandbox(&self) -> io::Result<()> {
+        if !is_sandbox_signalled(self.thread()) {
+            return Ok(());
+        }
+        loop {
+            match self.step(0) {
+                Ok(status) if libc::WSTOPSIG(status) == libc::SIGSYS => break,
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                    return Err(io::Error::other(
+                        "its sandbox (seccomp) has killed it for that",
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "its sandbox (seccomp) does not allow it",
+        ))
     }
 }
 
-/// Returns the address of a `syscall` instruction in the vDSO of a process.
+/// Whether a thread has stopped at the begin or end of a system call.
+fn is_system_call(status: i32) -> bool {
+    libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80
+}
+
+/// Whether a thread has stopped with its group.
+fn is_group_stop(status: i32) -> bool {
+    status >> 16 == libc::PTRACE_EVENT_STOP && libc::WSTOPSIG(status) != libc::SIGTRAP
+}
+
+/// Returns the signal to deliver to a thread that works for us: SIGSTOP, which cannot be masked,
+/// and by which the kernel notes that the group is to stop. The thread does so when it is done.
+fn passed_on(status: i32) -> i32 {
+    match (status >> 16, libc::WSTOPSIG(status)) {
+        (0, libc::SIGSTOP) => libc::SIGSTOP,
+        _ => 0,
+    }
+}
+
+/// Whether SIGSYS waits for a thread.
+fn is_sandbox_signalled(thread: i32) -> bool {
+    let waiting = of_status(thread, "SigPnd:");
+    let waiting = waiting.and_then(|signals| u64::from_str_radix(&signals, 16).ok());
+    waiting.is_some_and(|signals| signals & SIGSYS != 0)
+}
+
+/// Whether the instruction at `at` makes a system call.
+fn is_syscall(memory: &File, at: u64) -> bool {
+    let mut code = SYSCALL;
+    memory.read_exact_at(&mut code, at).is_ok() && code == SYSCALL
+}
+
+/// Returns the address of an instruction in the vDSO of a process that makes a system call.
 fn find_syscall(pid: i32, memory: &File) -> io::Result<u64> {
-    let missing = || io::Error::new(io::ErrorKind::Unsupported, "it has no vDSO");
+    let missing = || unsupported("it has no vDSO");
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let line = maps.lines().find(|line| line.ends_with("[vdso]"));
     let range = line
@@ -183,6 +294,7 @@ fn find_syscall(pid: i32, memory: &File) -> io::Result<u64> {
     let (start, end) = (hex(start)?, hex(end)?);
     let mut code = vec![0; (end - start) as usize];
     memory.read_exact_at(&mut code, start)?;
-    let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
-    Ok(start + at.ok_or_else(missing)? as u64)
+    let places = (0..code.len()).step_by(ALIGNMENT);
+    let mut found = places.filter(|&at| code[at..].starts_with(&SYSCALL));
+    Ok(start + found.next().ok_or_else(missing)? as u64)
 }

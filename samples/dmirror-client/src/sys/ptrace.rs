@@ -18,8 +18,7 @@ use nix::libc;
 pub(crate) enum Way {
     /// Until it has something to report.
     Freely,
-    /// Also until the next end of a system call.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    /// Also until the next begin or end of a system call.
     ToSystemCall,
     /// Not at all: it stays in its group stop until that ends.
     Stopped,
@@ -53,6 +52,11 @@ pub(crate) fn wait_stop(thread: i32) -> io::Result<i32> {
     }
 }
 
+/// Takes the status of a thread that ends or has ended.
+pub(crate) fn wait_end(thread: i32) -> io::Result<()> {
+    wait_for(thread).map(drop)
+}
+
 fn wait_for(thread: i32) -> io::Result<(i32, i32)> {
     let mut status = 0;
     loop {
@@ -81,7 +85,6 @@ pub(crate) fn go_on(thread: i32, way: Way, signal: i32) -> io::Result<()> {
 
 /// Replaces the signal mask of a stopped thread, which has one bit for each signal from 1 on;
 /// returns the old mask.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
 pub(crate) fn swap_signal_mask(thread: i32, mut mask: u64) -> io::Result<u64> {
     let mut before = 0_u64;
     let len: *mut c_void = without_provenance_mut(size_of_val(&mask));
@@ -91,6 +94,25 @@ pub(crate) fn swap_signal_mask(thread: i32, mut mask: u64) -> io::Result<u64> {
     // SAFETY: The kernel reads as many bytes as `len` says, which the variable has.
     Errno::result(unsafe { libc::ptrace(set, thread, len, &raw mut mask) })?;
     Ok(before)
+}
+
+/// Makes a thread that has stopped at the begin of a system call make another one. The arguments
+/// are in its registers.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn set_call_number(thread: i32, number: libc::c_long) -> io::Result<()> {
+    /// The register set that has the number, an int (`linux/elf.h`).
+    const NT_ARM_SYSTEM_CALL: usize = 0x404;
+    // CAST: The numbers of system calls are small.
+    let mut number = number as libc::c_int;
+    let mut set = libc::iovec {
+        iov_base: (&raw mut number).cast(),
+        iov_len: size_of_val(&number),
+    };
+    let kind: *mut c_void = without_provenance_mut(NT_ARM_SYSTEM_CALL);
+    // SAFETY: The kernel reads the number, and writes to `set` how much it has read.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, thread, kind, &raw mut set) };
+    Errno::result(answer)?;
+    Ok(())
 }
 
 /// Returns whether two threads share an address space.
