@@ -4,17 +4,20 @@
 # Run guest/inside/checks in a guest: foreign programs, the second driver, loading and
 # unloading, the command-line tool.
 #
-#   scripts/test/guest-checks.sh [stock|debug]      default: the one, then the other
+#   scripts/test/guest-checks.sh [stock|debug]      default: the one, then the other, if
+#                                                   the machine has both
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
 
 programs=$("$SCRIPTS/build/guest-programs.sh")
-files="$programs/foreign $programs/holder $programs/minimal $programs/on-terminal"
+files="$programs/foreign $programs/holder $programs/minimal $programs/on-terminal $programs/target"
+inside=$SCRIPTS/guest/inside
 kernels=("$@")
 [ $# -gt 0 ] || kernels=(stock debug)
+[ $# -gt 0 ] || [ "$ARCH" = x86_64 ] || kernels=(stock)
 for kernel in "${kernels[@]}"; do
 	KERNEL=$kernel MODULE=dmirror NAME=checks CMD=checks \
-		FILES="$files $SCRIPTS/guest/inside/checks $SCRIPTS/guest/inside/tool-cases" \
-		guest_cases "$kernel: " in_root "$SCRIPTS/guest/inside/checks" --list
+		FILES="$files $inside/checks $inside/tool-cases $inside/attach-cases" \
+		guest_cases "$kernel: " in_root "$inside/checks" --list
 done
 totals
