@@ -10,7 +10,8 @@
 . "$SCRIPTS/lib/cases.sh"
 
 programs=$("$SCRIPTS/build/guest-programs.sh")
-files="$programs/foreign $programs/holder $programs/minimal $programs/on-terminal $programs/target"
+files=
+for program in foreign holder minimal on-terminal still32 target; do files+=" $programs/$program"; done
 inside=$SCRIPTS/guest/inside
 kernels=("$@")
 [ $# -gt 0 ] || kernels=(stock debug)
