@@ -12,7 +12,7 @@ endif
 
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
-settings := ARCH SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
+settings := ARCH SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR LLVM \
 	IVSHMEM HOST_CMD DURATION SEED PROCS OPS
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
@@ -107,4 +107,4 @@ distclean: ## remove build/ and the cache (build root, kernels, downloads)
 ##   ARGS= APPEND=	parameters of the module, and of the kernel
 ##   MEM=4G CPUS=2	the size of the guest
 ##   DURATION=60	seconds of stress and fuzz; SEED= PROCS=3 OPS=200
-##   KDIR=	the build folder of a kernel of yours, for modules
+##   KDIR=	the build folder of a kernel of yours: all that takes KERNEL= takes it instead

@@ -3,7 +3,8 @@
 #
 # Run a command in a QEMU guest, with the module loaded. What the command
 # prints goes to standard output and nothing else does; the kernel log goes to
-# build/log/NAME-KERNEL.log (NAME-KERNEL-SERIES.log if SERIES is set). Takes the settings of Documentation/using.md from the
+# build/log/NAME-KERNEL.log (NAME-KERNEL-SERIES.log if SERIES is set). KDIR is a kernel of
+# the user's own, whose KERNEL is kdir. Takes the settings of Documentation/using.md from the
 # environment, and for other scripts
 #
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
@@ -21,6 +22,7 @@
 #   125  a setting makes no sense, or something could not be built
 DIE_STATUS=125
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/kdir.sh"
 
 CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
@@ -33,8 +35,9 @@ is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BAS
 
 check_settings() {
 	local file names=' '
-	[[ $KERNEL =~ ^(stock|debug|patched)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched."
-	[ "$KERNEL" = stock ] || [ "$ARCH" = x86_64 ] || die "KERNEL=$KERNEL with ARCH=$ARCH" "For $ARCH there is the stock kernel only."
+	[[ $KERNEL =~ ^(stock|debug|patched|kdir)$ ]] ||
+		die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched; KDIR names a kernel of yours."
+	[[ $KERNEL =~ ^(stock|kdir)$ ]] || [ "$ARCH" = x86_64 ] || die "KERNEL=$KERNEL with ARCH=$ARCH" "For $ARCH there is the stock kernel only."
 	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The real programs are for x86_64 only."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
@@ -86,6 +89,8 @@ choose_accel() {
 # prepare: sets image, and fills $tmp/root with everything but the tools.
 prepare() {
 	local dir modules=() module program
+	# Before anything is built for it.
+	[ "$KERNEL" != kdir ] || "$SCRIPTS/build/preflight.sh" --guest "$KDIR" || die "a guest needs what is named above"
 	# A guest without our module shall start even when that does not build.
 	if [ "$BUILT" = 1 ]; then
 		:
@@ -110,6 +115,11 @@ prepare() {
 		dir=$("$SCRIPTS/build/debug-kernel.sh" "$@")
 		image=$dir/$BOOT_IMAGE
 		release=$(cat "$dir/include/config/kernel.release")
+		;;
+	kdir)
+		dir=$KDIR image=$KDIR/$BOOT_IMAGE
+		release=$(kdir_release)
+		[ ! -e "$KDIR/drivers/block/brd.ko" ] || modules+=("$KDIR/drivers/block/brd.ko")
 		;;
 	esac
 	[ -r "$image" ] || die "there is no image of the $KERNEL kernel in $dir"
