@@ -10,6 +10,7 @@
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
 #                        and the character set are those of this environment
 #   SYSTEM=real          a Debian system with real programs in /debian (see real.sh)
+#   SYSTEM=kselftest     one with what the kernel's selftests run on
 #   BUILT=1              the modules were built just now: do not look again
 #   INTERACTIVE=1        a shell on the terminal instead of CMD
 #
@@ -38,7 +39,7 @@ check_settings() {
 	[[ $KERNEL =~ ^(stock|debug|patched|kdir)$ ]] ||
 		die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched; KDIR names a kernel of yours."
 	[[ $KERNEL =~ ^(stock|kdir)$ ]] || [ "$ARCH" = x86_64 ] || die "KERNEL=$KERNEL with ARCH=$ARCH" "For $ARCH there is the stock kernel only."
-	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The real programs are for x86_64 only."
+	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The Debian system in the guest is for x86_64 only."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
 	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
@@ -46,7 +47,7 @@ check_settings() {
 	[[ $PAGING =~ ^[45]$ ]] || die "PAGING=$PAGING" "PAGING is 4 or 5."
 	[[ $CLOCK =~ ^(host|instructions)$ ]] || die "CLOCK=$CLOCK" "CLOCK is host or instructions."
 	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
-	[[ $SYSTEM =~ ^(|real)$ ]] || die "SYSTEM=$SYSTEM" "SYSTEM is real, or nothing."
+	[[ $SYSTEM =~ ^(|real|kselftest)$ ]] || die "SYSTEM=$SYSTEM" "SYSTEM is real, kselftest, or nothing."
 	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
 	if [ -n "$IVSHMEM" ] && ! is_power_of_two "$IVSHMEM"; then
 		die "IVSHMEM=$IVSHMEM" "IVSHMEM is a power of two with its unit, such as 64M."
@@ -176,7 +177,7 @@ pack() {
 		find . | cpio --quiet -o -H newc -R 0:0 >"$1/initrd"
 	' pack "$tmp" "$release" "${CROSS:+/guest/usr}" "$CROSS"
 	# The kernel unpacks archives that follow one another.
-	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh")" >>"$tmp/initrd"
+	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh" "$SYSTEM")" >>"$tmp/initrd"
 }
 
 # Four levels are a quarter faster under emulation. With five the debug kernel

@@ -53,6 +53,7 @@ if [ "${1:-}" = --soak ]; then
 		"loads:test/selftest.sh loads"
 		"kunit:test/kunit.py"
 		"conformance:test/conformance.sh debug"
+		"ksft:test/conformance.sh ksft"
 		"selftest-debug:test/selftest.sh debug"
 		"selftest-reserved:test/selftest.sh reserved"
 		"guest-debug:test/guest-checks.sh debug"
