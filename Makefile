@@ -13,11 +13,11 @@ endif
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
 settings := ARCH SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR LLVM \
-	IVSHMEM HOST_CMD DURATION SEED PROCS OPS VNG
+	IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE VNG
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all help run shell guest vng modules selftest conformance compare stress fuzz matrix real bench
+.PHONY: all help run shell guest vng modules selftest conformance compare stress fuzz matrix real bench report
 .PHONY: test soak kunit ivshmem planted lint doc rust-analyzer clean distclean
 .NOTPARALLEL:
 
@@ -38,6 +38,9 @@ guest: ## run one command in a guest: CMD='dmirror-demo'
 	@scripts/guest/guest.sh
 
 ## Testing your mm code, or your driver, with it:
+
+report: ## test PATCHES='file…' for mm, or the kernel in KDIR; prints a report for a mail
+	@scripts/test/report.sh
 
 vng: ## one command in a guest of virtme-ng: KDIR=… CMD='dmirror-selftest --quick'
 	@scripts/guest/vng.sh

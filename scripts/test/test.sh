@@ -4,7 +4,9 @@
 # All of the tests, part by part, whatever other parts came to. Ends with
 # `N passed, N failed, N skipped`, summed over all parts.
 #
-#   scripts/test/test.sh [--soak] [PART...]      default: all; --list names them
+#   scripts/test/test.sh [--soak | --report] [PART...]      default: all; --list names them
+#
+# --report: what report.sh shows of KDIR.
 #
 # With KDIR in the environment: what runs in a guest, on that kernel; what the kernel
 # lacks skips, with its reason.
@@ -62,6 +64,17 @@ if [ "${1:-}" = --soak ]; then
 	)
 	export DURATION=${DURATION:-3600}
 	[ -z "${KDIR:-}" ] || die "--soak with KDIR" "Each of its parts takes KDIR by itself, as in: make stress KDIR=… DURATION=3600"
+elif [ "${1:-}" = --report ]; then
+	shift
+	kind=report
+	[ -n "${KDIR:-}" ] || die "--report without KDIR" "scripts/test/report.sh calls this."
+	parts=(
+		"hmm-tests:test/conformance.sh few"
+		"selftest:test/selftest.sh short"
+		"kunit:test/kunit.py short"
+		"stress:test/stress.sh coherent 1 2"
+	)
+	export DURATION=${DURATION:-60}
 elif [ -n "${KDIR:-}" ]; then
 	kind=kdir
 	parts=(
@@ -179,7 +192,7 @@ if [ "$FAILED" -gt 0 ]; then
 	# What failed, and the first lines of what is said of it.
 	printf '\n'
 	awk '
-		/^failed/ { part = FILENAME; sub(/.*\/(test|soak|kdir)-/, "", part); sub(/\.out$/, "", part)
+		/^failed/ { part = FILENAME; sub(/.*\/(test|soak|kdir|report)-/, "", part); sub(/\.out$/, "", part)
 			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
 		/^        / && lines-- > 0 { print; next }
 		{ lines = 0 }
