@@ -54,6 +54,7 @@ check_settings() {
 	fi
 	[ -z "$HOST_CMD" ] || [ "$INTERACTIVE" = 0 ] || die "HOST_CMD with INTERACTIVE=1" "There is no CMD to take turns with."
 	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
+	[ "$KERNEL" != kdir ] || "$SCRIPTS/build/preflight.sh" --guest "$KDIR" || die "KDIR=$KDIR"
 	[ "$INTERACTIVE" = 1 ] || [ -n "$CMD" ] || die "no CMD was given" "Example: make guest CMD='ls /dev/hmm_dmirror*'"
 	for file in $FILES; do
 		[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
@@ -90,8 +91,6 @@ choose_accel() {
 # prepare: sets image, and fills $tmp/root with everything but the tools.
 prepare() {
 	local dir modules=() module program
-	# Before anything is built for it.
-	[ "$KERNEL" != kdir ] || "$SCRIPTS/build/preflight.sh" --guest "$KDIR" || die "a guest needs what is named above"
 	# A guest without our module shall start even when that does not build.
 	if [ "$BUILT" = 1 ]; then
 		:
