@@ -29,6 +29,9 @@ ns=(unshare --mount)
 folders=("$TOP" "$CACHE")
 if [ -n "${KDIR:-}" ]; then
 	. "$SCRIPTS/lib/kdir.sh"
+	# By the name that it was built with, and by its own.
+	link=$(readlink "$KDIR/source" || true)
+	[[ $link != /* ]] || folders+=("$link")
 	folders+=("$(kdir_source)" "$KDIR")
 fi
 
