@@ -30,7 +30,12 @@ check_files() {
 	[ -e "$KDIR/Module.symvers" ] || lack "$KDIR/Module.symvers is not there" "$rebuild"
 	[ -e "$KDIR/rust/libkernel.rmeta" ] || lack "$KDIR/rust/libkernel.rmeta is not there: no Rust metadata" \
 		"Use the build folder, not installed headers; for a kernel of Debian, scripts/build/rust-ready-kernel.sh makes one."
-	local release=$KDIR/include/config/kernel.release series
+	local output release=$KDIR/include/config/kernel.release series
+	# The makefile of a build folder that was moved or copied builds in the old place.
+	output=$(sed -n 's/^export KBUILD_OUTPUT = //p' "$KDIR/Makefile" 2>/dev/null || true)
+	[ -z "$output" ] || [ "$(realpath -m "$output")" = "$(realpath "$KDIR")" ] ||
+		lack "the build folder was moved or copied: its Makefile builds in $output" \
+			"Use that folder, or let the kernel make the Makefile again: make -C SOURCE O=$KDIR modules_prepare"
 	if [ ! -e "$release" ]; then
 		lack "$release is not there" "$rebuild"
 	else

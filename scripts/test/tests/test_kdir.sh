@@ -101,6 +101,15 @@ preflight 1 "$BOOT_IMAGE is not there" --guest
 rm "$tmp/kernel/.config"
 preflight 1 "no kernel was configured in it"
 
+# A folder that was copied, and one that has another name as well.
+good
+ln -s kernel "$tmp/link"
+echo "export KBUILD_OUTPUT = $tmp/link" >"$tmp/kernel/Makefile"
+preflight 0 host
+echo "export KBUILD_OUTPUT = $tmp/other" >"$tmp/kernel/Makefile"
+preflight 1 "its Makefile builds in $tmp/other"
+rm "$tmp/kernel/Makefile"
+
 # -- What KDIR means ----------------------------------------------------------------
 
 guest() { says 125 "$1" env "${@:2}" CMD=true "$SCRIPTS/guest/guest.sh"; }
