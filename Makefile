@@ -13,7 +13,7 @@ endif
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
 settings := ARCH SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR LLVM \
-	IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE VNG
+	IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE PARTS VNG
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 

@@ -11,7 +11,8 @@
 #
 # PATCHES and RANGE in the environment stand for arguments. Patches are built with the
 # configuration of the debug kernel (KASAN, lockdep and more; 15 to 20 minutes). DURATION:
-# seconds of random programs, for each of two seeds.
+# seconds of random programs, for each of two seeds. PARTS: some of the parts of
+# `test.sh --report --list`.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/kdir.sh"
 . "$SCRIPTS/lib/patches.sh"
@@ -52,7 +53,8 @@ fi
 
 output=$BUILD/log/report.out status=0
 mkdir -p "$BUILD/log"
-"$SCRIPTS/test/test.sh" --report >"$output" || status=$?
+# shellcheck disable=SC2086 # several words
+"$SCRIPTS/test/test.sh" --report ${PARTS:-} >"$output" || status=$?
 table=$(sed -n '/^part .*passed.*failed.*skipped$/,$p' "$output")
 [ -n "$table" ] || {
 	cat "$output"
