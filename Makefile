@@ -12,12 +12,12 @@ endif
 
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
-settings := ARCH PAGES SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING KDIR \
-	IVSHMEM HOST_CMD DURATION SEED PROCS OPS
+settings := ARCH PAGES SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING \
+	KDIR LLVM IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE PARTS VNG
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: all help run shell guest modules selftest conformance compare stress fuzz matrix real bench
+.PHONY: all help run shell guest vng modules selftest conformance compare stress fuzz matrix real bench report
 .PHONY: test soak kunit ivshmem planted lint doc rust-analyzer clean distclean
 .NOTPARALLEL:
 
@@ -38,6 +38,12 @@ guest: ## run one command in a guest: CMD='dmirror-demo'
 	@scripts/guest/guest.sh
 
 ## Testing your mm code, or your driver, with it:
+
+report: ## test PATCHES='file…' for mm, or the kernel in KDIR; prints a report for a mail
+	@scripts/test/report.sh
+
+vng: ## one command in a guest of virtme-ng: KDIR=… CMD='dmirror-selftest --quick'
+	@scripts/guest/vng.sh
 
 modules: ## build dmirror.ko and the drivers in samples/ (what `make` alone does)
 	@scripts/build/modules.sh
@@ -107,4 +113,4 @@ distclean: ## remove build/ and the cache (build root, kernels, downloads)
 ##   ARGS= APPEND=	parameters of the module, and of the kernel
 ##   MEM=4G CPUS=2	the size of the guest
 ##   DURATION=60	seconds of stress and fuzz; SEED= PROCS=3 OPS=200
-##   KDIR=	the build folder of a kernel of yours, for modules
+##   KDIR=	the build folder of a kernel of yours: all that takes KERNEL= takes it instead

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Build the debug kernel: the stock kernel's source, configured by
-# kernel/debug.config and kernel/ARCH.config, with clang. Prints the path of its build
-# folder.
+# Build the debug kernel: the stock kernel's source, configured by debug-config.sh, with
+# clang. Prints the path of its build folder. KERNEL_SOURCE names another folder in which
+# the source is linux/.
 #
 #   scripts/build/debug-kernel.sh [--patched]
 #
@@ -16,9 +16,8 @@ if [ "${1:-}" = --patched ]; then
 	patches=("$TOP"/Documentation/upstream/*.patch)
 fi
 
-stock=$("$SCRIPTS/build/stock-kernel.sh")
-options=$(grep -hE '^(# )?CONFIG_' "$SCRIPTS/build/kernel"/{debug,"$ARCH"}.config)
-[ "$ARCH" != arm64 ] || options+=$'\n'CONFIG_ARM64_${PAGES}_PAGES=y
+stock=${KERNEL_SOURCE:-$("$SCRIPTS/build/stock-kernel.sh")}
+options=$("$SCRIPTS/build/debug-config.sh")
 folder=$CACHE/$name-$(key_of "$(basename "$stock")" "$options" "$0" "${patches[@]}")
 
 # patched_source FOLDER : a copy of the source, whose files are links but for

@@ -5,36 +5,44 @@
 # that they are in, build/stock, build/debug, build/patched or build/kdir, with -SERIES
 # behind it if SERIES is set.
 #
-#   scripts/build/modules.sh [stock|debug|patched] [ARGUMENT...]
+#   scripts/build/modules.sh [stock|debug|patched|kdir] [ARGUMENT...]
 #
-# For one of our kernels they are built in the build root. KDIR=/a/kernel/build
-# in the environment, and no argument, builds for that kernel with the tools of
-# this host. Arguments after the kernel go to make (default: modules). OUT
-# names another folder for what is made.
+# For one of our kernels they are built in the build root. kdir is the kernel of
+# KDIR=/a/kernel/build in the environment, and the default if that is set; its tools are
+# the host's or the build root's (see preflight.sh). Arguments after the kernel go to
+# make (default: modules). OUT names another folder for what is made.
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/kdir.sh"
 
-place=() prefix=(in_root)
-if [ $# -eq 0 ] && [ -n "${KDIR:-}" ]; then
-	"$SCRIPTS/build/preflight.sh" "$KDIR"
-	kernel=kdir kdir=$(cd "$KDIR" && pwd)
-	prefix=(env -u MAKEFLAGS -u MAKELEVEL)
-	! grep -q '^CONFIG_CC_IS_CLANG=y' "$kdir/.config" || place+=(LLVM=1)
-else
-	kernel=${1:-${KERNEL:-stock}}
-	[ $# -eq 0 ] || shift
-	case $kernel in
-	stock) kdir=$("$SCRIPTS/build/stock-kernel.sh")/build ;;
-	debug) kdir=$("$SCRIPTS/build/debug-kernel.sh") place+=(LLVM=1) ;;
-	patched) kdir=$("$SCRIPTS/build/debug-kernel.sh" --patched) place+=(LLVM=1) ;;
-	*) die "there is no kernel '$kernel'" "Usage: scripts/build/modules.sh [stock|debug|patched] [ARGUMENT...]" ;;
-	esac
-fi
+llvm=()
+kernel=${1:-${KERNEL:-stock}}
+[ $# -eq 0 ] || shift
+case $kernel in
+stock) kdir=$("$SCRIPTS/build/stock-kernel.sh")/build ;;
+debug) kdir=$("$SCRIPTS/build/debug-kernel.sh") llvm=(LLVM=1) ;;
+patched) kdir=$("$SCRIPTS/build/debug-kernel.sh" --patched) llvm=(LLVM=1) ;;
+kdir)
+	kdir=${KDIR:-}
+	[ -n "$kdir" ] || die "KDIR is not set" "KDIR is the build folder of a kernel."
+	;;
+*) die "there is no kernel '$kernel'" "Usage: scripts/build/modules.sh [stock|debug|patched|kdir] [ARGUMENT...]" ;;
+esac
 out=${OUT:-$BUILD/$(built_for "$kernel")}
 mkdir -p "$out"
 
 # One build at a time in a folder.
 exec {lock}>"$out/.lock"
 flock "$lock"
+# What was made for another kernel may look up to date.
+if [ "$kernel" = kdir ] && [ "$(cat "$out/.kdir" 2>/dev/null)" != "$kdir" ]; then
+	find "$out" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
+	printf '%s\n' "$kdir" >"$out/.kdir"
+fi
 [ $# -gt 0 ] || set -- modules
-"${prefix[@]}" make -C "$kdir" M="$TOP" MO="$out" "${place[@]}" -j"$JOBS" --no-print-directory "$@" >&2
+set -- M="$TOP" MO="$out" "$@"
+if [ "$kernel" = kdir ]; then
+	kdir_make "$@"
+else
+	in_root make -C "$kdir" "${llvm[@]}" -j"$JOBS" --no-print-directory "$@" >&2
+fi
 printf '%s\n' "$out"

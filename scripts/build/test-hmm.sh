@@ -5,7 +5,9 @@
 # kernel's source, in the cache, since Debian does not ship it; the debug
 # kernel has it. Prints the path of test_hmm.ko.
 #
-#   scripts/build/test-hmm.sh [stock|debug]
+# A kernel of the user's own (kdir) may have it, too.
+#
+#   scripts/build/test-hmm.sh [stock|debug|kdir]
 . "$(dirname "$0")/../lib/lib.sh"
 
 case ${1:-stock} in
@@ -14,7 +16,12 @@ debug)
 	printf '%s/lib/test_hmm.ko\n' "$("$SCRIPTS/build/debug-kernel.sh")"
 	exit
 	;;
-*) die "there is no kernel '$1'" "Usage: scripts/build/test-hmm.sh [stock|debug]" ;;
+kdir)
+	[ -e "$KDIR/lib/test_hmm.ko" ] || die "$KDIR has no lib/test_hmm.ko" "Set CONFIG_TEST_HMM=m and run make modules there."
+	printf '%s/lib/test_hmm.ko\n' "$KDIR"
+	exit
+	;;
+*) die "there is no kernel '$1'" "Usage: scripts/build/test-hmm.sh [stock|debug|kdir]" ;;
 esac
 
 kernel_module test_hmm "upstream's test_hmm" lib/test_hmm.c lib/test_hmm_uapi.h

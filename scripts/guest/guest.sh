@@ -3,12 +3,14 @@
 #
 # Run a command in a QEMU guest, with the module loaded. What the command
 # prints goes to standard output and nothing else does; the kernel log goes to
-# build/log/NAME-KERNEL.log (NAME-KERNEL-SERIES.log if SERIES is set). Takes the settings of Documentation/using.md from the
+# build/log/NAME-KERNEL.log (NAME-KERNEL-SERIES.log if SERIES is set). KDIR is a kernel of
+# the user's own, whose KERNEL is kdir. Takes the settings of Documentation/using.md from the
 # environment, and for other scripts
 #
 #   GUEST_TERM=…         TERM in the guest, if this is not run in a terminal; NO_COLOR
 #                        and the character set are those of this environment
 #   SYSTEM=real          a Debian system with real programs in /debian (see real.sh)
+#   SYSTEM=kselftest     one with what the kernel's selftests run on
 #   BUILT=1              the modules were built just now: do not look again
 #   INTERACTIVE=1        a shell on the terminal instead of CMD
 #
@@ -21,6 +23,7 @@
 #   125  a setting makes no sense, or something could not be built
 DIE_STATUS=125
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/kdir.sh"
 
 CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
@@ -33,9 +36,10 @@ is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BAS
 
 check_settings() {
 	local file names=' '
-	[[ $KERNEL =~ ^(stock|debug|patched)$ ]] || die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched."
+	[[ $KERNEL =~ ^(stock|debug|patched|kdir)$ ]] ||
+		die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched; KDIR names a kernel of yours."
 	[ "$KERNEL" != stock ] || [ "$PAGES" != 64K ] || die "KERNEL=stock with PAGES=64K" "Debian has no such kernel; KERNEL=debug has."
-	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The real programs are for x86_64 only."
+	[ -z "$SYSTEM" ] || [ "$ARCH" = x86_64 ] || die "SYSTEM=$SYSTEM with ARCH=$ARCH" "The Debian system in the guest is for x86_64 only."
 	[[ $MODULE =~ ^(dmirror|test_hmm|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror, test_hmm or none."
 	[[ $MEM =~ ^[1-9][0-9]*[MG]$ ]] || die "MEM=$MEM" "MEM is a size such as 4G or 2048M."
 	[[ $CPUS =~ ^[1-9][0-9]*$ ]] || die "CPUS=$CPUS" "CPUS is a number from 1 on."
@@ -43,13 +47,14 @@ check_settings() {
 	[[ $PAGING =~ ^[45]$ ]] || die "PAGING=$PAGING" "PAGING is 4 or 5."
 	[[ $CLOCK =~ ^(host|instructions)$ ]] || die "CLOCK=$CLOCK" "CLOCK is host or instructions."
 	[[ $NAME =~ ^[a-zA-Z0-9_-]+$ ]] || die "NAME=$NAME" "NAME becomes part of a file's name."
-	[[ $SYSTEM =~ ^(|real)$ ]] || die "SYSTEM=$SYSTEM" "SYSTEM is real, or nothing."
+	[[ $SYSTEM =~ ^(|real|kselftest)$ ]] || die "SYSTEM=$SYSTEM" "SYSTEM is real, kselftest, or nothing."
 	[[ $ARGS$APPEND != *$'\n'* ]] || die "ARGS and APPEND are one line each"
 	if [ -n "$IVSHMEM" ] && ! is_power_of_two "$IVSHMEM"; then
 		die "IVSHMEM=$IVSHMEM" "IVSHMEM is a power of two with its unit, such as 64M."
 	fi
 	[ -z "$HOST_CMD" ] || [ "$INTERACTIVE" = 0 ] || die "HOST_CMD with INTERACTIVE=1" "There is no CMD to take turns with."
 	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
+	[ "$KERNEL" != kdir ] || "$SCRIPTS/build/preflight.sh" --guest "$KDIR" || die "KDIR=$KDIR"
 	[ "$INTERACTIVE" = 1 ] || [ -n "$CMD" ] || die "no CMD was given" "Example: make guest CMD='ls /dev/hmm_dmirror*'"
 	for file in $FILES; do
 		[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
@@ -111,6 +116,11 @@ prepare() {
 		image=$dir/$BOOT_IMAGE
 		release=$(cat "$dir/include/config/kernel.release")
 		;;
+	kdir)
+		dir=$KDIR image=$KDIR/$BOOT_IMAGE
+		release=$(kdir_release)
+		[ ! -e "$KDIR/drivers/block/brd.ko" ] || modules+=("$KDIR/drivers/block/brd.ko")
+		;;
 	esac
 	[ -r "$image" ] || die "there is no image of the $KERNEL kernel in $dir"
 	[ "$MODULE" != test_hmm ] || modules+=("$("$SCRIPTS/build/test-hmm.sh" "$KERNEL")")
@@ -166,7 +176,7 @@ pack() {
 		find . | cpio --quiet -o -H newc -R 0:0 >"$1/initrd"
 	' pack "$tmp" "$release" "${CROSS:+/guest/usr}" "$CROSS"
 	# The kernel unpacks archives that follow one another.
-	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh")" >>"$tmp/initrd"
+	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh" "$SYSTEM")" >>"$tmp/initrd"
 }
 
 # Four levels are a quarter faster under emulation. With five the debug kernel

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# From nothing to pages moving: prepare what is missing, boot the stock kernel
+# From nothing to pages moving: prepare what is missing, boot the stock kernel (or KDIR)
 # in a guest, show the demo and a few cases of each theme of the selftest, and
 # say how it went.
 . "$(dirname "$0")/../lib/lib.sh"
@@ -9,12 +9,14 @@
 
 start=$SECONDS
 "$SCRIPTS/build/root.sh" >/dev/null
-"$SCRIPTS/build/stock-kernel.sh" >/dev/null
+kernel=${KDIR:+kdir} kernel=${kernel:-stock}
+[ "$kernel" != stock ] || "$SCRIPTS/build/stock-kernel.sh" >/dev/null
 note "building the module and the programs"
 mkdir -p "$BUILD/log"
-build() { "$SCRIPTS/build/modules.sh" stock >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
+build() { "$SCRIPTS/build/modules.sh" "$kernel" >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
 if ! build 2>"$BUILD/log/build.log"; then
 	cat "$BUILD/log/build.log" >&2
+	[ "$kernel" = stock ] || die "the module or the programs could not be built"
 	series=$("$SCRIPTS/build/series.sh" 2>/dev/null) || series=${KERNEL_SERIES[-1]}
 	[[ " ${KERNEL_SERIES[*]} " != *" $series "* ]] || die "the module or the programs could not be built"
 	# Somebody has to do this once for each series: what helps to begin with it.
@@ -44,13 +46,13 @@ command='
 status=0
 # What tee hides from the guest: whether this is a terminal.
 [ ! -t 1 ] || export GUEST_TERM=${TERM:-dumb}
-env "${COHERENT_DEVICES[@]}" KERNEL=stock MODULE=dmirror BUILT=1 NAME=run CMD="$command" \
+env "${COHERENT_DEVICES[@]}" KERNEL="$kernel" MODULE=dmirror BUILT=1 NAME=run CMD="$command" \
 	"$SCRIPTS/guest/guest.sh" | tee "$output.out" | sed -u '/^=== selftest exit/,$d; /^=== /d' ||
 	status=${PIPESTATUS[0]}
 
 demo=$(sed -n 's/^=== demo exit //p' "$output.out")
 selftest=$(sed -n 's/^=== selftest exit //p' "$output.out")
-log=$BUILD/log/run-$(built_for stock).log
+log=$BUILD/log/run-$(built_for "$kernel").log
 booted=$(sed -n 's/^\[ *\([0-9]*\)\..*dmirror-guest: command starts$/\1/p' "$log")
 sed '1,/^=== selftest exit/d' "$output.out" >"$output.ktap"
 run_program "$programs/dmirror-selftest" --quick --list >"$output.list"

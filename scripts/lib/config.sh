@@ -80,6 +80,9 @@ REAL_PACKAGES=(
 	coreutils dash diffutils grep perl-base python3 redis-server redis-tools sed sqlite3 stress-ng xz-utils
 )
 
+# What the kernel's selftests of mm run on, see conformance.sh ksft.
+KSELFTEST_PACKAGES=(bash coreutils dash debianutils grep kmod mawk sed)
+
 # Host commands that everything rests on, and the Debian package of each. mmdebstrap
 # needs python3 as well.
 HOST_NEEDS=(

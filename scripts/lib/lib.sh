@@ -30,6 +30,22 @@ check_path "$TOP" "this checkout" "Move the checkout to another folder."
 # shellcheck source=scripts/lib/config.sh
 . "$SCRIPTS/lib/config.sh"
 
+# KDIR is the build folder of a kernel of the user's own, and means that kernel to whatever
+# takes a KERNEL. The functions for it are in kdir.sh.
+if [ -n "${KDIR:-}" ]; then
+	[ "${KERNEL:-kdir}" = kdir ] || die "KDIR together with KERNEL=$KERNEL" "KDIR is a kernel already: leave KERNEL out."
+	[ -z "${SERIES:-}" ] || die "KDIR together with SERIES=$SERIES" "KDIR is a kernel already: leave SERIES out."
+	[ -d "$KDIR" ] || die "KDIR=$KDIR is not a folder" "KDIR is the build folder of a kernel."
+	check_path "$KDIR" KDIR "Build the kernel in another folder."
+	KDIR=$(cd "$KDIR" && pwd -P)
+	export KDIR KERNEL=kdir
+elif [ "${KERNEL:-}" = kdir ]; then
+	die "KERNEL=kdir without KDIR" "KDIR=/its/build/folder alone is enough."
+fi
+
+# default_kernels: those that a test runs on if none is chosen: KDIR's, or both of ours.
+default_kernels() { if [ -n "${KDIR:-}" ]; then echo kdir; else echo stock debug; fi; }
+
 # Slow products live here, outside the checkout: build root, kernels,
 # downloads, the cargo registry. DMIRROR_CACHE overrides the place.
 CACHE=${DMIRROR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dmirror}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Run the KUnit suites of the kernel crates, on the debug kernel.
+"""Run the KUnit suites of the kernel crates, on the debug kernel, or on the one in KDIR.
 
 They run when the module is loaded, and report to the kernel log, which the
 kernel's own parser (tools/testing/kunit) reads. KUnit compiles tests away
@@ -21,6 +21,8 @@ from ktap import Totals, compare  # noqa: E402
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1]
 TOP = SCRIPTS.parent
 LOG = TOP / "build/log"
+KDIR = os.environ.get("KDIR")
+KERNEL = "kdir" if KDIR else "debug"
 CRATES = ["hmm", "emu", "dmirror"]
 # Name and parameters of the kernel of each boot. Without memory cgroups no page is
 # charged, which was once taken for its being in use.
@@ -118,10 +120,10 @@ def read(lines, kunit_parser):
 def boot(name, append, expected, kunit_parser, totals):
     """Run the suites in a guest, and add what comes of them to the totals."""
     series = os.environ.get("SERIES")
-    log = LOG / f"{name}-debug{f'-{series}' if series else ''}.log"
+    log = LOG / f"{name}-{KERNEL}{f'-{series}' if series else ''}.log"
     log.unlink(missing_ok=True)
     append = f"kunit.enable=1 kunit.autorun=1 {append} {os.environ.get('APPEND', '')}"
-    settings = {"KERNEL": "debug", "MODULE": "dmirror", "NAME": name, "CMD": "true", "APPEND": append}
+    settings = {"KERNEL": KERNEL, "MODULE": "dmirror", "NAME": name, "CMD": "true", "APPEND": append}
     guest = subprocess.run([SCRIPTS / "guest/guest.sh"], check=False, env={**os.environ, **settings})
     if guest.returncode == 125:
         sys.exit(125)
@@ -142,6 +144,18 @@ def boot(name, append, expected, kunit_parser, totals):
         totals.add(f"the guest of {name} (status {guest.returncode}, see above)", "failed", said)
 
 
+def kernel_source():
+    """The folder of the kernel's source."""
+    if KDIR:
+        source = pathlib.Path(KDIR, "source")
+        return source.resolve() if source.exists() else pathlib.Path(KDIR)
+    stock = subprocess.run([SCRIPTS / "build/stock-kernel.sh"],
+                           check=False, stdout=subprocess.PIPE, text=True)
+    if stock.returncode:
+        sys.exit(stock.returncode)
+    return pathlib.Path(stock.stdout.strip(), "linux")
+
+
 def main():
     expected = cases_of_crates()
     if sys.argv[1:] == ["--list"]:
@@ -150,14 +164,13 @@ def main():
     if sys.argv[1:] not in ([], ["short"]):
         sys.exit("Usage: scripts/test/kunit.py [--list | short]")
     boots = BOOTS[:1] if sys.argv[1:] else BOOTS
-    stock = subprocess.run([SCRIPTS / "build/stock-kernel.sh"],
-                           check=False, stdout=subprocess.PIPE, text=True)
-    if stock.returncode:
-        return stock.returncode
-    sys.path.insert(0, f"{stock.stdout.strip()}/linux/tools/testing/kunit")
+    totals = Totals()
+    if KDIR and "CONFIG_KUNIT=y" not in pathlib.Path(KDIR, ".config").read_text(encoding="utf-8").split("\n"):
+        totals.add("the KUnit suites", "skipped", ["CONFIG_KUNIT is not =y in this kernel"])
+        return totals.end()
+    sys.path.insert(0, str(kernel_source() / "tools/testing/kunit"))
     import kunit_parser
 
-    totals = Totals()
     for name, append in boots:
         boot(name, append, expected, kunit_parser, totals)
     suites = len({name.split(".")[0] for name in expected})

@@ -37,7 +37,8 @@ esac
 
 programs=$("$SCRIPTS/build/samples.sh")
 # Others look for leaks: what these settings change is who comes first.
-export KERNEL=debug MODULE=dmirror LEAKS=${LEAKS:-0} TIMEOUT=${TIMEOUT:-2700}
+mine=${KDIR:+kdir}
+export KERNEL=${mine:-debug} MODULE=dmirror LEAKS=${LEAKS:-0} TIMEOUT=${TIMEOUT:-2700}
 for row in "${rows[@]}"; do
 	read -r preempt huge CPUS <<<"${row%:*}"
 	read -ra chosen <<<"${themes[${row#*:}]}"

@@ -11,6 +11,8 @@
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
 
+mine=${KDIR:+kdir}
+
 # real KERNEL CHOICE... : a guest.
 real() {
 	local kernel=$1
@@ -34,15 +36,15 @@ mm() {
 
 case ${1:-} in
 '')
-	for kernel in stock debug; do
+	for kernel in $(default_kernels); do
 		real "$kernel"
 		mm "$kernel"
 	done
 	;;
 mm)
-	for kernel in ${2:-stock debug}; do mm "$kernel"; done
+	for kernel in ${2:-$(default_kernels)}; do mm "$kernel"; done
 	;;
-short) real stock -p "'sqlite python redis'" -m xe ;;
+short) real "${mine:-stock}" -p "'sqlite python redis'" -m xe ;;
 *) die "real.sh $1" "What runs is named by nothing, by short, or by mm." ;;
 esac
 totals

@@ -4,10 +4,11 @@
 # Run the bundled selftest in a guest, and compare what ran with its own list
 # of cases.
 #
-#   scripts/test/selftest.sh [stock|debug|short|few|pages|reserved|loads]...      default: KERNEL, or stock debug
+#   scripts/test/selftest.sh [stock|debug|kdir|short|few|pages|reserved|loads]...      default: KERNEL, or stock debug
 #
 # Memory for two coherent devices is set aside on the kernel's command line;
-# ARGS, APPEND or MEM in the environment replace that. There are words for more:
+# ARGS, APPEND or MEM in the environment replace that. There are words for more, which
+# KDIR gives another kernel:
 #
 #   short     the debug kernel, and the cases in which it is most likely to see
 #             what others do not: about the module's own memory, locks and
@@ -37,6 +38,7 @@
 programs=$("$SCRIPTS/build/samples.sh")
 export MODULE=${MODULE:-dmirror}
 timeout=${TIMEOUT:-}
+mine=${KDIR:+kdir}
 if [ $# -eq 0 ]; then
 	if [ -n "${KERNEL:-}" ]; then set -- "$KERNEL"; else set -- stock debug; fi
 fi
@@ -58,18 +60,18 @@ for place; do
 	if [ "$place" = short ]; then
 		[ "$MODULE" = dmirror ] || die "short was chosen for dmirror"
 		cases=("${on_short[@]}")
-		settings+=(KERNEL=debug NAME=selftest-short CMD="$selftest ${cases[*]}")
+		settings+=(KERNEL="${mine:-debug}" NAME=selftest-short CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = few ] || [ "$place" = pages ]; then
 		declare -n chosen=on_$place
 		cases=("${chosen[@]}")
-		settings+=(KERNEL=stock NAME="selftest-$place" CMD="$selftest ${cases[*]}")
+		settings+=(KERNEL="${mine:-stock}" NAME="selftest-$place" CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
 		[ "$MODULE" = dmirror ] || die "$MODULE takes no memory that was set aside for private devices"
 		cases=("${on_reserved[@]}")
 		settings=(
-			KERNEL=stock NAME=selftest-reserved CMD="$selftest ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
+			KERNEL="${mine:-stock}" NAME=selftest-reserved CMD="$selftest ${on_reserved[*]}" TIMEOUT="${timeout:-2700}"
 			MEM=8G PAGING=5 APPEND='memmap=1280M$0x180000000'
 			ARGS='vram_base=0x180000000 vram_size=0x40000000 spm_addr_dev0=0x1c0000000 spm_addr_dev1=0x1c8000000 spm_size=0x4000000'
 		)
@@ -77,7 +79,7 @@ for place; do
 		[ "$MODULE" = dmirror ] || die "$MODULE leaves traces"
 		cases=("=unload.leaves_no_trace")
 		settings=(
-			KERNEL=stock NAME=selftest-loads TIMEOUT="${timeout:-7200}"
+			KERNEL="${mine:-stock}" NAME=selftest-loads TIMEOUT="${timeout:-7200}"
 			CMD="DMIRROR_LOADS=1000 dmirror-selftest --ktap --timeout 7000 ${cases[*]}"
 		)
 	elif [ "$MODULE" = dmirror ] && [ -z "$own" ]; then

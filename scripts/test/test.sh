@@ -4,7 +4,12 @@
 # All of the tests, part by part, whatever other parts came to. Ends with
 # `N passed, N failed, N skipped`, summed over all parts.
 #
-#   scripts/test/test.sh [--soak] [PART...]      default: all; --list names them
+#   scripts/test/test.sh [--soak | --report] [PART...]      default: all; --list names them
+#
+# --report: what report.sh shows of KDIR.
+#
+# With KDIR in the environment: what runs in a guest, on that kernel; what the kernel
+# lacks skips, with its reason. With ARCH of another machine: what runs in a guest.
 #
 # --soak: what takes hours instead. Stress and fuzz go on for DURATION seconds,
 # by default an hour each.
@@ -13,6 +18,7 @@
 # processor busy. What a part says is shown when it has ended.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
+. "$SCRIPTS/lib/kdir.sh"
 
 LANES=${LANES:-2}
 [[ $LANES =~ ^[1-9][0-9]*$ ]] || die "LANES=$LANES is no number of lanes"
@@ -49,6 +55,7 @@ if [ "${1:-}" = --soak ]; then
 		"loads:test/selftest.sh loads"
 		"kunit:test/kunit.py"
 		"conformance:test/conformance.sh debug"
+		"ksft:test/conformance.sh ksft"
 		"selftest-debug:test/selftest.sh debug"
 		"selftest-reserved:test/selftest.sh reserved"
 		"guest-debug:test/guest-checks.sh debug"
@@ -56,6 +63,50 @@ if [ "${1:-}" = --soak ]; then
 		"kernels:test/kernels.sh all"
 	)
 	export DURATION=${DURATION:-3600}
+	[ -z "${KDIR:-}" ] || die "--soak with KDIR" "Each of its parts takes KDIR by itself, as in: make stress KDIR=… DURATION=3600"
+elif [ "${1:-}" = --report ]; then
+	shift
+	kind=report
+	[ -n "${KDIR:-}" ] || die "--report without KDIR" "scripts/test/report.sh calls this."
+	parts=(
+		"hmm-tests:test/conformance.sh few"
+		"selftest:test/selftest.sh short"
+		"kunit:test/kunit.py short"
+		"stress:test/stress.sh coherent 1 2"
+	)
+	export DURATION=${DURATION:-60}
+elif [ -n "${KDIR:-}" ]; then
+	kind=kdir
+	parts=(
+		"selftest:test/selftest.sh"
+		"conformance:test/conformance.sh few"
+		"kunit:test/kunit.py short"
+		"stress:test/stress.sh 1 2"
+		"fuzz:test/fuzz.sh 1 2"
+		"guest:test/guest-checks.sh"
+	)
+	export DURATION=${DURATION:-60}
+elif [ -n "$CROSS" ]; then
+	# For another machine: what runs in a guest and does not need the host's programs.
+	kind=test$BUILT_FOR
+	parts=(
+		"selftest-debug:test/selftest.sh short"
+		"conformance:test/conformance.sh short"
+		"selftest-stock:test/selftest.sh stock"
+		"kunit:test/kunit.py short"
+		"stress:test/stress.sh 1 2"
+		"fuzz:test/fuzz.sh 1 2"
+		"guest-stock:test/guest-checks.sh stock"
+		"ivshmem:test/ivshmem.sh"
+	)
+	# Debian has no such kernel.
+	[ "$PAGES" != 64K ] || parts=(
+		"selftest-debug:test/selftest.sh debug"
+		"conformance:test/conformance.sh debug"
+		"kunit:test/kunit.py short"
+		"ivshmem:test/ivshmem.sh debug"
+	)
+	export DURATION=${DURATION:-16} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
 else
 	# For each of the two seeds, and for a case that repeats something.
 	export DURATION=${DURATION:-16} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
@@ -136,8 +187,14 @@ count() {
 start=$SECONDS
 mkdir -p "$BUILD/log"
 # What takes so long the first time is no time of a part's.
-"$SCRIPTS/build/stock-kernel.sh" >/dev/null
-[[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix|ivshmem ]] || "$SCRIPTS/build/debug-kernel.sh" >/dev/null || true
+if [ -n "${KDIR:-}" ]; then
+	"$SCRIPTS/build/preflight.sh" "$KDIR" >/dev/null
+	"$SCRIPTS/build/preflight.sh" --guest "$KDIR"
+	kdir_checks >&2
+else
+	"$SCRIPTS/build/stock-kernel.sh" >/dev/null
+fi
+[ -n "${KDIR:-}" ] || [[ ! " ${chosen[*]} " =~ debug|short|kunit|stress|fuzz|matrix|ivshmem ]] || "$SCRIPTS/build/debug-kernel.sh" >/dev/null || true
 
 for part in "${chosen[@]}"; do
 	rm -f "$(output_of "${part%%:*}")"{,.end}
@@ -156,7 +213,7 @@ if [ "$FAILED" -gt 0 ]; then
 	# What failed, and the first lines of what is said of it.
 	printf '\n'
 	awk '
-		/^failed/ { part = FILENAME; sub(/.*\/(test|soak)-/, "", part); sub(/\.out$/, "", part)
+		/^failed/ { part = FILENAME; sub(/.*\/(test|soak|kdir|report)-/, "", part); sub(/\.out$/, "", part)
 			sub(/^failed */, ""); print part ": " $0; lines = 8; next }
 		/^        / && lines-- > 0 { print; next }
 		{ lines = 0 }
