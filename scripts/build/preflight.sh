@@ -163,7 +163,7 @@ check_guest() {
 	esac
 	for name in "${names[@]}"; do
 		[ "$(kdir_option "$name")" = y ] || lack "CONFIG_$name is not =y" \
-			"A guest needs it; scripts/build/kernel/debug.config has all that it needs."
+			"A guest needs it; scripts/build/debug-config.sh prints all that it needs."
 	done
 	[ -z "$(kdir_option MODULE_SIG_FORCE)" ] || lack "CONFIG_MODULE_SIG_FORCE is set" \
 		"The modules are not signed: unset it and rebuild."
