@@ -63,8 +63,8 @@ for place; do
 		settings+=(KERNEL="${mine:-debug}" NAME=selftest-short CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = few ] || [ "$place" = pages ]; then
-		declare -n chosen=on_$place
-		cases=("${chosen[@]}")
+		cases=("${on_few[@]}")
+		[ "$place" = few ] || cases=("${on_pages[@]}")
 		settings+=(KERNEL="${mine:-stock}" NAME="selftest-$place" CMD="$selftest ${cases[*]}")
 	fi
 	if [ "$place" = reserved ]; then
