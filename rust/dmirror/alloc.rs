@@ -12,9 +12,8 @@
 //!
 //! Every operation takes a bounded number of steps. The caller supplies the array and a spinlock.
 
-use core::ops::{DerefMut, Range};
-
 use crate::pages::BLOCK_PAGES;
+use core::ops::{DerefMut, Range};
 
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
