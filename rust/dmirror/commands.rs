@@ -116,6 +116,9 @@ arguments! {
     dmirror_advise_get: 56,
 }
 
+/// The largest struct of a program that is newer than the module, in bytes.
+const MAX_SIZE: usize = 4096;
+
 /// The struct of a command in user memory.
 struct User {
     at: UserPtr,
@@ -134,7 +137,7 @@ impl User {
         if user.size < T::FIRST {
             return Err(EINVAL);
         }
-        if user.size > PAGE_SIZE {
+        if user.size > MAX_SIZE {
             return Err(E2BIG);
         }
         let mut reader = UserSlice::new(at, user.size).reader();

@@ -292,7 +292,11 @@ fn denied(worker: Worker) -> Result<()> {
         )?;
         worker.device.advise(region.range(), Change::back())?;
         worker.does(&[Packet::fill(addr, len, 9), add])?;
-        equal("words then", (region.load(0), region.load(1537)), (9, 12))?;
+        equal(
+            "words then",
+            (region.load(0), region.load(3 * page_size() / 8 + 1)),
+            (9, 12),
+        )?;
     }
     // Packets, too, are memory.
     let code = worker.store(&[Packet::spin(0)]);

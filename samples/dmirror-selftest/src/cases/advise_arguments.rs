@@ -107,7 +107,11 @@ fn set_arguments(WithEngines(device): WithEngines) -> Result<()> {
         ("an unknown access", &|s| s.access = 4, inval),
         ("unknown atomics", &|s| s.atomics = 4, inval),
         ("a small granule", &|s| s.granule = 2048, inval),
-        ("a large granule", &|s| s.granule = 4 << 20, inval),
+        (
+            "a large granule",
+            &|s| s.granule = 2 * hpage_pmd_size() as u32,
+            inval,
+        ),
         ("a crooked granule", &|s| s.granule = 12288, inval),
         ("a descriptor without a peer", &|s| s.fd = 1, inval),
         ("a descriptor of others", &|s| s.peer(of_others), inval),

@@ -215,7 +215,10 @@ fn holes_without_end(WithEngines(device): WithEngines) -> Result<()> {
     for index in 0..holes {
         let page = 2 * index + 1;
         region.replace(page..page + 1)?;
-        let seen = device.advice_at(region.part(page..page + 1).addr(), page_bytes().wrapping_neg())?;
+        let seen = device.advice_at(
+            region.part(page..page + 1).addr(),
+            page_bytes().wrapping_neg(),
+        )?;
         equal("what is new", seen.access, NOTHING)?;
         if index + 1 == splits {
             is("ranges then", ranges, 2 * MOST)?;

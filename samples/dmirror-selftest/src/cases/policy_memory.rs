@@ -117,8 +117,15 @@ fn every_word(memory: &Memory, step: usize, value: u64) -> Result<()> {
     words_are("a word", &memory.region, words, value)
 }
 
-/// Pages of a MiB.
-const MIB: u64 = 256;
+/// Limits in these cases are for huge pages of 2 MiB: how many times as large they are.
+fn scale() -> u32 {
+    (hpage_pmd_size() >> 21) as u32
+}
+
+/// Pages of what is a MiB then: half a huge page.
+fn mib_pages() -> u64 {
+    hpage_pmd_nr() as u64 / 2
+}
 
 /// Pages of the device that are in use.
 fn in_use(policy: &Policy) -> Result<u64> {
@@ -142,7 +149,10 @@ fn comes_within(policy: &Policy, device: &Device, memory: &Memory, limit: u32) -
     move_there(device, memory)?;
     memory.expect("moved last", memory.all(), Where::Device)?;
     let used = in_use(policy)?;
-    ensure!(used <= u64::from(limit) * MIB, "{used} pages are in use");
+    ensure!(
+        used <= u64::from(limit) * mib_pages(),
+        "{used} pages are in use"
+    );
     memory.intact()
 }
 
@@ -160,11 +170,11 @@ fn within_each(
 
 /// Moves memory that a limit has no room for to the device, twice.
 fn within(context: &Context, mib: u32, memory: &Memory) -> Result<()> {
-    let policy = Policy::with("test_hmm", &[("limit_mib", mib)])?;
+    let policy = Policy::with("test_hmm", &[("limit_mib", mib * scale())])?;
     let device = context.open()?;
     device.release()?;
     // One block is there always.
-    let most = u64::from(mib).max(2) * MIB;
+    let most = u64::from(mib).max(2) * mib_pages();
     let all = memory.region.pages() as u64;
     let move_twice = || -> Result<()> {
         for round in 2..4 {
@@ -194,11 +204,11 @@ fn limit_lowered(context: &Context) -> Result<()> {
     for limit in [6, 5, 2] {
         move_there(&device, &memory)?;
         let added = policy.added(|| {
-            policy.set("limit_mib", limit)?;
+            policy.set("limit_mib", limit * scale())?;
             equal("before the next", memory.on_device()?, pages(4))?;
             comes_within(&policy, &device, &Memory::new(3)?, limit)
         })?;
-        let gone = (4 * 2 - u64::from(limit)) * MIB;
+        let gone = (4 * 2 - u64::from(limit)) * mib_pages();
         ensure!(added.back_eviction >= gone, "{added:?}");
         memory.intact()?;
         // A limit of more than there is, and none.
@@ -210,13 +220,13 @@ fn limit_lowered(context: &Context) -> Result<()> {
 }
 
 fn limited_engines(context: &Context, policy: &Policy, _: &str) -> Result<()> {
-    policy.set("limit_mib", 4)?;
+    policy.set("limit_mib", 4 * scale())?;
     let worker = Worker::new(context)?;
     worker.device.release()?;
     let memory = Memory::new(pages(3))?;
     let fills = || fills_and_sums(&worker, &memory, 3, true);
-    let added = policy.added(|| never_above(policy, 4 * MIB, fills))?;
-    ensure!(added.back_eviction >= 2 * MIB, "{added:?}");
+    let added = policy.added(|| never_above(policy, 4 * mib_pages(), fills))?;
+    ensure!(added.back_eviction >= 2 * mib_pages(), "{added:?}");
     every_word(&memory, 64, 3)
 }
 
@@ -245,7 +255,7 @@ fn limits_that_change(context: &Context) -> Result<()> {
     let (memory, data) = (Memory::new(pages(3))?, Memory::new(pages(3))?);
     let change = || -> Result<()> {
         [4, 1, 0, 3, 16, 2, 5].into_iter().try_for_each(|limit| {
-            policy.set("limit_mib", limit)?;
+            policy.set("limit_mib", limit * scale())?;
             thread::sleep(Duration::from_millis(5));
             Ok(())
         })
@@ -261,6 +271,6 @@ fn limits_that_change(context: &Context) -> Result<()> {
             memory.intact()
         })
     })?;
-    policy.set("limit_mib", 2)?;
+    policy.set("limit_mib", 2 * scale())?;
     comes_within(&policy, &device, &Memory::new(1)?, 2)
 }
