@@ -37,7 +37,7 @@ swap="echo 'with swap:' && $disk && $run --swap"
 if [ "$KERNEL" = kdir ] && [ "$(kdir_option BLK_DEV_RAM)" != y ] && [ ! -e "$KDIR/drivers/block/brd.ko" ]; then
 	swap=true
 	skipped "$KERNEL: stress, with swap"
-	echo "        the kernel has no ram disk: CONFIG_BLK_DEV_RAM is not set"
+	echo "        the kernel has no ram disk: neither CONFIG_BLK_DEV_RAM=y nor its module"
 fi
 run_seeds stress "$run && $swap && echo 'several:' && $run --procs $PROCS" "$@"
 totals
