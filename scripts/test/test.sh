@@ -54,6 +54,7 @@ if [ "${1:-}" = --soak ]; then
 		"guest-debug:test/guest-checks.sh debug"
 		"real:test/real.sh"
 		"series:test/series.sh all"
+		"packages:test/packages.sh"
 	)
 	export DURATION=${DURATION:-3600}
 else
