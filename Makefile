@@ -18,7 +18,7 @@ $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
 .PHONY: all help run shell guest vng modules selftest conformance compare stress fuzz matrix real bench report
-.PHONY: test soak kunit ivshmem planted lint doc rust-analyzer clean distclean
+.PHONY: test soak kunit ivshmem planted lint deb doc rust-analyzer clean distclean
 .NOTPARALLEL:
 
 all: modules
@@ -91,6 +91,9 @@ planted: ## plant bugs in a copy of the module, one at a time, and see that test
 
 lint: ## rustfmt, clippy, shellcheck, SPDX, and rules of this project
 	@scripts/test/lint.sh
+
+deb: ## Debian packages of the newest commit: the module by DKMS, and the programs; in build/deb
+	@scripts/package/deb.sh
 
 doc: ## rustdoc of the kernel crates and of the client library, in build/doc
 	@scripts/build/doc.sh

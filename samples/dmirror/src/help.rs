@@ -9,7 +9,8 @@ use dmirror_client::Module;
 use nix::unistd::geteuid;
 
 /// How to load the module, for where it is wanted and not there.
-pub const LOAD: &str = "Load it as root: insmod dmirror.ko (in the project's guest: load-module).";
+pub const LOAD: &str = "Load it as root: modprobe dmirror if its package is installed, or else \
+    insmod dmirror.ko (in the project's guest: load-module).";
 
 /// Whether this is root.
 pub fn is_root() -> bool {
@@ -30,7 +31,8 @@ pub fn for_error(error: &Error) -> Vec<String> {
             lines.push(format!("The module dmirror is not loaded. {LOAD}"));
         }
         io::ErrorKind::PermissionDenied if !is_root() => lines.push(
-            "Devices, debugfs, tracefs and other users' processes are for root: use sudo."
+            "Devices, debugfs, tracefs and other users' processes are for root: use sudo. If the \
+             package dmirror-tools is installed, members of the group dmirror may use devices."
                 .to_owned(),
         ),
         _ => {}
