@@ -90,7 +90,7 @@ other_kernel() {
 other_kernel 6.12.0-old
 other_kernel 7.99.0-new
 other_kernel "${KERNEL_SERIES[0]}.0-norust" '/^CONFIG_RUST=/d'
-other_kernel "${KERNEL_SERIES[0]}.0-machine" '/^CONFIG_X86_64=/d; /^CONFIG_ARM64_4K_PAGES=/d'
+other_kernel "${KERNEL_SERIES[0]}.0-machine" '/^CONFIG_X86_64=/d; /^CONFIG_ARM64=/d'
 other_kernel "${KERNEL_SERIES[0]}.0-versions" 's/^# CONFIG_MODVERSIONS is.*/CONFIG_MODVERSIONS=y/'
 other_kernel "${KERNEL_SERIES[0]}.0-rustc" 's/^CONFIG_RUSTC_VERSION_TEXT=.*/CONFIG_RUSTC_VERSION_TEXT="rustc 1.99.0"/'
 mkdir "$tmp/lists"
@@ -111,7 +111,7 @@ done <<EOF
 6.12.0-old|this version is for the series ${series%, }.|Install a kernel of one of these
 7.99.0-new|this version is for the series ${series%, }.|or a newer dmirror-dkms
 ${KERNEL_SERIES[0]}.0-norust|it was built without CONFIG_RUST.|Use a kernel that has all of them
-${KERNEL_SERIES[0]}.0-machine|it is neither for x86-64 nor for arm64 with pages of 4 KiB.|Use a kernel that is.
+${KERNEL_SERIES[0]}.0-machine|it is neither for x86-64 nor for arm64.|Use a kernel that is.
 ${KERNEL_SERIES[0]}.0-versions|it was built with CONFIG_MODVERSIONS|Use a kernel without it.
 ${KERNEL_SERIES[0]}.0-rustc|it was built with rustc 1.99.0, and here is rustc 1.|Install the rustc of the Debian release
 $release|its headers hold no Rust metadata|index fresh (apt-get update)?
