@@ -41,7 +41,7 @@ dmirror ($version-1) $DEBIAN_SUITE; urgency=medium
  -- $maintainer  $(git log -1 --format=%cD)
 EOF
 
-DMIRROR_ROOT=$root run_step "Building the packages $version" "3 to 5 minutes" "$SCRIPTS/build/in-root.sh" \
+DMIRROR_ROOT=$root run_step "Building the packages $version" "5 to 15 minutes" "$SCRIPTS/build/in-root.sh" \
 	env -C "$source" DEB_BUILD_OPTIONS="parallel=$JOBS" dpkg-buildpackage --unsigned-source --unsigned-changes
 rm -rf "$source" "$BUILD/deb"
 mv "$work" "$BUILD/deb"
