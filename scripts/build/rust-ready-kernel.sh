@@ -74,7 +74,8 @@ localversion=${BASH_REMATCH[3]}
 # Each tool, and the Debian package that has it.
 missing=()
 for need in make:make gcc:gcc flex:flex bison:bison bc:bc perl:perl python3:python3 \
-	rustc:rustc bindgen:bindgen pahole:dwarves xz:xz-utils dpkg-deb:dpkg nm:binutils rsync:rsync; do
+	rustc:rustc bindgen:bindgen pahole:dwarves xz:xz-utils dpkg-deb:dpkg nm:binutils rsync:rsync \
+	openssl:openssl; do
 	command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
 [ -e "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/core/src/lib.rs" ] || missing+=(rust-src)
