@@ -104,10 +104,10 @@ BUGS = [
         "failing. lifetime."),
     Bug("wrong-source", "each page of a huge page is a copy of its first one",
         "rust/emu/device.rs",
-        "unsafe { bindings::copy_from_pages(to, from.page(0), npages) };",
+        "unsafe { bindings::copy_from_pages(to, from.page(nth), npages) };",
         "unsafe {\n"
         "                    for n in 0..npages {\n"
-        "                        bindings::copy_from_pages(to.byte_add(n << 12), from.page(0), 1)\n"
+        "                        bindings::copy_from_pages(to.byte_add(n << 12), from.page(nth), 1)\n"
         "                    }\n"
         "                };",
         "huge."),
