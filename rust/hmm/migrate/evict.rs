@@ -90,7 +90,7 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Evicts those of up to [`HPAGE_PMD_NR`] pages that are in use now. Pages that come into use
     /// meanwhile are left alone: their new users would otherwise lose them at once.
     fn evict_chunk(&self, pages: Range<usize>, buffer: &mut MigrateBuffer, evicted: &mut Evicted) {
-        let mut stuck = PageBits::default();
+        let mut stuck = PageBits::NONE;
         for page in pages.clone() {
             stuck.set(page - pages.start, self.is_in_use(page));
         }
@@ -189,10 +189,11 @@ impl<T: DevPagemapOps> DevPagemap<T> {
 const BITS: usize = usize::BITS as usize;
 
 /// One bit for each of [`HPAGE_PMD_NR`] pages.
-#[derive(Default)]
 struct PageBits([usize; HPAGE_PMD_NR / BITS]);
 
 impl PageBits {
+    const NONE: Self = Self([0; HPAGE_PMD_NR / BITS]);
+
     fn set(&mut self, bit: usize, value: bool) {
         let mask = 1 << (bit % BITS);
         let word = &mut self.0[bit / BITS];
