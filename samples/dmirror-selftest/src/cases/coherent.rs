@@ -117,7 +117,7 @@ fn cpu_access_stays(device: &Device, memory: &Memory) -> Result<()> {
 
 fn holes(context: &Context) -> Result<()> {
     let device = open(context)?;
-    for options in [Region::options(PAGES).huge(false), huge::options(1)] {
+    for options in [Region::options(PAGES).huge(false), huge::options(1)?] {
         let memory = Memory::of(options.map()?);
         zeros("the view", &memory.view(&device, memory.all())?)?;
         memory.is_zero(memory.all())?;

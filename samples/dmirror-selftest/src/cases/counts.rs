@@ -47,19 +47,19 @@ fn zeroed_pages(device: Device) -> Result<()> {
         memory.view(&device, memory.all())?;
         memory.move_back(&device, memory.all(), memory.region.pages())
     };
-    let memory = Memory::of(options(1).huge(false).map()?);
+    let memory = Memory::of(options(1)?.huge(false).map()?);
     memory.fill(0..10);
     there_and_back(&memory)?;
     memory.verify(0..10)?;
     memory.is_zero(10..memory.region.pages())?;
-    let memory = Memory::of(options(1).map()?);
+    let memory = Memory::of(options(1)?.map()?);
     there_and_back(&memory)?;
     memory.is_zero(memory.all())
 }
 
 /// A huge page, as many untouched pages, a huge page, as many small pages.
 fn of_all_kinds() -> Result<Memory> {
-    let memory = Memory::of(options(4).map()?);
+    let memory = Memory::of(options(4)?.map()?);
     memory.region.advise(3 * nr()..4 * nr(), Advice::NoHuge)?;
     memory.fill(0..nr());
     memory.fill(2 * nr()..4 * nr());

@@ -133,6 +133,7 @@ pub(super) fn of_the_pool() -> Result<Region> {
     if before.trim() == "0" {
         let _ = fs::write(pool, "1"); // only root may
     }
+    needs_room(hpage_pmd_size())?;
     let options = Region::options(hpage_pmd_nr());
     let region = options.align(hpage_pmd_size()).hugetlb().map();
     let _ = fs::write(pool, before); // a page in use goes when it is freed

@@ -36,7 +36,7 @@ cases! { "flags":
             (A, Does(fail)), (A, Out(ALL)), (A, Does(has_one)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
         ])),
     untouched_huge_out = "Without a device block untouched huge memory becomes small zeroed device pages."
-        => tidy(steps(|| Ok(Memory::of(huge::options(1).map()?)), [
+        => tidy(steps(|| Ok(Memory::of(huge::options(1)?.map()?)), [
             (A, Does(fail)),
             (A, Does(|device, memory| zeros("the view", &memory.view(device, memory.all())?))),
             (A, Shows(ALL, prot::WRITE | prot::PRIVATE_LOCAL)), (Cpu, ReadsZeros(ALL)),

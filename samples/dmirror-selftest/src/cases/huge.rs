@@ -31,8 +31,7 @@ cases! { "huge":
 
 /// `count` huge pages, filled; skips where the kernel gives none.
 pub(super) fn huge(count: usize) -> Result<Memory> {
-    needs_room(count * hpage_pmd_size())?;
-    let memory = Memory::filled(options(count).map().context("MADV_HUGEPAGE")?);
+    let memory = Memory::filled(options(count)?.map().context("MADV_HUGEPAGE")?);
     if Usage::of(memory.region.range())?.huge < memory.region.len() as u64 {
         return skip("the kernel gave no transparent huge pages");
     }
@@ -46,19 +45,21 @@ pub(super) fn huge_out(device: &Device, count: usize) -> Result<Memory> {
     Ok(memory)
 }
 
-pub(super) fn options(count: usize) -> Options {
+/// Memory for `count` huge pages, not touched; skips where that is too much.
+pub(super) fn options(count: usize) -> Result<Options> {
+    needs_room(count * hpage_pmd_size())?;
     let pages = count * hpage_pmd_nr();
-    Region::options(pages).align(hpage_pmd_size()).huge(true)
+    Ok(Region::options(pages).align(hpage_pmd_size()).huge(true))
 }
 
 fn empty(device: Device) -> Result<()> {
-    let memory = Memory::of(options(2).map()?);
+    let memory = Memory::of(options(2)?.map()?);
     zeros("the device's view", &memory.view(&device, memory.all())?)?;
     memory.is_zero(memory.all())
 }
 
 fn zero(device: Device) -> Result<()> {
-    let memory = Memory::of(options(1).map()?);
+    let memory = Memory::of(options(1)?.map()?);
     memory.region.touch(0);
     memory
         .expect("after one read", memory.all(), Where::System)

@@ -216,7 +216,7 @@ fn migrate_to_device_untouched(device: Device) -> Result<()> {
     let _failures = Failures::of_all()?;
     let before = Before::of(&device)?;
     each_allocation(|nth| {
-        let memory = Memory::of(huge::options(1).map()?);
+        let memory = Memory::of(huge::options(1)?.map()?);
         let mut view = vec![0xa5; memory.region.len()];
         let (answer, failed) = with_failure(nth, || {
             device.migrate_to_device(memory.region.range(), &mut view)

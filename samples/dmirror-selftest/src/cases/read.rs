@@ -36,7 +36,7 @@ cases! { "read":
     untouched = "Memory that was never touched reads as zero."
         => |device: Device| untouched(&device, Region::options(PAGES).huge(false)),
     untouched_huge = "Memory that may be huge and was never touched reads as zero."
-        => |device: Device| untouched(&device, huge::options(1)),
+        => |device: Device| untouched(&device, huge::options(1)?),
     written_after_untouched = "What the CPU writes to memory that the device read untouched, the device sees."
         => steps(|| Memory::untouched(PAGES), [
             (A, ReadsZeros(ALL)), (Cpu, Fills(HALF)), (A, Reads(HALF)),
@@ -177,7 +177,7 @@ pub(super) fn word_of(page: usize) -> usize {
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
-    let region = huge::options((64 << 20) / hpage_pmd_size()).map()?;
+    let region = huge::options((64_usize << 20).div_ceil(hpage_pmd_size()))?.map()?;
     // Not filled: that is slow under emulation. One word a page tells enough.
     for page in 0..region.pages() {
         region.store(word_of(page), page as u64);

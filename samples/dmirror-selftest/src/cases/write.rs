@@ -138,8 +138,8 @@ fn zero_page(device: Device) -> Result<()> {
 }
 
 fn huge_zero_page(device: Device) -> Result<()> {
-    let memory = Memory::of(huge::options(1).map()?);
-    let other = Memory::of(huge::options(1).map()?);
+    let memory = Memory::of(huge::options(1)?.map()?);
+    let other = Memory::of(huge::options(1)?.map()?);
     memory.region.touch(0);
     other.region.touch(0);
     memory.device_fills(&device, 100..140)?;
@@ -150,7 +150,7 @@ fn huge_zero_page(device: Device) -> Result<()> {
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
-    let region = huge::options((64 << 20) / hpage_pmd_size()).map()?;
+    let region = huge::options((64_usize << 20).div_ceil(hpage_pmd_size()))?.map()?;
     let mut data = vec![0; region.len()];
     for page in 0..region.pages() {
         let word = &mut data[8 * word_of(page)..][..8];
