@@ -54,7 +54,11 @@ has_gup_test() {
 run() {
 	local may_skip=
 	has_gup_test "$KERNEL" || may_skip=$no_gup_test
-	export KERNEL NAME=$1-$MODULE CMD='echo 200 >/proc/sys/vm/nr_hugepages; hmm-tests'
+	# A pool of huge pages, whatever their size is: 400 MiB, or one of 512 MiB.
+	# shellcheck disable=SC2016 # expanded in the guest
+	local pool='size=$(sed -n "s/^Hugepagesize: *\([0-9]*\) kB/\1/p" /proc/meminfo)
+		echo $(((409600 + size - 1) / size)) >/proc/sys/vm/nr_hugepages'
+	export KERNEL NAME=$1-$MODULE CMD="$pool; hmm-tests"
 	boot_cases "$2" "$3" "-r " --may-skip "$may_skip"
 }
 

@@ -51,7 +51,7 @@ on_short=(
 	held.exclusive held.engine_out_copied held.engine_found held.engine_atomic held.vma_unmapped held.vma_exited
 )
 on_few=(read. write. failing. engine.other uffd. opens. stats. unload.while unload.nothing)
-on_pages=(huge. counts. window. snapshot. policy. stats. trace. evict. coherent. fork_huge. unload.while)
+on_pages=(huge.part huge.across huge.windows counts. window. snapshot. policy.presets policy.granule stats.request unload.while)
 selftest="${DMIRROR_SECONDS:+DMIRROR_SECONDS=$DMIRROR_SECONDS }dmirror-selftest --ktap"
 own=${ARGS+x}${APPEND+x}${MEM+x}
 [ -z "$own" ] || [[ " $* " != *" reserved "* ]] || die "reserved has its own ARGS, APPEND and MEM"
