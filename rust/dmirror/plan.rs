@@ -2,9 +2,9 @@
 
 //! How a step to the device continues after each pass. Pure logic, no kernel calls.
 //!
-//! A step handles at most [`BLOCK_PAGES`] pages. It first takes what is free: a block, if it is for a
-//! whole window. It evicts others only for pages that have been found able to move. It gives up on
-//! huge pages if mm cannot move them as a whole.
+//! A step handles at most [`BLOCK_PAGES`] pages. It first takes what is free: a block, if it is for
+//! a whole window. It evicts others only for pages that have been found able to move. It gives up
+//! on huge pages if mm cannot move them as a whole.
 
 use crate::pages::BLOCK_PAGES;
 

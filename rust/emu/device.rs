@@ -176,8 +176,9 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
         batch.for_each(|op| match (&op.src, &op.dst) {
             (Place::System(from), Place::Device(to)) => {
                 self.for_each_piece(*to, |nth, to, npages| {
-                    // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
-                    // those of the system, and alone uses those of the device.
+                    // SAFETY: The piece has `npages` pages, as the folio has from `nth` on. The
+                    // migration has locked and unmapped those of the system, and alone uses those
+                    // of the device.
                     unsafe { bindings::copy_from_pages(to, from.page(nth), npages) };
                 })
             }
@@ -190,8 +191,9 @@ unsafe impl<T: DeviceOps> CopyEngine<Emulated<T>> for CpuEngine {
             }
             (Place::Device(from), Place::System(to)) => {
                 self.for_each_piece(*from, |nth, from, npages| {
-                    // SAFETY: Both sides have `npages` pages. The migration has locked and unmapped
-                    // those of the device, and alone uses those of the system.
+                    // SAFETY: The piece has `npages` pages, as the folio has from `nth` on. The
+                    // migration has locked and unmapped those of the device, and alone uses those
+                    // of the system.
                     unsafe { bindings::copy_to_pages(to.page(nth), from, npages) };
                 })
             }

@@ -43,7 +43,8 @@ type SeenView<'w, T> = Walked<'w, SharedGuard<'w, State>, Emulated<T>>;
 type WalkedView<'w, T> = Walked<'w, Guard<'w, State>, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
-    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of [`HPAGE_PMD_NR`](hmm::memremap::HPAGE_PMD_NR) pages)
+    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run
+    /// of [`HPAGE_PMD_NR`](hmm::memremap::HPAGE_PMD_NR) pages)
     /// for the device, and faults pages in as a CPU access would. Pages in the memory of this
     /// device are mapped where they are. If the device wants to write to such a page and the page
     /// may be shared, the page moves back to system memory first.

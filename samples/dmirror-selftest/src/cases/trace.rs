@@ -376,7 +376,9 @@ fn exclusive(device: Device) -> Result<()> {
     device.exclusive(memory.region.range(), &mut view)?;
     let events = trace.take()?;
     // One event for each piece of the range.
+    let piece = (256 << 10) / page_size();
     let pieces = named(&events, "exclusive");
+    equal("events", pieces.len(), PAGES.div_ceil(piece))?;
     pieces
         .iter()
         .try_for_each(|event| event.has("device=0 error=0"))?;
@@ -395,6 +397,7 @@ fn exclusive(device: Device) -> Result<()> {
     ensure!(answer.is_err(), "memory without rights became exclusive");
     let events = trace.take()?;
     let pieces = named(&events, "exclusive");
+    equal("events", pieces.len(), 10 / piece + 1)?;
     equal("pages made", sum(&pieces, "made")?, 10)?;
     pieces.last().context("no event")?.has("error=-14")
 }
