@@ -6,6 +6,9 @@
 
 set -euo pipefail
 
+# Where Debian has chroot; the PATH of an ordinary user does not name it.
+PATH=$PATH:/usr/sbin:/sbin
+
 die() {
 	printf '%s: error: %s\n' "${0##*/}" "$1" >&2
 	shift
