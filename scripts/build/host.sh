@@ -4,6 +4,7 @@
 # Check that the host has what the build root is made with. As root on Debian
 # missing packages are installed; otherwise they are named.
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/host.sh"
 
 missing=()
 for need in "${HOST_NEEDS[@]}"; do
@@ -13,15 +14,17 @@ if [ "$(id -u)" -ne 0 ]; then
 	# An ordinary user unpacks Debian packages with a range of user ids.
 	command -v newuidmap >/dev/null || missing+=(uidmap)
 fi
+# What Debian signs its archive with; Debian itself has it always.
+compgen -G '/usr/share/keyrings/debian-archive-keyring.*' >/dev/null || missing+=(debian-archive-keyring)
 if [ "${#missing[@]}" -gt 0 ]; then
-	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+	distribution=$(distribution)
+	if [ "$(id -u)" -eq 0 ] && [ "$distribution" = debian ]; then
 		note "installing on this host: ${missing[*]}"
 		apt-get update -q >/dev/null || die "apt-get update failed on this host" "Check its package sources and network."
 		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null ||
 			die "could not install: ${missing[*]}"
 	else
-		die "this host lacks: ${missing[*]}" \
-			"Install them with: sudo apt-get install ${missing[*]}"
+		die "this host lacks: ${missing[*]}" "$(install_advice "$distribution" "${missing[@]}")"
 	fi
 fi
 

@@ -24,6 +24,7 @@
 DIE_STATUS=125
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/kdir.sh"
+. "$SCRIPTS/lib/host.sh"
 
 CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
@@ -61,31 +62,6 @@ check_settings() {
 		[[ $names != *" ${file##*/} "* ]] || die "FILES names two files called ${file##*/}"
 		names+="${file##*/} "
 	done
-}
-
-# A device file for KVM may be there and usable on a machine whose processor
-# does not offer it; a guest then hangs at its first instruction.
-choose_accel() {
-	accel=tcg,thread=multi
-	if [ -n "$ACCEL" ]; then
-		accel=$ACCEL
-	elif [ -z "$CROSS" ] && [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
-		[ "$ARCH" = x86_64 ] && ! grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo || accel=kvm
-	fi
-	# Emulated, a string instruction takes time for each of its steps (and counts
-	# as many, where instructions are counted): the kernel shall not copy by bytes.
-	cpu=max,-erms,-fsrm clock=
-	# A processor without what is slow to emulate: signed pointers, five levels.
-	[ "$ARCH" != arm64 ] || cpu=neoverse-n1
-	if [ "${accel%%,*}" = kvm ]; then
-		cpu=host
-	elif [ "$CLOCK" = instructions ]; then
-		# Processors take turns then, in one thread.
-		accel=tcg,thread=single clock='-icount shift=0,sleep=off'
-		# Linux takes `max` for one of 2005 that is slow at string instructions, and
-		# copies and clears pages in another way than on any machine of today.
-		[ "$ARCH" != x86_64 ] || cpu+=,vendor=GenuineIntel,family=6,model=94
-	fi
 }
 
 # prepare: sets image, and fills $tmp/root with everything but the tools.
@@ -309,7 +285,7 @@ clean_up() {
 }
 
 check_settings
-choose_accel
+choose_accel "$ACCEL" "$CLOCK"
 mkdir -p "$BUILD/log" "$BUILD/tmp"
 tmp=$(mktemp -d "$BUILD/tmp/guest.XXXXXX")
 # While a guest runs its log is a link; another guest takes the next name.

@@ -10,6 +10,7 @@
 #   KDIR=/its/build/folder CMD='dmirror-selftest --quick' scripts/guest/vng.sh
 DIE_STATUS=125
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/host.sh"
 
 MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2} TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest}
 [ -n "${KDIR:-}" ] || die "KDIR is not set" "KDIR is the build folder of the kernel to boot."
@@ -29,9 +30,7 @@ quoted() { printf '%q ' "$@"; }
 options=(--run "$KDIR/$BOOT_IMAGE" --user root --memory "$MEM" --cpus "$CPUS" --verbose)
 # The machine of guest.sh, where memory for coherent devices is at the same place.
 options+=(--disable-microvm --append "ignore_loglevel printk.devkmsg=on oops=panic panic=-1 ${APPEND:-}")
-if [ "${ACCEL:-}" = tcg ] || ! grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then
-	options+=(--disable-kvm)
-fi
+if [ "${ACCEL:-}" = tcg ] || ! kvm_works; then options+=(--disable-kvm); fi
 [ "$MODULE" != none ] || MODULE=
 # shellcheck disable=SC2206 # several words
 options+=(${VNG:-})

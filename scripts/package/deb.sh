@@ -13,7 +13,7 @@ crates=$("$SCRIPTS/package/crates.sh")
 
 # The newest release that CHANGELOG.md names; of later commits, the time and the name too.
 version=$(git show HEAD:CHANGELOG.md | sed -n 's/^## \([0-9.]*\) - .*$/\1/p' | head -n1)
-[ -n "$version" ] || die "CHANGELOG.md names no release" "It has a line such as: ## 0.3.0 - 2026-11-28"
+[ -n "$version" ] || die "CHANGELOG.md names no release" "It has a line such as: ## 0.4.0 - 2026-12-01"
 if git show HEAD:CHANGELOG.md | grep -q '^## Unreleased'; then
 	version+=+git$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M).$(git rev-parse --short=8 HEAD)
 fi

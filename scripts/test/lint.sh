@@ -105,6 +105,16 @@ paths_of_this_machine() {
 	! grep -nF -e "$TOP/" -e "$CACHE" -e "/$(basename "$HOME")/.cache" "${files[@]}"
 }
 
+# The programs say the version of the newest release.
+versions_agree() {
+	local released programs
+	released=$(sed -n 's/^## \([0-9.]*\) - .*/\1/p' "$TOP/CHANGELOG.md" | head -n1)
+	programs=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$TOP/samples/Cargo.toml")
+	[ -n "$released" ] && [ "$programs" = "$released" ] && return
+	echo "samples/Cargo.toml: version $programs; CHANGELOG.md: $released"
+	return 1
+}
+
 patches_apply() { GIT_CEILING_DIRECTORIES=$stock git -C "$stock/linux" apply --check "$TOP"/Documentation/upstream/*.patch; }
 
 check "rustfmt: kernel crates" format_of_kernel_crates
@@ -123,6 +133,7 @@ check "unsafe is denied in samples/ivshmem/driver.rs" denies_unsafe_code samples
 check "shellcheck" shell_scripts
 check "SPDX lines" spdx_lines
 check "at most 500 lines a file" file_lengths
+check "versions agree" versions_agree
 check "patches for mm apply" patches_apply
 check "no paths of this machine" paths_of_this_machine
 totals

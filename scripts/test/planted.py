@@ -210,7 +210,7 @@ BUGS = [
         "rust/dmirror/faults.rs",
         "                stalled.groups -= 1;\n            }\n        }\n        drop(buffer);\n        self.changed.notify_all();\n",
         "                stalled.groups -= 1;\n            }\n        }\n        drop(buffer);\n",
-        "policy.one_granule_for_two"),
+        "kunit", "debug"),
     Bug("group-of-one", "the engine of the first entry alone waits for a group",
         "rust/dmirror/faults.rs",
         "                    if group.engines & (1 << entry.engine) == 0 {", "                    if group.engines == 0 {",

@@ -62,6 +62,7 @@ if [ "${1:-}" = --soak ]; then
 		"real:test/real.sh"
 		"kernels:test/kernels.sh all"
 		"packages:test/packages.sh"
+		"hosts:test/hosts.sh"
 	)
 	export DURATION=${DURATION:-3600}
 	[ -z "${KDIR:-}" ] || die "--soak with KDIR" "Each of its parts takes KDIR by itself, as in: make stress KDIR=… DURATION=3600"
