@@ -13,6 +13,8 @@ use kernel::{
     ModuleMetadata,
 };
 
+#[cfg(lacks_misc_owner)]
+use kernel::sync::atomic::{ordering::Release, Atomic};
 #[cfg(lacks_this_module)]
 use kernel::types::Opaque;
 
@@ -120,11 +122,18 @@ impl<T: MiscDevice> FileOwner<T> {
             operations.owner = self.module;
             self.operations = Some(KBox::new(operations, GFP_KERNEL)?);
         }
-        let operations: *const _ = self.operations.as_deref().map_or(ptr::null(), |ops| ops);
-        // SAFETY: The registration is valid; the member is a single word, which a task that opens a
-        // file reads once, under the lock of all misc devices. The operations live as long as the
-        // files, by the contract of this function.
-        unsafe { (&raw mut (*misc).fops).write_volatile(operations) };
+        let operations: *mut _ = self
+            .operations
+            .as_deref_mut()
+            .map_or(ptr::null_mut(), |ops| ops);
+        // SAFETY: The registration is valid.
+        let member = unsafe { &raw mut (*misc).fops };
+        // SAFETY: The member is valid for writes as long as the registration. A task that opens a
+        // file reads it once, under the lock of all misc devices; nobody else writes it.
+        let member = unsafe { Atomic::from_ptr(member.cast::<*mut bindings::file_operations>()) };
+        // ORDERING: Release: who reads the pointer finds the operations that it points to. They
+        // live as long as the files, by the contract of this function.
+        member.store(operations, Release);
         Ok(())
     }
 
