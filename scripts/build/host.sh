@@ -17,7 +17,7 @@ fi
 # What Debian signs its archive with; Debian itself has it always.
 compgen -G '/usr/share/keyrings/debian-archive-keyring.*' >/dev/null || missing+=(debian-archive-keyring)
 if [ "${#missing[@]}" -gt 0 ]; then
-	distribution=$(distribution)
+	distribution=$(distribution /etc/os-release)
 	if [ "$(id -u)" -eq 0 ] && [ "$distribution" = debian ]; then
 		note "installing on this host: ${missing[*]}"
 		apt-get update -q >/dev/null || die "apt-get update failed on this host" "Check its package sources and network."

@@ -4,9 +4,9 @@
 # What depends on the host: how packages are installed on it, and whether its guests can use
 # KVM. Source it after lib.sh.
 
-# distribution [FILE] : the package manager that this os-release stands for.
+# distribution FILE : the package manager that this os-release stands for.
 distribution() {
-	local file=${1:-/etc/os-release} name
+	local file=$1 name
 	# shellcheck source=/dev/null
 	for name in $( (. "$file" && echo "${ID:-} ${ID_LIKE:-}") 2>/dev/null); do
 		case $name in
@@ -20,7 +20,7 @@ distribution() {
 
 # install_advice DISTRIBUTION PACKAGE... : how to install packages, by the names of Debian.
 install_advice() {
-	local distribution=$1 name names=()
+	local distribution=$1 name packages=()
 	shift
 	for name; do
 		case $distribution:$name in
@@ -29,12 +29,12 @@ install_advice() {
 		arch:uidmap) name=shadow ;;
 		arch:python3) name=python ;;
 		esac
-		names+=("$name")
+		packages+=("$name")
 	done
 	case $distribution in
-	debian) echo "Install them with: sudo apt-get install ${names[*]}" ;;
-	fedora) echo "Install them with: sudo dnf install ${names[*]}" ;;
-	arch) echo "Install them with: sudo pacman -S ${names[*]} (mmdebstrap: from the AUR)" ;;
+	debian) echo "Install them with: sudo apt-get install ${packages[*]}" ;;
+	fedora) echo "Install them with: sudo dnf install ${packages[*]}" ;;
+	arch) echo "Install them with: sudo pacman -S ${packages[*]} (mmdebstrap: from the AUR)" ;;
 	*) echo "Install them; these are the names of Debian's packages." ;;
 	esac
 }

@@ -10,6 +10,7 @@
 # SUITE is one of Debian, USER is root or user; default: bookworm:root trixie:root trixie:user
 # testing:root. SETTINGS are settings for make, such as SERIES=7.2.
 . "$(dirname "$0")/../lib/lib.sh"
+. "$SCRIPTS/lib/cases.sh"
 
 [ -z "$CROSS" ] || die "ARCH=$ARCH is not this machine's" "SETTINGS='ARCH=$ARCH' gives it to make on each host."
 [ "$(id -u)" -eq 0 ] || die "hosts.sh has to run as root" "It makes ordinary users."

@@ -12,6 +12,7 @@
 #   scripts/test/packages.sh [built]      built: the packages that are in build/deb
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
+. "$SCRIPTS/lib/host.sh"
 
 [ -z "$CROSS" ] || die "ARCH=$ARCH is not this machine's" "The packages are tried on $HOST_ARCH."
 TIMEOUT=${TIMEOUT:-1500}
@@ -161,18 +162,13 @@ DMIRROR_ROOT=$base in_root mke2fs -q -t ext4 -L system -d "$system" "$tmp/disk" 
 mkdir "$tmp/files"
 cp "$deb"/dmirror-tools_*_"$DEBIAN_ARCH".deb "$SCRIPTS/guest/inside/packages" "$SCRIPTS/lib/cases.sh" "$tmp/files"
 tar -c -C "$tmp/files" -f "$tmp/files.tar" .
-accel=tcg,thread=multi cpu=max,-erms,-fsrm
-if [ -r /dev/kvm ] && [ -w /dev/kvm ] && { [ "$ARCH" = arm64 ] || grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; }; then
-	accel=kvm cpu=host
-elif [ "$ARCH" = arm64 ]; then
-	cpu=neoverse-n1
-fi
+choose_accel "" host
 machine=q35,hpet=off
 [ "$ARCH" = x86_64 ] || machine=virt
 note "booting it (2 to 6 minutes without KVM)"
 output=$BUILD/log/packages.out kernel_log=$BUILD/log/packages.log
 : >"$output"
-timeout -k 5 "$TIMEOUT" "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" -machine $machine -accel $accel -cpu $cpu -smp 2 -m 2G \
+timeout -k 5 "$TIMEOUT" "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" -machine $machine -accel "$accel" -cpu "$cpu" -smp 2 -m 2G \
 	-nodefaults -display none -no-reboot \
 	-kernel "$(find "$system/boot" -name "vmlinuz-$release")" -initrd "$system/boot/initrd.img-$release" \
 	-append "console=${SERIAL}0 ignore_loglevel oops=panic panic=-1 no5lvl root=LABEL=system rw systemd.run_success_action=poweroff systemd.run_failure_action=poweroff systemd.run=\"/bin/sh -c 'mkdir /run/files; tar -x -C /run/files -f /dev/disk/by-id/virtio-files; /bin/bash /run/files/packages >/dev/${SERIAL}1 2>&1'\"" \

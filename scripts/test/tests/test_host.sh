@@ -6,6 +6,7 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 . "$SCRIPTS/lib/host.sh"
 
+accel='' cpu='' clock=''
 tmp=$(mktemp -d)
 trap 'rm -rf -- "$tmp"' EXIT
 failures=0
