@@ -301,13 +301,13 @@ def run(bug):
     any case ran."""
     log = LOG / bug.name
     if bug.runs == "kunit":
-        command, settings = "test/kunit.py", {}
+        command, settings = ["test/kunit.py", "short"], {}
     else:
-        command = "guest/guest.sh"
+        command = ["guest/guest.sh"]
         settings = {"KERNEL": bug.kernel, "NAME": "planted", "LEAKS": "0",
                     "CMD": f"dmirror-selftest --ktap --timeout 60 {bug.runs}"}
     with log.open("wb") as stream:
-        status = subprocess.run([TREE / "scripts" / command], env={**os.environ, **settings},
+        status = subprocess.run([TREE / "scripts" / command[0], *command[1:]], env={**os.environ, **settings},
                                 check=False, stdout=stream, stderr=subprocess.STDOUT).returncode
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     ran = any(line.startswith(("ok ", "not ok ", "passed ", "failed ")) for line in lines)
