@@ -55,6 +55,7 @@ mod observers;
 mod opens;
 mod parameters;
 mod policy;
+mod policy_advice;
 mod policy_atomics;
 mod policy_live;
 mod policy_memory;
@@ -285,7 +286,7 @@ themes! {
         [sizes, unknown_queue, fifo, timeouts]
     engine(engine, engine_faults, engine_live, engine_uffd, engine_others, engine_again) "what packets do to memory"
         [packets_on_the_device, malformed_packets]
-    policy(policy, policy_live, policy_memory, policy_atomics) "what is done about pages that engines miss"
+    policy(policy, policy_advice, policy_live, policy_memory, policy_atomics) "what is done about pages that engines miss"
         [presets, whole_granule, dense_rest, small_buffer]
     advise(advise_arguments, advise, advise_mappings) "advice for ranges, which engines follow"
         [set_arguments, set_and_got, unmapped]
