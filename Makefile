@@ -18,7 +18,7 @@ $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
 .PHONY: all help run shell guest vng modules selftest conformance compare stress fuzz matrix real bench report
-.PHONY: test soak kunit ivshmem planted lint deb doc rust-analyzer clean distclean
+.PHONY: test soak kunit ivshmem planted lint deb doc editors clean distclean
 .NOTPARALLEL:
 
 all: modules
@@ -98,8 +98,8 @@ deb: ## Debian packages of the newest commit: the module by DKMS, and the progra
 doc: ## rustdoc of the kernel crates and of the client library, in build/doc
 	@scripts/build/doc.sh
 
-rust-analyzer: ## rust-project.json for editors
-	@scripts/build/host.sh && scripts/build/rust-analyzer.py
+editors: ## what rust-analyzer and clangd read; make modules makes it the first time
+	@scripts/build/host.sh && scripts/build/editors.py
 
 ## Cleaning up:
 

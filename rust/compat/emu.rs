@@ -28,6 +28,7 @@ pub(crate) const fn module_of<M: ModuleMetadata>() -> *mut bindings::module {
 
 /// Returns the module that this crate is linked into, as each module has a copy of its own.
 #[cfg(lacks_this_module)]
+#[expect(clippy::extra_unused_type_parameters)]
 pub(crate) const fn module_of<M: ModuleMetadata>() -> *mut bindings::module {
     // C never looks into it through this declaration.
     #[expect(improper_ctypes)]
@@ -85,12 +86,12 @@ pub(crate) struct FileOwner<T> {
     _device: PhantomData<fn() -> T>,
 }
 
-// SAFETY: The module is valid as long as its code runs, and nobody changes the operations.
 #[cfg(lacks_misc_owner)]
+// SAFETY: The module is valid as long as its code runs, and nobody changes the operations.
 unsafe impl<T> Send for FileOwner<T> {}
 
-// SAFETY: A shared reference gives access to nothing.
 #[cfg(lacks_misc_owner)]
+// SAFETY: A shared reference gives access to nothing.
 unsafe impl<T> Sync for FileOwner<T> {}
 
 #[cfg(lacks_misc_owner)]

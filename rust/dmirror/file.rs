@@ -246,6 +246,7 @@ impl DeviceFileOps for DmirrorFile {
         let view = client.view().stats();
         seq_print!(m, "drm-driver:\tdmirror\n");
         seq_print!(m, "drm-client-id:\t{}\n", client.number());
+        seq_print!(m, "dmirror-opener:\t{}\n", client.traced().pid);
         for (region, pages) in [
             ("memory", view.mapped_system),
             ("vram0", view.mapped_device),

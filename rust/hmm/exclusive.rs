@@ -39,7 +39,7 @@ impl ExclusivePage {
     ///
     /// # Errors
     ///
-    /// [`EFAULT`] when no writable page is mapped at the address; [`EOPNOTSUPP`] when the page
+    /// [`EFAULT`] when no writable page is mapped at the address; `EOPNOTSUPP` when the page
     /// belongs to a file or to hugetlb; [`EINVAL`] when the address is not aligned, or when `mmap`
     /// locks another address space; [`EBUSY`] when someone else has the folio locked; [`EINTR`];
     /// [`ENOMEM`].

@@ -4,7 +4,7 @@
 # Remove what was made in the checkout; with --cache, the cache too.
 . "$(dirname "$0")/../lib/lib.sh"
 
-rm -rf -- "$BUILD" "$TOP/rust-project.json" "$TOP/samples/target"
+rm -rf -- "$BUILD" "$TOP/rust-project.json" "$TOP/compile_commands.json" "$TOP/samples/target"
 [ "${1:-}" = --cache ] || exit 0
 
 # lib.sh has made sure that the folder is ours, wherever variables put it.

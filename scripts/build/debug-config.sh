@@ -2,8 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Print the options of the debug kernel for ARCH and PAGES: what is set on top of
-# allnoconfig. Give it to the build of a kernel of your own by KCONFIG_ALLCONFIG.
+# allnoconfig. Give it to the build of a kernel of your own by KCONFIG_ALLCONFIG. Names are
+# those of the stock kernel's source, or of that in KERNEL_SOURCE/linux.
 . "$(dirname "$0")/../lib/lib.sh"
 
-grep -hE '^(# )?CONFIG_' "$SCRIPTS/build/kernel"/{debug,"$ARCH"}.config
+source=${KERNEL_SOURCE:-$("$SCRIPTS/build/stock-kernel.sh")}/linux
+names=()
+# An option without a prompt there, which this one selects. Goes with Linux 7.2.
+! grep -qx 'config PROC_SYSCTL' "$source/fs/proc/Kconfig" || names+=(-e 's/^CONFIG_SYSCTL=/CONFIG_PROC_SYSCTL=/')
+grep -hE '^(# )?CONFIG_' "$SCRIPTS/build/kernel"/{debug,"$ARCH"}.config | sed "${names[@]}" -e ''
 [ "$ARCH" != arm64 ] || echo "CONFIG_ARM64_${PAGES}_PAGES=y"

@@ -38,11 +38,19 @@ if [ "$kernel" = kdir ] && [ "$(cat "$out/.kdir" 2>/dev/null)" != "$kdir" ]; the
 	find "$out" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
 	printf '%s\n' "$kdir" >"$out/.kdir"
 fi
+# Nobody has to ask for what editors read; make editors makes it anew.
+editors=
+[ "$(built_for "$kernel")$#" != stock0 ] || [ -n "${OUT:-}" ] || [ -e "$TOP/compile_commands.json" ] || editors=1
 [ $# -gt 0 ] || set -- modules
 set -- M="$TOP" MO="$out" "$@"
 if [ "$kernel" = kdir ]; then
 	kdir_make "$@"
 else
 	in_root make -C "$kdir" "${llvm[@]}" -j"$JOBS" --no-print-directory "$@" >&2
+fi
+if [ -n "$editors" ]; then
+	flock -u "$lock"
+	echo '[]' >"$TOP/compile_commands.json"
+	"$SCRIPTS/build/editors.py" >/dev/null 2>&1 || note "there is nothing for editors: make editors says why"
 fi
 printf '%s\n' "$out"

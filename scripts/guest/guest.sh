@@ -29,7 +29,7 @@ DIE_STATUS=125
 CMD=${CMD:-} FILES=${FILES:-} ARGS=${ARGS:-} APPEND=${APPEND:-} ACCEL=${ACCEL:-}
 KERNEL=${KERNEL:-stock} MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} INTERACTIVE=${INTERACTIVE:-0}
-PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} CLOCK=${CLOCK:-host}
+PAGING=${PAGING:-4} LEAKS=${LEAKS:-1} GUEST_TERM=${GUEST_TERM:-} GUEST_SIZE='' CLOCK=${CLOCK:-host}
 SYSTEM=${SYSTEM:-} IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-} BUILT=${BUILT:-0}
 
 # is_power_of_two SIZE : whether it is one, with a unit.
@@ -124,10 +124,10 @@ prepare() {
 		local deadline=$((TIMEOUT > 40 ? TIMEOUT - 20 : TIMEOUT / 2))
 		[ "$INTERACTIVE" = 0 ] || deadline=0
 		printf '%s=%q\n' SERIAL "$SERIAL" MODULE "$MODULE" INTERACTIVE "$INTERACTIVE" DEADLINE "$deadline" LEAKS "$LEAKS"
+		printf "SIZE='%s'\n" "$GUEST_SIZE"
 		printf 'INPUT=%s\n' "${HOST_CMD:+/dev/${SERIAL}1}"
 		# shellcheck disable=SC1003 # a quote within quotes
 		printf "ARGS='%s'\n" "${ARGS//\'/\'\\\'\'}"
-		[ ! -t 1 ] || GUEST_TERM=${TERM:-dumb}
 		if [ -n "$GUEST_TERM" ]; then
 			printf 'export TERM=%q NO_COLOR=%q ' "$GUEST_TERM" "${NO_COLOR:-}"
 			printf 'LANG=%q\n' "${LC_ALL:-${LC_CTYPE:-${LANG:-C}}}"
@@ -285,6 +285,11 @@ clean_up() {
 }
 
 check_settings
+# The kind of the terminal and its size, where the guest's command is on one.
+if [ -t 1 ]; then
+	GUEST_TERM=${TERM:-dumb}
+	[ "$GUEST_TERM" = dumb ] || GUEST_SIZE=$(stty size <&1 2>/dev/null || true)
+fi
 choose_accel "$ACCEL" "$CLOCK"
 mkdir -p "$BUILD/log" "$BUILD/tmp"
 tmp=$(mktemp -d "$BUILD/tmp/guest.XXXXXX")

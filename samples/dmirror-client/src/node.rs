@@ -114,6 +114,10 @@ pub struct OpenFile {
     pub fd: i32,
     /// The device.
     pub node: Node,
+    /// The process that opened it, whose memory it is for; `None` for a module that does not say.
+    pub opener: Option<i32>,
+    /// The name of the opener; `None` if it has ended.
+    pub opener_program: Option<String>,
     /// The statistics of the file; `None` for a module that does not report them, such as test_hmm.
     pub stats: Option<FileStats>,
     /// Number of its queues.
@@ -147,21 +151,32 @@ impl OpenFile {
     fn read(process: &Path, pid: i32, fd: i32, node: Node) -> io::Result<Self> {
         let info = fs::read_to_string(process.join("fdinfo").join(fd.to_string()))?;
         let program = fs::read_to_string(process.join("comm"))?;
-        Ok(Self::parse(&info, pid, program.trim_end(), fd, node))
+        let mut file = Self::parse(&info, pid, program.trim_end(), fd, node);
+        if let Some(opener) = file.opener {
+            let name = fs::read_to_string(format!("/proc/{opener}/comm"));
+            file.opener_program = name.ok().map(|name| name.trim_end().to_owned());
+        }
+        Ok(file)
     }
 
     fn parse(info: &str, pid: i32, program: &str, fd: i32, node: Node) -> Self {
         let lines = || info.lines().filter_map(|line| line.split_once(":\t"));
-        let queues = lines().find(|(key, _)| *key == "dmirror-queues");
+        let value = |wanted: &str| {
+            lines()
+                .find(|(key, _)| *key == wanted)
+                .map(|(_, value)| value)
+        };
         let engines = lines().filter(|(key, _)| key.starts_with("drm-engine-engine"));
         Self {
             pid,
             program: program.to_owned(),
             fd,
             node,
+            opener: value("dmirror-opener").and_then(|pid| pid.parse().ok()),
+            opener_program: None,
             stats: FileStats::parse(info).ok(),
-            queues: queues
-                .and_then(|(_, value)| value.parse().ok())
+            queues: value("dmirror-queues")
+                .and_then(|number| number.parse().ok())
                 .unwrap_or(0),
             engine_ns: engines
                 .filter_map(|(_, value)| value.strip_suffix(" ns")?.parse().ok())

@@ -210,7 +210,7 @@ fn files(state: &State) -> Table {
     for file in &state.files {
         let busy: u64 = file.engine_ns.iter().sum();
         table.add_row([
-            file.pid.to_string(),
+            file.opener.to_string(),
             file.program.clone(),
             file.device.to_string(),
             words::or_unknown(file.device_kib, |kib| words::bytes(kib * 1024)),
@@ -277,6 +277,7 @@ mod tests {
             devices: vec![device],
             files: vec![FileState {
                 pid: 12,
+                opener: 12,
                 program: "python3".into(),
                 device: 1,
                 device_kib: Some(2048),

@@ -99,7 +99,9 @@ pub struct DeviceState {
 pub struct FileState {
     /// Who has it open.
     pub pid: i32,
-    /// The name of that process.
+    /// Whose memory it is for.
+    pub opener: i32,
+    /// The name of the opener; of who has the file open if the opener has ended.
     pub program: String,
     /// The descriptor.
     pub fd: i32,
@@ -252,7 +254,12 @@ impl FileState {
         let stats = file.stats;
         Self {
             pid: file.pid,
-            program: file.program.clone(),
+            opener: file.opener.unwrap_or(file.pid),
+            program: file
+                .opener_program
+                .as_ref()
+                .unwrap_or(&file.program)
+                .clone(),
             fd: file.fd,
             device: file.node.number(),
             client: stats.map(|stats| stats.client),

@@ -146,7 +146,7 @@ fn process_table(view: &View) -> Table<'static> {
     let kib = |kib: Option<u64>| words::or_unknown(kib, |kib| words::bytes(kib * 1024));
     let rows = view.files().into_iter().map(|(file, rates)| {
         Row::new([
-            file.pid.to_string(),
+            file.opener.to_string(),
             file.program.clone(),
             file.device.to_string(),
             kib(file.device_kib),

@@ -40,7 +40,7 @@ pub fn print(before: &Sample, now: &Sample, out: &mut impl Write) -> Result<()> 
             "  {} ({}) on device {}: {} there, {} elsewhere, out {:.0} pages/s, \
              back {:.0} pages/s, {}, engines {:.0} %",
             file.program,
-            file.pid,
+            file.opener,
             file.device,
             words::or_unknown(file.device_kib, |kib| words::bytes(kib * 1024)),
             words::or_unknown(file.system_kib, |kib| words::bytes(kib * 1024)),

@@ -190,6 +190,7 @@ pub mod tests {
             files: vec![
                 FileState {
                     pid: 7,
+                    opener: 7,
                     program: "idle".into(),
                     fd: 3,
                     client: Some(1),
@@ -198,6 +199,7 @@ pub mod tests {
                 },
                 FileState {
                     pid: 99,
+                    opener: 99,
                     program: "busy".into(),
                     fd: 3,
                     client: Some(2),

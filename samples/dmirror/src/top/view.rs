@@ -146,7 +146,7 @@ impl View {
             Sort::Memory => -(file.device_kib.unwrap_or(0) as f64),
             Sort::Moves => -(rates.out + rates.back),
             Sort::Engines => -rates.busy,
-            Sort::Pid => f64::from(file.pid),
+            Sort::Pid => f64::from(file.opener),
         };
         files.sort_by(|one, other| key(one).total_cmp(&key(other)));
         files

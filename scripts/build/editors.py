@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Make rust-project.json for editors, from a build for the stock kernel.
+"""Make rust-project.json (rust-analyzer) and compile_commands.json (clangd), from a
+build for the stock kernel.
 
-The kernel's script finds a crate of an external module by the Makefile beside
-it, so it misses ours; and it names the build root's files as they are called
-inside the root.
+The kernel's script for Rust finds a crate of an external module by the Makefile
+beside it, so it misses ours; and it names the build root's files as they are called
+inside the root. That for C names options of gcc that clangd does not know.
 """
 
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -63,18 +65,54 @@ def complete(project, root, out):
     return project
 
 
+# What an editor has to know of a compiler's options. They are one word each, but -include.
+FOR_EDITORS = ("-I", "-D", "-nostdinc", "-std=", "-fshort-wchar", "-funsigned-char", "-fms-extensions")
+
+
+def arguments(command):
+    """The arguments of a compiler's command that an editor needs."""
+    words = shlex.split(command)
+    kept = [word for word in words if word.startswith(FOR_EDITORS)]
+    for option, file in zip(words, words[1:]):
+        if option == "-include":
+            kept += [option, file]
+    return ["clang", *kept]
+
+
+def c_files(commands, root):
+    """The entries of our C files, from the kernel's and for the programs of the guest."""
+    entries = []
+    for entry in commands:
+        file = pathlib.Path(entry["file"])
+        if file.is_relative_to(TOP) and not file.is_relative_to(TOP / "build"):
+            words = [*arguments(entry["command"]), str(file)]
+            entries.append({"directory": entry["directory"], "file": str(file), "arguments": words})
+    for file in sorted((TOP / "scripts/guest/inside").glob("*.c")):
+        words = ["clang", f"--sysroot={root}", f"-I{TOP}/rust/uapi", str(file)]
+        entries.append({"directory": str(TOP), "file": str(file), "arguments": words})
+    return entries
+
+
+def write(name, content):
+    with open(TOP / name, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=4, sort_keys=True)
+    print(f"==> made {name}", file=sys.stderr)
+
+
 def main():
     try:
-        root = output_of("root.sh")
+        root, stock = output_of("root.sh"), output_of("stock-kernel.sh")
         # The bindings are built first: an editor reads them.
         out = output_of("modules.sh", "stock")
         output_of("modules.sh", "stock", "rust-analyzer")
+        script = pathlib.Path(stock, "linux/scripts/clang-tools/gen_compile_commands.py")
+        commands = pathlib.Path(out, "compile_commands.json")
+        subprocess.run([sys.executable, script, "-d", out, "-o", commands], check=True)
     except subprocess.CalledProcessError as error:
         return error.returncode
     project = json.loads(pathlib.Path(out, "rust-project.json").read_text(encoding="utf-8"))
-    with open(TOP / "rust-project.json", "w", encoding="utf-8") as stream:
-        json.dump(complete(project, root, out), stream, indent=4, sort_keys=True)
-    print("==> made rust-project.json", file=sys.stderr)
+    write("rust-project.json", complete(project, root, out))
+    write("compile_commands.json", c_files(json.loads(commands.read_text(encoding="utf-8")), root))
     return 0
 
 
