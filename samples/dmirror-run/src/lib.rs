@@ -66,8 +66,8 @@ pub enum Touch {
 /// Runs any program with its memory on a device, and says at the end what happened.
 ///
 /// The pages of the program move to the device again and again, and come back when a CPU touches
-/// them. With --policy or --touch, engines access the memory of the program instead, and the policy
-/// of the device says what moves.
+/// them. With --touch, engines access the memory of the program beside it. With --policy, only the
+/// policy decides what moves when engines access memory.
 ///
 /// The program may be static or dynamic, have threads, fork and exec. Not reached: programs that
 /// trace others, such as gdb and strace; set-user-ID programs, unless root runs them; 32-bit
@@ -184,6 +184,7 @@ fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
     };
     let spaces = Arc::new(Spaces::default());
     let work = Work {
+        moves: arguments.policy.is_none() || touch == Touch::None,
         touch,
         pause: Duration::from_millis(arguments.pause),
         oversubscribe: arguments.oversubscribe,

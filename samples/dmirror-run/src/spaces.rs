@@ -26,7 +26,9 @@ use crate::touch::Toucher;
 /// What is done with the memory of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// How engines access it; if they do not, it is moved to the device.
+    /// Whether it is moved to the device in each round.
+    pub moves: bool,
+    /// How engines access it.
     pub touch: Touch,
     /// How long to wait after each round.
     pub pause: Duration,
@@ -88,14 +90,14 @@ impl Spaces {
                     continue;
                 };
                 total += scan.pages;
-                match work.touch {
-                    Touch::None => move_out(space, &scan.here, &mut view),
-                    how => {
-                        let new = || (Arc::clone(space), Toucher::new(space));
-                        let (_, toucher) = touchers.entry(space.pid).or_insert_with(new);
-                        if let Some(toucher) = toucher {
-                            toucher.touch(space, &scan.here, how, &mut dice);
-                        }
+                if work.moves {
+                    move_out(space, &scan.here, &mut view);
+                }
+                if work.touch != Touch::None {
+                    let new = || (Arc::clone(space), Toucher::new(space));
+                    let (_, toucher) = touchers.entry(space.pid).or_insert_with(new);
+                    if let Some(toucher) = toucher {
+                        toucher.touch(space, &scan.here, work.touch, &mut dice);
                     }
                 }
             }
