@@ -5,16 +5,21 @@
 # hmm.rs and emu.rs have for it. Nothing else depends on the series, except for one line
 # in rust/emu/device_file.rs.
 
-# compat-lacks NAME,FILE,TEXT : NAME, if FILE of the kernel's source has no such text.
-# Make would need both of a pair of parentheses.
-compat-lacks = $(if $(shell grep -sF -e '$(3)' $(srctree)/$(2)),,$(1))
+# Headers alone do not say what the kernel crate has.
+ifeq ($(wildcard $(srctree)/rust/kernel/lib.rs),)
+$(error dmirror: the source of the kernel crate is not in $(srctree)/rust)
+endif
+
+# compat-lacks NAME,FILE,TEXT : NAME, if FILE of the kernel's source has no such words, or
+# is not there. Make would need both of a pair of parentheses.
+compat-lacks = $(if $(shell grep -swF -e '$(3)' $(srctree)/$(2)),,$(1))
 
 # 7.2
-compat-rust += $(call compat-lacks,errno,rust/kernel/error.rs,Operation not supported on transport)
+compat-rust += $(call compat-lacks,errno,rust/kernel/error.rs,EOPNOTSUPP)
 compat-rust += $(call compat-lacks,misc_owner,rust/kernel/miscdevice.rs,T::OwnerModule)
 compat-rust += $(call compat-lacks,parameter_copy,rust/kernel/module_param.rs,pub fn value_ref)
 compat-rust += $(call compat-lacks,spinlock_irq,rust/kernel/sync/lock/spinlock.rs,SpinLockIrq)
-compat-rust += $(call compat-lacks,tgid,rust/kernel/task.rs,Returns the TGID)
+compat-rust += $(call compat-lacks,tgid,rust/kernel/task.rs,pub fn tgid)
 compat-rust += $(call compat-lacks,this_module,rust/kernel/module.rs,const THIS_MODULE: ThisModule)
 
 # 7.2

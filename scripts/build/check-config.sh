@@ -34,5 +34,5 @@ while read -r line; do
 	else
 		printf '%s: it is %s\n' "$line" "${found:-not set}"
 	fi
-done < <(if [ $# -gt 1 ]; then cat "$2"; else "$SCRIPTS/build/debug-config.sh"; fi)
+done < <(if [ $# -gt 1 ]; then cat "$2"; else "$SCRIPTS/build/debug-config.sh" "$source"; fi)
 [ "$missing" -eq 0 ] || die "$missing line(s) of ${fragment#"$TOP/"} are not in effect, named above"

@@ -31,8 +31,8 @@ fi
 if [ "$(id -u)" -ne 0 ]; then
 	unshare --user --map-root-user --mount true 2>/dev/null ||
 		die "user namespaces are not allowed here, and this is not root" \
-			"Allow them (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor rule), or run as root."
-	grep -q "^$(id -un):" /etc/subuid 2>/dev/null ||
-		die "user $(id -un) has no range of subordinate user ids in /etc/subuid" \
+			"Allow them (kernel.unprivileged_userns_clone=1 or, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns=0; by sysctl), or run as root."
+	{ grep -q "^$(id -un):" /etc/subuid && grep -q "^$(id -un):" /etc/subgid; } 2>/dev/null ||
+		die "user $(id -un) has no range of subordinate ids in /etc/subuid and /etc/subgid" \
 			"Add one with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
 fi

@@ -19,8 +19,10 @@ elif [ -z "$CROSS" ]; then
 else
 	root=$("$SCRIPTS/build/cross-root.sh")
 	# What the kernel's makefiles go by.
-	kernel_env=(ARCH="$ARCH" CROSS_COMPILE="$CROSS" CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
+	kernel_env=(ARCH="$ARCH" CROSS_COMPILE="$CROSS")
 fi
+# Debian's kernel has a vDSO for programs of 32 bits.
+[ "$ARCH" != arm64 ] || kernel_env+=(CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
 
 ns=(unshare --mount)
 [ "$(id -u)" -eq 0 ] || ns+=(--user --map-root-user)

@@ -6,8 +6,14 @@
 . "$(dirname "$0")/../lib/lib.sh"
 
 root=$("$SCRIPTS/build/root.sh")
-series=$("$SCRIPTS/build/series.sh")
-folder=$CACHE/stock-$(key_of "$(basename "$root")" "$series" "$KERNEL_LOCALVERSION" "$SCRIPTS/build/rust-ready-kernel.sh")
+# choose [--anew] : sets series and folder.
+choose() {
+	series=$("$SCRIPTS/build/series.sh" "$@")
+	folder=$CACHE/stock-$(key_of "$(basename "$root")" "$series" "$KERNEL_LOCALVERSION" "$SCRIPTS/build/rust-ready-kernel.sh")
+}
+choose
+# The archive may have dropped that series since it was asked.
+is_made "$folder" || choose --anew
 
 newest_release() {
 	local pattern="^linux-headers-${series//./\\.}(\.[0-9]+)?${KERNEL_LOCALVERSION//+/\\+}\$" name
@@ -20,7 +26,6 @@ newest_release() {
 
 make_folder() {
 	local release
-	in_root apt-get update
 	release=$(newest_release)
 	in_root "$SCRIPTS/build/rust-ready-kernel.sh" --release "$release" "$1"
 }

@@ -7,25 +7,34 @@
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/cases.sh"
 
-start=$SECONDS
-"$SCRIPTS/build/root.sh" >/dev/null
-kernel=${KDIR:+kdir} kernel=${kernel:-stock}
-[ "$kernel" != stock ] || "$SCRIPTS/build/stock-kernel.sh" >/dev/null
-note "building the module and the programs"
-mkdir -p "$BUILD/log"
-build() { "$SCRIPTS/build/modules.sh" "$kernel" >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
-if ! build 2>"$BUILD/log/build.log"; then
-	cat "$BUILD/log/build.log" >&2
-	[ "$kernel" = stock ] || die "the module or the programs could not be built"
-	series=$("$SCRIPTS/build/series.sh" 2>/dev/null) || series=${KERNEL_SERIES[-1]}
-	[[ " ${KERNEL_SERIES[*]} " != *" $series "* ]] || die "the module or the programs could not be built"
-	# Somebody has to do this once for each series: what helps to begin with it.
-	mapfile -t errors < <(grep -E '^error|^[^ ]*: error:|^ *--> ' "$BUILD/log/build.log" | sed "s|$TOP/||" | head -n40)
-	die "dmirror does not build for Linux $series, on which it was not tested" \
+# fail WHAT LOG : says that WHAT has failed. On a series that this tree was not tested on, somebody has to
+# see to it once: what helps to begin with that.
+fail() {
+	local series errors release=
+	[ "$kernel" = stock ] && series=$("$SCRIPTS/build/series.sh" 2>/dev/null) || series=${KERNEL_SERIES[-1]}
+	[[ " ${KERNEL_SERIES[*]} " != *" $series "* ]] || die "$1"
+	mapfile -t errors < <(grep -E '^error|^ERROR|^[^ ]*: error:|^ *--> |\*\*\* .*Stop\.' "$2" 2>/dev/null | sed "s|$TOP/||" | head -n40)
+	release=$(cat "$CACHE"/stock-*/build/include/config/kernel.release 2>/dev/null | grep "^${series//./\\.}" | head -n1) || true
+	die "$1: this tree was not tested on Linux $series" \
 		"Documentation/series.md says what to do. If you report this, please say:" \
 		"commit $(git -C "$TOP" rev-parse --short HEAD 2>/dev/null || echo unknown), \
-kernel $(cat "$("$SCRIPTS/build/stock-kernel.sh")/build/include/config/kernel.release"), $(in_root rustc --version)" \
+kernel ${release:-$series}, $(in_root rustc --version)" \
 		"${errors[@]}"
+}
+
+start=$SECONDS
+mkdir -p "$BUILD/log"
+"$SCRIPTS/build/root.sh" >/dev/null
+kernel=${KDIR:+kdir} kernel=${kernel:-stock}
+[ "$kernel" != stock ] || "$SCRIPTS/build/stock-kernel.sh" >/dev/null ||
+	fail "the kernel could not be prepared" "$(find "$CACHE/log" -name 'Preparing-the-stock-kernel-*' -printf '%T@ %p\n' | sort -n | tail -n1 | cut -d' ' -f2)"
+"$SCRIPTS/build/crates.sh" release >/dev/null
+note "building the module and the programs"
+log=$BUILD/log/build.log
+build() { "$SCRIPTS/build/modules.sh" "$kernel" >&2 && programs=$("$SCRIPTS/build/samples.sh"); }
+if ! build 2>"$log"; then
+	cat "$log" >&2
+	fail "the module or the programs could not be built" "$log"
 fi
 built=$SECONDS
 

@@ -66,13 +66,14 @@ ROOT_PACKAGES=(
 	# the guest
 	"$HOST_QEMU" busybox-static
 )
+# For the part of the kernel that 32-bit programs use.
+[ "$HOST_ARCH" != arm64 ] || ROOT_PACKAGES+=(gcc-arm-linux-gnueabihf)
 
 # What the build root has besides when it builds for another machine.
 CROSS_PACKAGES=(
 	"gcc-${GNU_ARCH//_/-}-linux-gnu" "libc6-dev-$DEBIAN_ARCH-cross" "libstd-rust-dev:$DEBIAN_ARCH"
 	"libnuma-dev:$DEBIAN_ARCH" "$QEMU" qemu-user
 )
-# For the part of the kernel that 32-bit programs use.
 [ "$ARCH" != arm64 ] || CROSS_PACKAGES+=(gcc-arm-linux-gnueabihf)
 
 # Programs that run with their memory on the device, see real.sh.

@@ -34,7 +34,7 @@ install_advice() {
 	case $distribution in
 	debian) echo "Install them with: sudo apt-get install ${packages[*]}" ;;
 	fedora) echo "Install them with: sudo dnf install ${packages[*]}" ;;
-	arch) echo "Install them with: sudo pacman -S ${packages[*]} (mmdebstrap: from the AUR)" ;;
+	arch) echo "Install them with pacman, and mmdebstrap from the AUR: ${packages[*]}" ;;
 	*) echo "Install them; these are the names of Debian's packages." ;;
 	esac
 }

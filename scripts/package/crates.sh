@@ -17,7 +17,7 @@ make_folder() {
 	local dir=$1
 	in_root env CARGO_HOME="$dir/cargo" cargo vendor --locked --manifest-path "$TOP/samples/Cargo.toml" "$dir/vendor"
 	in_root env CARGO_HOME="$dir/cargo" "$SCRIPTS/package/crates.py" "$TOP/samples/Cargo.toml" "$dir/vendor" >"$dir/copyright"
-	in_root tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$dir" vendor | xz -6 -T0 >"$dir/vendor.tar.xz"
+	in_root tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$dir" vendor | in_root xz -6 -T0 >"$dir/vendor.tar.xz"
 	rm -r "$dir/vendor" "$dir/cargo"
 }
 

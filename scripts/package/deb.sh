@@ -23,7 +23,7 @@ work=$BUILD/deb.new
 source=$work/dmirror-$version
 rm -rf "$work"
 mkdir -p "$source"
-git archive --format=tar --prefix="dmirror-$version/" HEAD | tee >(tar -x -C "$work") | xz -6 -T0 >"$work/dmirror_$version.orig.tar.xz"
+git archive --format=tar --prefix="dmirror-$version/" HEAD | tee >(tar -x -C "$work") | in_root xz -6 -T0 >"$work/dmirror_$version.orig.tar.xz"
 cp "$crates/vendor.tar.xz" "$work/dmirror_$version.orig-vendor.tar.xz"
 tar -x -C "$source" -f "$crates/vendor.tar.xz"
 

@@ -13,7 +13,11 @@
 . "$SCRIPTS/lib/cases.sh"
 
 [ -z "$CROSS" ] || die "ARCH=$ARCH is not this machine's" "SETTINGS='ARCH=$ARCH' gives it to make on each host."
-[ "$(id -u)" -eq 0 ] || die "hosts.sh has to run as root" "It makes ordinary users."
+if [ "$(id -u)" -ne 0 ]; then
+	skipped "make run on other hosts: needs root, which makes ordinary users"
+	totals
+	exit
+fi
 hosts=("${@:-}")
 [ -n "${hosts[0]}" ] || hosts=(bookworm:root trixie:root trixie:user testing:root)
 SETTINGS=${SETTINGS:-}

@@ -28,16 +28,17 @@ run() {
 	add_totals "$output" || failed "$kernel: $script ended without a result"
 }
 
-# is_offered KERNEL : whether the index has a stock kernel for it; otherwise that is a skip.
+# is_offered KERNEL : whether the index has a stock kernel for it; otherwise that is a skip. That
+# the index cannot be asked is a failure.
 is_offered() {
 	local answer
 	# shellcheck disable=SC2086,SC2016 # several settings; expanded by the inner shell
 	answer=$(env $1 bash -c '
 		. "$1/lib/lib.sh"
 		series=${SERIES:-$("$SCRIPTS/build/series.sh")}
-		in_root apt-cache pkgnames "linux-headers-$series" |
-			sed -n "s/^linux-headers-${series//./\\.}[0-9.]*$KERNEL_LOCALVERSION\$/&/p"
-	' is_offered "$SCRIPTS")
+		names=$(in_root apt-cache pkgnames "linux-headers-$series")
+		sed -nE "/^linux-headers-${series//./\\.}(\.[0-9]+)?${KERNEL_LOCALVERSION//+/\\+}\$/p" <<<"$names"
+	' is_offered "$SCRIPTS") || { failed "$1: the package index cannot be asked" && return 1; }
 	[ -n "$answer" ] && return
 	skipped "$1: $KERNEL_SUITE has no such kernel"
 	return 1
@@ -68,10 +69,9 @@ case ${1:-} in
 	for series in "${KERNEL_SERIES[@]}"; do
 		[ "$series" = "$default" ] || kernels+=("SERIES=$series")
 	done
-	if [ "$HOST_ARCH" = x86_64 ]; then
-		kernels+=("ARCH=arm64 PAGES=16K")
-		[ $# -eq 0 ] || kernels+=("ARCH=arm64" "ARCH=arm64 PAGES=64K")
-	fi
+	kernels+=("ARCH=arm64 PAGES=16K")
+	[ $# -eq 0 ] || [ "$HOST_ARCH" = arm64 ] || kernels+=("ARCH=arm64")
+	[ $# -eq 0 ] || kernels+=("ARCH=arm64 PAGES=64K")
 	for kernel in "${kernels[@]}"; do "${1:-few}" "$kernel"; done
 	;;
 *=*) all "$*" ;;

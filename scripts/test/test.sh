@@ -107,6 +107,15 @@ else
 	export DURATION=${DURATION:-16} DMIRROR_SECONDS=${DMIRROR_SECONDS:-2}
 fi
 
+# Parts for x86-64 alone: programs of Debian in the guest, memory that the kernel is told to leave.
+# And those that try things on the host.
+elsewhere='^$'
+[ "$ARCH" = x86_64 ] || elsewhere='^(real|ksft|selftest-reserved)$'
+[ -z "$CROSS" ] || elsewhere='^(real|ksft|selftest-reserved|matrix|kernels|packages|hosts)$'
+for part in "${!parts[@]}"; do
+	[[ ! ${parts[part]%%:*} =~ $elsewhere ]] || unset "parts[part]"
+done
+
 if [ "${1:-}" = --list ]; then
 	printf '%s\n' "${parts[@]%%:*}"
 	exit

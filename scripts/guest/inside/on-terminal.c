@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Runs a program on a terminal of its own, 100 columns by 30 lines: on-terminal KEYS PROGRAM…
- * Types the keys, and prints what the program prints. Exits as the program does.
+ * Runs a program on a terminal of its own: on-terminal KEYS PROGRAM… It has 100 columns and 30
+ * lines; with UNSIZED in the environment it does not know how many. Types the keys, and prints what the program prints. Exits as the program does.
  */
 #include <pty.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 int main(int argc, char **argv)
 {
-	struct winsize size = { .ws_row = 30, .ws_col = 100 };
+	int is_sized = !getenv("UNSIZED");
+	struct winsize size = { .ws_row = 30 * is_sized, .ws_col = 100 * is_sized };
 	char bytes[4096];
 	int terminal, status;
 	ssize_t count;

@@ -31,7 +31,7 @@ NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\n|debian|Install them with: sudo apt-ge
 ID=linuxmint\nID_LIKE="ubuntu debian"\n|debian|Install them with: sudo apt-get install mmdebstrap python3 uidmap debian-archive-keyring
 ID=fedora\nVERSION_ID=43\n|fedora|Install them with: sudo dnf install mmdebstrap python3 shadow-utils debian-keyring
 ID="rocky"\nID_LIKE="rhel centos fedora"\n|fedora|Install them with: sudo dnf install mmdebstrap python3 shadow-utils debian-keyring
-ID=arch\n|arch|Install them with: sudo pacman -S mmdebstrap python shadow debian-archive-keyring (mmdebstrap: from the AUR)
+ID=arch\n|arch|Install them with pacman, and mmdebstrap from the AUR: mmdebstrap python shadow debian-archive-keyring
 ID=nixos\n|other|Install them; these are the names of Debian's packages.
 |other|Install them; these are the names of Debian's packages.
 TABLE

@@ -55,7 +55,7 @@ exits 125 0 "$whole" CMD=true MODULE=test_hmm
 
 exits 0 0 "$whole" CMD="echo 'a b'; ls \$HOME" ARGS='capacity=1 engines=0' APPEND='memmap=512M$0x160000000' MEM=8G CPUS=3 ACCEL=tcg VNG='--force-9p --rw'
 inside="$tmp/checkout/scripts/guest/inside/vng $tmp/checkout/build/kdir $tmp/checkout/build/cargo-release/$(uname -m)-unknown-linux-gnu/release"
-passes "$tmp/kernel/arch/x86/boot/bzImage"
+passes "$tmp/kernel/$(. "$top/scripts/lib/lib.sh" && echo "$BOOT_IMAGE")"
 passes 8G
 passes 3
 passes --disable-kvm

@@ -20,6 +20,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event;
 use ratatui::crossterm::event::Event;
 use ratatui::crossterm::event::KeyEventKind;
+use ratatui::crossterm::terminal;
 
 use self::rates::Sample;
 use self::view::Then;
@@ -50,7 +51,10 @@ impl Arguments {
         let first = Sample::take()?;
         let term = std::env::var("TERM").unwrap_or_default();
         let dumb = matches!(term.as_str(), "" | "dumb");
-        if self.plain || dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        // A serial port may not know its size.
+        let is_sized = terminal::size().is_ok_and(|(columns, rows)| columns > 0 && rows > 0);
+        let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+        if self.plain || dumb || !is_sized || !is_terminal {
             return self.print(first);
         }
         let mut terminal = ratatui::try_init().context("cannot use the terminal; try --plain")?;
