@@ -16,7 +16,6 @@
  * of the process that opened the device file. The engine faults in whatever that table lacks; so a
  * packet, and the memory that it refers to, may be anywhere, and may move while it is in use. No
  * engine runs until a queue has been created. test_hmm has none of these commands.
- * queue was made. test_hmm has none of these commands.
  * Each command takes a struct of its own, whose first members are
  *   size   in: the size of the struct, as the program knows it. A member that the program does not
  *          know is 0; one that the module does not know must be 0. This size counts, not the one in

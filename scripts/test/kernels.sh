@@ -60,6 +60,8 @@ all() {
 	run "$1" conformance.sh "${places[@]}"
 	run "$1" selftest.sh "${places[@]}"
 	run "$1" kunit.py
+	run "$1" guest-checks.sh "${places[@]}"
+	run "$1" ivshmem.sh "${places[0]}"
 }
 
 case ${1:-} in

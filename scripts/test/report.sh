@@ -20,7 +20,6 @@
 # shellcheck disable=SC2086 # several files
 [ $# -gt 0 ] || set -- ${PATCHES:-} ${RANGE:-}
 usage="Usage: scripts/test/report.sh PATCH... | TREE=… scripts/test/report.sh RANGE | KDIR=… scripts/test/report.sh"
-tree=${TREE:-.}
 work=$BUILD/report
 rm -rf -- "$work"
 mkdir -p "$work"
@@ -29,12 +28,17 @@ patches=() about=()
 for word; do
 	if [ -e "$word" ]; then
 		patches+=("$(realpath "$word")")
-	elif git -C "$tree" rev-parse -q --verify "${word##*..}^{commit}" >/dev/null 2>&1; then
-		git -C "$tree" format-patch -q -o "$work" "$word" || die "git has no patches for $word in $tree"
-		patches+=("$work"/*.patch)
-		about+=("$word of $(git -C "$tree" describe --always "${word##*..}")")
+	elif [ -z "${TREE:-}" ]; then
+		die "there is no patch $word" "If it is a range of commits, TREE names the checkout of a kernel." "$usage"
+	elif ! said=$(git -C "$TREE" rev-parse -q --verify "${word##*..}^{commit}" 2>&1); then
+		die "there is no patch $word, and no such commit in $TREE" ${said:+"git: $said"} "$usage"
 	else
-		die "there is no patch $word, and no such commits in $tree" "TREE names the checkout of a kernel." "$usage"
+		# A folder for each range, as numbers begin anew.
+		git -C "$TREE" format-patch -q -o "$work/range-$#-${#about[@]}" "$word" || die "git has no patches for $word in $TREE"
+		mapfile -t found < <(find "$work/range-$#-${#about[@]}" -name '*.patch' | sort)
+		[ "${#found[@]}" -gt 0 ] || die "there are no commits in $word in $TREE"
+		patches+=("${found[@]}")
+		about+=("$word of $(git -C "$TREE" describe --always "${word##*..}")")
 	fi
 done
 
