@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a supported kernel may lack on the Rust side, see `lacks.mk`, for `hmm` and for drivers:
-//! with `emu.rs`, the only place with a `cfg` for that.
+//! with `emu.rs`, the place of nearly all `cfg`s for that; series.md names the others.
 
 use kernel::{module_param::ModuleParamAccess, task::Task};
 

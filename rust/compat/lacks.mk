@@ -2,8 +2,8 @@
 #
 # What a supported kernel may lack. Each line asks its source for one item, and names
 # the last series without it: when that series goes, so do the line and what compat.c,
-# hmm.rs and emu.rs have for it. Nothing else depends on the series, except for one line
-# in rust/emu/device_file.rs.
+# hmm.rs and emu.rs have for it. Documentation/series.md names the few lines elsewhere
+# that depend on the series.
 
 # Headers alone do not say what the kernel crate has.
 ifeq ($(wildcard $(srctree)/rust/kernel/lib.rs),)
