@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# What a person types. Each target is one line to a script, and every script
-# can be called by hand. How the modules are built stands in Kbuild, which the
-# kernel's build system reads instead of this file.
+# The targets. Each is one line to a script, and every script can be called by
+# hand. How the modules are built is in Kbuild, which the kernel's build system
+# reads instead of this file.
 
 # For its build system would speak of "multiple external modules" instead.
 ifneq ($(words $(subst :, ,$(CURDIR))),1)
@@ -63,7 +63,7 @@ stress: ## random programs against an oracle that knows what must be true
 fuzz: ## random requests
 	@scripts/test/fuzz.sh
 
-matrix: ## the selftest with each preemption, setting of huge pages, 1 and 2 CPUs; hours
+matrix: ## the selftest with each preemption mode, each huge page setting, 1 and 2 CPUs; takes hours
 	@scripts/test/matrix.sh
 
 real: ## real programs, and the kernel's tests of mm, with their memory on the device
@@ -83,7 +83,7 @@ soak: ## hours of stress and fuzz, the whole matrix, a thousand loads; ends like
 kunit: ## the KUnit suites of the kernel crates
 	@scripts/build/host.sh && scripts/test/kunit.py
 
-ivshmem: ## the driver samples/ivshmem and its device, looked at from both sides
+ivshmem: ## test the driver samples/ivshmem, in the guest and from the host
 	@scripts/test/ivshmem.sh
 
 planted: ## plant bugs in a copy of the module, one at a time, and see that tests find each
@@ -116,4 +116,4 @@ distclean: ## remove build/ and the cache (build root, kernels, downloads)
 ##   ARGS= APPEND=	parameters of the module, and of the kernel
 ##   MEM=4G CPUS=2	the size of the guest
 ##   DURATION=60	seconds of stress and fuzz; SEED= PROCS=3 OPS=200
-##   KDIR=	the build folder of a kernel of yours: all that takes KERNEL= takes it instead
+##   KDIR=	the build folder of your own kernel, in place of KERNEL=

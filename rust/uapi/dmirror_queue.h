@@ -170,7 +170,7 @@ enum dmirror_access {
  * @timeout_ns: in: maximum time to wait, in nanoseconds; 0: do not wait; negative: no limit
  * @executed: out: number of packets that were executed completely
  * @fault_addr: out: 0 if @error is 0; the address of the packet if @access is none; otherwise
- *	the first address, in the order of its work, that the packet could not access
+ *	the first address, in execution order, that the packet could not access
  * @access: out: one of enum dmirror_access
  * @pad: 0
  */

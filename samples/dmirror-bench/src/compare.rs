@@ -40,7 +40,7 @@ pub fn compare(
                 .map_or(0.0, |ratio| (ratio - 1.0) * 100.0);
             if percent > threshold {
                 slower.push(format!(
-                    "{clock}: {key}: {} a page, was {}: {percent:+.1} %",
+                    "{clock}: {key}: {} per page, was {}: {percent:+.1} %",
                     clock.write(after.per_page()),
                     clock.write(before.per_page()),
                 ));
@@ -66,7 +66,7 @@ mod tests {
         let new = by(Clock::Instructions, 1040, 1060);
         assert_eq!(
             compare(&old, &new, 5.0, None).unwrap(),
-            ["instructions: ops: WRITE, 4 KiB, 4 MiB: 265 a page, was 250: +6.0 %"]
+            ["instructions: ops: WRITE, 4 KiB, 4 MiB: 265 per page, was 250: +6.0 %"]
         );
         assert!(compare(&old, &new, 7.0, None).unwrap().is_empty());
         assert!(compare(&new, &old, 0.0, None).unwrap().is_empty());

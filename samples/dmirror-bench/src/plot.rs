@@ -151,7 +151,7 @@ mod tests {
         draw(&bars, SVGBackend::with_string(&mut svg, size)).unwrap();
         assert!(svg.contains("READ, 4 KiB"));
         assert!(svg.contains("750"));
-        assert!(svg.contains("instructions a page"));
+        assert!(svg.contains("instructions per page"));
         assert!(Bars::of(&ours, &theirs, clock, Group::OnePage).is_none());
     }
 }

@@ -210,7 +210,7 @@ pub struct Total {
 }
 
 impl Total {
-    /// Nanoseconds a page.
+    /// Nanoseconds per page.
     pub fn per_page(self) -> f64 {
         self.ns as f64 / self.pages.max(1) as f64
     }

@@ -31,7 +31,7 @@ pub fn table(ours: &Report, theirs: &Report, groups: &[Group], markdown: bool) -
         .into();
     for clock in &clocks {
         header.push(format!("{}, {clock}", ours.module()));
-        header.push(format!("{} a page", ours.module()));
+        header.push(format!("{} per page", ours.module()));
         header.push(format!("{}, {clock}", theirs.module()));
         header.push("ratio".to_owned());
     }

@@ -52,6 +52,36 @@ pub enum Place {
     Hidden,
 }
 
+/// The letters of pictures of memory, and what they stand for; the last two are for pages in several
+/// places, and for none. All programs draw with these, so that a reader learns them once.
+pub const LETTERS: [(char, &str); 7] = [
+    ('D', "on a device"),
+    ('s', "in system memory"),
+    ('w', "swapped out"),
+    ('x', "held by a device, or moving"),
+    ('?', "not present"),
+    ('+', "some of these"),
+    ('-', "nothing"),
+];
+
+/// What to say of a picture that was drawn without page frames.
+pub const FRAMES_HIDDEN: &str =
+    "The kernel shows page frames to root only: ? may be on a device or swapped out.";
+
+impl Place {
+    /// Returns its letter, one of [`LETTERS`].
+    pub fn letter(self) -> char {
+        match self {
+            Self::Device { .. } => 'D',
+            Self::System { .. } => 's',
+            Self::Swapped => 'w',
+            Self::Held => 'x',
+            Self::Hidden => '?',
+            Self::Absent => '-',
+        }
+    }
+}
+
 /// A named range of physical addresses that is not system RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {

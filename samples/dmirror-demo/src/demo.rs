@@ -18,6 +18,7 @@ use dmirror_client::Region;
 use dmirror_client::Survey;
 use dmirror_client::fork_child;
 use dmirror_client::page_size;
+use dmirror_client::place::FRAMES_HIDDEN;
 use dmirror_client::place::Usage;
 use dmirror_client::place::device_memories;
 
@@ -58,9 +59,12 @@ pub fn run(arguments: &Arguments, out: &mut Transcript) -> Result<()> {
                 "where",
                 "by /proc/self/pagemap and /proc/iomem; the module is not asked".into(),
             ),
-            ("", picture::LEGEND.into()),
+            ("", picture::legend()),
         ],
     );
+    if !Survey::of(memory.region.range())?.frames_shown() {
+        out.fact("", FRAMES_HIDDEN);
+    }
 
     let device = open(arguments, out)?;
     by_ioctl(&device, &memory, out)?;
@@ -331,13 +335,14 @@ impl Memory {
         let survey = Survey::of(range)?;
         out.fact(label, picture::draw(&survey));
         let (seen, system) = (survey.on_device(), survey.in_system());
-        let mut found = format!("{seen} on the device, {system} in system memory");
+        let there = picture::there(&survey);
+        let mut found = format!("{seen} {there}, {system} in system memory");
         for memory in survey.devices() {
             let (first, last) = (memory.frames.start, memory.frames.end - 1);
             found.push_str(&format!(" ({}, frames {first:#x}-{last:#x})", memory.name));
         }
         let right = seen == on_device && system == self.region.pages() - on_device;
-        let expected = format!("expected {on_device} on the device, seen {found}");
+        let expected = format!("expected {on_device} {there}, seen {found}");
         out.check("", if right { Ok(found) } else { Err(expected) });
         Ok(())
     }

@@ -186,7 +186,7 @@ fn sum(
             format!("An engine sums an array; policy {preset}: it maps pages where they are")
         }
         Some((preset, End::Move)) => {
-            format!("The same; policy {preset}: what it misses moves to the device")
+            format!("The same; policy {preset}: pages that it misses move to the device")
         }
         None => "An engine sums an array".into(),
     });
@@ -231,7 +231,7 @@ fn sum(
         .fold(0, u64::wrapping_add);
     out.check(
         "sum",
-        expect(format!("{sum:#018x}, as by the CPU"), sum, by_cpu),
+        expect(format!("{sum:#018x}, equal to the CPU's sum"), sum, by_cpu),
     );
     Ok(())
 }
@@ -351,7 +351,7 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
                 BINS / 2,
                 "in system memory, exclusive to the device",
             ),
-            Bins::OnDevice => (survey.on_device(), BINS, "on the device"),
+            Bins::OnDevice => (survey.on_device(), BINS, picture::there(&survey)),
         };
         let found = format!("an engine alone added {SAMPLES} more: {seen} pages {what}");
         out.check("", expect(found, seen, expected));

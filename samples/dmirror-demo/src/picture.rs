@@ -4,17 +4,30 @@
 
 use dmirror_client::Place;
 use dmirror_client::Survey;
+use dmirror_client::place::LETTERS;
 
 /// How many characters a row has.
 const WIDTH: usize = 64;
 
 /// What the characters stand for.
-pub const LEGEND: &str =
-    "D on the device, s in system memory, x held there by the device, + both, - nowhere";
+pub fn legend() -> String {
+    LETTERS
+        .map(|(letter, what)| format!("{letter} {what}"))
+        .join(", ")
+}
 
 /// Draws the places of pages, several a character if they are many.
 pub fn draw(survey: &Survey) -> String {
     row(survey.places(), WIDTH)
+}
+
+/// What is known of pages that [`Survey::on_device`] counts.
+pub fn there(survey: &Survey) -> &'static str {
+    if survey.frames_shown() {
+        "on the device"
+    } else {
+        "not present"
+    }
 }
 
 /// Draws numbers, one a character, in parts of the largest.
@@ -35,13 +48,7 @@ fn row(places: &[Place], width: usize) -> String {
 }
 
 fn character(places: &[Place]) -> char {
-    let mut characters = places.iter().map(|place| match place {
-        Place::Device { .. } | Place::Hidden => 'D',
-        Place::System { .. } => 's',
-        Place::Absent => '-',
-        Place::Held => 'x',
-        Place::Swapped => '?',
-    });
+    let mut characters = places.iter().map(|place| place.letter());
     let first = characters.next().unwrap_or('-');
     if characters.all(|character| character == first) {
         first
@@ -66,6 +73,11 @@ mod tests {
             row(&[SYSTEM, DEVICE, Place::Absent, Place::Held], 64),
             "sD-x"
         );
+    }
+
+    #[test]
+    fn only_a_page_known_to_be_on_the_device_is_drawn_there() {
+        assert_eq!(row(&[DEVICE, Place::Hidden, Place::Swapped], 64), "D?w");
     }
 
     #[test]

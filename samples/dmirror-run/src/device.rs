@@ -10,6 +10,7 @@ use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
 use dmirror_client::Device;
+use dmirror_client::Module;
 use dmirror_client::Policy;
 use dmirror_client::Stats;
 use dmirror_client::policy::Values;
@@ -40,13 +41,15 @@ impl Settings {
                     .context("the device is not dmirror's")?
                     .memory
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Module::loaded().is_some() => {
                 bail!(
-                    "there is no {}: load the module by `modprobe dmirror`",
+                    "there is no {}; dmirror info shows the devices",
                     path.display()
                 )
             }
-            Err(error) => return Err(error).context(path.display().to_string()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
         };
         let files = Policy::of(name)?;
         if (policy.is_some() || limited) && files.is_none() {

@@ -15,8 +15,10 @@
 //! | `touch` | engines that access it |
 //! | `device` | settings of the device, which are put back afterwards |
 //! | `summary` | what happened, in words |
+//! | `help` | what to do when something does not work |
 
 mod device;
+pub mod help;
 pub mod scan;
 mod signals;
 mod spaces;
@@ -71,10 +73,11 @@ pub enum Touch {
 ///
 /// The program may be static or dynamic, have threads, fork and exec. Not reached: programs that
 /// trace others, such as gdb and strace; set-user-ID programs, unless root runs them; 32-bit
-/// programs.
+/// programs; processes that cannot see the device file; and those whose sandbox (seccomp) refuses
+/// openat(), or mmap() when engines access the memory.
 ///
-/// Exits as the program does; with 128 + N if signal N has ended it, and with 125 if it could not
-/// be run.
+/// Exits as the program does; with 128 + N if signal N has ended it, with 126 or 127 if it cannot
+/// be started, and with 125 if dmirror run itself fails.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
@@ -90,7 +93,7 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "PATTERN")]
     touch: Option<Touch>,
 
-    /// Let the program have no more of the device than its memory divided by this; needs root
+    /// Limit the device to the program's memory divided by FACTOR; needs root
     #[arg(long, value_name = "FACTOR")]
     oversubscribe: Option<f64>,
 
@@ -133,6 +136,9 @@ pub fn main(arguments: &Arguments, again: &[&str]) -> ExitCode {
         Ok(Exit::Signal(signal)) => ExitCode::from(128 + signal as u8),
         Err(error) => {
             anstream::eprintln!("dmirror run: {error:#}");
+            for line in help::for_error(&error) {
+                anstream::eprintln!("    {line}");
+            }
             ExitCode::from(125)
         }
     }

@@ -66,7 +66,7 @@ impl Summary {
             let _ = writeln!(text, "  not reached        {pid:>10}  {why}");
         }
         let (Some(before), Some(after)) = (before, settings.stats()?) else {
-            let _ = writeln!(text, "  what moved is told to root alone, by debugfs");
+            let _ = writeln!(text, "  only root can see what moved (debugfs)");
             return Ok(text);
         };
         let name = settings.name();

@@ -57,7 +57,7 @@ pub struct Arguments {
     #[arg(long)]
     quick: bool,
 
-    /// Report in KTAP, a line a case, for machines
+    /// Report in KTAP, one line per case, for machines
     #[arg(long)]
     ktap: bool,
 

@@ -3,8 +3,8 @@
 //! Random programs and random requests against the dmirror module.
 //!
 //! `run` compares what programs see, in their memory and through the devices, with
-//! an oracle; `fuzz` sends requests that make no sense, and looks whether anything
-//! gives way. Both begin with a seed that they print.
+//! an oracle; `fuzz` sends requests that make no sense, and checks that nothing
+//! breaks. Both begin with a seed that they print.
 
 mod command;
 mod content;
@@ -40,7 +40,7 @@ use clap::Subcommand;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run random programs and compare with what must come of them
+    /// Run random programs, and compare the results with an oracle
     ///
     /// One process is alone with the devices, so its programs replay exactly, and
     /// one that fails is made short. Several take each other's room, and every

@@ -89,7 +89,7 @@ enum Atomics {
     Device,
     /// In system memory, where the page is
     System,
-    /// Nowhere: jobs that want to fail
+    /// Nowhere: jobs that use them fail
     None,
 }
 

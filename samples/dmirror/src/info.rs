@@ -17,7 +17,7 @@ use crate::words;
 /// What to show.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Print all of it as JSON, for programs
+    /// Print the same data as JSON, for programs
     #[arg(long)]
     json: bool,
 }

@@ -8,7 +8,6 @@
 
 mod advise;
 mod generate;
-mod help;
 mod info;
 mod map;
 mod moving;
@@ -30,6 +29,7 @@ use anyhow::Error;
 use anyhow::Result;
 use clap::Parser;
 use clap::Subcommand;
+use dmirror_run::help;
 
 /// Shows what dmirror's devices do, and has them do it.
 ///
@@ -64,8 +64,8 @@ enum Command {
     Move(moving::Arguments),
     /// Say where memory of a process should be, to the devices that it has open
     ///
-    /// Advice is for the jobs that engines do for those open files, and goes before the policy of
-    /// the device. It moves nothing by itself.
+    /// Advice is for the jobs that engines do for those open files, and has priority over the policy
+    /// of the device. It moves nothing by itself.
     Advise(advise::Arguments),
     /// Bring back all that is on a device, whoever owns it
     Release(release::Arguments),
@@ -73,23 +73,23 @@ enum Command {
     ///
     /// Exits with 0 if every page and every byte was where it should be, with 1 otherwise.
     Demo(dmirror_demo::Arguments),
-    /// Test the behaviour of the module, a case a behaviour
+    /// Test the behaviour of the module, one case per behaviour
     ///
     /// Exits with 0 if no case failed, with 1 otherwise.
     Selftest(dmirror_selftest::Arguments),
-    /// Run random programs, and compare with what must come of them
+    /// Run random programs, and compare the results with an oracle
     Stress {
         #[command(subcommand)]
         command: dmirror_stress::Command,
     },
-    /// Send random requests, and look whether anything gives way
+    /// Send random requests, and check that nothing breaks
     Fuzz(dmirror_stress::FuzzArguments),
     /// Measure what operations take, and compare
     Bench {
         #[command(subcommand)]
         command: dmirror_bench::Command,
     },
-    /// Print what has a shell complete the arguments of this program
+    /// Print shell completions
     Completions(generate::Completions),
     /// Write the manual pages of this program
     Man(generate::Man),

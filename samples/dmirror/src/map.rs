@@ -17,6 +17,8 @@ use dmirror_client::Place;
 use dmirror_client::map::Counts;
 use dmirror_client::map::Mapping;
 use dmirror_client::map::ProcessMap;
+use dmirror_client::place::FRAMES_HIDDEN;
+use dmirror_client::place::LETTERS;
 use owo_colors::AnsiColors;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
@@ -26,15 +28,15 @@ use crate::words;
 /// How many characters a mapping has.
 const WIDTH: u64 = 64;
 
-/// What a character stands for.
-const KEY: [(char, &str, AnsiColors); 7] = [
-    ('D', "on a device", AnsiColors::Green),
-    ('s', "in system memory", AnsiColors::Blue),
-    ('w', "swapped out", AnsiColors::Yellow),
-    ('x', "held by a device, or moving", AnsiColors::Magenta),
-    ('?', "not present", AnsiColors::Red),
-    ('+', "some of these", AnsiColors::Cyan),
-    ('-', "nothing", AnsiColors::BrightBlack),
+/// The colours of [`LETTERS`].
+const COLOURS: [AnsiColors; LETTERS.len()] = [
+    AnsiColors::Green,
+    AnsiColors::Blue,
+    AnsiColors::Yellow,
+    AnsiColors::Magenta,
+    AnsiColors::Red,
+    AnsiColors::Cyan,
+    AnsiColors::BrightBlack,
 ];
 
 /// Whose memory, and how to show it.
@@ -118,27 +120,35 @@ impl Arguments {
     }
 }
 
+/// How many pages are in each place where some are, with its letter and words.
+fn kinds(counts: &Counts) -> impl Iterator<Item = (u64, char, &'static str)> {
+    let numbers = [
+        counts.device,
+        counts.system,
+        counts.swapped,
+        counts.held,
+        counts.hidden,
+    ];
+    let kinds = numbers.into_iter().zip(LETTERS);
+    kinds
+        .filter(|(pages, _)| *pages > 0)
+        .map(|(pages, (letter, what))| (pages, letter, what))
+}
+
 /// The character of some pages.
 fn character(counts: &Counts) -> char {
-    let kinds = [
-        (counts.device, 'D'),
-        (counts.system, 's'),
-        (counts.swapped, 'w'),
-        (counts.held, 'x'),
-        (counts.hidden, '?'),
-    ];
-    let mut there = kinds.into_iter().filter(|(number, _)| *number > 0);
+    let mut there = kinds(counts);
     match (there.next(), there.next()) {
         (None, _) => '-',
-        (Some((_, character)), None) => character,
+        (Some((_, letter, _)), None) => letter,
         (Some(_), Some(_)) => '+',
     }
 }
 
 fn coloured(character: char) -> String {
-    let colour = KEY.iter().find(|(key, ..)| *key == character);
-    match colour {
-        Some((_, _, colour)) => character.color(*colour).to_string(),
+    let mut letters = LETTERS.iter().zip(COLOURS);
+    match letters.find(|((letter, _), _)| *letter == character) {
+        Some((_, colour)) => character.color(colour).to_string(),
         None => character.to_string(),
     }
 }
@@ -146,13 +156,10 @@ fn coloured(character: char) -> String {
 fn show(map: &ProcessMap, all: bool, out: &mut impl Write) -> Result<()> {
     let title = format!("{} ({})", map.program, map.pid);
     writeln!(out, "{}: {}", title.bold(), where_is(&map.counts()))?;
-    let key = KEY.map(|(character, what, _)| format!("{} {what}", coloured(character)));
+    let key = LETTERS.map(|(letter, what)| format!("{} {what}", coloured(letter)));
     writeln!(out, "{}", key.join(", "))?;
     if !map.frames_shown {
-        writeln!(
-            out,
-            "The kernel shows page frames to root only: ? may be on a device or swapped out."
-        )?;
+        writeln!(out, "{FRAMES_HIDDEN}")?;
     }
     for mapping in &map.mappings {
         let counts = mapping.counts();
@@ -185,17 +192,8 @@ fn show(map: &ProcessMap, all: bool, out: &mut impl Write) -> Result<()> {
 }
 
 fn where_is(counts: &Counts) -> String {
-    let kinds = [
-        (counts.device, "on a device"),
-        (counts.system, "in system memory"),
-        (counts.swapped, "swapped out"),
-        (counts.held, "held by a device, or moving"),
-        (counts.hidden, "not present"),
-    ];
-    let parts: Vec<String> = kinds
-        .into_iter()
-        .filter(|(pages, _)| *pages > 0)
-        .map(|(pages, what)| format!("{} {what}", words::pages(pages)))
+    let parts: Vec<String> = kinds(counts)
+        .map(|(pages, _, what)| format!("{} {what}", words::pages(pages)))
         .collect();
     if parts.is_empty() {
         "nothing".to_owned()
@@ -315,6 +313,23 @@ mod tests {
             text.contains("to root only") && text.contains("  ?---"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_place_has_the_same_letter_alone_and_counted() {
+        let hidden = Place::Hidden;
+        for place in [
+            DEVICE,
+            SYSTEM,
+            Place::Swapped,
+            Place::Held,
+            hidden,
+            Place::Absent,
+        ] {
+            let mut map = map();
+            map.mappings[0].runs = vec![(0, vec![place])];
+            assert_eq!(character(&map.counts()), place.letter());
+        }
     }
 
     #[test]

@@ -6,8 +6,7 @@ use anyhow::Result;
 use anyhow::bail;
 use dmirror_client::Module;
 use dmirror_client::node::Node;
-
-use crate::help::LOAD;
+use dmirror_run::help::LOAD;
 
 /// Fails in words unless a module that offers the device files is loaded.
 pub fn module() -> Result<Module> {

@@ -12,9 +12,9 @@ use dmirror_client::map::ProcessMap;
 use dmirror_client::page_size;
 
 /// How a part is named, for help.
-pub const HELP: &str = "START-END or START+LENGTH, in hexadecimal as in dmirror map, with K, M or \
-                        G for a length; heap, stack; or all, which is all private memory that is \
-                        writable and of no file";
+pub const HELP: &str = "START-END or START+LENGTH: addresses in hexadecimal as in dmirror map, a \
+                        length in decimal, with K, M or G, or in hexadecimal with 0x; heap, stack; \
+                        or all, which is all private memory that is writable and of no file";
 
 /// A part of a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

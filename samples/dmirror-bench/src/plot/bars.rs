@@ -103,7 +103,7 @@ impl Picture for Bars {
             .configure_mesh()
             .disable_y_mesh()
             .light_line_style(TRANSPARENT)
-            .x_desc(format!("{} a page", unit_of(self.clock)))
+            .x_desc(format!("{} per page", unit_of(self.clock)))
             .x_label_formatter(&|at| units::shorten(&self.clock.write(scale.value(*at))))
             .y_label_formatter(&|at| {
                 let row = self.rows.get(*at as usize);

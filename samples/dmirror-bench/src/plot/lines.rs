@@ -23,9 +23,9 @@ use crate::units;
 /// What a vertical axis shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Measure {
-    /// Instructions or time a page, logarithmic.
+    /// Instructions or time per page, logarithmic.
     Logarithmic(Clock),
-    /// Instructions or time a page, from 0 on.
+    /// Instructions or time per page, from 0 on.
     Linear(Clock),
     /// Pages a second, from 0 on.
     Rate,
@@ -185,12 +185,15 @@ impl Lines {
             ),
             Group::Oversubscribed => (
                 Measure::Linear(clock),
-                format!("{} a page that moved", unit_of(clock)),
+                format!("{} per page that moved", unit_of(clock)),
             ),
-            Group::Window => (Measure::Linear(clock), format!("{} a page", unit_of(clock))),
+            Group::Window => (
+                Measure::Linear(clock),
+                format!("{} per page", unit_of(clock)),
+            ),
             _ => (
                 Measure::Logarithmic(clock),
-                format!("{} a page", unit_of(clock)),
+                format!("{} per page", unit_of(clock)),
             ),
         };
         (!series.is_empty()).then(|| Self {

@@ -69,7 +69,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     device: Option<u32>,
 
-    /// Show these events only, by the names that the kernel has for them
+    /// Show these events only, by their kernel names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     event: Vec<String>,
 

@@ -13,7 +13,7 @@ pub const LOAD: &str = "Load it as root: modprobe dmirror if its package is inst
     insmod dmirror.ko (in the project's guest: load-module).";
 
 /// Whether this is root.
-pub fn is_root() -> bool {
+fn is_root() -> bool {
     geteuid().is_root()
 }
 
