@@ -146,3 +146,8 @@ static inline pgoff_t vma_last_anon_pgoff(const struct vm_area_struct *vma)
 	return vma->vm_pgoff + vma_pages(vma) - 1;
 }
 #endif
+
+#ifdef LACKS_init_fs
+/* Kernel threads have the root of all programs there. */
+#define scoped_with_init_fs()
+#endif

@@ -24,6 +24,7 @@ compat-rust += $(call compat-lacks,this_module,rust/kernel/module.rs,const THIS_
 
 # 7.2
 compat-c += $(call compat-lacks,anon_pgoff,include/linux/mm.h,pgoff_t vma_start_anon_pgoff)
+compat-c += $(call compat-lacks,init_fs,include/linux/fs_struct.h,scoped_with_init_fs)
 compat-c += $(call compat-lacks,range_fault_unlocked,include/linux/hmm.h,int hmm_range_fault_unlocked_timeout)
 
 compat-rust := $(strip $(compat-rust))
