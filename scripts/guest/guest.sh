@@ -288,7 +288,9 @@ check_settings
 # The kind of the terminal and its size, where the guest's command is on one.
 if [ -t 1 ]; then
 	GUEST_TERM=${TERM:-dumb}
-	[ "$GUEST_TERM" = dumb ] || GUEST_SIZE=$(stty size <&1 2>/dev/null || true)
+	exec {terminal}>&1
+	[ "$GUEST_TERM" = dumb ] || GUEST_SIZE=$(stty size <&"$terminal" 2>/dev/null || true)
+	exec {terminal}>&-
 fi
 choose_accel "$ACCEL" "$CLOCK"
 mkdir -p "$BUILD/log" "$BUILD/tmp"

@@ -75,7 +75,7 @@ unsafe impl CopyEngine<SlowOps> for SlowEngine {
         batch.for_each(|op| {
             self.told.ops.add(1);
             if self.told.ops.get() == reject {
-                return Err(EREMOTEIO);
+                return Err(EDOM);
             }
             let pages = 1 << op.order;
             self.told.pages.add(pages);

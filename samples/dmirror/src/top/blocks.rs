@@ -60,7 +60,7 @@ pub fn legend(blocks: usize, width: u16) -> String {
     match (blocks, repeat) {
         (0, _) => String::new(),
         (_, 1) => format!(
-            ", {} a character",
+            ", {} per character",
             words::pages(together as u64 * (hpage_pmd_nr() as u64))
         ),
         _ => format!(
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(map(&[512, 512, 0, 512, 0], 3, false).to_string(), "#=.");
         assert_eq!(map(&[0; 1000], 96, false).width(), 91);
         assert_eq!(legend(2, 100), ", 2 MiB are 4 characters");
-        assert_eq!(legend(5, 3), ", 4 MiB a character");
+        assert_eq!(legend(5, 3), ", 4 MiB per character");
         assert_eq!(legend(0, 3), "");
     }
 }
