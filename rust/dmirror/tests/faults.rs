@@ -8,6 +8,7 @@ use emu::{
     kthread::{Kthread, KthreadBody},
     trace::engine::Client,
 };
+use hmm::compat::ECANCELED;
 use kernel::{
     new_mutex,
     prelude::*,
