@@ -2,7 +2,6 @@
 
 //! What a supported kernel may lack on the Rust side, see `lacks.mk`, for `emu` alone.
 
-use core::marker::PhantomData;
 #[cfg(lacks_misc_owner)]
 use core::ptr;
 
@@ -13,10 +12,16 @@ use kernel::{
     ModuleMetadata,
 };
 
-#[cfg(lacks_misc_owner)]
-use kernel::sync::atomic::{ordering::Release, Atomic};
 #[cfg(lacks_this_module)]
 use kernel::types::Opaque;
+#[cfg(lacks_misc_owner)]
+use kernel::{
+    sync::{
+        atomic::{ordering::Release, Atomic},
+        SetOnce,
+    },
+    time::{delay::fsleep, Delta},
+};
 
 use crate::bindings;
 
@@ -53,98 +58,110 @@ macro_rules! this_module {
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use this_module;
 
-/// Keeps the module of misc devices loaded while their files are open. The kernel crate does that
-/// by itself.
+/// From now on, a file of the device that is opened keeps the module `M` loaded. The kernel crate
+/// does that by itself.
 #[cfg(not(lacks_misc_owner))]
-pub(crate) struct FileOwner<T>(PhantomData<fn() -> T>);
-
-#[cfg(not(lacks_misc_owner))]
-impl<T: MiscDevice> FileOwner<T> {
-    pub(crate) fn new(_module: *mut bindings::module) -> Self {
-        Self(PhantomData)
-    }
-
-    /// # Safety
-    ///
-    /// As below, where this does something.
-    pub(crate) unsafe fn keep(&mut self, _: &MiscDeviceRegistration<T>) -> Result {
-        Ok(())
-    }
-
-    /// Returns whether a file that is being opened keeps its module loaded.
-    pub(crate) fn is_kept(_: &File) -> bool {
-        true
-    }
+pub(crate) fn keep_module<M: ModuleMetadata, T: MiscDevice>(
+    _: &MiscDeviceRegistration<T>,
+) -> Result {
+    Ok(())
 }
 
-/// Keeps the module of misc devices loaded while their files are open. The kernel crate names no
-/// owner in the operations of a file, so the devices get a copy that has one.
+/// Returns whether a file that is being opened keeps the module `M` loaded.
+#[cfg(not(lacks_misc_owner))]
+pub(crate) fn keeps_module<M: ModuleMetadata>(_: &File) -> bool {
+    true
+}
+
+/// The operations of one kind of files, with a module as their owner.
 #[cfg(lacks_misc_owner)]
-pub(crate) struct FileOwner<T> {
+struct Owned {
+    original: *const bindings::file_operations,
+    operations: bindings::file_operations,
+}
+
+#[cfg(lacks_misc_owner)]
+// SAFETY: Nobody changes the operations, and the pointers in them are for all threads.
+unsafe impl Send for Owned {}
+
+#[cfg(lacks_misc_owner)]
+// SAFETY: As above.
+unsafe impl Sync for Owned {}
+
+/// The operations of each kind of files of this module. They are never dropped: a file may live
+/// longer than its device, but not longer than the module, which it keeps.
+#[cfg(lacks_misc_owner)]
+static OWNED: [SetOnce<Owned>; 8] = [const { SetOnce::new() }; 8];
+
+/// From now on, a file of the device that is opened keeps the module `M` loaded: the kernel crate
+/// names no owner in the operations of a file, so the device gets a copy that has one. For code
+/// that is built into the kernel this does nothing.
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// [`ENOMEM`] when the module has more than eight kinds of files.
+#[cfg(lacks_misc_owner)]
+pub(crate) fn keep_module<M: ModuleMetadata, T: MiscDevice>(
+    registration: &MiscDeviceRegistration<T>,
+) -> Result {
+    let module = module_of::<M>();
+    if module.is_null() {
+        return Ok(());
+    }
+    let misc = registration.as_raw();
+    // SAFETY: The registration is valid.
+    let original = unsafe { (*misc).fops };
+    let operations = owned(original, module)?;
+    // SAFETY: The registration is valid.
+    let member = unsafe { &raw mut (*misc).fops };
+    // SAFETY: The member is valid for writes as long as the registration. A task that opens a file
+    // reads it once, under the lock of all misc devices; nobody else writes it.
+    let member = unsafe { Atomic::from_ptr(member.cast::<*mut bindings::file_operations>()) };
+    // ORDERING: Release: who reads the pointer finds the operations that it points to.
+    member.store(ptr::from_ref(operations).cast_mut(), Release);
+    Ok(())
+}
+
+/// Returns the copy of operations that has the owner.
+#[cfg(lacks_misc_owner)]
+fn owned(
+    original: *const bindings::file_operations,
     module: *mut bindings::module,
-    operations: Option<KBox<bindings::file_operations>>,
-    _device: PhantomData<fn() -> T>,
+) -> Result<&'static bindings::file_operations> {
+    for slot in &OWNED {
+        if slot.as_ref().is_none() {
+            // SAFETY: The operations of a registration are a constant.
+            let mut operations = unsafe { *original };
+            operations.owner = module;
+            slot.populate(Owned {
+                original,
+                operations,
+            });
+        }
+        let owned = loop {
+            if let Some(owned) = slot.as_ref() {
+                break owned;
+            }
+            // Another task was faster, and is about to finish.
+            fsleep(Delta::from_millis(1));
+        };
+        if ptr::eq(owned.original, original) {
+            return Ok(&owned.operations);
+        }
+    }
+    Err(ENOMEM)
 }
 
+/// Returns whether a file that is being opened keeps the module `M` loaded. Without an owner are
+/// the files whose open has found the operations of the kernel crate, just before [`keep_module`]:
+/// such an open must fail.
 #[cfg(lacks_misc_owner)]
-// SAFETY: The module is valid as long as its code runs, and nobody changes the operations.
-unsafe impl<T> Send for FileOwner<T> {}
-
-#[cfg(lacks_misc_owner)]
-// SAFETY: A shared reference gives access to nothing.
-unsafe impl<T> Sync for FileOwner<T> {}
-
-#[cfg(lacks_misc_owner)]
-impl<T: MiscDevice> FileOwner<T> {
-    pub(crate) fn new(module: *mut bindings::module) -> Self {
-        Self {
-            module,
-            operations: None,
-            _device: PhantomData,
-        }
-    }
-
-    /// From now on, a file of the device that is opened keeps the module.
-    ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`].
-    ///
-    /// # Safety
-    ///
-    /// `self` must live until the registration and all files opened through it are gone.
-    pub(crate) unsafe fn keep(&mut self, registration: &MiscDeviceRegistration<T>) -> Result {
-        let misc = registration.as_raw();
-        if self.operations.is_none() {
-            // SAFETY: The registration is valid, and its operations are a constant.
-            let mut operations = unsafe { *(*misc).fops };
-            operations.owner = self.module;
-            self.operations = Some(KBox::new(operations, GFP_KERNEL)?);
-        }
-        let operations: *mut _ = self
-            .operations
-            .as_deref_mut()
-            .map_or(ptr::null_mut(), |ops| ops);
-        // SAFETY: The registration is valid.
-        let member = unsafe { &raw mut (*misc).fops };
-        // SAFETY: The member is valid for writes as long as the registration. A task that opens a
-        // file reads it once, under the lock of all misc devices; nobody else writes it.
-        let member = unsafe { Atomic::from_ptr(member.cast::<*mut bindings::file_operations>()) };
-        // ORDERING: Release: who reads the pointer finds the operations that it points to. They
-        // live as long as the files, by the contract of this function.
-        member.store(operations, Release);
-        Ok(())
-    }
-
-    /// Returns whether a file that is being opened keeps its module loaded. Without an owner are
-    /// the files whose open has found the operations of the kernel crate, just before
-    /// [`keep`](Self::keep): such an open must fail.
-    pub(crate) fn is_kept(file: &File) -> bool {
-        // SAFETY: The file is valid, and being opened, so its operations do not change.
-        let operations = unsafe { (*file.as_ptr()).f_op };
-        // SAFETY: The operations of a file that is being opened are valid.
-        !unsafe { (*operations).owner }.is_null()
-    }
+pub(crate) fn keeps_module<M: ModuleMetadata>(file: &File) -> bool {
+    // SAFETY: The file is valid, and being opened, so its operations do not change.
+    let operations = unsafe { (*file.as_ptr()).f_op };
+    // SAFETY: The operations of a file that is being opened are valid.
+    let owner = unsafe { (*operations).owner };
+    module_of::<M>().is_null() || !owner.is_null()
 }

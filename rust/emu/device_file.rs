@@ -94,8 +94,6 @@ pub trait DeviceFileOps: Sized + 'static {
 /// reason, in a module that is being loaded, drop waits until all opened files are closed.
 pub struct DeviceFiles<T: DeviceFileOps> {
     files: KVec<Pin<KBox<DeviceFile<T>>>>,
-    /// Dropped last: when this is dropped, no file is open.
-    owner: compat::FileOwner<Adapter<T>>,
     /// Whether files can be opened.
     ready: Arc<Atomic<bool>>,
 }
@@ -114,14 +112,12 @@ impl<T: DeviceFileOps> DeviceFiles<T> {
         let ready = Arc::new(Atomic::new(false), GFP_KERNEL)?;
         let mut this = Self {
             files: KVec::with_capacity(devices.len(), GFP_KERNEL)?,
-            owner: compat::FileOwner::new(compat::module_of::<T::OwnerModule>()),
             ready,
         };
         for (name, device) in devices {
             let file = DeviceFile::new(name, device, this.ready.clone());
             let file = KBox::pin_init(file, GFP_KERNEL)?;
-            // SAFETY: Drop waits until no file is open, and drops `owner` after that.
-            unsafe { this.owner.keep(&file.registration) }?;
+            compat::keep_module::<T::OwnerModule, _>(&file.registration)?;
             this.files.push(file, GFP_KERNEL)?;
         }
         // ORDERING: Release: pairs with the load in `open`, so that an opener sees all files.
@@ -260,7 +256,7 @@ impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
         // `repr(C)`; its other fields were initialised before the registration.
         let ready = unsafe { &(*opened).ready };
         // ORDERING: Acquire: pairs with the store in `DeviceFiles::new`.
-        if !ready.load(Acquire) || !compat::FileOwner::<Self>::is_kept(file) {
+        if !ready.load(Acquire) || !compat::keeps_module::<T::OwnerModule>(file) {
             return Err(ENXIO);
         }
         T::open(device)
