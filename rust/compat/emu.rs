@@ -61,6 +61,7 @@ pub(crate) use this_module;
 /// From now on, a file of the device that is opened keeps the module `M` loaded. The kernel crate
 /// does that by itself.
 #[cfg(not(lacks_misc_owner))]
+#[expect(clippy::extra_unused_type_parameters)]
 pub(crate) fn keep_module<M: ModuleMetadata, T: MiscDevice>(
     _: &MiscDeviceRegistration<T>,
 ) -> Result {
@@ -69,6 +70,7 @@ pub(crate) fn keep_module<M: ModuleMetadata, T: MiscDevice>(
 
 /// Returns whether a file that is being opened keeps the module `M` loaded.
 #[cfg(not(lacks_misc_owner))]
+#[expect(clippy::extra_unused_type_parameters)]
 pub(crate) fn keeps_module<M: ModuleMetadata>(_: &File) -> bool {
     true
 }
