@@ -13,7 +13,7 @@ endif
 # What the scripts take from here, with its `$` as it was typed. `make help` has
 # the usual ones, and Documentation/using.md all.
 settings := ARCH PAGES SERIES CMD FILES KERNEL MODULE MEM CPUS ARGS APPEND TIMEOUT ACCEL CLOCK NAME LEAKS PAGING \
-	KDIR LLVM IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE PARTS VNG
+	KDIR LLVM IVSHMEM HOST_CMD DURATION SEED PROCS OPS PATCHES TREE RANGE PARTS VNG GUEST
 $(foreach name,$(settings),$(if $(filter undefined,$(origin $(name))),,\
 	$(eval override export $(name) := $$(value $(name)))))
 
@@ -117,3 +117,5 @@ distclean: ## remove build/ and the cache (build root, kernels, downloads)
 ##   MEM=4G CPUS=2	the size of the guest
 ##   DURATION=60	seconds of stress and fuzz; SEED= PROCS=3 OPS=200
 ##   KDIR=	the build folder of your own kernel, in place of KERNEL=
+##   SERIES=7.2	the kernel series; without it the newest that is tested and offered
+##   ARCH=arm64	the guest's machine; PAGES=16K or 64K for its pages

@@ -48,9 +48,10 @@ check_files() {
 
 check_options() {
 	local name advice
-	for name in RUST ZONE_DEVICE DEVICE_PRIVATE HMM_MIRROR MMU_NOTIFIER MIGRATION MEMORY_HOTREMOVE TRANSPARENT_HUGEPAGE; do
+	for name in $(needed_options); do
 		case $name in
 		HMM_MIRROR | MMU_NOTIFIER) advice="It has no prompt: CONFIG_TEST_HMM=m selects it." ;;
+		64BIT) advice="dmirror is for machines of 64 bits." ;;
 		RUST) advice="Set it ('make rustavailable' says what hinders it) and rebuild the kernel." ;;
 		*) advice="Set it and rebuild the kernel." ;;
 		esac

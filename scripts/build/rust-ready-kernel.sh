@@ -81,13 +81,17 @@ done
 [ -e "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/core/src/lib.rs" ] || missing+=(rust-src)
 [ -e /usr/include/libelf.h ] || missing+=(libelf-dev)
 [ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
-[ "${#missing[@]}" -eq 0 ] || die "these packages are missing: ${missing[*]}"
+[ "${#missing[@]}" -eq 0 ] || die "these packages are missing: ${missing[*]}" \
+	"Install them with: sudo apt-get install ${missing[*]}"
 
 if [ -e "$folder" ] && [ -n "$(ls -A "$folder")" ]; then
 	die "$folder is there already and not empty"
 fi
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
+# What a failure left would be in the way of the next try.
+trap '[ $? -eq 0 ] || rm -rf -- "${folder:?}"/*' EXIT
+trap 'exit 130' INT TERM HUP
 jobs=${JOBS:-$(nproc)}
 
 # Packages whose names differ from release to release of Debian.
@@ -100,7 +104,7 @@ first_known() {
 		fi
 	done
 	die "the package index has none of: $*" \
-		"Is the suite that ships this kernel among the package sources, and the index fresh (apt-get update)?"
+		"Is the suite that ships this kernel among the package sources, and the index fresh (sudo apt-get update)?"
 }
 
 say "Downloading the packages of Linux $release"
@@ -113,7 +117,7 @@ package_version=$(apt-cache show --no-all-versions "$headers" | sed -n 's/^Versi
 	cd "$folder/packages"
 	apt-get download -q -o APT::Sandbox::User=root "$headers" "$binary" "$source=$package_version"
 ) || die "could not download $headers, $binary and $source=$package_version" \
-	"If the index is old: apt-get update. If $source has moved on, its kernel is the one to use."
+	"If the index is old: sudo apt-get update. If $source has moved on, its kernel is the one to use."
 
 say "Unpacking"
 mkdir "$folder/headers"

@@ -155,12 +155,8 @@ pack() {
 	[ -z "$SYSTEM" ] || cat "$("$SCRIPTS/build/real-root.sh" "$SYSTEM")" >>"$tmp/initrd"
 }
 
-# Four levels are a quarter faster under emulation. With five the debug kernel
-# complains now and then while it boots, for nothing: an interrupt that arrives
-# while the kernel identifies its processor finds the feature bits cleared, and
-# KASAN takes good addresses for wild ones.
-paging=
-[ "$PAGING" = 5 ] || [ "$ARCH" != x86_64 ] || paging=no5lvl
+paging=$FOUR_LEVELS
+[ "$PAGING" != 5 ] || paging=
 
 # add_devices: what the machine has besides, in extra. What is in the slot of a
 # port can be unplugged. The port itself sees to that, whatever ACPI says, which
@@ -177,14 +173,10 @@ add_devices() {
 	[ -z "$HOST_CMD" ] || extra+=" -qmp unix:$tmp/monitor,server=on,wait=off"
 }
 
-# HPET stays off: under emulation the stock kernel hangs while it probes it.
-machine=q35,hpet=off
-[ "$ARCH" != arm64 ] || machine=virt
-
 # qemu ARGUMENT... : the machine.
 qemu() {
 	# shellcheck disable=SC2086 # options and their arguments, or nothing
-	exec "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" $clock -machine $machine -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
+	exec "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" $clock -machine $MACHINE -accel "$accel" -cpu "$cpu" -smp "$CPUS" -m "$MEM" \
 		-nodefaults -display none -no-reboot -kernel "$image" -initrd "$tmp/initrd" \
 		-append "console=${SERIAL}0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 $paging $APPEND" \
 		-chardev "file,id=log,path=$tmp/log" -serial chardev:log $extra "$@"
@@ -210,7 +202,7 @@ run_command() {
 	reader=$!
 	(
 		export -f qemu
-		export SCRIPTS ARCH GNU_ARCH SERIAL machine accel cpu clock extra paging CPUS MEM image tmp APPEND
+		export SCRIPTS ARCH GNU_ARCH SERIAL MACHINE accel cpu clock extra paging CPUS MEM image tmp APPEND
 		exec timeout -k 5 "$TIMEOUT" bash -c 'qemu -chardev stdio,id=io,signal=off -serial chardev:io'
 	) >"$tmp/pipe" <"$input" 2>"$tmp/errors" &
 	runner=$!

@@ -3,16 +3,16 @@
 #
 # Run a command in a guest that virtme-ng makes, on the kernel in KDIR, with the module
 # loaded: what guest.sh does, for those who have `vng` and boot their kernels with it. The
-# guest's files are this host's, copied on write. Takes KDIR, CMD, MODULE, ARGS, APPEND,
+# guest's files are this host's, copied on write. Takes KDIR, CMD, FILES, MODULE, ARGS, APPEND,
 # MEM, CPUS, TIMEOUT, NAME and ACCEL as guest.sh does, and exits like that; VNG has options of vng
-# besides. The kernel log is build/log/NAME-vng.log.
+# besides. The kernel log is build/log/NAME-kdir.log.
 #
 #   KDIR=/its/build/folder CMD='dmirror-selftest --quick' scripts/guest/vng.sh
 DIE_STATUS=125
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/host.sh"
 
-MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2} TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest}
+MODULE=${MODULE:-dmirror} MEM=${MEM:-4G} CPUS=${CPUS:-2} TIMEOUT=${TIMEOUT:-900} NAME=${NAME:-guest} FILES=${FILES:-}
 [ -n "${KDIR:-}" ] || die "KDIR is not set" "KDIR is the build folder of the kernel to boot."
 [ -n "${CMD:-}" ] || die "no CMD was given" "Example: CMD='dmirror-selftest --quick'"
 [[ $MODULE =~ ^(dmirror|none)$ ]] || die "MODULE=$MODULE" "MODULE is dmirror or none."
@@ -23,6 +23,10 @@ command -v vng >/dev/null || die "there is no vng here" \
 [ "${BUILT:-0}" = 1 ] || "$SCRIPTS/build/modules.sh" kdir >/dev/null || die "the modules were not built"
 [ "${BUILT:-0}" = 1 ] || "$SCRIPTS/build/samples.sh" >/dev/null || die "the programs were not built"
 programs=$BUILD/cargo-release/$PROGRAM_TARGET/release
+
+for file in $FILES; do
+	[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
+done
 
 # quoted WORD... : as words of a shell's command.
 quoted() { printf '%q ' "$@"; }
@@ -35,9 +39,9 @@ if [ "${ACCEL:-}" = tcg ] || ! kvm_works; then options+=(--disable-kvm); fi
 # shellcheck disable=SC2206 # several words
 options+=(${VNG:-})
 # shellcheck disable=SC2086 # several parameters
-options+=(--exec "$(quoted "$SCRIPTS/guest/inside/vng" "$BUILD/kdir" "$programs" "$CMD" ${MODULE:+$MODULE ${ARGS:-}})")
+options+=(--exec "$(quoted "$SCRIPTS/guest/inside/vng" "$BUILD/kdir" "$programs" "$FILES" "$CMD" ${MODULE:+$MODULE ${ARGS:-}})")
 
-log=$BUILD/log/$NAME-vng.log status=0
+log=$BUILD/log/$NAME-kdir.log status=0
 mkdir -p "$BUILD/log"
 timeout -k 5 "$TIMEOUT" vng "${options[@]}" 2>"$log.raw" </dev/null || status=$?
 tr -d '\r' <"$log.raw" >"$log"

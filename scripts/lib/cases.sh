@@ -68,6 +68,10 @@ add_totals() {
 	return 1
 }
 
+# What makes the guest: guest.sh, or vng.sh where virtme-ng is installed.
+export GUEST=${GUEST:-guest}
+[[ $GUEST =~ ^(guest|vng)$ ]] || die "GUEST=$GUEST" "GUEST is guest or vng."
+
 # guest_cases PREFIX LISTER... : run a guest by its settings in the environment,
 # in which CMD prints KTAP, and compare it with the names of the cases, which
 # LISTER prints.
@@ -78,7 +82,7 @@ guest_cases() {
 	shift
 	mkdir -p "$BUILD/log"
 	"$@" >"$output.list"
-	"$SCRIPTS/guest/guest.sh" >"$output.ktap" || status=$?
+	"$SCRIPTS/guest/$GUEST.sh" >"$output.ktap" || status=$?
 	if [ "$status" -eq 122 ] || [ "$status" -eq 125 ]; then
 		failed "${prefix}no case ran: the guest did not get that far (status $status, see above)"
 		return

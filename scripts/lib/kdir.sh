@@ -6,6 +6,9 @@
 # kdir_option NAME : the value of CONFIG_NAME, without quotes; nothing if it is not set.
 kdir_option() { sed -n "s/^CONFIG_$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}\$/\1/p" "$KDIR/.config"; }
 
+# needed_options : what the kernel must have been built with, without CONFIG_. Kbuild has the list.
+needed_options() { sed -n '/^dmirror-needs :=/,/[^\\]$/ { s/^.*:=//; s/\\$//; p }' "$TOP/Kbuild" | xargs -n1; }
+
 # kdir_source : the folder of the kernel's source: KDIR itself, unless it was built with O=.
 kdir_source() { if [ -e "$KDIR/source" ]; then readlink -f "$KDIR/source"; else printf '%s\n' "$KDIR"; fi; }
 

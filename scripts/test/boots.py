@@ -94,6 +94,7 @@ class Boots:
         self.name = os.environ["NAME"]
         # Logs have the name that built_for in scripts/lib/lib.sh makes.
         self.kernel = os.environ["KERNEL"] + os.environ.get("BUILT_FOR", "")
+        self.guest = os.environ.get("GUEST") or "guest"
         self.command = os.environ["CMD"]
         self.boots = 0
         self.deaths = 0
@@ -122,7 +123,7 @@ class Boots:
         log.unlink(missing_ok=True)
         command = self.command + "".join(f" {self.select}{case}" for case in names)
         with output.open("wb") as stream:
-            self.status = subprocess.run([SCRIPTS / "guest/guest.sh"], check=False, stdout=stream,
+            self.status = subprocess.run([SCRIPTS / f"guest/{self.guest}.sh"], check=False, stdout=stream,
                                          env={**os.environ, "NAME": name, "CMD": command}).returncode
         said = read_text(log)
         self.started = "dmirror-guest: command starts" in said

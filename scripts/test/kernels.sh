@@ -7,7 +7,8 @@
 #
 #   scripts/test/kernels.sh          stock kernels: each other series, and arm64 with pages
 #                                    of 16 KiB; the cases that depend most on the kernel
-#   scripts/test/kernels.sh all      all of them, stock and debug, all cases
+#   scripts/test/kernels.sh all      each series on each machine with each size of pages,
+#                                    stock and debug, all cases
 #   scripts/test/kernels.sh SETTING=VALUE...
 #                                    all cases on one, such as ARCH=arm64 PAGES=64K
 . "$(dirname "$0")/../lib/lib.sh"
@@ -67,13 +68,18 @@ all() {
 case ${1:-} in
 '' | all)
 	[ $# -le 1 ] || die "too many arguments" "$usage"
+	machines=("")
+	[ $# -eq 0 ] || machines=("" ARCH=arm64 "ARCH=arm64 PAGES=16K" "ARCH=arm64 PAGES=64K")
 	kernels=()
 	for series in "${KERNEL_SERIES[@]}"; do
-		[ "$series" = "$default" ] || kernels+=("SERIES=$series")
+		if [ "$series" = "$default" ]; then series=; else series=SERIES=$series; fi
+		for machine in "${machines[@]}"; do
+			[ "$machine" != "ARCH=$HOST_ARCH" ] || continue # it is the machine without a name
+			kernel=$series${series:+${machine:+ }}$machine
+			[ -z "$kernel" ] || kernels+=("$kernel")
+		done
 	done
-	kernels+=("ARCH=arm64 PAGES=16K")
-	[ $# -eq 0 ] || [ "$HOST_ARCH" = arm64 ] || kernels+=("ARCH=arm64")
-	[ $# -eq 0 ] || kernels+=("ARCH=arm64 PAGES=64K")
+	[ $# -gt 0 ] || kernels+=("ARCH=arm64 PAGES=16K")
 	for kernel in "${kernels[@]}"; do "${1:-few}" "$kernel"; done
 	;;
 *=*) all "$*" ;;

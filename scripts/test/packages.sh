@@ -115,7 +115,7 @@ ${KERNEL_SERIES[0]}.0-norust|it was built without CONFIG_RUST.|Use a kernel that
 ${KERNEL_SERIES[0]}.0-machine|it is neither for x86-64 nor for arm64.|Use a kernel that is.
 ${KERNEL_SERIES[0]}.0-versions|it was built with CONFIG_MODVERSIONS|Use a kernel without it.
 ${KERNEL_SERIES[0]}.0-rustc|it was built with rustc 1.99.0, and here is rustc 1.|Install the rustc of the Debian release
-$release|its headers hold no Rust metadata|index fresh (apt-get update)?
+$release|its headers hold no Rust metadata|index fresh (sudo apt-get update)?
 EOF
 status=0
 logged /etc/kernel/postinst.d/dkms 7.99.0-new || status=$?
@@ -163,15 +163,13 @@ mkdir "$tmp/files"
 cp "$deb"/dmirror-tools_*_"$DEBIAN_ARCH".deb "$SCRIPTS/guest/inside/packages" "$SCRIPTS/lib/cases.sh" "$tmp/files"
 tar -c -C "$tmp/files" -f "$tmp/files.tar" .
 choose_accel "" host
-machine=q35,hpet=off
-[ "$ARCH" = x86_64 ] || machine=virt
 note "booting it (2 to 6 minutes without KVM)"
 output=$BUILD/log/packages.out kernel_log=$BUILD/log/packages.log
 : >"$output"
-timeout -k 5 "$TIMEOUT" "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" -machine $machine -accel "$accel" -cpu "$cpu" -smp 2 -m 2G \
+timeout -k 5 "$TIMEOUT" "$SCRIPTS/build/in-root.sh" "qemu-system-$GNU_ARCH" -machine "$MACHINE" -accel "$accel" -cpu "$cpu" -smp 2 -m 2G \
 	-nodefaults -display none -no-reboot \
 	-kernel "$(find "$system/boot" -name "vmlinuz-$release")" -initrd "$system/boot/initrd.img-$release" \
-	-append "console=${SERIAL}0 ignore_loglevel oops=panic panic=-1 no5lvl root=LABEL=system rw systemd.run_success_action=poweroff systemd.run_failure_action=poweroff systemd.run=\"/bin/sh -c 'mkdir /run/files; tar -x -C /run/files -f /dev/disk/by-id/virtio-files; /bin/bash /run/files/packages >/dev/${SERIAL}1 2>&1'\"" \
+	-append "console=${SERIAL}0 ignore_loglevel oops=panic panic=-1 $FOUR_LEVELS root=LABEL=system rw systemd.run_success_action=poweroff systemd.run_failure_action=poweroff systemd.run=\"/bin/sh -c 'mkdir /run/files; tar -x -C /run/files -f /dev/disk/by-id/virtio-files; /bin/bash /run/files/packages >/dev/${SERIAL}1 2>&1'\"" \
 	-drive "file=$tmp/disk,format=raw,if=none,id=disk,cache=unsafe" -device virtio-blk-pci,drive=disk \
 	-drive "file=$tmp/files.tar,format=raw,if=none,id=files,readonly=on" -device virtio-blk-pci,drive=files,serial=files \
 	-serial "file:$kernel_log" -serial "file:$output" </dev/null >&2 &

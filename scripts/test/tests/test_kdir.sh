@@ -5,6 +5,7 @@
 # what is missing.
 unset KDIR KERNEL SERIES MAKEFLAGS MAKELEVEL LLVM
 . "$(dirname "$0")/../../lib/lib.sh"
+. "$SCRIPTS/lib/kdir.sh"
 
 tmp=$(mktemp -d)
 trap 'rm -rf -- "$tmp"' EXIT
@@ -25,8 +26,7 @@ kernel() {
 		x86_64) echo CONFIG_X86_64=y ;;
 		arm64) echo CONFIG_ARM64=y ;;
 		esac
-		for name in RUST ZONE_DEVICE DEVICE_PRIVATE HMM_MIRROR MMU_NOTIFIER MIGRATION MEMORY_HOTREMOVE \
-			TRANSPARENT_HUGEPAGE BLK_DEV_INITRD BINFMT_ELF BINFMT_SCRIPT PRINTK TTY PROC_FS SYSFS DEVTMPFS \
+		for name in $(needed_options) BLK_DEV_INITRD BINFMT_ELF BINFMT_SCRIPT PRINTK TTY PROC_FS SYSFS DEVTMPFS \
 			TMPFS FUTEX FILE_LOCKING MODULE_UNLOAD SERIAL_8250 SERIAL_8250_CONSOLE SERIAL_AMBA_PL011 \
 			SERIAL_AMBA_PL011_CONSOLE ACPI; do
 			[[ " ${*:4} " == *" -$name "* ]] || printf 'CONFIG_%s=y\n' "$name"

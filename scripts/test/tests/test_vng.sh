@@ -62,7 +62,8 @@ passes --disable-kvm
 passes --force-9p
 passes --rw
 passes 'ignore_loglevel printk.devkmsg=on oops=panic panic=-1 memmap=512M$0x160000000'
-passes "$inside $(printf '%q' "echo 'a b'; ls \$HOME") dmirror capacity=1 engines=0 "
-exits 0 0 "$whole" CMD=true MODULE=none
-passes "$inside true "
+passes "$inside '' $(printf '%q' "echo 'a b'; ls \$HOME") dmirror capacity=1 engines=0 "
+exits 0 0 "$whole" CMD=true MODULE=none FILES="$tmp/bin/vng $tmp/arguments"
+passes "$inside $(printf '%q' "$tmp/bin/vng $tmp/arguments") true "
+exits 125 0 "$whole" CMD=true FILES="$tmp/none"
 [ "$failures" -eq 0 ]
