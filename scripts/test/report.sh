@@ -12,7 +12,7 @@
 # PATCHES and RANGE in the environment stand for arguments. Patches are built with the
 # configuration of the debug kernel (KASAN, lockdep and more; 15 to 20 minutes). DURATION:
 # seconds of random programs, for each of two seeds. PARTS: some of the parts of
-# `test.sh --report --list`.
+# `test.sh --report --list`, or `all`, which is whatever a guest can run and takes hours.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$SCRIPTS/lib/kdir.sh"
 . "$SCRIPTS/lib/patches.sh"
@@ -55,7 +55,8 @@ else
 	export KDIR
 fi
 
-output=$BUILD/log/report.out status=0
+output=$BUILD/log/report.out status=0 private=
+[ "${PARTS:-}" != all ] || private="; ksft_hmm.sh, fuzz and guest: 2 private ones"
 mkdir -p "$BUILD/log"
 # shellcheck disable=SC2086 # several words
 "$SCRIPTS/test/test.sh" --report ${PARTS:-} >"$output" || status=$?
@@ -75,7 +76,7 @@ complaints=$(for log in "${logs[@]}"; do "$SCRIPTS/guest/complaints.sh" "$log" |
 	[ "${#patches[@]}" -eq 0 ] || sed -e '1s/^/patches:  /' -e '2,$s/^/          /' "$work/diffs/subjects"
 	kdir_checks | sed -e '1s/^/kernel:   /' -e '2,$s/^/          /'
 	echo "guest:    QEMU, $ARCH, ${CPUS:-2} CPUs; ${#logs[@]} boots, $complaints lines of complaint in the kernel's logs"
-	echo "devices:  2 private ones, 2 coherent ones (kunit: its own)"
+	echo "devices:  2 private ones, 2 coherent ones (kunit: its own$private)"
 	echo
 	printf '%s\n' "$table"
 } | tee "$BUILD/report.txt"

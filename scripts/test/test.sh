@@ -4,9 +4,9 @@
 # All of the tests, part by part, whatever other parts came to. Ends with
 # `N passed, N failed, N skipped`, summed over all parts.
 #
-#   scripts/test/test.sh [--soak | --report] [PART...]      default: all; --list names them
+#   scripts/test/test.sh [--soak | --report [all]] [PART...]    default: all; --list names them
 #
-# --report: what report.sh shows of KDIR.
+# --report: what report.sh shows of KDIR; with `all` whatever a guest can run on it.
 #
 # With KDIR in the environment: what runs in a guest, on that kernel; what the kernel
 # lacks skips, with its reason. With ARCH of another machine: what runs in a guest.
@@ -76,6 +76,18 @@ elif [ "${1:-}" = --report ]; then
 		"kunit:test/kunit.py short"
 		"stress:test/stress.sh coherent 1 2"
 	)
+	if [ "${1:-}" = all ]; then
+		shift
+		parts=(
+			"hmm-tests:test/conformance.sh"
+			"ksft:test/conformance.sh ksft"
+			"selftest:test/selftest.sh"
+			"kunit:test/kunit.py"
+			"stress:test/stress.sh coherent 1 2"
+			"fuzz:test/fuzz.sh 1 2"
+			"guest:test/guest-checks.sh"
+		)
+	fi
 	export DURATION=${DURATION:-60}
 elif [ -n "${KDIR:-}" ]; then
 	kind=kdir
