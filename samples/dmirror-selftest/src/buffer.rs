@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whole pages of the program's heap: memory with which the program calls the
-//! kernel as programs do, and which a device may hold at that moment.
+//! Page-aligned buffers in the program's heap. The program passes them to system calls, as programs
+//! do, also while a device holds their pages.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ pub struct Buffer {
     inside: Range<usize>,
 }
 
-/// The bytes of round `round`: `pages` pages of which each word tells its place
-/// and its round.
+/// Returns the content of round `round`: `pages` pages in which each word depends on its place and
+/// on the round.
 pub fn content(pages: usize, round: u8) -> Vec<u8> {
     (0..pages * page_size() / 8)
         .map(|word| (word as u64 ^ (u64::from(round) << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -26,7 +26,7 @@ pub fn content(pages: usize, round: u8) -> Vec<u8> {
         .collect()
 }
 
-/// Checks bytes against those of a round.
+/// Checks that bytes are the content of a round.
 pub fn is_content(what: &str, bytes: &[u8], round: u8) -> Result<()> {
     let expected = content(bytes.len() / page_size(), round);
     let wrong = bytes.iter().zip(&expected).position(|(a, b)| a != b);
@@ -40,7 +40,7 @@ pub fn is_content(what: &str, bytes: &[u8], round: u8) -> Result<()> {
 }
 
 impl Buffer {
-    /// `pages` pages with the content of round `round`.
+    /// Creates a buffer of `pages` pages with the content of round `round`.
     pub fn new(pages: usize, round: u8) -> Self {
         let size = page_size();
         let bytes = vec![0; (pages + 1) * size];
@@ -59,17 +59,17 @@ impl Buffer {
         self.bytes_mut().copy_from_slice(&content(pages, round));
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.inside.clone()]
     }
 
-    /// The bytes, to be changed.
+    /// Returns the bytes as a mutable slice.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.inside.clone()]
     }
 
-    /// Where the pages are in the address space.
+    /// Returns the range of the pages in the address space.
     pub fn range(&self) -> Result<PageRange> {
         range_of(self.bytes())
     }
@@ -91,18 +91,18 @@ impl Buffer {
         self.move_out(device, round)
     }
 
-    /// Checks, by what the kernel says, where the pages are.
+    /// Checks that the kernel reports all pages at `place`.
     pub fn expect(&self, what: &str, place: Where) -> Result<()> {
         all_at(what, self.range()?, place)
     }
 
-    /// Reads every byte by the CPU and compares with the content of a round.
+    /// Reads every byte with the CPU, and compares it with the content of a round.
     pub fn verify(&self, round: u8) -> Result<()> {
         is_content("memory read by the CPU", self.bytes(), round)
     }
 }
 
-/// The whole pages that hold `bytes`.
+/// Returns the range of the whole pages that hold `bytes`.
 pub fn range_of(bytes: &[u8]) -> Result<PageRange> {
     let size = page_size();
     let start = bytes.as_ptr().addr() / size * size;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A cgroup with limits of memory.
+//! A cgroup with memory limits.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result};
 use crate::check::skip;
 use crate::context::is_root;
 
-/// Where cgroup2 is mounted.
+/// The mount point of cgroup2.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// A cgroup of a case's own. Dropping it ends what is in it.
+/// A cgroup of one case. Drop kills its processes and removes it.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes one, with the memory controller, or skips.
+    /// Creates a cgroup with the memory controller, or skips.
     pub fn new(name: &str) -> Result<Self> {
         if !is_root() {
             return skip("needs root");
@@ -39,7 +39,7 @@ impl Cgroup {
         Ok(Self(path))
     }
 
-    /// Moves this process into it.
+    /// Moves this process into the cgroup.
     pub fn enter(&self) -> Result<()> {
         self.set("cgroup.procs", "0")
     }
@@ -49,7 +49,7 @@ impl Cgroup {
         fs::write(Path::new(ROOT).join("cgroup.procs"), "0").context("cannot leave the cgroup")
     }
 
-    /// Writes to one of its files.
+    /// Writes to a file of the cgroup.
     pub fn set(&self, file: &str, value: &str) -> Result<()> {
         fs::write(self.0.join(file), value)
             .with_context(|| format!("cannot write {value} to {file} of a cgroup"))
@@ -61,7 +61,7 @@ impl Cgroup {
         Ok(text.trim().parse()?)
     }
 
-    /// Reads the number called `name` from a file with one a line.
+    /// Reads the number called `name` from a file with one number per line.
     pub fn field(&self, file: &str, name: &str) -> Result<u64> {
         let text = fs::read_to_string(self.0.join(file))?;
         let value = text

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How cases say what they expect. Each failure names what was expected and
-//! what was seen.
+//! The checks of the cases. Each failure names the expected and the actual value.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -11,17 +10,17 @@ use anyhow::{Result, bail, ensure};
 use dmirror_client::{CallError, Counts, Device, Errno, Module, PageRange, Place, Room, Survey};
 use thiserror::Error;
 
-/// The case cannot run here, and why.
+/// The error of a case that cannot run here, with the reason.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct Skip(pub String);
 
-/// The case would show, or has shown, a defect of the kernel that is known.
+/// The error of a case that would show, or has shown, a known defect of the kernel.
 #[derive(Debug, Error)]
 #[error("the kernel's own defect: {0}")]
 pub struct Known(pub &'static str);
 
-/// Ends the case as one that shows a defect of the kernel; see Documentation/known-mm-issues.md.
+/// Ends the case as one that shows a known defect; see Documentation/known-mm-issues.md.
 pub fn known<T>(defect: &'static str) -> Result<T> {
     Err(Known(defect).into())
 }
@@ -31,7 +30,7 @@ pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
     Err(Skip(reason.into()).into())
 }
 
-/// As [`skip`] where a system call failed with `errno`, for `reason`.
+/// Skips the case for `reason` if a system call failed with `errno`; returns any other answer.
 pub fn skip_on<T>(errno: Errno, reason: &str, answer: io::Result<T>) -> Result<T> {
     match answer {
         Err(error) if error.raw_os_error() == Some(errno as i32) => skip(reason),
@@ -39,8 +38,8 @@ pub fn skip_on<T>(errno: Errno, reason: &str, answer: io::Result<T>) -> Result<T
     }
 }
 
-/// Ends the case, as one that cannot run here, on another module of the same
-/// ABI: the kernel's test_hmm need not have `what`.
+/// Skips the case if the loaded module is another one with the same ABI: the kernel's test_hmm may
+/// lack `what`.
 pub fn needs_ours(what: &str) -> Result<()> {
     match Module::loaded() {
         Some(module) if !module.is_ours() => skip(format!("{what}: {} has none", module.name())),
@@ -48,12 +47,12 @@ pub fn needs_ours(what: &str) -> Result<()> {
     }
 }
 
-/// Whether to look for those defects of kernels that are known, and that end the run or spoil it.
+/// Returns whether cases look for known kernel defects that end the run or spoil it.
 pub fn looks_for_known() -> bool {
     env::var_os("DMIRROR_KNOWN").is_some_and(|value| value == "1")
 }
 
-/// Rounds for 5 s, or as many seconds as `DMIRROR_SECONDS` says, but at least `least`.
+/// Counts rounds for 5 s, or for `DMIRROR_SECONDS` seconds if that is set, but at least `least`.
 pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
     let seconds = env::var("DMIRROR_SECONDS").ok();
     let seconds = seconds.and_then(|seconds| seconds.parse().ok());
@@ -61,8 +60,8 @@ pub fn rounds(least: usize) -> impl Iterator<Item = usize> {
     (0..).take_while(move |&round| round < least || Instant::now() < end)
 }
 
-/// Rounds for a case that leaves the loop when it has seen something that is rare: at least
-/// `least`, and for a minute at most.
+/// Counts rounds for a case that leaves the loop after a rare event: at least `least` rounds, and
+/// more only within the first minute.
 pub fn tries(least: usize) -> impl Iterator<Item = usize> {
     let end = Instant::now() + Duration::from_secs(60);
     (0..).take_while(move |&round| round < least || Instant::now() < end)
@@ -139,7 +138,7 @@ pub fn fails(what: &str, answer: Result<Counts, CallError>, errno: Errno) -> Res
     }
 }
 
-/// Lets pass that a command failed with one of `errnos`.
+/// Accepts that a command failed with one of `errnos`; returns other errors.
 pub fn unless(answer: Result<Counts, CallError>, errnos: &[Errno]) -> Result<()> {
     match answer {
         Err(error) if errnos.contains(&error.errno) => Ok(()),
@@ -147,24 +146,23 @@ pub fn unless(answer: Result<Counts, CallError>, errnos: &[Errno]) -> Result<()>
     }
 }
 
-/// Lets pass what the header allows when someone else holds a page.
+/// Accepts the errors that the header allows while someone else holds a page.
 pub fn unless_held(answer: Result<Counts, CallError>) -> Result<()> {
     unless(answer, &[Errno::ENOENT, Errno::EBUSY])
 }
 
-/// What is free on a device before a case, to compare with what is afterwards.
+/// The free memory of a device before a case, for a comparison afterwards.
 #[derive(Debug)]
 pub struct Before(Option<Room>);
 
 impl Before {
-    /// Looks at a device.
+    /// Reads the free memory of a device.
     pub fn of(device: &Device) -> Result<Self> {
         Ok(Self(device.room()?))
     }
 
-    /// Checks that no page stayed on the device. A process that ends gives its
-    /// pages back a moment later, when the last user of its memory is gone. So
-    /// there may be more room than before, too.
+    /// Checks that no page stayed on the device. A process that ends frees its pages a moment
+    /// later, when the last user of its memory is gone. So there may also be more room than before.
     pub fn nothing_is_left(&self, device: &Device) -> Result<()> {
         let has_room = |now: Option<Room>| match (now, self.0) {
             (Some(now), Some(before)) => {
@@ -182,7 +180,7 @@ impl Before {
     }
 }
 
-/// Where pages shall be.
+/// The expected place of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
     /// In a device's memory.
@@ -206,12 +204,12 @@ impl Where {
     }
 }
 
-/// Checks, by what the kernel says, that all pages of `range` are at `place`.
+/// Checks that the kernel reports all pages of `range` at `place`.
 pub fn all_at(what: &str, range: PageRange, place: Where) -> Result<()> {
     at(what, &Survey::of(range)?, place)
 }
 
-/// As [`all_at`], for pages that have been looked up.
+/// Like [`all_at`], for pages that have been looked up.
 pub fn at(what: &str, survey: &Survey, place: Where) -> Result<()> {
     let places = survey.places();
     let wrong: Vec<usize> = (0..places.len())
@@ -228,7 +226,7 @@ pub fn at(what: &str, survey: &Survey, place: Where) -> Result<()> {
     }
 }
 
-/// Checks that SNAPSHOT says `expected` of all pages of `range`.
+/// Checks that SNAPSHOT returns `expected` for all pages of `range`.
 pub fn snapshot_is(what: &str, device: &Device, range: PageRange, expected: u8) -> Result<()> {
     let bytes = device.snapshot(range)?;
     match bytes.iter().position(|byte| *byte != expected) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases work with: devices, child processes, threads, gates between
-//! processes, the module.
+//! The tools of the cases: devices, child processes, threads, gates between processes, the module.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -25,7 +24,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::check::{equal, skip};
 
-/// How long one process waits for a sign of another.
+/// The time limit for a wait on another process.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The devices and the module under test.
@@ -38,7 +37,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The tests of `device`, with the help of `second`.
+    /// Creates the context for tests of `device`, with the help of `second`.
     pub fn new(device: PathBuf, second: PathBuf, loader: Option<Loader>) -> Self {
         let module = Module::loaded().unwrap_or_else(|| Module::named("dmirror"));
         Self {
@@ -49,7 +48,7 @@ impl Context {
         }
     }
 
-    /// What a reader of the results should know about this run.
+    /// Returns notes on this run for a reader of the results.
     pub fn describe(&self) -> Vec<String> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let (name, parameters) = (self.module.name(), self.module.parameters().join(" "));
@@ -81,7 +80,8 @@ impl Context {
         open(path)
     }
 
-    /// Loads the module if it is not there and this run knows how.
+    /// Loads the module if its device is missing, and opens the device. Fails if this run has no
+    /// loader.
     pub fn ensure_loaded(&self) -> Result<()> {
         if !self.device.exists() {
             match &self.loader {
@@ -97,7 +97,7 @@ impl Context {
         self.open().map(drop)
     }
 
-    /// The loaded module and a way to load it again, or skips.
+    /// Returns the loaded module and a loader for it, or skips.
     pub fn module(&self) -> Result<(Module, &Loader)> {
         if !geteuid().is_root() {
             return skip("needs root");
@@ -116,7 +116,7 @@ fn open(path: &Path) -> Result<Device> {
     Device::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Two CPUs that this process may use, or skips.
+/// Returns two CPUs that this process may use, or skips.
 pub fn two_cpus() -> Result<[usize; 2]> {
     let allowed = sched_getaffinity(None)?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
@@ -139,7 +139,7 @@ pub fn on_cpu(cpu: usize, body: impl FnOnce() -> Result<()> + Send) -> Result<()
     thread::scope(|scope| joined(scope.spawn(stay)))
 }
 
-/// The number that follows `name` at the start of a line of a file of the kernel.
+/// Returns the number that follows `name` at the start of a line in a file of the kernel.
 pub fn number_in(file: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(file)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -148,29 +148,29 @@ pub fn number_in(file: &str, name: &str) -> Result<u64> {
     Ok(number.parse()?)
 }
 
-/// Whether this process is root's.
+/// Returns whether this process runs as root.
 pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// The memory of a process, by its number or `self`, as a file to read and write.
+/// Opens the memory of a process, given by its number or `self`, for reading and writing.
 pub fn memory_of(process: impl Display) -> io::Result<File> {
     read_write(format!("/proc/{process}/mem"))
 }
 
-/// A file that is there, to read and write.
+/// Opens an existing file for reading and writing.
 pub fn read_write(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
-/// A file of the kernel with another text, which is as before on drop.
+/// A changed file of the kernel. Drop writes the old text back.
 pub struct Setting {
     path: String,
     before: String,
 }
 
 impl Setting {
-    /// Writes `text` to the file, or skips where there is none.
+    /// Writes `text` to the file, or skips if there is no such file.
     pub fn new(path: impl Into<String>, text: &str) -> Result<Self> {
         let path = path.into();
         let before = match fs::read_to_string(&path) {
@@ -192,15 +192,15 @@ impl Drop for Setting {
     }
 }
 
-/// What comes before the arguments on the command line of this program.
+/// The subcommand before the arguments on the command line of this program, if any.
 static SUBCOMMAND: OnceLock<Option<&'static str>> = OnceLock::new();
 
-/// Says what comes before the arguments on the command line, once.
+/// Sets the subcommand before the arguments on the command line. Only the first call counts.
 pub fn set_subcommand(subcommand: Option<&'static str>) {
     SUBCOMMAND.get_or_init(|| subcommand);
 }
 
-/// Another program, to be executed: this one, which lists its cases to nobody.
+/// Returns another program to execute: this one, which lists its cases to /dev/null.
 pub fn program() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(SUBCOMMAND.get().copied().flatten());
@@ -208,7 +208,7 @@ pub fn program() -> Command {
     command
 }
 
-/// A child process of a case. What it prints goes where the case's output goes.
+/// A child process of a case. Its output goes to the output of the case.
 pub struct Helper(Child);
 
 /// Runs `body` in a child process.
@@ -224,12 +224,12 @@ pub fn helper(body: impl FnOnce() -> Result<()>) -> Result<Helper> {
 }
 
 impl Helper {
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(self.0.signal(signal)?)
     }
 
-    /// Waits until it has succeeded.
+    /// Waits until the process ends, and checks that it succeeded.
     pub fn join(self) -> Result<()> {
         match self.exit()? {
             Exit::Status(0) => Ok(()),
@@ -238,7 +238,7 @@ impl Helper {
         }
     }
 
-    /// Waits until it has ended somehow.
+    /// Waits until the process ends, and returns its exit status or signal.
     pub fn exit(self) -> Result<Exit> {
         match self.0.wait_for(PATIENCE)? {
             Ok(exit) => Ok(exit),
@@ -250,13 +250,13 @@ impl Helper {
         }
     }
 
-    /// Waits until it has ended, by SIGKILL.
+    /// Waits until the process ends, and checks that SIGKILL ended it.
     pub fn was_killed(self) -> Result<()> {
         let end = self.exit()?;
         equal("end of the child", end, Exit::Signal(Signal::SIGKILL))
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills the process, and waits until it is gone.
     pub fn kill(self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.exit().map(drop)
@@ -268,7 +268,7 @@ pub fn in_child(body: impl FnOnce() -> Result<()>) -> Result<()> {
     helper(body)?.join()
 }
 
-/// Children that all wait for `go`, which is open to each of them now.
+/// Starts children that all wait for `go`, and opens it for each of them.
 pub fn started(go: &Gate, children: impl Iterator<Item = Result<Helper>>) -> Result<Vec<Helper>> {
     let children: Vec<Helper> = children.collect::<Result<_>>()?;
     children.iter().try_for_each(|_| go.open())?;
@@ -288,7 +288,7 @@ pub fn while_shared<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     child.join().map(|()| result)
 }
 
-/// Checks that a child process which does `access` ends by SIGSEGV.
+/// Checks that SIGSEGV ends a child process that does `access`.
 pub fn segfaults(access: impl FnOnce()) -> Result<()> {
     let child = helper(|| {
         access();
@@ -298,8 +298,8 @@ pub fn segfaults(access: impl FnOnce()) -> Result<()> {
     equal("end of the child", end, Exit::Signal(Signal::SIGSEGV))
 }
 
-/// Runs `body`, which does as 32-bit programs do, in a child process: a kernel that runs none of
-/// those kills it, and the case is skipped.
+/// Runs `body`, which acts as a 32-bit program, in a child process. Skips the case if the kernel
+/// kills the child, because it runs no 32-bit programs.
 #[cfg(target_arch = "x86_64")]
 pub fn as_32_bit(body: impl FnOnce() -> Result<()>) -> Result<()> {
     match helper(body)?.exit()? {
@@ -309,23 +309,23 @@ pub fn as_32_bit(body: impl FnOnce() -> Result<()>) -> Result<()> {
     }
 }
 
-/// Runs `parent` in a child process and `orphan` in a child of it, with what `parent`
-/// returned; returns when the parent has ended, and leaves the orphan to itself.
+/// Runs `parent` in a child process, and `orphan` in a child of that process, with the value that
+/// `parent` returned. Returns when the parent has ended, and does not wait for the orphan.
 pub fn orphaned<T>(
     parent: impl FnOnce() -> Result<T>,
     orphan: impl FnOnce(&T) -> Result<()>,
 ) -> Result<()> {
     helper(|| {
         let inherited = parent()?;
-        // The orphan outlives this process, and a queue is not destroyed by its end.
+        // The orphan outlives this process, so the end of this process must not destroy a queue.
         std::mem::forget((helper(|| orphan(&inherited))?, inherited));
         Ok(())
     })?
     .join()
 }
 
-/// Runs `parent` in a child process and, when that has ended, `orphan` in a child
-/// of it, with what `parent` returned.
+/// Runs `parent` in a child process and, when that process has ended, `orphan` in a child of it,
+/// with the value that `parent` returned.
 pub fn outlived<T>(
     parent: impl FnOnce() -> Result<T>,
     orphan: impl FnOnce(&T) -> Result<()>,
@@ -343,7 +343,7 @@ pub fn outlived<T>(
     equal("whether the orphan succeeded", verdict.receive()?, 1)
 }
 
-/// Waits until a thread has succeeded.
+/// Waits for a thread, and returns its result.
 pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, E>>) -> Result<T> {
     match thread.join() {
         Ok(result) => result.map_err(Into::into),
@@ -351,8 +351,8 @@ pub fn joined<T, E: Into<anyhow::Error>>(thread: ScopedJoinHandle<'_, Result<T, 
     }
 }
 
-/// Runs each of `others` in a thread of its own, again and again until `body` has ended. If both
-/// fail, the error is that of `body`.
+/// Runs each of `others` in its own thread, again and again until `body` has ended. If both fail,
+/// returns the error of `body`.
 pub fn beside<T>(
     others: &[&(dyn Fn() -> Result<()> + Sync)],
     body: impl FnOnce() -> Result<T>,
@@ -380,7 +380,7 @@ pub fn beside<T>(
     })
 }
 
-/// Runs `other` in a thread of its own and `main` in this one, which begin at the same time.
+/// Runs `other` in a new thread and `main` in this one. Both begin at the same time.
 pub fn at_once<T: Send, U>(
     other: impl FnOnce() -> Result<T> + Send,
     main: impl FnOnce() -> Result<U>,
@@ -398,15 +398,15 @@ pub fn at_once<T: Send, U>(
     })
 }
 
-/// Lets a process wait for another: what one sends, the other receives. Make it
-/// before the fork.
+/// A gate on which one process waits for another: one sends numbers, the other receives them.
+/// Create it before the fork.
 pub struct Gate {
     read: File,
     write: File,
 }
 
 impl Gate {
-    /// A gate with nothing sent.
+    /// Creates a gate with nothing sent.
     pub fn new() -> Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         Ok(Self {
@@ -421,12 +421,12 @@ impl Gate {
         Ok(())
     }
 
-    /// Lets one wait of the other side pass.
+    /// Ends one [`Self::wait`] of the other side.
     pub fn open(&self) -> Result<()> {
         self.send(0)
     }
 
-    /// Whether the other side has sent something that was not received.
+    /// Returns whether the other side has sent something that was not received.
     pub fn is_open(&self) -> Result<bool> {
         let mut fds = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];
         Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Daemons of the kernel that scan memory, by their files in sysfs.
+//! Daemons of the kernel that scan memory, controlled by their files in sysfs.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use dmirror_client::{Region, hpage_pmd_nr, hpage_pmd_size};
 use crate::check::skip;
 use crate::context::is_root;
 
-/// Where the daemons of memory management have their folders.
+/// The folder in sysfs with the folders of the memory management daemons.
 const MM: &str = "/sys/kernel/mm";
 
-/// A daemon at work; its files are as they were, on drop.
+/// A running daemon. Drop writes the old values back to its files.
 pub struct Daemon {
     name: &'static str,
     folder: PathBuf,
@@ -45,16 +45,16 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The daemon that makes huge pages.
+    /// Starts khugepaged, the daemon that makes huge pages.
     pub fn khugepaged(files: &[(&'static str, &str)]) -> Result<Self> {
         Self::start("khugepaged", "transparent_hugepage/khugepaged", files)
     }
 
-    /// Waits until it has looked at everything `times` times.
+    /// Waits until the daemon has scanned everything `times` times.
     pub fn wait(&self, times: u64) -> Result<()> {
         let file = self.folder.join("full_scans");
         let scans = || -> Result<u64> { Ok(fs::read_to_string(&file)?.trim().parse()?) };
-        // The first one may have begun before.
+        // The first scan may have begun before.
         let goal = scans()? + times + 1;
         let start = Instant::now();
         while scans()? < goal {
@@ -67,34 +67,34 @@ impl Daemon {
     }
 }
 
-/// Keeps khugepaged from any work that no case asks for: it would bring back what a
-/// case has put on the device, where no more than 64 pages of a huge page's range
-/// are there, and make a huge page of small ones.
+/// A pause of khugepaged, so that it does no work unless a case asks for it. It would bring back
+/// the pages that a case has put on the device, if at most 64 pages of a huge page's range are
+/// there, and make a huge page of small ones.
 ///
-/// Everything is as it was, on drop.
+/// Drop restores the old settings.
 pub struct StillKhugepaged {
     _daemon: Daemon,
     _mm: Region,
 }
 
 impl StillKhugepaged {
-    /// How long it sleeps: a day, in milliseconds.
+    /// The sleep of khugepaged during the pause: a day, in milliseconds.
     const SLEEP: &str = "86400000";
 
-    /// How long it sleeps if nobody says otherwise.
+    /// The default sleep of khugepaged, in milliseconds.
     const USUAL: &str = "10000";
 
     /// Puts khugepaged to sleep.
     pub fn start() -> Result<Self> {
         let mut daemon = Daemon::khugepaged(&[("scan_sleep_millisecs", Self::SLEEP)])?;
         for (_, before) in &mut daemon.before {
-            // A run that was killed has left it.
+            // A run that was killed has left this value.
             if before.trim() == Self::SLEEP {
                 *before = Self::USUAL.to_owned();
             }
         }
-        // Without any address space to scan it waits for one instead, and scans that
-        // of the next case at once. This process is one that stays.
+        // Without any address space to scan, khugepaged waits for one, and then scans that of the
+        // next case at once. The address space of this process stays.
         let mm = Region::options(hpage_pmd_nr())
             .align(hpage_pmd_size())
             .huge(true)

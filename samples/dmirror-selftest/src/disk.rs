@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ram disks: one to swap to, one for input and output, so that what a case
-//! leaves on the one does not keep others from the other.
+//! RAM disks: one for swap, one for input and output, so that data left on one disk does not block
+//! the use of the other.
 
 use std::fs;
 use std::fs::File;
@@ -15,20 +15,20 @@ use anyhow::{Context as _, Result};
 use crate::check::skip;
 use crate::context::is_root;
 
-/// How the driver is loaded where it is a module: two disks of 32 MiB.
+/// The arguments of modprobe for the driver, if it is a module: two disks of 32 MiB.
 const MODULE: [&str; 4] = ["-q", "brd", "rd_nr=2", "rd_size=32768"];
 
-/// The disk to swap to.
+/// The disk for swap.
 pub const SWAP: &str = "/dev/ram0";
 
 /// The disk for input and output.
 const SCRATCH: &str = "/dev/ram1";
 
-/// How much of a disk must be empty for it to be taken, and is emptied after
-/// use, in bytes: where partitions and file systems begin.
+/// The size of the start of a disk, in bytes, where partitions and file systems begin. It must be
+/// empty before use, and is cleared after use.
 const START: usize = 1 << 20;
 
-/// Makes sure that the disk `path` is there, or skips.
+/// Makes sure that the disk `path` exists, or skips.
 pub fn find(path: &str) -> Result<()> {
     if !is_root() {
         return skip("needs root");
@@ -47,7 +47,7 @@ pub fn find(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// The disk for input and output, which is empty, and made so again on drop.
+/// The disk for input and output. It is empty, and cleared again on drop.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -64,7 +64,7 @@ impl Scratch {
         Ok(Self(SCRATCH.into()))
     }
 
-    /// Where it is.
+    /// Returns the path of the disk.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -8,8 +8,8 @@ use dmirror_client::Place;
 
 use crate::prelude::*;
 
-/// Makes pages exclusive. Checks the count, each byte, that the device says so,
-/// and that the CPU's page table agrees.
+/// Makes pages exclusive. Checks the count and each byte, and that the device and the CPU's page
+/// table show the pages as exclusive.
 pub fn take(device: &Device, memory: &Memory, pages: Range<usize>) -> Result<()> {
     let range = memory.region.part(pages.clone());
     let mut view = vec![0xa5; pages.len() * page_size()];
@@ -22,7 +22,7 @@ pub fn take(device: &Device, memory: &Memory, pages: Range<usize>) -> Result<()>
     held(device, memory, pages)
 }
 
-/// Checks that pages are exclusive, each of them.
+/// Checks that each of the pages is exclusive.
 pub fn held(device: &Device, memory: &Memory, pages: Range<usize>) -> Result<()> {
     for page in pages.clone() {
         let exclusive = device.is_exclusive(memory.region.part(page..page + 1))?;

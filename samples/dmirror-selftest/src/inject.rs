@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Delays and failures on demand, by the module's files in debugfs. Each is
-//! switched off when its value is dropped.
+//! Delays and failures on demand, controlled by the module's files in debugfs. Each is switched off
+//! when its value is dropped.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,10 +16,10 @@ use crate::context::is_root;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// Where the files are.
+/// The folder of the files.
 pub const FOLDER: &str = "/sys/kernel/debug/dmirror";
 
-/// A file that is not 0.
+/// A file with a value. Drop sets it to 0.
 struct Knob(PathBuf);
 
 impl Knob {
@@ -52,7 +52,7 @@ impl Drop for Knob {
     }
 }
 
-/// Sets all files to 0: a case that was killed could not.
+/// Sets all files to 0, since a case that was killed could not.
 pub fn all_off() {
     if !Module::loaded().is_some_and(|module| module.is_ours()) {
         return;
@@ -62,15 +62,16 @@ pub fn all_off() {
     }
 }
 
-/// The most bytes that a CPU's fault brings back, unless a case says otherwise.
+/// The default limit of the bytes that a CPU fault brings back.
 static WINDOW: OnceLock<u32> = OnceLock::new();
 
-/// Sets that, for this process and those that it forks.
+/// Sets the default limit for this process and the processes that it forks.
 pub fn use_window(bytes: u32) {
     let _ = WINDOW.set(bytes);
 }
 
-/// Writes it to the devices that are there: before each case, and where one has loaded the module.
+/// Writes the default limit to all devices: before each case, and after a case has loaded the
+/// module.
 pub fn restore_window() {
     if let Some(&bytes) = WINDOW.get() {
         if let Err(error) = set_windows(bytes) {
@@ -79,16 +80,17 @@ pub fn restore_window() {
     }
 }
 
-/// Another limit for what a CPU's fault brings back, on all devices.
+/// Another limit of the bytes that a CPU fault brings back, on all devices. Drop restores the
+/// default.
 pub struct Window(());
 
 impl Window {
-    /// The largest limit that there is, which is the default of a device.
+    /// Returns the largest limit, which is the default of a device.
     pub fn largest() -> u32 {
         hpage_pmd_size() as u32
     }
 
-    /// Brings back windows of at most so many bytes. Skips where the module has no such limit.
+    /// Limits windows to `bytes` bytes. Skips if the module has no such limit.
     pub fn of(bytes: u32) -> Result<Self> {
         needs_ours("windows of CPU faults")?;
         if windows().is_empty() {
@@ -112,7 +114,7 @@ fn set_windows(bytes: u32) -> Result<()> {
     Ok(())
 }
 
-/// The files with the limits, one for each device.
+/// Returns the files with the limits, one for each device.
 fn windows() -> Vec<PathBuf> {
     let devices = fs::read_dir(DEBUGFS).into_iter().flatten().flatten();
     devices
@@ -126,22 +128,22 @@ fn windows() -> Vec<PathBuf> {
         .collect()
 }
 
-/// A step after which everything waits.
+/// A delay after a step of the module.
 pub struct Delay(Knob);
 
 impl Delay {
-    /// Waits for `microseconds` after each `step`.
+    /// Makes the module wait for `microseconds` after each `step`.
     pub fn new(step: &str, microseconds: u32) -> Result<Self> {
         Knob::set(&format!("delay_{step}_us"), microseconds).map(Self)
     }
 
-    /// What the file says.
+    /// Returns the delay in the file, in microseconds.
     pub fn microseconds(&self) -> Result<u32> {
         self.0.get()
     }
 }
 
-/// How often something fails.
+/// The frequency of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Often {
     /// The next time.
@@ -152,14 +154,14 @@ pub enum Often {
     Always,
 }
 
-/// Something that fails.
+/// A failure on demand.
 pub struct Failure {
     times: Knob,
     _interval: Option<Knob>,
 }
 
 impl Failure {
-    /// Lets `site` fail.
+    /// Makes `site` fail, as often as `often` says.
     pub fn new(site: &str, often: Often) -> Result<Self> {
         let interval = match often {
             Often::EveryThird => Some(Knob::set(&format!("fail_{site}_interval"), 3)?),
@@ -172,7 +174,7 @@ impl Failure {
         })
     }
 
-    /// Lets `site` fail the next `times` times.
+    /// Makes `site` fail the next `times` times.
     pub fn next(site: &str, times: u32) -> Result<Self> {
         Ok(Self {
             times: Knob::set(&format!("fail_{site}_times"), times)?,
@@ -180,7 +182,7 @@ impl Failure {
         })
     }
 
-    /// Whether all failures have happened, which for those without end is never.
+    /// Returns whether all failures have happened. Failures without end never have.
     pub fn is_over(&self) -> Result<bool> {
         Ok(self.times.get()? == 0)
     }

@@ -17,7 +17,7 @@ pub struct Ktap<W> {
 }
 
 impl<W: Write> Ktap<W> {
-    /// A report that goes to `out`; if `verbose`, with what passing cases print.
+    /// Creates a report that goes to `out`; if `verbose`, with the output of passing cases.
     pub fn new(out: W, verbose: bool) -> Self {
         Self {
             out,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Behaviour tests of the dmirror module: one case a behaviour. People get a line a
-//! theme on standard output, machines KTAP (version 1). Runs by hand on any machine
-//! where the module is loaded; cases that need more, such as root, skip and say why.
+//! Behaviour tests of the dmirror module: one case per behaviour. The report for people has one
+//! line per theme on standard output; the one for machines is KTAP (version 1). The program runs on
+//! any machine where the module is loaded. Cases that need more, such as root, skip and give the
+//! reason.
 
 mod buffer;
 mod cases;
@@ -149,8 +150,8 @@ impl Arguments {
 
 /// Runs the cases that `arguments` select.
 ///
-/// `subcommand` is what comes before the arguments on the command line of this program, if
-/// anything does: some cases execute the program anew.
+/// `subcommand` stands before the arguments on the command line of this program, if it is given:
+/// some cases execute the program again.
 pub fn run(arguments: &Arguments, subcommand: Option<&'static str>) -> ExitCode {
     context::set_subcommand(subcommand);
     let selected: Vec<&'static Case> = cases::all().filter(|case| arguments.wants(case)).collect();
@@ -195,7 +196,7 @@ pub fn run(arguments: &Arguments, subcommand: Option<&'static str>) -> ExitCode 
             None
         }
     };
-    // Where it cannot be had, as without root, cases may meet khugepaged.
+    // If this fails, as it does without root, khugepaged may disturb cases.
     let _still = StillKhugepaged::start();
     let outcome = arguments
         .reports()

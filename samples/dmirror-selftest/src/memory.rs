@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory with known content, and the steps that nearly every case takes with
-//! it: out to the device, back, and a look at every byte.
+//! Memory with known content, and the steps that nearly every case takes with it: moves to the
+//! device and back, and a check of every byte.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -18,13 +18,13 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::check::{Before, Where, all_at, equal, fails_at_once, skip, unless_held};
 use crate::context::{Context, Gate, Helper, helper};
 
-/// The size of a page in bytes, for addresses.
+/// Returns the size of a page in bytes, for addresses.
 pub fn page_bytes() -> u64 {
     page_size() as u64
 }
 
-/// Skips where a test would use more than an eighth of the machine's memory: a huge page
-/// may have 512 MiB.
+/// Skips if a test would use more than an eighth of the machine's memory: a huge page may have 512
+/// MiB.
 pub fn needs_room(bytes: usize) -> Result<()> {
     let pages = sysconf(SysconfVar::_PHYS_PAGES)?.context("the size of memory is unknown")?;
     let all = pages as usize * page_size();
@@ -46,7 +46,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Small pages, filled. Skips where that is too much for this machine.
+    /// Creates small pages, and fills them. Skips if they are too many for this machine.
     pub fn new(pages: usize) -> Result<Self> {
         needs_room(pages * page_size())?;
         let memory = Self::of(
@@ -59,7 +59,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Small pages, filled, and then on the device if `resident` says so.
+    /// Creates small pages, fills them, and moves them to the device if `resident` is true.
     pub fn placed(device: &Device, pages: usize, resident: bool) -> Result<Self> {
         let memory = Self::new(pages)?;
         if resident {
@@ -68,10 +68,10 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Small pages, filled, with a hole of `hole` pages behind them; the range of both;
-    /// and the page behind the hole, to be kept as long as the hole is to be one. Without
-    /// it the hole would be one with the free addresses above, and what is larger than
-    /// the hole, such as a buffer for the whole range, could be mapped over it.
+    /// Creates small pages, and fills them, with a hole of `hole` pages behind them. Returns the
+    /// memory, the range of both, and the page behind the hole, which must be kept as long as the
+    /// hole is needed. Without that page the hole would join the free addresses above it, and a
+    /// mapping larger than the hole, such as a buffer for the whole range, could be placed over it.
     pub fn before_hole(pages: usize, hole: usize) -> Result<(Self, PageRange, Region)> {
         let mut memory = Self::new(pages + hole + 1)?;
         let whole = memory.region.part(0..pages + hole);
@@ -81,56 +81,56 @@ impl Memory {
         Ok((memory, whole, behind))
     }
 
-    /// Small pages, untouched.
+    /// Creates small pages, and leaves them untouched.
     pub fn untouched(pages: usize) -> Result<Self> {
         Ok(Self::of(Region::options(pages).huge(false).map()?))
     }
 
-    /// Small pages, filled, that are on a device.
+    /// Creates small pages, fills them, and moves them to the device.
     pub fn resident(device: &Device, pages: usize) -> Result<Self> {
         let memory = Self::new(pages)?;
         memory.move_out(device, memory.all())?;
         Ok(memory)
     }
 
-    /// A region as it is, filled.
+    /// Takes a region as it is, and fills it.
     pub fn filled(region: Region) -> Self {
         let memory = Self::of(region);
         memory.fill(memory.all());
         memory
     }
 
-    /// The same, moved to another address (mremap).
+    /// Moves the memory to another address (mremap).
     pub fn relocated(self) -> Result<Self> {
         let (region, data) = (self.region.relocate()?, self.data);
         Ok(Self { region, data })
     }
 
-    /// The same, moved to another address, where it has `pages` pages (mremap).
+    /// Moves the memory to another address, where it has `pages` pages (mremap).
     pub fn resized(self, pages: usize) -> Result<Self> {
         let (region, data) = (self.region.resize(pages)?, self.data);
         Ok(Self { region, data })
     }
 
-    /// Splits it, and returns what lies from `page` on.
+    /// Splits the memory, and returns the part from `page` on.
     pub fn split_off(&mut self, page: usize) -> Self {
         let data = Cell::new(self.data().from_page(page));
         let region = self.region.split_off(page);
         Self { region, data }
     }
 
-    /// A region as it is, to be filled.
+    /// Takes a region as it is, without filling it.
     pub fn of(region: Region) -> Self {
         let data = Cell::new(Pattern::new(&region, 1));
         Self { region, data }
     }
 
-    /// The pattern that it holds.
+    /// Returns the pattern of the memory.
     pub fn data(&self) -> Pattern {
         self.data.get()
     }
 
-    /// All its pages.
+    /// Returns the range of all pages.
     pub fn all(&self) -> Range<usize> {
         0..self.region.pages()
     }
@@ -146,13 +146,13 @@ impl Memory {
         self.fill(self.all());
     }
 
-    /// From now on it shall hold the pattern of another round.
+    /// Sets the round of the expected pattern, without writing to memory.
     pub fn expect_round(&self, round: u16) {
         self.data.set(self.data().round(round));
     }
 
-    /// The device reads pages. Checks the count and each byte; returns the
-    /// rounds of faults that it took.
+    /// Makes the device read pages. Checks the count and each byte; returns the number of fault
+    /// rounds.
     pub fn device_reads(&self, device: &Device, pages: Range<usize>) -> Result<u64> {
         let mut view = vec![0xa5; pages.len() * page_size()];
         let counts = device.read(self.region.part(pages.clone()), &mut view)?;
@@ -163,8 +163,8 @@ impl Memory {
         Ok(counts.faults)
     }
 
-    /// The device writes the pattern to pages. Checks the count; returns the
-    /// rounds of faults that it took.
+    /// Makes the device write the pattern to pages. Checks the count; returns the number of fault
+    /// rounds.
     pub fn device_fills(&self, device: &Device, pages: Range<usize>) -> Result<u64> {
         let bytes = self.data().to_bytes(pages.clone());
         let counts = device.write(self.region.part(pages.clone()), &bytes)?;
@@ -172,42 +172,43 @@ impl Memory {
         Ok(counts.faults)
     }
 
-    /// The device writes the pattern of another round to all pages.
+    /// Makes the device write the pattern of another round to all pages; returns the number of
+    /// fault rounds.
     pub fn device_refills(&self, device: &Device, round: u16) -> Result<u64> {
         self.expect_round(round);
         self.device_fills(device, self.all())
     }
 
-    /// The device reads all of it.
+    /// Makes the device read all pages, and checks them.
     pub fn reads(&self, device: &Device) -> Result<()> {
         self.device_reads(device, self.all()).map(drop)
     }
 
-    /// The device reads all of it, and leaves it where it is to be.
+    /// Makes the device read all pages, and checks that they are at `place` afterwards.
     pub fn reads_at(&self, device: &Device, place: Where) -> Result<()> {
         self.reads(device)?;
         self.expect("after reading", self.all(), place)
     }
 
-    /// The device reads all of it, then the CPU.
+    /// Reads all pages with the device, then with the CPU.
     pub fn both_read(&self, device: &Device) -> Result<()> {
         self.reads(device)?;
         self.intact()
     }
 
-    /// The CPU writes another round, and the device reads it.
+    /// Writes another round with the CPU, and reads it with the device.
     pub fn device_sees(&self, device: &Device, round: u16) -> Result<()> {
         self.refill(round);
         self.reads(device)
     }
 
-    /// The device writes another round, and the CPU reads it.
+    /// Writes another round with the device, and reads it with the CPU.
     pub fn cpu_sees(&self, device: &Device, round: u16) -> Result<()> {
         self.device_refills(device, round)?;
         self.intact()
     }
 
-    /// Sends a command for all of it, with a buffer of other data; returns the answer.
+    /// Sends a command for all pages, with a buffer of other data; returns the answer.
     pub fn send(&self, device: &Device, command: Command) -> Result<Counts, CallError> {
         let mut bytes = self.data().round(999).to_bytes(self.all());
         let range = self.region.range();
@@ -215,20 +216,20 @@ impl Memory {
         device.call(command, range.addr(), range.pages(), buffer)
     }
 
-    /// Checks that a command for all of it fails, and counts no page.
+    /// Checks that a command for all pages fails, and counts no page.
     pub fn refuses(&self, device: &Device, command: Command, errno: Errno) -> Result<()> {
         fails_at_once(&command.to_string(), self.send(device, command), errno)
     }
 
-    /// Reads every byte of pages by the CPU and compares.
+    /// Reads every byte of pages with the CPU, and compares it with the pattern.
     pub fn verify(&self, pages: Range<usize>) -> Result<()> {
         self.data()
             .check(&self.region, pages)
             .context("memory read by the CPU")
     }
 
-    /// Moves pages to the device and checks the count, the device's view of
-    /// each byte, and where the kernel says they are.
+    /// Moves pages to the device. Checks the count, the device's view of each byte, and that the
+    /// kernel reports the pages on the device.
     pub fn move_out(&self, device: &Device, pages: Range<usize>) -> Result<()> {
         let view = self.view(device, pages.clone())?;
         self.data()
@@ -236,31 +237,31 @@ impl Memory {
             .context("the device's view")
     }
 
-    /// Moves all of it to the device, as [`Self::move_out`].
+    /// Moves all pages to the device, with the checks of [`Self::move_out`].
     pub fn out(&self, device: &Device) -> Result<()> {
         self.move_out(device, self.all())
     }
 
-    /// Moves all of it to the device, and reads it by the CPU.
+    /// Moves all pages to the device, and reads them with the CPU.
     pub fn out_and_read(&self, device: &Device) -> Result<()> {
         self.out(device)?;
         self.intact()
     }
 
-    /// Moves all of it to the device, back by command, and reads it by the CPU.
+    /// Moves all pages to the device, back by command, and reads them with the CPU.
     pub fn out_and_back(&self, device: &Device) -> Result<()> {
         self.out(device)?;
         self.move_back(device, self.all(), self.region.pages())?;
         self.intact()
     }
 
-    /// Tries to move all of it to the device; returns the answer, and drops the view.
+    /// Tries to move all pages to the device; returns the answer, and drops the view.
     pub fn try_out(&self, device: &Device) -> Result<Counts, CallError> {
         let mut view = vec![0xa5; self.region.len()];
         device.migrate_to_device(self.region.range(), &mut view)
     }
 
-    /// Moves pages to the device, checks count and place, returns the view.
+    /// Moves pages to the device, checks count and place, and returns the device's view.
     pub fn view(&self, device: &Device, pages: Range<usize>) -> Result<Vec<u8>> {
         let range = self.region.part(pages);
         let view = moved_out(device, range)?;
@@ -268,8 +269,8 @@ impl Memory {
         Ok(view)
     }
 
-    /// Moves pages back by command and checks that `expected` came, and where
-    /// all are now.
+    /// Moves pages back by command. Checks that `expected` pages moved, and that all are in system
+    /// memory afterwards.
     pub fn move_back(&self, device: &Device, pages: Range<usize>, expected: usize) -> Result<()> {
         let range = self.region.part(pages);
         let counts = device.migrate_to_system(range)?;
@@ -277,38 +278,38 @@ impl Memory {
         all_at("after moving back", range, Where::System)
     }
 
-    /// Checks that pages read as zeros by the CPU.
+    /// Checks that the CPU reads zeros from pages.
     pub fn is_zero(&self, pages: Range<usize>) -> Result<()> {
         ensure!(self.region.is_zero(pages), "the CPU reads no zeros");
         Ok(())
     }
 
-    /// Reads every byte by the CPU and compares.
+    /// Reads every byte with the CPU, and compares it with the pattern.
     pub fn intact(&self) -> Result<()> {
         self.verify(self.all())
     }
 
-    /// Waits until a child has succeeded; then it must be [`Self::intact`].
+    /// Waits until a child has succeeded, and checks that the memory is [`Self::intact`].
     pub fn survives(&self, child: Helper) -> Result<()> {
         child.join()?;
         self.intact()
     }
 
-    /// Writes another round by the CPU, and reads it.
+    /// Writes another round with the CPU, and reads it.
     pub fn rewrite(&self, round: u16) -> Result<()> {
         self.refill(round);
         self.intact()
     }
 
-    /// Checks pages one after the other, each as if there was no other.
+    /// Verifies pages one by one.
     pub fn verify_each(&self, pages: impl IntoIterator<Item = usize>) -> Result<()> {
         pages
             .into_iter()
             .try_for_each(|page| self.verify(page..page + 1))
     }
 
-    /// Forks a child that waits for `go`, reads what this process had at the fork,
-    /// and writes a round of its own.
+    /// Forks a child that waits for `go`, reads the data that this process had at the fork, and
+    /// writes round `round`.
     pub fn writing_child(&self, go: &Gate, round: u16) -> Result<Helper> {
         helper(|| {
             go.wait()?;
@@ -318,7 +319,8 @@ impl Memory {
         })
     }
 
-    /// Runs `body` beside a [`Self::writing_child`], which may go on then. This must survive it.
+    /// Runs `body` beside a [`Self::writing_child`], then lets the child go on, and checks that
+    /// this memory survives it.
     pub fn beside_child(&self, round: u16, body: impl FnOnce() -> Result<()>) -> Result<()> {
         let go = Gate::new()?;
         let child = self.writing_child(&go, round)?;
@@ -327,19 +329,19 @@ impl Memory {
         self.survives(child)
     }
 
-    /// Checks, by what the kernel says, that all of it is in huge pages.
+    /// Checks that the kernel reports all of the memory in huge pages.
     pub fn is_huge(&self) -> Result<()> {
         let bytes = Usage::of(self.region.range())?.huge;
         equal("bytes in huge pages", bytes, self.region.len() as u64)
     }
 
-    /// What there is of it before and behind pages.
+    /// Returns the ranges before and behind `pages`, without empty ones.
     pub fn around(&self, pages: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
         let rest = [0..pages.start, pages.end..self.region.pages()];
         rest.into_iter().filter(|pages| !pages.is_empty())
     }
 
-    /// Checks, by what the kernel says, that pages are at one place, and all others at another.
+    /// Checks that the kernel reports `pages` at `place`, and all other pages at `others`.
     pub fn only(&self, pages: Range<usize>, place: Where, others: Where) -> Result<()> {
         for rest in self.around(&pages) {
             self.expect(&format!("all but pages {pages:?}"), rest, others)?;
@@ -347,18 +349,18 @@ impl Memory {
         self.expect(&format!("pages {pages:?}"), pages, place)
     }
 
-    /// How many of its pages are on a device, by what the kernel says.
+    /// Returns the number of pages that the kernel reports on a device.
     pub fn on_device(&self) -> Result<usize> {
         Ok(Survey::of(self.region.range())?.on_device())
     }
 
-    /// Checks, by what the kernel says, where pages are.
+    /// Checks that the kernel reports pages at `place`.
     pub fn expect(&self, what: &str, pages: Range<usize>, place: Where) -> Result<()> {
         all_at(what, self.region.part(pages), place)
     }
 }
 
-/// Moves a range to the device and checks the count; returns the view.
+/// Moves a range to the device, and checks the count; returns the device's view.
 pub fn moved_out(device: &Device, range: PageRange) -> Result<Vec<u8>> {
     let mut view = vec![0xa5; range.bytes() as usize];
     let counts = device.migrate_to_device(range, &mut view)?;
@@ -366,7 +368,7 @@ pub fn moved_out(device: &Device, range: PageRange) -> Result<Vec<u8>> {
     Ok(view)
 }
 
-/// The whole pages in some bytes, and their place among them.
+/// Returns the range of the whole pages in some bytes, and the indices of their bytes.
 pub fn whole_pages(bytes: &[u8]) -> Result<(PageRange, Range<usize>)> {
     let page = page_size();
     let start = bytes.as_ptr().align_offset(page);
@@ -375,7 +377,7 @@ pub fn whole_pages(bytes: &[u8]) -> Result<(PageRange, Range<usize>)> {
     Ok((range, start..start + pages * page))
 }
 
-/// A case with `pages` small pages, filled, that are on the device.
+/// Returns a case with `pages` small, filled pages on the device.
 pub fn resident(
     pages: usize,
     body: impl Fn(&Device, &Memory) -> Result<()>,
@@ -383,7 +385,7 @@ pub fn resident(
     move |device| body(&device, &Memory::resident(&device, pages)?)
 }
 
-/// A case with memory that `make` makes, which the CPU must find intact in the end.
+/// Returns a case with memory from `make`, which the CPU must find intact in the end.
 pub fn kept(
     make: impl Fn(&Device) -> Result<Memory>,
     body: impl Fn(&Device, &Memory) -> Result<()>,
@@ -395,17 +397,17 @@ pub fn kept(
     }
 }
 
-/// For [`kept`]: small pages, filled, in system memory.
+/// Returns, for [`kept`], a function that creates small, filled pages in system memory.
 pub fn in_system(pages: usize) -> impl Fn(&Device) -> Result<Memory> {
     move |_| Memory::new(pages)
 }
 
-/// For [`kept`]: small pages, filled, on the device.
+/// Returns, for [`kept`], a function that creates small, filled pages on the device.
 pub fn on_device(pages: usize) -> impl Fn(&Device) -> Result<Memory> {
     move |device| Memory::resident(device, pages)
 }
 
-/// A case after which there is nothing on the device that was not there before.
+/// Returns a case that checks that `body` leaves no new page on the device.
 pub fn leaves_nothing(body: impl Fn(&Device) -> Result<()>) -> impl Fn(Device) -> Result<()> {
     move |device| {
         let before = Before::of(&device)?;
@@ -414,8 +416,8 @@ pub fn leaves_nothing(body: impl Fn(&Device) -> Result<()>) -> impl Fn(Device) -
     }
 }
 
-/// Moves memory out and back in every way, with data that `of` tells from those of others, four
-/// times: something to look on at.
+/// Moves memory out and back in every way, four times, while others look on. `of` makes the data
+/// differ from that of other callers.
 pub fn all_ways(context: &Context, of: u16) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::new(1024)?;
@@ -431,7 +433,7 @@ pub fn all_ways(context: &Context, of: u16) -> Result<()> {
     Ok(())
 }
 
-/// The same in two processes at a time.
+/// Runs [`all_ways`] in two processes at a time.
 pub fn all_ways_twice(context: &Context) -> Result<()> {
     let start = Gate::new()?;
     let child = helper(|| {
@@ -443,7 +445,7 @@ pub fn all_ways_twice(context: &Context) -> Result<()> {
     child.join()
 }
 
-/// Checks that the device still serves.
+/// Checks that the device still works.
 pub fn works(device: &Device) -> Result<()> {
     let memory = Memory::new(64)?;
     memory.move_out(device, memory.all())?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the files of cases have in common, to be imported whole.
+//! The common imports of the case files, for a glob import.
 
 pub use std::fs::File;
 pub use std::os::unix::fs::FileExt;

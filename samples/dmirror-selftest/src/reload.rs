@@ -30,7 +30,7 @@ impl<'a> Unloaded<'a> {
         Ok(Self { module, loader })
     }
 
-    /// Loads it as it was.
+    /// Loads the module again, as it was.
     pub fn load_again(self) -> Result<()> {
         let module = self.module;
         drop(self);
@@ -50,8 +50,8 @@ impl Drop for Unloaded<'_> {
     }
 }
 
-/// Runs `body` with devices of `bytes` bytes each, and loads the module as it was
-/// afterwards. Skips where that cannot be.
+/// Loads the module with devices of `bytes` bytes each, runs `body`, and loads the module again as
+/// it was. Skips if that is not possible.
 pub fn with_capacity(
     context: &Context,
     bytes: u64,
@@ -61,8 +61,8 @@ pub fn with_capacity(
     with_parameters(context, &[&format!("capacity={bytes}")], body)
 }
 
-/// Runs `body` with the module loaded with `parameters` alone, and loads it as it
-/// was afterwards. Skips where that cannot be.
+/// Loads the module with `parameters` alone, runs `body`, and loads the module again as it was.
+/// Skips if that is not possible.
 pub fn with_parameters(
     context: &Context,
     parameters: &[&str],

@@ -1,48 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a run says of its cases. [`crate::ktap`] says it to machines,
-//! [`crate::summary`] to people.
+//! The results of a run. [`crate::ktap`] reports them to machines, [`crate::summary`] to people.
 
 use std::io;
 use std::time::Duration;
 
 use crate::cases::Case;
 
-/// How a case ended.
+/// The outcome of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It passed.
+    /// The case passed.
     Passed,
-    /// It failed.
+    /// The case failed.
     Failed,
-    /// It cannot run here.
+    /// The case cannot run here.
     Skipped,
-    /// It shows a defect of the kernel which is known.
+    /// The case shows a known defect of the kernel.
     Known,
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Debug)]
 pub struct Finding {
     /// The case.
     pub case: &'static Case,
-    /// How it ended.
+    /// The outcome of the case.
     pub outcome: Outcome,
-    /// What it printed.
+    /// The output of the case.
     pub text: String,
-    /// How long it took.
+    /// The time that the case took.
     pub time: Duration,
 }
 
 impl Finding {
-    /// Why the case was skipped, or what is known. What else it printed is in the
-    /// lines before.
+    /// Returns the reason for the skip, or the known defect: the last line of the output. The lines
+    /// before it hold the rest of the output.
     pub fn reason(&self) -> &str {
         self.text.lines().last().unwrap_or("")
     }
 }
 
-/// How many cases came to which end.
+/// The number of cases for each outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Cases that passed.
@@ -51,12 +50,12 @@ pub struct Totals {
     pub failed: usize,
     /// Cases that could not run here.
     pub skipped: usize,
-    /// Cases that show a defect of the kernel which is known.
+    /// Cases that show a known defect of the kernel.
     pub known: usize,
 }
 
 impl Totals {
-    /// Counts one more.
+    /// Counts one more case.
     pub fn add(&mut self, outcome: Outcome) {
         *match outcome {
             Outcome::Passed => &mut self.passed,
@@ -66,25 +65,25 @@ impl Totals {
         } += 1;
     }
 
-    /// All of them.
+    /// Returns the number of all cases.
     pub fn sum(&self) -> usize {
         self.passed + self.failed + self.skipped + self.known
     }
 }
 
-/// A report in progress: [`Report::start`], a finding for each case in their order,
+/// A report in progress: [`Report::start`], [`Report::finding`] for each case in their order,
 /// [`Report::finish`].
 pub trait Report {
-    /// Begins. `notes` say what a reader should know about this run.
+    /// Begins the report. `notes` tell a reader about this run.
     fn start(&mut self, cases: &[&'static Case], notes: &[String]) -> io::Result<()>;
 
-    /// Takes the next finding.
+    /// Reports the next finding.
     fn finding(&mut self, finding: &Finding) -> io::Result<()>;
 
-    /// Ends before all cases ran.
+    /// Ends the report before all cases ran.
     fn bail_out(&mut self, reason: &str) -> io::Result<()>;
 
-    /// Ends.
+    /// Ends the report.
     fn finish(&mut self) -> io::Result<()>;
 }
 

@@ -24,29 +24,28 @@ use crate::context::Context;
 use crate::report::{Finding, Outcome, Report};
 use crate::{inject, settings};
 
-/// What a case's process exits with when it failed, cannot run, or shows what is
-/// known.
+/// The exit codes of a case's process if the case failed, cannot run, or shows a known defect.
 const FAILED: i32 = 1;
 const SKIPPED: i32 = 4;
 const KNOWN: i32 = 2;
 
-/// How long a killed process may take to go. One that does not is stuck in the
+/// The time limit for the end of a killed process. A process that takes longer is stuck in the
 /// kernel.
 const DEATH: Duration = Duration::from_secs(20);
 
-/// What a case may take, and how often it runs.
+/// The time limit of a case, and the number of its runs.
 #[derive(Debug)]
 pub struct Limits {
-    /// The time one run of a case may take.
+    /// The time limit of one run of a case.
     pub time: Duration,
-    /// How many times each case runs.
+    /// The number of runs of each case.
     pub repeat: u32,
 }
 
-/// How a run of a case ended, and what it printed.
+/// The outcome of one run of a case, and its output.
 type Ending = (Outcome, String);
 
-/// Runs `cases` and reports them; says whether none failed.
+/// Runs `cases` and reports them; returns true if none failed.
 pub fn run(
     cases: &[&'static Case],
     context: &Context,
@@ -77,7 +76,7 @@ pub fn run(
 fn run_repeatedly(case: &Case, context: &Context, limits: &Limits) -> Result<Ending> {
     let mut last = (Outcome::Passed, String::new());
     for round in 1..=limits.repeat {
-        // A case before this one may have lost the module.
+        // An earlier case may have left the module unloaded.
         if let Err(error) = context.ensure_loaded() {
             return Ok((Outcome::Failed, format!("{error:#}")));
         }
@@ -109,7 +108,7 @@ fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Ending> {
     if !ended {
         let _ = child.signal(Signal::SIGKILL);
     }
-    // What the case forked and did not wait for.
+    // Kill the processes that the case forked and did not wait for.
     let _ = killpg(group, Signal::SIGKILL);
     let exit = child.wait_for(DEATH)?;
     drain(&mut output, &mut text);
@@ -152,11 +151,10 @@ fn run_once(case: &Case, context: &Context, time: Duration) -> Result<Ending> {
     Ok((outcome, text))
 }
 
-/// In the child: runs the case with its output in the pipe, and returns what to
-/// exit with.
+/// Runs the case in the child, with its output in the pipe, and returns the exit code.
 fn be_a_case(case: &Case, context: &Context, output: &OwnedFd) -> i32 {
     let set_up = || -> nix::Result<()> {
-        // Its own process group, so that all its children can be killed.
+        // Create a process group, so that all children of the case can be killed.
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         dup2_stdout(output)?;
         dup2_stderr(output)
@@ -180,8 +178,7 @@ fn be_a_case(case: &Case, context: &Context, output: &OwnedFd) -> i32 {
     }
 }
 
-/// Collects what the child prints until it ends or `time` is over; says whether
-/// it ended.
+/// Collects the output of the child until it ends or `time` is over; returns true if it ended.
 fn listen(child: &Child, output: &mut File, text: &mut Vec<u8>, time: Duration) -> Result<bool> {
     let deadline = Instant::now() + time;
     loop {
@@ -189,7 +186,8 @@ fn listen(child: &Child, output: &mut File, text: &mut Vec<u8>, time: Duration) 
         if left.is_zero() {
             return Ok(false);
         }
-        // Each child writes to the pipe: its end is not the case's end.
+        // Each child of the case writes to the pipe, so the end of the pipe is not the end of the
+        // case.
         let mut fds = [
             PollFd::new(child.as_fd(), PollFlags::POLLIN),
             PollFd::new(output.as_fd(), PollFlags::POLLIN),
@@ -208,7 +206,7 @@ fn listen(child: &Child, output: &mut File, text: &mut Vec<u8>, time: Duration) 
     }
 }
 
-/// Takes out of the pipe what is in it.
+/// Reads the rest of the output from the pipe.
 fn drain(output: &mut File, text: &mut Vec<u8>) {
     let mut chunk = [0; 4096];
     loop {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The policy of a device, by its files in debugfs. Each case begins with that of test_hmm, and
-//! with the window that the runner says.
+//! The policy of a device, controlled by its files in debugfs. Each case begins with the policy of
+//! test_hmm and the window that the runner sets.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,19 +16,19 @@ use crate::inject;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// The device that the cases are about.
+/// The name of the device under test.
 const DEVICE: &str = "hmm_dmirror0";
 
-/// How many devices the module can have.
+/// The maximum number of devices of the module.
 const DEVICES: usize = 4;
 
-/// The preset of a device that was just made.
+/// The preset of a new device.
 const FIRST: &str = "test_hmm";
 
 /// All presets.
 pub const PRESETS: [&str; 4] = [FIRST, "xe", "kfd", "uvm"];
 
-/// Gives all devices the settings that cases begin with, and takes their limits away.
+/// Gives all devices the settings that cases begin with, and removes their limits.
 pub fn restore() {
     for folder in fs::read_dir(DEBUGFS).into_iter().flatten().flatten() {
         let is_device = folder
@@ -47,12 +47,11 @@ pub fn restore() {
     inject::restore_window();
 }
 
-/// The settings and limits of all devices. They are put back when this is dropped, at the end of
-/// a run.
+/// The settings and limits of all devices. Drop restores them, at the end of a run.
 pub struct Kept(Vec<(dmirror_client::Policy, Values, u32)>);
 
 impl Kept {
-    /// Notes them, where this program may see them.
+    /// Reads the settings of all devices that this program may see.
     pub fn now() -> io::Result<Self> {
         let mut kept = Vec::new();
         for device in 0..DEVICES {
@@ -80,12 +79,12 @@ impl Drop for Kept {
     }
 }
 
-/// The settings of the first device, which are restored when this is dropped.
+/// The settings of the first device. Drop restores them.
 #[derive(Debug)]
 pub struct Policy(PathBuf);
 
 impl Policy {
-    /// Gives it those of a preset, or skips.
+    /// Gives the device the settings of a preset, or skips.
     pub fn of(preset: &str) -> Result<Self> {
         needs_ours("policies")?;
         let policy = Self(Path::new(DEBUGFS).join(DEVICE));
@@ -96,7 +95,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// As [`of`](Self::of), with other values in some of the files.
+    /// Like [`of`](Self::of), with other values in some of the files.
     pub fn with(preset: &str, settings: &[(&str, u32)]) -> Result<Self> {
         let policy = Self::of(preset)?;
         for &(file, value) in settings {
@@ -111,20 +110,20 @@ impl Policy {
         fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
     }
 
-    /// Writes a number to a file, which then has that number.
+    /// Writes a number to a file, and checks that the file has it then.
     pub fn set(&self, file: &str, value: u32) -> Result<()> {
         self.store(file, &value.to_string())?;
         equal(file, self.get(file)?, value)
     }
 
-    /// What a file says.
+    /// Returns the text of a file, without white space at its end.
     pub fn show(&self, file: &str) -> Result<String> {
         let path = self.0.join(file);
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok(text.trim_end().to_owned())
     }
 
-    /// The number in a file.
+    /// Returns the number in a file.
     pub fn get(&self, file: &str) -> Result<u32> {
         Ok(self.show(file)?.parse()?)
     }
@@ -137,7 +136,7 @@ impl Policy {
         }
     }
 
-    /// What the device has done.
+    /// Returns the statistics of the device.
     pub fn stats(&self) -> Result<Stats> {
         match Stats::of(DEVICE)? {
             Some(stats) => Ok(stats),
@@ -145,7 +144,8 @@ impl Policy {
         }
     }
 
-    /// What `body` has added, and that the sums agree before and afterwards.
+    /// Runs `body`, and returns the change of the statistics. Checks that the sums agree before and
+    /// afterwards.
     pub fn added(&self, body: impl FnOnce() -> Result<()>) -> Result<Stats> {
         let before = self.stats()?;
         body()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Cases as tables of steps: who does what with some memory, one after the other.
+//! Cases as tables of steps. Each step names an actor and its operation on some memory.
 //!
 //! # Examples
 //!
@@ -21,10 +21,10 @@ use crate::prelude::*;
 use Verb::*;
 use Who::*;
 
-/// Number of pages of [`small`].
+/// The number of pages of [`small`].
 pub const PAGES: usize = 40;
 
-/// No fault.
+/// The range of fault counts for no fault.
 pub const NONE: RangeInclusive<u64> = 0..=0;
 
 /// All pages of some memory.
@@ -33,62 +33,62 @@ pub const ALL: Range<usize> = 0..usize::MAX;
 /// Half of the pages of [`small`].
 pub const HALF: Range<usize> = 0..PAGES / 2;
 
-/// Small pages, filled.
+/// Creates [`PAGES`] small pages, and fills them.
 pub fn small() -> Result<Memory> {
     Memory::new(PAGES)
 }
 
-/// Who does a step.
+/// The actor of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// The CPU, or the program.
     Cpu,
     /// The device under test, through an open file.
     A,
-    /// The same, through another one.
+    /// The device under test, through another open file.
     B,
     /// The second device.
     Second,
     /// A device with coherent memory, through an open file.
     C,
-    /// The same, through another one.
+    /// The same device with coherent memory, through another open file.
     D,
     /// Another device with coherent memory.
     E,
 }
 
-/// What somebody does with pages of the memory, and what must be true of it.
+/// The operation of a step on pages of the memory, with the expected result.
 #[derive(Clone, Debug)]
 pub enum Verb {
-    /// Reads what was written last, and not anything else.
+    /// Reads the data of the last write, and no other data.
     Reads(Range<usize>),
-    /// The same, and takes so many faults.
+    /// Reads the data of the last write, with the given number of faults.
     ReadsIn(RangeInclusive<u64>, Range<usize>),
     /// Reads zeros.
     ReadsZeros(Range<usize>),
     /// Writes other data to all pages.
     Writes,
-    /// The same, and takes so many faults.
+    /// Writes other data to all pages, with the given number of faults.
     WritesIn(RangeInclusive<u64>),
     /// Writes pages, with the data of the last write.
     Fills(Range<usize>),
     /// Moves pages to itself.
     Out(Range<usize>),
-    /// Moves pages back, of which so many come.
+    /// Moves pages back, and expects that the given number of them moves.
     Back(Range<usize>, usize),
     /// Makes pages exclusive.
     Takes(Range<usize>),
     /// Has exclusive access to each of these pages.
     Holds(Range<usize>),
-    /// Has exclusive access to one of these pages at least.
+    /// Has exclusive access to at least one of these pages.
     HoldsSome(Range<usize>),
     /// Has exclusive access to none of these pages.
     HoldsNone(Range<usize>),
-    /// Shows each of these pages as this, in a snapshot.
+    /// Shows each of these pages as the given byte in a snapshot.
     Shows(Range<usize>, u8),
-    /// Fails to do that to any page.
+    /// Fails with the given errno to apply the command to any page.
     Fails(Command, Errno),
-    /// Has as much room as at the start.
+    /// Has at least as much room as at the start.
     HasRoom,
     /// Finds pages at a place.
     Finds(Range<usize>, Where),
@@ -98,15 +98,15 @@ pub enum Verb {
     Protects(Range<usize>, Protection),
     /// Gives the kernel advice about pages.
     Advises(Range<usize>, Advice),
-    /// Does something of its own.
+    /// Runs a function.
     Does(fn(&Device, &Memory) -> Result<()>),
     /// Closes the file. It is opened again for the next step.
     Closes,
-    /// Does all these steps so many times.
+    /// Runs these steps the given number of times.
     Times(usize, Vec<(Who, Verb)>),
 }
 
-/// A case that consists of steps with some memory.
+/// Returns a case that consists of steps with some memory.
 pub fn steps<const N: usize>(
     memory: fn() -> Result<Memory>,
     steps: [(Who, Verb); N],
@@ -114,7 +114,7 @@ pub fn steps<const N: usize>(
     steps_with(move |_| memory(), steps)
 }
 
-/// The same, with memory that depends on the open file [`A`].
+/// Like [`steps`], with memory that depends on the open file [`A`].
 pub fn steps_with<const N: usize>(
     memory: impl Fn(&Device) -> Result<Memory>,
     steps: [(Who, Verb); N],
@@ -133,7 +133,7 @@ pub fn steps_with<const N: usize>(
     }
 }
 
-/// A case of [`steps`], when it runs.
+/// A running case of [`steps`].
 struct Play<'a> {
     context: &'a Context,
     devices: Vec<(Who, Device, Before)>,
@@ -141,7 +141,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// Opens the devices of steps, as far as they are not open.
+    /// Opens the devices of steps that are not open yet.
     fn open(&mut self, steps: &[(Who, Verb)]) -> Result<()> {
         for (who, verb) in steps {
             if let Times(_, steps) = verb {
@@ -233,7 +233,7 @@ fn within(seen: u64, faults: &RangeInclusive<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a case several times.
+/// Returns a case that runs another case several times.
 pub fn again(
     times: usize,
     case: impl Fn(&Context) -> Result<()>,

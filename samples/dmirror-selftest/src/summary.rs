@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reports for people: a line a theme, when the theme is done, and failures in full
-//! under it. Colours appear on a terminal only.
+//! Reports for people: one line per theme when the theme is done, and failures in full under it.
+//! Colours appear on a terminal only.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::cases;
 use crate::cases::{Case, THEMES};
 use crate::report::{Finding, Outcome, Report, Totals};
 
-/// What a theme, or a case, is marked with.
+/// The marks of themes and cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
     /// Signs, for terminals that show them.
@@ -24,14 +24,15 @@ pub enum Marks {
 }
 
 impl Marks {
-    /// Those that fit the terminal, by the environment.
+    /// Returns the marks that fit the terminal, by the environment.
     pub fn of_environment() -> Self {
         let get = |name| env::var(name).ok().filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(get);
         Self::choose(get("TERM"), get("NO_COLOR"), locale)
     }
 
-    /// Signs, unless the terminal is a plain one or the character set is not UTF-8.
+    /// Returns signs, or words if the terminal is a plain one, `NO_COLOR` is set, or the character
+    /// set is not UTF-8.
     fn choose(term: Option<String>, no_color: Option<String>, locale: Option<String>) -> Self {
         let locale = locale.unwrap_or_default().to_ascii_lowercase();
         let utf8 = locale.ends_with("utf-8") || locale.ends_with("utf8");
@@ -55,15 +56,15 @@ impl Marks {
     }
 }
 
-/// What is known of a theme so far.
+/// The results of a theme so far.
 #[derive(Debug, Default)]
 struct Progress {
     left: usize,
     totals: Totals,
     time: Duration,
-    /// Lines that go under that of the theme.
+    /// Lines under the line of the theme.
     details: String,
-    /// The reason of what was skipped last.
+    /// The reason of the last skip.
     reason: String,
 }
 
@@ -79,7 +80,7 @@ pub struct Summary<W> {
 }
 
 impl<W: Write> Summary<W> {
-    /// A report that goes to `out`; if `verbose`, with a line for each case, too.
+    /// Creates a report that goes to `out`; if `verbose`, with a line for each case, too.
     pub fn new(out: W, marks: Marks, verbose: bool) -> Self {
         Self {
             out,
@@ -91,7 +92,7 @@ impl<W: Write> Summary<W> {
         }
     }
 
-    /// What goes under the line of the theme because of one case.
+    /// Returns the lines for one case under the line of its theme.
     fn details(&self, finding: &Finding) -> String {
         let name = finding.case.name;
         let mark = self.marks.mark(finding.outcome);
@@ -113,7 +114,7 @@ impl<W: Write> Summary<W> {
     }
 }
 
-/// The line of a theme, and what goes under it.
+/// Returns the line of a theme and the lines under it.
 fn paragraph(marks: Marks, name: &str, about: &str, progress: &Progress) -> String {
     let Progress {
         totals,
@@ -127,7 +128,7 @@ fn paragraph(marks: Marks, name: &str, about: &str, progress: &Progress) -> Stri
         Totals { passed: 1.., .. } => Outcome::Passed,
         _ => Outcome::Skipped,
     };
-    // With --verbose the details have it.
+    // With --verbose the details contain the reason.
     let because = if outcome == Outcome::Skipped && details.is_empty() {
         format!("    {reason}\n")
     } else {
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// The lines that a report has after its headline.
+    /// Returns the lines of a report after its headline.
     fn lines_of(findings: &[Finding], marks: Marks, verbose: bool) -> Vec<String> {
         let cases: Vec<&'static Case> = findings.iter().map(|finding| finding.case).collect();
         let mut out = StripStream::new(Vec::new());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A ram disk to swap to.
+//! A RAM disk for swap.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,8 +11,8 @@ use dmirror_client::SwapArea;
 use crate::check::skip;
 use crate::disk;
 
-/// Switches swap on, or skips: where it is on already, pages could go elsewhere
-/// than to memory.
+/// Switches swap on, or skips. Skips also if swap is on already, since pages could then go
+/// elsewhere than to memory.
 pub fn swap_on() -> Result<SwapArea> {
     disk::find(disk::SWAP)?;
     let Ok(swaps) = fs::read_to_string("/proc/swaps") else {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Trace events of the module, in a buffer of one's own, so that nobody else's
-//! tracing is disturbed.
+//! Trace events of the module, in a separate buffer, so that other tracing is not disturbed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,16 +20,16 @@ const SYSTEM: &str = "events/dmirror";
 #[derive(Debug)]
 pub struct Trace(PathBuf);
 
-/// An event as its line shows it.
+/// An event, parsed from its line.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its name.
+    /// The name of the event.
     pub name: String,
     fields: HashMap<String, String>,
 }
 
 impl Trace {
-    /// An empty buffer with no event switched on, or skips.
+    /// Creates an empty buffer with no event switched on, or skips.
     pub fn new() -> Result<Self> {
         needs_ours("trace events")?;
         if !is_root() {
@@ -45,8 +44,8 @@ impl Trace {
         Ok(Self(path))
     }
 
-    /// A buffer with some events switched on, those of this process and of the
-    /// children that it has from now on.
+    /// Creates a buffer with some events switched on, for this process and for the children that it
+    /// forks from now on.
     pub fn of(events: &[&str]) -> Result<Self> {
         let trace = Self::new()?;
         trace.write("options/event-fork", "1")?;
@@ -57,13 +56,13 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Switches an event on or off; `""` for all.
+    /// Switches an event on or off; `""` stands for all events.
     pub fn switch(&self, event: &str, on: bool) -> Result<()> {
         let file = Path::new(SYSTEM).join(event).join("enable");
         self.write(file, if on { "1" } else { "0" })
     }
 
-    /// The fields of an event, from its format file.
+    /// Returns the fields of an event, from its format file.
     pub fn fields_of(&self, event: &str) -> Result<Vec<String>> {
         let file = self.0.join(SYSTEM).join(event).join("format");
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
@@ -76,7 +75,7 @@ impl Trace {
             .collect())
     }
 
-    /// What is in the buffer, oldest first; empties it.
+    /// Returns the events in the buffer, oldest first, and empties it.
     pub fn take(&self) -> Result<Vec<Event>> {
         let file = self.0.join("trace");
         let text = fs::read_to_string(&file)?;
@@ -87,14 +86,15 @@ impl Trace {
             .collect()
     }
 
-    /// What is in the buffer of one event, oldest first; empties it.
+    /// Returns the events of one name in the buffer, oldest first, and empties it.
     pub fn take_of(&self, event: &str) -> Result<Vec<Event>> {
         let mut events = self.take()?;
         events.retain(|seen| seen.name == event);
         Ok(events)
     }
 
-    /// The one event that is in the buffer under a name; empties it.
+    /// Returns the event of a name, which must be the only one in the buffer, and empties the
+    /// buffer.
     pub fn take_one(&self, event: &str) -> Result<Event> {
         let events = self.take()?;
         let found: Vec<_> = events.iter().filter(|seen| seen.name == event).collect();
@@ -121,7 +121,7 @@ impl Drop for Trace {
 }
 
 impl Event {
-    /// Reads a line `task-pid [cpu] flags seconds: name: field=value ...`.
+    /// Parses a line `task-pid [cpu] flags seconds: name: field=value ...`.
     fn of(line: &str) -> Result<Self> {
         let mut parts = line.splitn(3, ": ");
         let (Some(_), Some(name), Some(fields)) = (parts.next(), parts.next(), parts.next()) else {
@@ -136,13 +136,13 @@ impl Event {
         Ok(Self { name, fields })
     }
 
-    /// A field as it is printed.
+    /// Returns a field as it is printed.
     pub fn text(&self, field: &str) -> Result<&str> {
         let value = self.fields.get(field).map(String::as_str);
         value.with_context(|| format!("{self:?} has no {field}"))
     }
 
-    /// A field that is a number.
+    /// Returns a field that is a number.
     pub fn number(&self, field: &str) -> Result<i64> {
         let text = self.text(field)?;
         let number = match text.strip_prefix("0x") {

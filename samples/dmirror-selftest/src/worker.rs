@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines at work: a queue and room for packets, memory in each way in which an engine can
-//! meet it, and the comparison with the interpreter, byte for byte.
+//! Engines at work: a queue and room for packets, memory of each kind that an engine can meet, and
+//! the comparison with the interpreter, byte for byte.
 
 use std::fmt::Display;
 use std::fs;
@@ -21,25 +21,25 @@ use crate::check::{equal, needs_ours, skip};
 use crate::context::Context;
 use crate::memory::Memory;
 
-/// How long a job may take that does little.
+/// The time limit of a short job.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long something may take that shall not wait for a job of [`LONG`].
+/// The time limit of an operation that must not wait for a job of [`LONG`].
 pub const SOON: Duration = Duration::from_secs(9);
 
-/// Does nothing until it is cancelled, or has taken too long.
+/// The nanoseconds of a spin that lasts until it is cancelled, or has taken too long.
 pub const LONG: u64 = Packet::LONGEST_SPIN;
 
-/// Pages of packets.
+/// The number of pages for packets.
 const CODE: usize = 16;
 
-/// An open device with engines, or skips.
+/// Opens a device with engines, or skips.
 pub fn open(context: &Context) -> Result<Device> {
     needs_ours("engines")?;
     context.open()
 }
 
-/// An open device with two engines, or skips.
+/// Opens a device with at least two engines, or skips.
 pub fn open_with_two(context: &Context) -> Result<Device> {
     let device = open(context)?;
     match device.query()?.engines {
@@ -68,13 +68,13 @@ pub fn soon<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// A thread of the kernel that works for a device: an engine, or the handler of faults.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Thread {
-    /// `dmirrorN/ENGINE`, or `dmirrorN/f`.
+    /// The name: `dmirrorN/ENGINE`, or `dmirrorN/f` for the handler of faults.
     pub name: String,
-    /// Its number.
+    /// The process ID.
     pub pid: i32,
 }
 
-/// The threads that work for devices, by name. They end when the module goes.
+/// Returns the threads that work for devices, by name. They end when the module is unloaded.
 pub fn threads() -> Result<Vec<Thread>> {
     let mut threads = Vec::new();
     for process in fs::read_dir("/proc")?.flatten() {
@@ -85,7 +85,7 @@ pub fn threads() -> Result<Vec<Thread>> {
         else {
             continue;
         };
-        // It may have ended.
+        // The process may have ended.
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         let name = name.trim_end().to_owned();
         let is_ours = name.strip_prefix("dmirror");
@@ -97,8 +97,8 @@ pub fn threads() -> Result<Vec<Thread>> {
     Ok(threads)
 }
 
-/// The thread of engine `engine` of the device under test, once that has had a queue; or with
-/// `f` the handler of its faults.
+/// Returns the thread of engine `engine` of the device under test, or with `f` the handler of its
+/// faults. An engine has a thread after its first queue.
 pub fn thread_of(engine: impl Display) -> Result<Thread> {
     let name = format!("dmirror0/{engine}");
     match threads()?.into_iter().find(|thread| thread.name == name) {
@@ -116,22 +116,22 @@ pub struct Worker {
     pub queue: Queue,
     /// The packets.
     pub code: Region,
-    /// Where the next packets go, counted in packets.
+    /// The place for the next packets, counted in packets.
     next: AtomicUsize,
 }
 
 impl Worker {
-    /// A queue on some engine.
+    /// Opens the device, and creates a queue on any engine.
     pub fn new(context: &Context) -> Result<Self> {
         Self::of(open(context)?, Options::new(4))
     }
 
-    /// A queue on engine `engine` of a device of its own opening.
+    /// Opens the device, and creates a queue on engine `engine`.
     pub fn on(context: &Context, engine: u32) -> Result<Self> {
         Self::of(open(context)?, Options::new(4).engine(engine))
     }
 
-    /// A queue as it is asked for.
+    /// Creates a queue with `options`.
     pub fn of(device: Device, options: Options<'_>) -> Result<Self> {
         Ok(Self {
             queue: device.queue(options)?,
@@ -141,7 +141,8 @@ impl Worker {
         })
     }
 
-    /// Puts packets where no job has had any for a while, and returns the address of the first.
+    /// Stores packets in the place that was unused for longest, and returns the address of the
+    /// first.
     pub fn store(&self, packets: &[Packet]) -> u64 {
         let room = (CODE - 1) * page_size() / Packet::SIZE;
         let count = packets.len();
@@ -158,12 +159,12 @@ impl Worker {
         packet::store(&self.code, next * Packet::SIZE, packets)
     }
 
-    /// The address of a page in which packets may leave results.
+    /// Returns the address of a page for the results of packets.
     pub fn result(&self) -> u64 {
         self.code.addr() + ((CODE - 1) * page_size()) as u64
     }
 
-    /// Stores packets for another process that has the queue, and whose memory is its own.
+    /// Stores packets for another process, which has the queue but not the memory of this process.
     pub fn prepare(self, packets: &[Packet]) -> Work {
         Work {
             packets: self.store(packets),
@@ -172,37 +173,38 @@ impl Worker {
         }
     }
 
-    /// Has packets executed, each once; returns the number of the job.
+    /// Submits packets for one execution; returns the number of the job.
     pub fn submit(&self, packets: &[Packet]) -> Result<u64> {
         let at = self.store(packets);
         Ok(self.queue.submit(at, packets.len() as u32)?)
     }
 
-    /// What becomes of a job, which takes not too long.
+    /// Waits for a job, for at most [`PATIENCE`], and returns its outcome.
     pub fn outcome(&self, job: u64) -> Result<Outcome> {
         Ok(self.queue.wait(job, Some(PATIENCE))?)
     }
 
-    /// Has packets executed, and waits.
+    /// Submits packets, waits for the job, and returns its outcome.
     pub fn run(&self, packets: &[Packet]) -> Result<Outcome> {
         self.outcome(self.submit(packets)?)
     }
 
-    /// Has packets executed, which all succeed.
+    /// Submits packets, waits for the job, and checks that all succeed.
     pub fn does(&self, packets: &[Packet]) -> Result<()> {
         let expected = Outcome::done(packets.len() as u64);
         equal("what became of a job", self.run(packets)?, expected)
     }
 
-    /// Has packets executed again and again, in jobs that go round by a JUMP, until one fails or
-    /// `enough` says so; returns the last outcome. The packets lie in a page of their own.
+    /// Submits packets again and again, in jobs that loop by a JUMP, until one fails or `enough`
+    /// returns true; returns the last outcome. The packets lie at the end of `code`, so that those
+    /// of other jobs stay.
     pub fn repeat(&self, packets: &[Packet], enough: impl Fn() -> bool) -> Result<Outcome> {
         let room = CODE * page_size();
         let offset = room - (packets.len() + 1) * Packet::SIZE;
         let start = self.code.addr() + offset as u64;
         let loop_ = [packets, &[Packet::jump(start)]].concat();
         packet::store(&self.code, offset, &loop_);
-        // Not so many that `enough` is not asked for long.
+        // A larger job would delay the next call of `enough`.
         let most = self.device.query()?.max_packets.min(500);
         loop {
             let outcome = self.outcome(self.queue.submit(start, most)?)?;
@@ -212,8 +214,9 @@ impl Worker {
         }
     }
 
-    /// Has packets executed by the engine and by the interpreter, and checks that both say and
-    /// leave the same in `regions`, of which `image` is a copy. Returns what they say.
+    /// Executes packets with the engine and with the interpreter. Checks that both have the same
+    /// outcome and leave the same data in `regions`, of which `image` is a copy. Returns the
+    /// outcome.
     pub fn compare(
         &self,
         what: &str,
@@ -225,7 +228,7 @@ impl Worker {
         self.compare_at(what, image, regions, (at, packets))
     }
 
-    /// As [`compare`](Self::compare), for packets that lie at an address already.
+    /// Like [`compare`](Self::compare), for packets that are already stored at an address.
     pub fn compare_at(
         &self,
         what: &str,
@@ -243,18 +246,18 @@ impl Worker {
     }
 }
 
-/// A job that goes on until somebody ends it, for minutes if nobody does.
+/// A job that runs until it is stopped, or for minutes if it is not.
 #[derive(Debug)]
 pub struct Endless<'w> {
     worker: &'w Worker,
-    /// Its number.
+    /// The number of the job.
     pub job: u64,
-    /// The packet that a CPU changes to end it.
+    /// The address of the packet that a CPU changes to end the job.
     last: u64,
 }
 
 impl Worker {
-    /// Has packets executed again and again, with a moment between, until the job is ended.
+    /// Submits packets in a loop, with a pause in each round, until the job is stopped.
     pub fn endless(&self, packets: &[Packet]) -> Result<Endless<'_>> {
         let moment = Packet::spin(5_000_000);
         let places = vec![Packet::default(); packets.len() + 2];
@@ -271,43 +274,43 @@ impl Worker {
 }
 
 impl Endless<'_> {
-    /// Makes its last packet one that no engine accepts.
+    /// Changes the last packet of the job to one that no engine accepts.
     pub fn stop(&self) {
         let code = &self.worker.code;
         code.store((self.last - code.addr()) as usize / size_of::<u64>(), 0);
     }
 
-    /// Checks that an outcome is that of a job which was ended so.
+    /// Checks that an outcome is that of a job which [`Self::stop`] has ended.
     pub fn is_stopped(&self, outcome: Outcome) -> Result<()> {
         let expected = Outcome::failed(outcome.executed, Errno::EINVAL, Access::None, self.last);
         equal("outcome of an endless job", outcome, expected)
     }
 
-    /// Ends it, and waits.
+    /// Stops the job, waits for it, and checks its outcome.
     pub fn end(self) -> Result<()> {
         self.stop();
         self.is_stopped(self.worker.outcome(self.job)?)
     }
 }
 
-/// Packets that are there to be executed.
+/// Stored packets, ready to be executed.
 #[derive(Debug)]
 pub struct Work {
-    /// Who has them.
+    /// The worker that has stored the packets.
     pub worker: Worker,
     packets: u64,
     count: u32,
 }
 
 impl Work {
-    /// Has them executed, and waits; in a child process as well.
+    /// Submits the packets, and waits for the job; works in a child process as well.
     pub fn run(&self) -> Result<Outcome> {
         let job = self.worker.queue.submit(self.packets, self.count)?;
         self.worker.outcome(job)
     }
 }
 
-/// Checks that memory holds, byte for byte, what the interpreter has left.
+/// Checks that memory holds, byte for byte, the data that the interpreter has left.
 pub fn same(what: &str, image: &Image, regions: &[&Region]) -> Result<()> {
     for region in regions {
         let seen = region.to_bytes(0..region.pages());
@@ -322,7 +325,7 @@ pub fn same(what: &str, image: &Image, regions: &[&Region]) -> Result<()> {
     Ok(())
 }
 
-/// How memory is when an engine meets it.
+/// The state of memory when an engine accesses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// In small pages.
@@ -346,7 +349,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::Small,
         Self::Huge,
@@ -359,10 +362,10 @@ impl Kind {
         Self::Elsewhere,
     ];
 
-    /// Pages that such memory has.
+    /// The number of pages of memory without huge pages.
     const PAGES: usize = 16;
 
-    /// Memory of this kind and a copy of it.
+    /// Creates memory of this kind, and a copy of it.
     pub fn make(self, context: &Context, device: &Device) -> Result<(Memory, Image)> {
         let huge = matches!(self, Self::Huge | Self::ResidentHuge);
         let pages = if huge { hpage_pmd_nr() } else { Self::PAGES };
@@ -397,8 +400,8 @@ impl Kind {
     }
 }
 
-/// Has the engine execute, over memory of each kind, the packets that `packets` makes for an
-/// address, and compares with the interpreter.
+/// Executes the packets that `packets` makes for an address, with the engine, over memory of each
+/// kind, and compares with the interpreter.
 pub fn over_each_kind(context: &Context, packets: impl Fn(u64) -> Vec<Packet>) -> Result<()> {
     let worker = Worker::new(context)?;
     for kind in Kind::ALL {

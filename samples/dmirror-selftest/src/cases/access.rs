@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! READ and WRITE of what cannot be read or written: the errno of the header,
-//! and counts that say exactly how far the device came.
+//! READ and WRITE of memory that cannot be read or written: the errno of the header, and counts
+//! that give the exact progress of the device.
 
 use dmirror_client::device::Buffer;
 use dmirror_client::{Command, Pattern};
@@ -43,8 +43,8 @@ cases! { "access":
     killed = "A process that is killed while it reads and writes a lot ends at once.",
 }
 
-/// READs a range that cannot be read to its end, with and without entries for its good part, and
-/// checks that the pages that were counted, and no others, were handed out.
+/// READs a range that is not readable to its end, with and without entries for its good part.
+/// Checks that READ returned the pages that it counted, and no others.
 fn reads_up_to(device: &Device, range: PageRange, good: usize, memory: &Memory) -> Result<()> {
     for mapped in [false, true] {
         if mapped {
@@ -62,8 +62,8 @@ fn reads_up_to(device: &Device, range: PageRange, good: usize, memory: &Memory) 
     Ok(())
 }
 
-/// WRITEs a range that cannot be written to its end, and checks by the CPU that
-/// the pages that were counted, and no other of the good first, were written.
+/// WRITEs a range that is not writable to its end, and checks with the CPU that the pages that were
+/// counted, and no other pages of `memory`, were written.
 fn writes_up_to(device: &Device, range: PageRange, memory: &Memory, errno: Errno) -> Result<()> {
     let (old, new) = (memory.data(), memory.data().round(9));
     let answer = device.write(range, &new.to_bytes(0..range.pages() as usize));
@@ -71,14 +71,14 @@ fn writes_up_to(device: &Device, range: PageRange, memory: &Memory, errno: Errno
     wrote_up_to(&memory.region, [old, new], written, memory.region.pages())
 }
 
-/// Checks by the CPU that so many pages of a region were written, and no others.
+/// Checks with the CPU that `written` pages of a region were written, and no others.
 fn wrote_up_to(region: &Region, data: [Pattern; 2], written: usize, good: usize) -> Result<()> {
     ensure!(written <= good, "{written} pages counted of {good}");
     data[1].check(region, 0..written)?;
     Ok(data[0].check(region, written..region.pages())?)
 }
 
-/// READ and READ_UNLOCKED of a range that cannot be read at all.
+/// Checks that READ and READ_UNLOCKED of an unreadable range fail, and return no data.
 fn reads_nothing(device: &Device, range: PageRange) -> Result<()> {
     let mut view = vec![0xa5; range.bytes() as usize];
     for command in [Command::Read, Command::ReadUnlocked] {
@@ -126,8 +126,8 @@ fn read_unmapped(device: Device) -> Result<()> {
 
 fn read_beyond_memory(device: Device) -> Result<()> {
     let memory = small()?;
-    // As far as addresses go, at whose end the kernel has mapped the memory. It fails at the
-    // first page: the buffer is null.
+    // The range ends at the last address, near which the kernel has mapped the memory. The command
+    // fails at the first page, since the buffer is null.
     let end = memory.region.addr().next_power_of_two();
     let pages = (end - memory.region.addr()) / page_size() as u64 - 1;
     for command in [Command::Read, Command::Write, Command::Snapshot] {
@@ -137,9 +137,9 @@ fn read_beyond_memory(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// Has a command fail for want of a buffer, then with buffers that are good for no page and for
-/// half of them, and otherwise as `bad` says. `done` gets the buffer, and how many pages were
-/// counted of how many.
+/// Checks that a command fails without a buffer, then with buffers of which no page and half of the
+/// pages are good; `bad` is the protection of the other half. `done` gets the buffer, the number of
+/// counted pages, and the number of good pages.
 fn with_bad_buffers(
     device: &Device,
     command: Command,

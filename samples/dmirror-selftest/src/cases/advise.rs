@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice for ranges: what is set is what is got, for this open file alone; and engines access
-//! nothing that they must not.
+//! Advice for ranges: ADVISE_GET returns what ADVISE_SET has set, for this open file alone, and
+//! engines do not access memory that they must not access.
 
 use std::os::fd::AsFd;
 
@@ -37,23 +37,24 @@ pub fn refused<T>(what: &str, answer: Result<T, AdviceError>, errno: Errno) -> R
     }
 }
 
-/// The advice at the start of a region, as far as that goes.
+/// Returns the advice at the start of a region, and the end of its range within the region.
 pub fn advised(device: &Device, region: &Region) -> Result<Advised, AdviceError> {
     device.advice_at(region.addr(), region.range().end())
 }
 
-/// Advises an access to a part of a region.
+/// Advises an access to a range.
 pub fn allow(device: &Device, range: PageRange, access: Access) -> Result<(), AdviceError> {
     device.advise(range, Change::new().access(access))
 }
 
-/// Checks the access that is advised in a region: for each run of pages its end and what it is.
+/// Checks the access that is advised in a region. A run of pages is its end, in pages, and its
+/// access.
 pub fn runs_are(device: &Device, region: &Region, expected: &[(usize, Access)]) -> Result<()> {
     let seen = access_in(device, region)?;
     equal("access, by pages", &seen[..], expected)
 }
 
-/// Checks that a packet fails with EACCES, and where.
+/// Checks that a packet fails with EACCES at the address `at`.
 pub fn is_denied(
     worker: &Worker,
     what: &str,
@@ -61,12 +62,12 @@ pub fn is_denied(
     access: queue::Access,
     at: u64,
 ) -> Result<()> {
-    // Behind one that succeeds.
+    // The packet comes after one that succeeds.
     let outcome = worker.run(&[Packet::spin(0), packet])?;
     equal(what, outcome, Outcome::failed(1, Errno::EACCES, access, at))
 }
 
-/// The access that is advised in a region: for each run of pages its end, counted in pages.
+/// Returns the access that is advised in a region: for each run of pages its end, counted in pages.
 pub fn access_in(device: &Device, region: &Region) -> Result<Vec<(usize, Access)>> {
     let (start, end) = (region.addr(), region.range().end());
     let mut runs = Vec::new();
@@ -81,7 +82,7 @@ pub fn access_in(device: &Device, region: &Region) -> Result<Vec<(usize, Access)
     Ok(runs)
 }
 
-/// Denies engines access.
+/// Returns a change that denies access to engines.
 pub fn deny() -> Change<'static> {
     Change::new().access(Access::None)
 }
@@ -133,7 +134,7 @@ fn split_and_merged(WithEngines(device): WithEngines) -> Result<()> {
     set(0..1, none)?;
     set(15..16, none)?;
     are(&[(1, none), (15, a), (16, none)])?;
-    // A limit cuts what is got.
+    // The limit cuts the range that ADVISE_GET returns.
     let limit = region.part(0..3).end();
     let seen = device.advice_at(region.part(2..3).addr(), limit)?;
     equal("the end", seen.end, limit)
@@ -160,7 +161,7 @@ fn most(WithEngines(device): WithEngines) -> Result<()> {
     full("one more", last, Access::InPlace)?;
     full("another", 1, Access::Migrate)?;
     every_other()?;
-    // Two that become one leave a place.
+    // Two ranges that become one leave a free place.
     set(1, Access::InPlace)?;
     set(last, Access::InPlace)?;
     full("two more", last - 2, Access::Migrate)?;
@@ -194,7 +195,7 @@ fn peer(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     drop(second);
     let seen = advised(&device, &region)?.location;
     equal("after close", seen, there)?;
-    // Advice for nobody's device works as the system does.
+    // A peer that this device cannot reach counts as the system.
     let worker = Worker::new(context)?;
     let second = context.open_second()?;
     let change = Change::new().location(Target::Peer(second.as_fd()));
@@ -213,7 +214,7 @@ fn own(context: &Context) -> Result<()> {
     in_child(|| {
         let own = context.open()?;
         equal("the child's file", advised(&own, &region)?, nothing)?;
-        // Its parent's file is about its parent's memory.
+        // The file of the parent refers to the memory of the parent.
         let seen = advised(&other, &region)?.access;
         equal("the parent's", seen, Access::Migrate)?;
         Ok(allow(&other, region.range(), Access::InPlace)?)
@@ -281,7 +282,7 @@ fn denied(worker: Worker) -> Result<()> {
             is_denied(&worker, what, packet, access, at)?;
         }
         memory.intact()?;
-        // What lies before is done, and nothing behind.
+        // The part before it is done, and no part behind it.
         let fill = Packet::fill(addr + 8, len - 8, 7);
         is_denied(&worker, "FILL", fill, Write, page)?;
         memory.verify(3..8)?;
@@ -298,7 +299,7 @@ fn denied(worker: Worker) -> Result<()> {
             (9, 12),
         )?;
     }
-    // Packets, too, are memory.
+    // Advice applies to packets, too.
     let code = worker.store(&[Packet::spin(0)]);
     worker.device.advise(worker.code.range(), deny())?;
     let outcome = worker.outcome(worker.queue.submit(code, 1)?)?;
@@ -346,7 +347,7 @@ fn denied_to_engines_only(WithEngines(device): WithEngines) -> Result<()> {
     memory.out(&device)?;
     memory.move_back(&device, memory.all(), 8)?;
     runs_are(&device, &memory.region, &[(8, Access::None)])?;
-    // What is exclusive to the device is mapped by it, and so forgotten with the rest.
+    // The device maps exclusive pages, and so forgets them with the rest.
     let mut view = vec![0; memory.region.len()];
     device.exclusive(range, &mut view)?;
     equal("exclusive", device.is_exclusive(range)?, true)?;

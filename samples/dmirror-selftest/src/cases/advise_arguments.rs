@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arguments of ADVISE_SET and ADVISE_GET: the errno of the header for each that is wrong.
+//! Arguments of ADVISE_SET and ADVISE_GET: each wrong one returns the errno of the header.
 
 use std::os::fd::AsRawFd;
 
@@ -17,10 +17,10 @@ cases! { "advise":
     bad_struct = "A struct that cannot be accessed is EFAULT.",
 }
 
-/// A struct in words.
+/// A struct as words of 8 bytes.
 type Words = Vec<u64>;
 
-/// Memory that begins with a struct.
+/// Creates memory that begins with a struct.
 fn argument(words: &Words) -> Result<Region, Errno> {
     let argument = Region::anonymous(2).map_err(|_| Errno::ENOMEM)?;
     for (index, word) in words.iter().enumerate() {
@@ -34,7 +34,7 @@ fn send(device: &Device, (number, size): (u32, usize), words: &Words) -> Result<
     device.call_at(number, size, &argument(words)?)
 }
 
-/// The members of ADVISE_SET but for the first two.
+/// The members of ADVISE_SET except for the first two.
 #[derive(Clone, Copy)]
 struct Set {
     addr: u64,
@@ -48,7 +48,7 @@ struct Set {
 }
 
 impl Set {
-    /// All attributes of a region, for the system.
+    /// Returns members that set all attributes of a region, with the system as the location.
     fn good(region: &Region) -> Self {
         Self {
             addr: region.addr(),
@@ -62,7 +62,7 @@ impl Set {
         }
     }
 
-    /// Names a descriptor as that of a peer.
+    /// Sets the location to the peer that a descriptor names.
     fn peer(&mut self, fd: i32) {
         (self.location, self.fd) = (3, fd);
     }
@@ -79,7 +79,7 @@ impl Set {
     }
 }
 
-/// What is to be wrong with a call that is right.
+/// A fault in a valid call: its description, the change that makes it, and the errno.
 type Wrong<'a> = (&'a str, &'a dyn Fn(&mut Set), Errno);
 
 fn set_arguments(WithEngines(device): WithEngines) -> Result<()> {
@@ -143,7 +143,7 @@ fn set_arguments(WithEngines(device): WithEngines) -> Result<()> {
     )
 }
 
-/// The struct of ADVISE_GET.
+/// Returns the struct of ADVISE_GET.
 fn get(addr: u64, limit: u64, pad: u32) -> Words {
     vec![pair(56, 0), addr, limit, 0, 0, 0, pair(0, pad)]
 }

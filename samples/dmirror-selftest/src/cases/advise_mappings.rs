@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice belongs to mappings: what becomes of it when they change, see the table in
-//! Documentation/abi.md.
+//! Advice belongs to mappings. The table in Documentation/abi.md shows the effect of changes of
+//! mappings on advice.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,13 +28,13 @@ cases! { "advise":
     while_mappings_change = "Threads give advice while another maps anew and engines run.",
 }
 
-/// Pages of the memory.
+/// The number of pages of the memory.
 const PAGES: usize = 16;
 
 const D: Access = Access::None;
 const NOTHING: Access = Access::Default;
 
-/// A device, and memory that engines must not access.
+/// Returns a device, and memory that engines must not access.
 fn denied(context: &Context) -> Result<(Device, Memory)> {
     let (device, memory) = (open(context)?, Memory::new(PAGES)?);
     device.advise(memory.region.range(), deny())?;
@@ -94,7 +94,7 @@ fn moved(context: &Context) -> Result<()> {
     nothing(&device, &memory.region)?;
     nothing_at(&device, old)?;
     memory.intact()?;
-    // Those of hugetlb and of files go another way.
+    // The kernel moves mappings of files in another way.
     let file = Region::options(PAGES).shared().map()?;
     device.advise(file.range(), deny())?;
     nothing(&device, &file.relocate()?)
@@ -191,7 +191,7 @@ fn other_memory(worker: Worker) -> Result<()> {
     Ok(())
 }
 
-/// What fdinfo has for a key.
+/// Returns the value of a key in fdinfo.
 fn fdinfo(device: &Device, key: &str) -> Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", device.as_fd().as_raw_fd());
     let text = fs::read_to_string(path)?;
@@ -206,7 +206,7 @@ fn holes_without_end(WithEngines(device): WithEngines) -> Result<()> {
     };
     let (ranges, lost) = ("dmirror-advised-ranges:", "dmirror-advice-lost-pages:");
     is("ranges at first", ranges, 0)?;
-    // One range becomes more than there are places for.
+    // One range becomes more ranges than there are places.
     const EXTRA: usize = 10;
     let splits = 2 * MOST - 1;
     let holes = splits + EXTRA;
@@ -226,7 +226,7 @@ fn holes_without_end(WithEngines(device): WithEngines) -> Result<()> {
         }
     }
     is("ranges at last", ranges, 2 * MOST)?;
-    // Of each range that could not be split the shorter part was forgotten: the page before.
+    // For each range that could not be split, the shorter part was forgotten: the page before.
     is("pages lost", lost, EXTRA)?;
     let mut page = 0;
     for (end, access) in access_in(&device, &region)? {
@@ -262,7 +262,7 @@ fn while_mappings_change(context: &Context) -> Result<()> {
     let map = |step: usize| {
         let page = 2 * EACH + step % EACH;
         device.advise(region.part(page..page + 1), deny())?;
-        // Now and then with the page before.
+        // Replace the page before as well now and then.
         let first = page - usize::from(step % 3 == 0 && page > 2 * EACH);
         region.replace(first..page + 1)?;
         is("what is new", page, NOTHING)

@@ -84,7 +84,7 @@ fn open(context: &Context) -> Result<Device> {
     context.open_coherent(0)
 }
 
-/// A case with memory that is on the device.
+/// Returns a case with memory that is on the device.
 fn on_device(body: fn(&Device, &Memory) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let device = open(context)?;
@@ -170,7 +170,7 @@ fn forked_device_writes(context: &Context) -> Result<()> {
     child.join()
 }
 
-/// The physical address at which the memory of a device begins.
+/// Returns the physical address at which the memory of a device begins.
 fn start_of(device: &Device) -> Result<u64> {
     let memory = Memory::resident(device, PAGES)?;
     let survey = Survey::of(memory.region.range())?;
@@ -192,7 +192,7 @@ fn start_of(device: &Device) -> Result<u64> {
     bail!("/proc/iomem has no dmirror at {address:#x}")
 }
 
-/// Runs `body` with the module loaded with memory of `size` bytes for each device, at `starts`.
+/// Loads the module with `size` bytes of memory for each device, at `starts`, and runs `body`.
 fn with_memory(
     context: &Context,
     size: usize,
@@ -207,7 +207,7 @@ fn with_memory(
     with_parameters(context, &parameters.each_ref().map(String::as_str), body)
 }
 
-/// The addresses at which the memories of both devices begin.
+/// Returns the addresses at which the memories of both devices begin.
 fn both_starts(context: &Context) -> Result<[u64; 2]> {
     let start = |nth| start_of(&context.open_coherent(nth)?);
     Ok([start(0)?, start(1)?])
@@ -273,7 +273,7 @@ fn other_device(context: &Context) -> Result<()> {
         let answer = other.migrate_to_system(memory.region.range())?;
         equal("pages that another brings back", answer.pages, 0)?;
         memory.expect("afterwards", memory.all(), Where::Device)?;
-        // It is memory that it can reach, all the same.
+        // The other device can reach the memory all the same.
         memory.reads(&other)?;
         memory.cpu_sees(&other, 2)?;
     }

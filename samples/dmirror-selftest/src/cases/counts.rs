@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the commands count, and huge pages that are cut while they are on the
-//! device.
+//! The counts of the commands, and huge pages that are split while they are on the device.
 
 use super::huge::{huge, huge_out, options};
 use super::huge_whole::remapped;
@@ -57,7 +56,7 @@ fn zeroed_pages(device: Device) -> Result<()> {
     memory.is_zero(memory.all())
 }
 
-/// A huge page, as many untouched pages, a huge page, as many small pages.
+/// Creates a huge page, as many untouched pages, a huge page, and as many small pages.
 fn of_all_kinds() -> Result<Memory> {
     let memory = Memory::of(options(4)?.map()?);
     memory.region.advise(3 * nr()..4 * nr(), Advice::NoHuge)?;
@@ -87,7 +86,7 @@ fn huge_page_then_hole(device: Device) -> Result<()> {
 
 fn hole_then_huge_page(device: Device) -> Result<()> {
     let memory = of_all_kinds()?;
-    // Only what has data goes, and only a part of that.
+    // Move only pages with data, and only a part of those.
     for pages in [0..nr(), 2 * nr()..3 * nr(), 3 * nr() + 64..3 * nr() + 164] {
         memory.move_out(&device, pages)?;
     }
@@ -122,7 +121,7 @@ fn cut_by_munmap(device: Device) -> Result<()> {
     memory.reads(&device)?;
     memory.verify(50..51)?;
     memory.move_back(&device, 0..100, 99).or_else(|_| {
-        // A fault may bring more than a page back.
+        // A fault may bring back more than one page.
         memory.expect("after moving back", 0..100, Where::System)
     })?;
     memory.intact()?;

@@ -29,7 +29,7 @@ cases! { "death":
 }
 
 const PAGES: usize = 64;
-/// Enough for a command to take a while.
+/// Enough pages to keep a command busy for a while.
 const MANY: usize = 1024;
 
 fn exit(context: &Context) -> Result<()> {
@@ -42,8 +42,8 @@ fn exit(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// In a child process: moves memory out and back in one thread, and touches it in
-/// another, for ever; `body` runs in the first thread meanwhile.
+/// Moves memory out and back in one thread, and touches it in another, until the process ends;
+/// `body` runs in the first thread meanwhile. Call it in a child process.
 fn busy(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let device = context.open()?;
     let memory = Memory::untouched(MANY)?;
@@ -52,7 +52,7 @@ fn busy(context: &Context, body: impl FnOnce() -> Result<()>) -> Result<()> {
         scope.spawn(|| {
             let mut view = vec![0; region.len()];
             loop {
-                // What the other thread holds may stay.
+                // Pages that the other thread holds may stay.
                 let _ = device.migrate_to_device(region.range(), &mut view);
                 let _ = device.migrate_to_system(region.part(100..MANY));
             }
@@ -93,7 +93,7 @@ fn killed_while_a_thread_migrates(context: &Context) -> Result<()> {
     works(&device)
 }
 
-/// A process ends, as `end` does it, after a little time of being busy.
+/// Runs processes, one after the other, that are busy for a short time and then end by `end`.
 fn ends_while_busy(context: &Context, rounds: u64, end: fn() -> Result<()>) -> Result<()> {
     let device = context.open()?;
     let before = Before::of(&device)?;
@@ -129,7 +129,7 @@ fn thread_ends(context: &Context) -> Result<()> {
 }
 
 fn spawned_program(_: &Device, memory: &Memory) -> Result<()> {
-    // Shares the memory of this process until it executes (vfork).
+    // The child shares the memory of this process until it executes (vfork).
     let status = program().status()?;
     ensure!(status.success(), "the program ended with {status}");
     memory.expect("after another program ran", memory.all(), Where::Device)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What debuggers do with a process that has pages on the device: they read and
-//! write its memory, and have it dump core.
+//! Debuggers of a process that has pages on the device: they read and write its memory, and have it
+//! dump core.
 
 use std::ffi::c_long;
 use std::io::{IoSlice, IoSliceMut};
@@ -39,12 +39,12 @@ const PAGES: usize = 16;
 struct Traced {
     child: Child,
     pid: Pid,
-    /// As the child has it, at the same address, but not its pages.
+    /// The memory at the address that it has in the child, but with other pages.
     memory: Memory,
 }
 
-/// Forks a child that moves the same memory out and stops, traced; `after` is
-/// what it does when it goes on.
+/// Forks a child that moves the same memory out and stops, traced. The child runs `after` when it
+/// goes on.
 fn traced(context: &Context, after: impl FnOnce(&Memory) -> Result<()>) -> Result<Traced> {
     let memory = Memory::new(PAGES)?;
     let stop = || -> Result<()> {
@@ -102,7 +102,7 @@ fn peek(context: &Context) -> Result<()> {
     traced.go_on()
 }
 
-/// Checks that a debugger has written one word of each page, and that no others changed.
+/// Checks that a debugger has written one word of each page, and that no other word changed.
 fn poked(memory: &Memory) -> Result<()> {
     let (old, fresh) = (memory.data(), memory.data().round(3));
     words_are(memory, |word| if word == 33 { fresh } else { old })
@@ -125,7 +125,7 @@ fn poke_read_only(context: &Context) -> Result<()> {
     })?;
     ptrace::cont(traced.pid, None)?;
     waitpid(traced.pid, Some(WaitPidFlag::WUNTRACED))?;
-    // As break points get into program text: by force.
+    // Force the writes, as debuggers do for break points in program text.
     for page in 0..PAGES {
         let value = traced.memory.data().round(3).word(page, 33);
         let written = traced.write(page, 33, value);
@@ -176,7 +176,7 @@ fn huge_from_outside(device: Device) -> Result<()> {
     let file = memory_of("self")?;
     let size = page_size();
     let mut bytes = vec![0; 3 * size];
-    // Across the border of two huge pages, and in the middle of one.
+    // Begin across the border of two huge pages, then in the middle of one.
     let last = memory.region.pages() / 2 - 1;
     for first in [last, last / 2] {
         let addr = memory.region.addr() + (first * size) as u64;
@@ -193,7 +193,7 @@ fn huge_from_outside(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Sets where cores go, until the value is dropped.
+/// Sets the pattern for the names of cores until the value is dropped.
 fn cores_to(pattern: &str) -> Result<Setting> {
     if !is_root() {
         return skip("needs root");
@@ -216,7 +216,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Has a child with `memory` on the device dump core to `core`, after `before`.
+/// Makes a child with `memory` on the device dump core to `core`, after a call of `before`.
 fn dump(
     context: &Context,
     memory: &Memory,
@@ -225,7 +225,7 @@ fn dump(
     before: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<u8>> {
     let child = helper(|| {
-        // Pages of its own, huge ones where the memory is for them.
+        // Give the child its own pages, huge ones if the memory is for them.
         memory.region.advise(memory.all(), Advice::DontNeed)?;
         memory.refill(2);
         memory.out(&context.open()?)?;
@@ -236,7 +236,7 @@ fn dump(
         bail!("it survived {signal}")
     })?;
     equal("the child", child.exit()?, Exit::Signal(signal))?;
-    // A program that takes a core may be at work when the child is gone.
+    // A program that takes a core may still be at work when the child is gone.
     let mut before = 0;
     for _ in 0..200 {
         let length = fs::metadata(&core.0).map_or(0, |data| data.len());
@@ -249,7 +249,7 @@ fn dump(
     fs::read(&core.0).with_context(|| format!("no core in {}", core.0.display()))
 }
 
-/// The bytes that the core has at `addr`, from the segment's start there on.
+/// Returns the bytes of the core from `addr` to the end of its segment.
 fn segment(core: &[u8], addr: u64) -> Result<&[u8]> {
     let number = |at: usize, len: usize| -> Result<u64> {
         let bytes = core.get(at..at + len).context("the core is cut off")?;
@@ -282,7 +282,7 @@ fn check_core(core: &[u8], memory: &Memory) -> Result<()> {
     data.check_bytes(bytes, 0).context("in the core")
 }
 
-/// Has memory dumped because of a signal, by a pattern that `pattern` makes for a path, and checks
+/// Makes a signal dump memory, with the core pattern that `pattern` makes for a path, and checks
 /// the core.
 pub(super) fn dumped(
     context: &Context,
@@ -313,9 +313,9 @@ fn core_huge(context: &Context) -> Result<()> {
     let _pattern = cores_to(&core.0.display().to_string())?;
     let bytes = dump(context, &memory, &core, Signal::SIGQUIT, || Ok(()))?;
     if zeros("it", segment(&bytes, memory.region.addr())?).is_ok() {
-        // The same page, with its entry split, is in a core. So the device gives the
-        // data, and it is the kernel that does not ask: no_page_table in mm/gup.c takes
-        // an entry for a huge page that is not present for a hole.
+        // The same page, with its entry split, is in a core. So the device provides the data, but
+        // the kernel does not ask for it: no_page_table in mm/gup.c mistakes an entry for a huge
+        // page that is not present for a hole.
         fs::remove_file(&core.0)?;
         let split = || {
             memory.region.protect(0..1, Protection::Read)?;

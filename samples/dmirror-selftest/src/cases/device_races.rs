@@ -30,13 +30,12 @@ cases! { "races":
     snapshot_during_migration = "A snapshot during migrations shows each page as mapped somewhere or in between.",
 }
 
-/// Small pages of most cases.
+/// The number of small pages in most cases.
 const PAGES: usize = 4;
 
 const TIME: Duration = Duration::from_millis(2000);
 
-/// Runs `body` until `TIME` is over or it or `other`, which is repeated in
-/// another thread meanwhile, fails.
+/// Repeats `body`, and `other` in another thread, until `TIME` is over or one of them fails.
 fn against(
     mut other: impl FnMut() -> Result<()> + Send,
     mut body: impl FnMut(u64) -> Result<()>,
@@ -63,14 +62,14 @@ fn against(
     })
 }
 
-/// Moves a range out and back once, as far as nobody else holds its pages.
+/// Moves a range out and back once, except for pages that somebody else holds.
 fn round_trip(device: &Device, range: PageRange, view: &mut [u8]) -> Result<()> {
     unless_held(device.migrate_to_device(range, view))?;
     unless_held(device.migrate_to_system(range))
 }
 
-/// The device writes a range, again and again where others do not let it hold
-/// still for a second; returns how often that was.
+/// Makes the device write a range, and repeats this as long as others keep the pages busy for a
+/// second; returns the number of failed attempts.
 fn write(device: &Device, range: PageRange, bytes: &[u8]) -> Result<u64> {
     for busy in 0..20 {
         let answer = device.write(range, bytes);
@@ -81,12 +80,12 @@ fn write(device: &Device, range: PageRange, bytes: &[u8]) -> Result<u64> {
     bail!("the device did not get to write in 20 s")
 }
 
-/// Whether others did not let pages hold still.
+/// Returns whether a command failed because others kept its pages busy.
 fn is_busy(error: &CallError) -> bool {
     error.errno == Errno::EBUSY
 }
 
-/// As [`Memory::reads`], where others may not let it hold still.
+/// Like [`Memory::reads`], but accepts that others keep the pages busy.
 fn reads(device: &Device, memory: &Memory) -> Result<()> {
     match memory.reads(device) {
         Err(error) if error.downcast_ref().is_some_and(is_busy) => Ok(()),
@@ -101,7 +100,7 @@ fn stamp(bytes: &mut [u8], number: u64) {
     }
 }
 
-/// The device's view of the first word of each page.
+/// Returns the device's view of the first word of each page.
 fn first_words(device: &Device, range: PageRange, view: &mut [u8]) -> Result<Vec<u64>> {
     let mut busy = 0;
     while let Err(error) = device.read(range, view) {
@@ -127,9 +126,9 @@ fn device_reads_what_was_stored(device: Device) -> Result<()> {
     )
 }
 
-/// Writes counters by the device `writer` to `pages` while `mover` moves the region, and compares
-/// with what the device and the CPU read: by turns, or both each time where it moves as a huge
-/// page.
+/// Writes counters with the device `writer` to `pages` while `mover` moves the region, and compares
+/// them with the data that the device and the CPU read: by turns, or both each time if the region
+/// moves as a huge page.
 fn counters(writer: &Device, mover: &Device, region: &Region, pages: Range<usize>) -> Result<()> {
     let (part, both) = (region.part(pages.clone()), pages.len() < region.pages());
     let mut out = vec![0; region.len()];
@@ -169,7 +168,7 @@ fn reads_of_dropped_pages(context: &Context) -> Result<()> {
     let mut seen = vec![0; region.len()];
     against(
         move || {
-            // Takes what has become free, and other rounds of invalidations.
+            // Take pages that have become free, and cause other rounds of invalidations.
             neighbours.region.advise(0..PAGES, Advice::DontNeed)?;
             neighbours.fill(0..PAGES);
             reads(device, &neighbours)
@@ -224,7 +223,7 @@ fn close_during_migration(context: &Context) -> Result<()> {
     memory.intact()
 }
 
-/// Lets pass that a page did not hold still.
+/// Accepts that others kept a page busy.
 fn unless_busy(answer: Result<Counts, CallError>) -> Result<()> {
     unless(answer, &[Errno::EBUSY])
 }
@@ -300,8 +299,8 @@ fn writes_during_protection_changes(device: Device) -> Result<()> {
 
 fn fork_during_device_writes(device: Device) -> Result<()> {
     let memory = Memory::new(PAGES)?;
-    // The descriptor is about this process's memory: another process has the
-    // device write it, so that this one has a single thread and can fork.
+    // The descriptor refers to the memory of this process. Another process makes the device write,
+    // so that this process has a single thread and can fork.
     let writer = helper(|| {
         let mut bytes = vec![0; memory.region.len()];
         for round in 1_u64.. {

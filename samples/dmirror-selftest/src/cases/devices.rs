@@ -48,7 +48,7 @@ fn two_processes(context: &Context) -> Result<()> {
     child.join()
 }
 
-/// A device brings back its own pages alone: so many.
+/// Checks that a device brings back `pages` pages: only its own.
 fn brings_back(device: &Device, memory: &Memory, pages: u64) -> Result<()> {
     let counts = device.migrate_to_system(memory.region.range())?;
     equal("pages that one of two brings back", counts.pages, pages)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bits that tell whether a page was written or read: with them other programs
-//! save the memory of a process piece by piece.
+//! Bits that show writes and reads of a page. Other programs use them to save the memory of a
+//! process piece by piece.
 
 use super::huge::huge;
 use crate::prelude::*;
@@ -27,7 +27,7 @@ fn clear_refs(_: &Device, memory: &Memory) -> Result<()> {
     memory.intact()
 }
 
-/// Which pages of `range` are soft-dirty.
+/// Returns for each page of `range` whether it is soft-dirty.
 fn soft_dirty(range: PageRange) -> Result<Vec<bool>> {
     let mut entries = vec![0; range.pages() as usize * 8];
     File::open("/proc/self/pagemap")?
@@ -36,7 +36,7 @@ fn soft_dirty(range: PageRange) -> Result<Vec<bool>> {
     Ok(bits.collect())
 }
 
-/// Clears all soft-dirty bits of this process; skips where there are none.
+/// Clears all soft-dirty bits of this process; skips if the kernel has none.
 fn clear_soft_dirty(memory: &Memory) -> Result<()> {
     fs::write("/proc/self/clear_refs", "4")?;
     memory.region.store(0, memory.region.load(0));
@@ -46,13 +46,13 @@ fn clear_soft_dirty(memory: &Memory) -> Result<()> {
     Ok(fs::write("/proc/self/clear_refs", "4")?)
 }
 
-/// Checks that of `memory` every second page is soft-dirty.
+/// Checks that every second page of `memory`, and no other, is soft-dirty.
 fn every_second(what: &str, memory: &Memory) -> Result<()> {
     let expected: Vec<bool> = memory.all().map(|page| page % 2 == 1).collect();
     equal(what, soft_dirty(memory.region.range())?, expected)
 }
 
-/// Writes every second page, with the data that it has.
+/// Writes every second page, without changing its data.
 fn write_every_second(memory: &Memory) {
     for page in memory.all().skip(1).step_by(2) {
         memory.fill(page..page + 1);
@@ -78,7 +78,7 @@ fn back(device: Device) -> Result<()> {
     every_second("with the rest back by CPU reads", &memory)
 }
 
-/// The types of the entries of `memory`'s pages on the device.
+/// Returns the types of the entries of `memory`'s pages on the device.
 fn entry_types(memory: &Memory) -> Result<Vec<u8>> {
     Ok(Survey::of(memory.region.range())?.entry_types())
 }
@@ -102,9 +102,9 @@ fn cleared_on_the_device(device: Device) -> Result<()> {
     write_every_second(&memory);
     memory.intact()?;
     if read_only != writable && cleared == writable && !soft_dirty(range)?.contains(&true) {
-        // Clearing has left the device's entries writable ones (clear_soft_dirty in
-        // fs/proc/task_mmu.c), as was just seen, so the pages come back writable, and no
-        // fault tells of the write.
+        // As shown above, the device's entries stay writable when bits are cleared
+        // (clear_soft_dirty in fs/proc/task_mmu.c). So the pages come back writable, and no fault
+        // reports the write.
         return known("writes after bits were cleared there are lost");
     }
     every_second("after writes", &memory)
@@ -112,8 +112,7 @@ fn cleared_on_the_device(device: Device) -> Result<()> {
 
 fn huge_page(device: &Device, memory: &Memory) -> Result<()> {
     clear_soft_dirty(memory)?;
-    // The kernel may keep one bit for all of the huge page: what was written
-    // shows, and maybe more.
+    // The kernel may keep one bit for all of the huge page, so more than the written page may show.
     let written = 7;
     let shows = |what: &str| -> Result<()> {
         equal(what, soft_dirty(memory.region.range())?[written], true)

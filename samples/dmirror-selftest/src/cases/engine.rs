@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What packets do to memory, wherever that is: the interpreter of `dmirror-client` says what
-//! each byte must be, what becomes of the job, and how far it comes where something is wrong.
+//! The effects of packets on memory at any place. The interpreter of `dmirror-client` gives the
+//! expected value of each byte, the outcome of the job, and its progress before an error.
 
 use dmirror_client::interpreter::Image;
 use dmirror_client::program::{Dice, Ground};
@@ -31,19 +31,20 @@ cases! { "engine":
 }
 
 impl Worker {
-    /// Checks that an engine is free: that its next job ends soon.
+    /// Checks that an engine is free: its next job must end soon.
     pub fn serves(context: &Context, engine: u32) -> Result<()> {
         soon("the next job of the engine", || {
             Self::on(context, engine)?.does(&[Packet::spin(0)])
         })
     }
 
-    /// Destroys the queue, which does not take long.
+    /// Destroys the queue, and checks that this is quick.
     pub fn ends(self) -> Result<()> {
         soon("QUEUE_DESTROY", || Ok(self.queue.destroy()?))
     }
 
-    /// Closes the file, which ends the queue and does not take long; returns where the packets are.
+    /// Closes the file, which ends the queue, and checks that this is quick. Returns the memory of
+    /// the packets.
     pub fn closes(self) -> Result<Region> {
         self.queue.abandon();
         let device = self.device;
@@ -55,14 +56,14 @@ impl Worker {
     }
 }
 
-/// Has packets executed that lie at an address already, and all succeed.
+/// Executes packets that are already stored at an address, and checks that all succeed.
 pub fn done_at(queue: &Queue, at: u64, packets: usize) -> Result<()> {
     let job = queue.submit(at, packets as u32)?;
     let outcome = queue.wait(job, Some(PATIENCE))?;
     equal("outcome", outcome, Outcome::done(packets as u64))
 }
 
-/// Checks that words of a region, by number, have a value.
+/// Checks that the words of a region with the given indices have a value.
 pub fn words_are(
     what: &str,
     region: &Region,
@@ -73,7 +74,7 @@ pub fn words_are(
     words.try_for_each(|word| equal(what, word, value))
 }
 
-/// A case in which packets do what the interpreter says over memory of each kind.
+/// Returns a case that compares packets over memory of each kind with the interpreter.
 fn over_kinds(packets: impl Fn(u64) -> Vec<Packet>) -> impl Fn(&Context) -> Result<()> {
     move |context| over_each_kind(context, &packets)
 }
@@ -120,14 +121,14 @@ fn sum(data: u64) -> Vec<Packet> {
 }
 
 fn chase(data: u64) -> Vec<Packet> {
-    // A chain through all pages, forwards and backwards, which ends in the last but one.
+    // A chain through all pages but one, forwards and backwards.
     let link = |nth: u64| data + (nth * 7 % 16) * page_bytes() + 64 * nth;
     let next = |nth| if nth == 14 { 0 } else { link(nth + 1) };
     let links = (0..15).map(|nth| Packet::fence(link(nth) + 16, next(nth)));
     let chases = (0..).zip([0, 1, 14, 15, u64::MAX]);
     let chases = chases
         .map(|(nth, times)| Packet::chase(data + 2048 + 16 * nth, link(0), 16, times))
-        // The results lie on a border of pages.
+        // The result lies on a border of pages.
         .chain([Packet::chase(data + 2 * page_bytes() - 8, link(3), 16, 2)]);
     links.chain(chases).collect()
 }
@@ -188,7 +189,7 @@ fn fence_and_jump(context: &Context) -> Result<()> {
     })?;
     let (worker, data) = (Worker::new(context)?, Region::anonymous(1)?);
     let most = worker.device.query()?.max_packets as usize;
-    // Forwards over a packet that no engine accepts, and back.
+    // Jump forwards over a packet that no engine accepts, and back.
     let at = worker.store(&[Packet::default(); 4]);
     let add = Packet::add(Width::Eight, data.addr(), 1, 1, 0);
     let (over, back) = (Packet::jump(at + 128), Packet::jump(at));
@@ -221,7 +222,7 @@ fn stays(worker: Worker) -> Result<()> {
     })
 }
 
-/// A page of packets that write to the other page, each to a word of its own.
+/// A page of packets, each of which writes to its own word of the other page.
 struct OnAPage {
     code: Region,
     data: Region,
@@ -243,7 +244,7 @@ impl OnAPage {
         Ok(program)
     }
 
-    /// Has them executed, and checks the words.
+    /// Executes the packets, and checks the words.
     fn runs(&self, worker: &Worker) -> Result<()> {
         done_at(&worker.queue, self.code.addr(), self.packets.len())?;
         let words: Vec<u64> = (0..32).map(|index| self.data.load(index)).collect();
@@ -313,7 +314,7 @@ fn several_regions(context: &Context, worker: Worker) -> Result<()> {
     Ok(())
 }
 
-/// Executes the random programs of a seed over memory of some kinds, and compares.
+/// Executes the random programs of a seed over memory of some kinds, and compares the results.
 fn random_program(context: &Context, device: Device, kinds: &[Kind], seed: u64) -> Result<()> {
     let worker = Worker::of(device, Options::new(4))?;
     let mut dice = Dice::new(seed);
@@ -325,7 +326,8 @@ fn random_program(context: &Context, device: Device, kinds: &[Kind], seed: u64) 
     }
     let regions: Vec<&Region> = memories.iter().map(|memory| &memory.region).collect();
     let code = Region::anonymous(1)?;
-    // The last 16 pages, behind which is a guard; not all of a huge page, so that packets meet.
+    // Use the last 16 pages, which have a guard behind them. Packets would rarely meet in a whole
+    // huge page.
     let last = |region: &&Region| region.part(region.pages() - 16..region.pages());
     let ground = Ground {
         data: regions.iter().map(last).collect(),

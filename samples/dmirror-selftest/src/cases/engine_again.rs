@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device that wants a page which another device does not give yet. The CPU's fault by which it
-//! asks is answered "again", and mm asks once more, without looking at signals: whoever answers so
-//! has to be done with it in bounded time.
+//! A device wants a page that another device does not give yet. It asks by a CPU fault, which is
+//! answered "again", and mm asks once more, without checking for signals. So the device that
+//! answers must stop answering "again" in bounded time.
 
 use dmirror_client::queue::Options;
 
@@ -17,10 +17,10 @@ cases! { "engine":
     killed_while_locked = "A process that waits for that can be killed, and a queue ends.",
 }
 
-/// How long a page is held.
+/// The time for which a page is held.
 const HELD: Duration = Duration::from_millis(400);
 
-/// Who wants a page of another device.
+/// The requester of a page of another device.
 #[derive(Clone, Copy, Debug)]
 enum Asker {
     /// READ.
@@ -33,7 +33,7 @@ enum Asker {
 
 const ASKERS: [Asker; 3] = [Asker::Command, Asker::Engine, Asker::Atomic];
 
-/// For each asker, and memory in small pages and in a huge one.
+/// Runs `body` for each asker, with memory in small pages and in a huge one.
 fn each(mut body: impl FnMut(Asker, bool) -> Result<()>) -> Result<()> {
     ASKERS.into_iter().try_for_each(|asker| {
         [false, true].into_iter().try_for_each(|huge| {
@@ -43,7 +43,8 @@ fn each(mut body: impl FnMut(Asker, bool) -> Result<()>) -> Result<()> {
 }
 
 impl Asker {
-    /// Gets some of the memory for the second device, and checks that data are right.
+    /// Gets some of the memory for the second device. This must succeed; for READ the data must be
+    /// right.
     fn asks(self, worker: &Worker, memory: &Memory) -> Result<()> {
         let data = memory.region.addr();
         let packet = match self {
@@ -55,7 +56,7 @@ impl Asker {
     }
 }
 
-/// A queue of the second device.
+/// Creates a queue of the second device.
 fn second(context: &Context) -> Result<Worker> {
     open(context)?; // or skips
     Worker::of(context.open_second()?, Options::new(4))
@@ -80,7 +81,7 @@ fn other_device_waits(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Has the first device refuse pages to CPUs for a while, again and again.
+/// Runs `body` while the first device refuses pages to CPUs, again and again for a while.
 fn refusing<T>(device: &Device, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let refuse = || -> Result<()> {
@@ -91,7 +92,7 @@ fn refusing<T>(device: &Device, body: impl FnOnce() -> Result<T>) -> Result<T> {
         thread::sleep(Duration::from_millis(1));
         Ok(())
     };
-    // Once at least: on a busy machine the body may end before the thread begins.
+    // Refuse once at least: on a busy machine the body may end before the thread begins.
     refuse()?;
     let result = beside(&[&refuse], body);
     device.clear_flags()?;
@@ -115,13 +116,13 @@ fn other_device_again(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A CPU touches memory of the first device, and is held in that with the page locked; meanwhile
-/// `body` runs, whose own faults are not held. It is told whether it began in time, which it may
-/// not on a busy machine.
+/// Runs `body` while a CPU that touches memory of the first device is held with the page locked.
+/// Faults of `body` are not held. The argument of `body` is true if the CPU was held in time, which
+/// may fail on a busy machine.
 fn locked<T>(memory: &Memory, body: impl FnOnce(bool) -> Result<T>) -> Result<T> {
     let delay = Delay::new("fault", HELD.as_micros() as u32)?;
     let (begun, at) = (Gate::new()?, memory.region.addr() + page_size() as u64);
-    // By another process, which shares no page: as a debugger does it.
+    // Another process touches the memory as a debugger does, and shares no page.
     let file = memory_of(std::process::id())?;
     memory.region.advise(memory.all(), Advice::DontFork)?;
     let toucher = helper(|| {
@@ -137,8 +138,8 @@ fn locked<T>(memory: &Memory, body: impl FnOnce(bool) -> Result<T>) -> Result<T>
     result
 }
 
-/// Waits until a process sleeps in the kernel, for something that no signal ends. Returns whether
-/// it was seen to, before it ended.
+/// Waits until a process sleeps in the kernel, in a sleep that no signal ends. Returns false if it
+/// ended before it was seen to sleep.
 fn sleeps(process: u64) -> Result<bool> {
     let start = Instant::now();
     loop {
@@ -153,7 +154,7 @@ fn sleeps(process: u64) -> Result<bool> {
     }
 }
 
-/// Small pages or a huge one, on a device.
+/// Creates small pages or a huge one, and moves them to a device.
 fn memory_on(device: &Device, huge: bool) -> Result<Memory> {
     let memory = if huge {
         huge::huge(1)?

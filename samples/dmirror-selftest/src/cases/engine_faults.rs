@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that fail, and packets that nearly do: the interpreter says where, and what was done
-//! by then.
+//! Packets that fail, and packets that nearly fail. The interpreter gives the place of the failure,
+//! and the work done before it.
 
 use dmirror_client::interpreter::Image;
 use dmirror_client::program::{malformed, well_formed};
@@ -61,18 +61,18 @@ fn malformed_packets(context: &Context, worker: Worker) -> Result<()> {
     for_all(well_formed(data), |packet| worker.does(&[packet]))
 }
 
-/// Memory with borders: each part has two pages, and what may be done with them.
+/// Memory with borders: each part has two pages and its own protection.
 struct Borders {
     image: Image,
     data: u64,
-    /// What a CPU can read, to be compared.
+    /// The parts that a CPU can read, for the comparison.
     kept: Vec<Region>,
-    /// What it cannot.
+    /// The parts that a CPU cannot read.
     _hidden: Vec<Region>,
 }
 
 impl Borders {
-    /// Free, read-only, free, hidden, free, a hole, free.
+    /// The parts: free, read-only, free, hidden, free, a hole, free.
     const PARTS: [Option<Protection>; 7] = {
         use Protection::{None as Hidden, Read, ReadWrite};
         let free = Some(ReadWrite);
@@ -114,7 +114,7 @@ impl Borders {
     }
 }
 
-/// Packets that meet each border, from both sides, at the border and from before it.
+/// Returns packets that meet each border, from both sides, at the border and from before it.
 fn over_borders(data: u64) -> Vec<Packet> {
     let mut packets = vec![];
     let free = data; // two pages that all may use
@@ -160,7 +160,7 @@ fn meet_borders(context: &Context, resident: bool) -> Result<()> {
         failed += u32::from(outcome.error.is_some());
         same(&what, &memory.image, &kept)?;
         if resident && packet.opcode == 1 {
-            // What came back by looking at it goes out again.
+            // Move out again the pages that the comparison brought back.
             for region in kept.iter().step_by(2) {
                 let mut view = vec![0; region.len()];
                 let _ = worker.device.migrate_to_device(region.range(), &mut view);

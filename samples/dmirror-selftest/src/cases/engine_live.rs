@@ -124,13 +124,13 @@ fn atomic_sums(context: &Context) -> Result<()> {
     let device = open(context)?;
     let engines = u64::from(device.query()?.engines.min(4));
     let region = Region::options(2).huge(false).map()?;
-    // One word in each page, which all use, and one beside it of 4 bytes for engines alone.
+    // Each page has one word that all use, and beside it one of 4 bytes for engines alone.
     let word = |page: usize| region.addr() + (page * page_size()) as u64;
     let [mut all, mut by_engines] = [0; 2];
     let mover = context.open()?;
     for _ in rounds(3).take(10) {
         let over = AtomicBool::new(false);
-        // As long as engines add: they begin late, and take longer.
+        // Add as long as engines add: they begin later, and take longer.
         let add = || {
             let mut added = 0;
             // ORDERING: it may be late.
@@ -153,7 +153,7 @@ fn atomic_sums(context: &Context) -> Result<()> {
             let jobs: Vec<_> = (0..engines).map(spawn).collect();
             let mut moved = Ok(());
             while moved.is_ok() && !jobs.iter().all(thread::ScopedJoinHandle::is_finished) {
-                // Now and then, so that they meet on a page that stays as well.
+                // Move only now and then, so that they meet on a page that stays as well.
                 thread::sleep(Duration::from_millis(5));
                 moved = to_and_fro(&mover, &region);
             }
@@ -224,7 +224,7 @@ fn restless_memory(context: &Context) -> Result<()> {
     ];
     let elsewhere = Region::anonymous(1)?;
     elsewhere.store(0, 1);
-    // Each look of the device at memory takes so long that there was an invalidation meanwhile.
+    // Each walk of the device takes so long that an invalidation comes meanwhile.
     let delay = Delay::new("walked", 400_000)?;
     thread::scope(|scope| {
         let restless = scope.spawn(move || {
@@ -243,9 +243,8 @@ fn restless_memory(context: &Context) -> Result<()> {
     })
 }
 
-/// A case in which an engine fills memory again and again with 1 and 2, and the part from page
-/// `PAGES / 2` on changes by `change` meanwhile. The job must then fail in that part, if it is to
-/// fail.
+/// Returns a case in which an engine fills memory again and again with 1 and 2, while `change`
+/// changes the part from page `PAGES / 2` on. With a `failure` the job must fail in that part.
 fn meanwhile<T>(
     failure: Option<Errno>,
     change: impl Fn(Region) -> Result<T>,
@@ -286,7 +285,7 @@ fn meanwhile<T>(
     }
 }
 
-/// Checks that all words of a region begin with one of some bytes.
+/// Checks that the first byte of each word of a region is one of `values`.
 fn filled_with(region: &Region, values: &[u8]) -> Result<()> {
     let bytes = region.to_bytes(0..region.pages());
     let odd = bytes.chunks(8).find(|word| !values.contains(&word[0]));
@@ -306,7 +305,7 @@ fn rests(region: &Region) -> Result<()> {
     equal("whether memory rests", bytes() == before, true)
 }
 
-/// Checks that, and hands memory on.
+/// Checks that nobody writes to memory any more, and returns the memory.
 fn resting(region: Region) -> Result<Region> {
     rests(&region)?;
     Ok(region)
@@ -317,20 +316,20 @@ fn protected(region: Region, protection: Protection) -> Result<Region> {
     Ok(region)
 }
 
-/// Has an engine fill memory, and checks that it has.
+/// Fills memory with an engine, and checks the result.
 fn filled(worker: &Worker, region: &Region) -> Result<()> {
     worker.does(&[Packet::fill(region.addr(), region.len() as u64, 3)])?;
     filled_with(region, &[3])
 }
 
-/// Gives access again; the job must have ended, and another one go on.
+/// Gives access again. Checks that the old job has ended, and that another one works.
 fn shown_again(worker: &Worker, region: &Region) -> Result<()> {
     region.protect(0..region.pages(), Protection::ReadWrite)?;
     rests(region)?;
     filled(worker, region)
 }
 
-/// Drops memory again and again.
+/// Drops the pages of memory again and again.
 fn dropped(region: Region) -> Result<Region> {
     for _ in 0..50 {
         region.advise(0..region.pages(), Advice::DontNeed)?;
@@ -344,7 +343,7 @@ fn forked_meanwhile(context: &Context) -> Result<()> {
         let worker = Worker::new(context)?;
         let memory = Memory::placed(&worker.device, PAGES, resident)?;
         let region = &memory.region;
-        // Half a second of work, as one job, since a child is forked by a single thread.
+        // Half a second of work is one job, since this process must have a single thread to fork.
         let fill = |value| Packet::fill(region.addr(), region.len() as u64, value);
         let packets = (1..=50).flat_map(|value| [fill(value), Packet::spin(10_000_000)]);
         let job = worker.submit(&packets.collect::<Vec<_>>())?;

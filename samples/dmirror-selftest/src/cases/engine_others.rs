@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines beside what programs do apart from ordinary memory: huge pages of the pool, other
-//! programs that take the place of this one, or begin in its memory.
+//! Engines beside other uses of memory by programs: huge pages of the pool, programs that replace
+//! this one, and programs that begin in its memory.
 
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -54,7 +54,7 @@ fn hugetlb(context: &Context) -> Result<()> {
             worker.compare(preset, &mut image, &[&memory.region], &packets)?;
             Ok(())
         })?;
-        // Those of the packets are the only ones that move.
+        // Only the pages of the packets move.
         ensure!(added.out() <= 64, "{preset}: {added:?}");
     }
     Ok(())
@@ -65,7 +65,7 @@ fn hugetlb_packets(worker: Worker) -> Result<()> {
     let packets: Vec<Packet> = (0..100)
         .map(|nth| Packet::fence(data.addr() + 8 * nth, nth + 1))
         .collect();
-    // Over a border of small pages.
+    // The packets lie over a border of small pages.
     let at = packet::store(
         &code,
         300 * page_bytes() as usize - 50 * Packet::SIZE,
@@ -88,7 +88,7 @@ fn executed_elsewhere(context: &Context, WithEngines(device): WithEngines) -> Re
             while memory.region.load(0) != 7 {
                 thread::yield_now();
             }
-            // The file is closed by that.
+            // This closes the file.
             Err(program().exec().into())
         })?;
         soon("another program", || child.join())?;
@@ -111,9 +111,9 @@ fn executes(process: u32) -> Result<()> {
     }
 }
 
-/// A process makes a queue and submits a job, and executes another program, which gets the file if
-/// `keeps` says so. Then `body` runs in a child of it, which has the queue, too, and the number of
-/// the job.
+/// Starts a process that makes a queue, submits a job, and executes another program, which gets the
+/// file if `keeps` is true. Then runs `body` in a child of that process, which has the queue, too,
+/// with the number of the job.
 fn after_exec(
     context: &Context,
     keeps: bool,
@@ -174,7 +174,7 @@ fn spawned(context: &Context) -> Result<()> {
         job.stop();
         let outcome = worker.outcome(job.job)?;
         job.is_stopped(outcome)?;
-        // Three packets a round, of which the last was not executed.
+        // A round has three packets; the last one of the last round was not executed.
         let rounds = (outcome.executed + 1) / 3;
         equal("sum", memory.region.load(0).wrapping_sub(word), rounds)?;
         memory.verify(1..4)

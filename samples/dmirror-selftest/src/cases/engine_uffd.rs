@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines whose faults a program answers itself, or does not answer.
+//! Engines with faults that a program answers itself, or does not answer.
 
 use dmirror_client::queue::Options;
 use dmirror_client::uffd::Mode;
@@ -21,9 +21,9 @@ cases! { "engine":
 
 const PAGES: usize = 16;
 
-/// A queue on engine 0 with a job that waits for an answer that nobody gives, for what `packet`
-/// makes of an address, or for packets there; and a job behind it. `body` gets the number of the
-/// first.
+/// Creates a queue on engine 0 with a job whose fault nobody answers, and a job behind it. The
+/// fault is that of the packet that `packet` makes for an address, or the fetch of packets there if
+/// `packet` is `None`. `body` gets the number of the first job.
 fn stuck(
     context: &Context,
     packet: Option<fn(u64) -> Packet>,
@@ -46,7 +46,7 @@ fn stuck(
     Worker::serves(context, 0)
 }
 
-/// A packet that misses the memory at an address.
+/// Returns a packet that misses the memory at an address.
 fn fill(at: u64) -> Packet {
     Packet::fill(at, 64, 1)
 }
@@ -72,18 +72,18 @@ fn destroyed_before_a_fault(context: &Context) -> Result<()> {
     let uffd = uffd()?;
     let policy = Policy::with("xe", &[])?;
     let worker = Worker::of(open_with_two(context)?, Options::new(2).engine(0))?;
-    // In one granule, however large.
+    // All pages are in one granule, whatever its size.
     let memory = Memory::of(
         Region::options(PAGES)
             .align(hpage_pmd_size())
             .huge(false)
             .map()?,
     );
-    // It is what moves, while the engine is on its way to the page that nobody provides.
+    // This page moves before the engine gets to the page that nobody provides.
     memory.region.store(page_size() / size_of::<u64>(), 1);
     uffd.register(&memory.region, 0..PAGES, Mode::Missing)?;
     let at = worker.store(&[Packet::spin(0), fill(memory.region.addr())]);
-    // The packets are on the device before: else it would be they that move.
+    // Move the packets to the device before, or else they would be the pages that move.
     done_at(&worker.queue, at, 1)?;
     let delay = Delay::new("out_moved", 500_000)?;
     worker.queue.submit(at + Packet::SIZE as u64, 1)?;

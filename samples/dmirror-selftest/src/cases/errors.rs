@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is no sensible call: the errno of the header, true counts, and memory
-//! that is as it was.
+//! Invalid calls: the errno of the header, true counts, and unchanged memory.
 
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
@@ -40,8 +39,8 @@ fn refused(device: &Device, addr: u64, pages: u64) -> Result<()> {
     Ok(())
 }
 
-/// Checks that both commands refuse what is no range, and leave the struct as it
-/// was: there are no counts in it. The ranges are made from the address of a page in use.
+/// Returns a case that checks that both commands refuse invalid ranges, and leave the struct
+/// unchanged, without counts. `ranges` makes the ranges from the address of a page in use.
 fn no_ranges(ranges: fn(u64) -> Vec<(u64, u64)>) -> impl Fn(Device) -> Result<()> {
     move |device| {
         let memory = Memory::new(4)?;
@@ -112,7 +111,7 @@ fn unmapped_hole(device: Device) -> Result<()> {
     Ok(data.from_page(32).check(&tail, 0..16)?)
 }
 
-/// Sends MIGRATE_TO_DEV for all pages, with a buffer that cannot be written.
+/// Sends MIGRATE_TO_DEV for all pages, with a buffer that is not writable; checks for EFAULT.
 fn to_bad_output(device: &Device, memory: &Memory, output: Buffer<'_>) -> Result<()> {
     let (range, command) = (memory.region.range(), Command::MigrateToDevice);
     let answer = device.call(command, range.addr(), range.pages(), output);
@@ -136,7 +135,7 @@ fn bad_output(device: Device) -> Result<()> {
     memory.out_and_read(&device)
 }
 
-/// Sends both commands with a struct for some pages, to which the program has such access.
+/// Sends both commands with a struct to which the program has `access`; checks for EFAULT.
 fn bad_struct(device: &Device, access: Protection) -> Result<()> {
     let (memory, argument) = (Memory::new(8)?, Region::anonymous(1)?);
     Device::prepare(&argument, memory.region.range());
@@ -148,7 +147,7 @@ fn bad_struct(device: &Device, access: Protection) -> Result<()> {
     memory.intact()
 }
 
-/// Sends commands by number and size of the struct, which is a good one.
+/// Sends commands by number and size of the struct, which is a good one; checks for EINVAL.
 fn unknown(device: &Device, calls: impl IntoIterator<Item = (u32, usize)>) -> Result<()> {
     let (memory, argument) = (Memory::new(4)?, Region::anonymous(1)?);
     Device::prepare(&argument, memory.region.range());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device that is full: it evicts what was left alone for longest.
+//! A full device: it evicts the pages that were unused for longest.
 
 use crate::prelude::*;
 use crate::reload::with_capacity;
@@ -19,7 +19,7 @@ cases! { "evict":
         },
 }
 
-/// Blocks of the device in these cases, of `HUGE` bytes each.
+/// The number of blocks of the device in these cases. A block has the size of a huge page.
 pub(super) const BLOCKS: usize = 3;
 
 pub(super) fn pages(blocks: usize) -> usize {
@@ -33,12 +33,12 @@ pub(super) fn with_small_device(
     with_capacity(context, (BLOCKS * hpage_pmd_size()) as u64, body)
 }
 
-/// A case with a device of [`BLOCKS`] blocks.
+/// Returns a case with a device of [`BLOCKS`] blocks.
 pub(super) fn small(body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| with_small_device(context, || body(context.open()?))
 }
 
-/// Moves memory to the device, and checks that the device has seen each page.
+/// Moves memory to the device, and checks the device's view of each page.
 pub(super) fn move_there(device: &Device, memory: &Memory) -> Result<()> {
     let view = moved_out(device, memory.region.range())?;
     let seen = memory.data().check_bytes(&view, 0);
@@ -53,9 +53,9 @@ pub(super) fn all_free(device: &Device) -> Result<()> {
     }
 }
 
-/// Moves more memory to the device than there is room for, twice, and looks at it. If
-/// `in_order`, the pages that were moved last must stay the first time. The second time some may
-/// come back as small pages, where they were huge.
+/// Moves more memory to the device than it has room for, twice, and checks the data. If `in_order`,
+/// the pages that were moved last must stay the first time. The second time some huge pages may
+/// come back as small pages.
 pub(super) fn four_times(device: &Device, memory: &Memory, in_order: bool) -> Result<()> {
     let end = memory.region.pages();
     for round in 2..4 {
@@ -73,8 +73,8 @@ pub(super) fn four_times(device: &Device, memory: &Memory, in_order: bool) -> Re
     all_free(device)
 }
 
-/// Moves memory to the device, for which the third one finds no room. The device has used the
-/// first one, or nothing.
+/// Moves three memories to the device, which has no room for the third one. If `used`, the device
+/// reads from the first one before that.
 fn in_turn(device: &Device, used: bool) -> Result<()> {
     let (first, third) = (Memory::new(pages(1))?, Memory::new(pages(1))?);
     let second = Memory::new(pages(BLOCKS - 1))?;
@@ -112,7 +112,7 @@ fn other_processes(context: &Context) -> Result<()> {
     })
 }
 
-/// Has processes use the device at once, each with memory that `new` makes.
+/// Runs processes that use the device at once, each with memory that `new` creates.
 pub(super) fn at_once(context: &Context, new: fn() -> Result<Memory>) -> Result<()> {
     let start = Gate::new()?;
     let child = |nth| {

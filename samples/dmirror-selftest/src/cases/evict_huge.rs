@@ -48,8 +48,7 @@ fn blocks_are_whole_again(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Fills the device with `first`, and moves more there while no system memory is
-/// to be had.
+/// Fills the device with `first`, and moves more there while all allocations of system memory fail.
 fn cannot_evict(device: &Device, first: Memory) -> Result<()> {
     let second = Memory::new(300)?;
     move_there(device, &first)?;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! EXCLUSIVE and CHECK_EXCLUSIVE: pages that only the device can reach, until a
-//! CPU wants them.
+//! EXCLUSIVE and CHECK_EXCLUSIVE: pages that only the device can reach, until a CPU touches them.
 
 use dmirror_client::device::prot;
 use dmirror_client::{Command, Place};
@@ -144,7 +143,7 @@ fn faults_around_it(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Makes all pages exclusive, which reads zeros.
+/// Makes all pages exclusive, and checks that the device reads zeros.
 fn take_zeros(device: &Device, memory: &Memory) -> Result<()> {
     let mut view = vec![0xa5; memory.region.len()];
     let counts = device.exclusive(memory.region.range(), &mut view)?;

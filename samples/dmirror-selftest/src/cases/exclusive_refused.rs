@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! EXCLUSIVE of what cannot be the device's alone: the errno of the header, and
-//! counts that say exactly what became exclusive.
+//! EXCLUSIVE of memory that cannot be the device's alone: the errno of the header, and the exact
+//! count of pages that became exclusive.
 
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
@@ -23,8 +23,8 @@ cases! { "exclusive":
 
 const PAGES: usize = 24;
 
-/// Checks that pages from 10 on of a range cannot become exclusive, that those which were counted
-/// are, and that no others were handed out.
+/// Checks that pages from 10 on of a range cannot become exclusive, that the counted pages are
+/// exclusive, and that EXCLUSIVE returned no other pages.
 fn up_to_page_10(device: &Device, memory: &Memory, whole: PageRange) -> Result<()> {
     let mut view = vec![0xa5; whole.bytes() as usize];
     let answer = device.exclusive(whole, &mut view);
@@ -52,7 +52,7 @@ fn unmapped_part(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// Checks that memory cannot become exclusive, and is as it was.
+/// Checks that memory cannot become exclusive, and does not change.
 fn refused(device: &Device, region: Region) -> Result<()> {
     let memory = Memory::filled(region);
     memory.refuses(device, Command::Exclusive, Errno::EOPNOTSUPP)?;

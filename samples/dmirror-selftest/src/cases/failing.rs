@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Failures on demand: the errno that the header names, true counts, each page's
-//! data on exactly one side, and a device that works as before afterwards.
+//! Failures on demand: the errno of the header, true counts, each page's data on exactly one side,
+//! and a device that works as before afterwards.
 
 use std::sync::Barrier;
 
@@ -38,15 +38,15 @@ cases! { "failing":
         => back("copy_out", Errno::EIO, true),
 }
 
-/// Small pages of these cases: a multiple of three.
+/// The number of small pages in these cases: a multiple of three.
 const PAGES: usize = 24;
 
-/// How long anything may take.
+/// The time limit of an operation.
 const BOUND: Duration = Duration::from_secs(10);
 
 const OFTEN: [Often; 3] = [Often::Once, Often::EveryThird, Often::Always];
 
-/// The pages of an answer that is success or `errno`, and which of both.
+/// Returns the pages of an answer that is success or `errno`, and `Some(errno)` if it failed.
 fn outcome(answer: Result<Counts, CallError>, errno: Errno) -> Result<(u64, Option<Errno>)> {
     match answer {
         Ok(counts) => Ok((counts.pages, None)),
@@ -58,7 +58,7 @@ fn outcome(answer: Result<Counts, CallError>, errno: Errno) -> Result<(u64, Opti
     }
 }
 
-/// How many pages are on the device; all others must be in system memory.
+/// Returns the number of pages on the device; all others must be in system memory.
 fn on_device(memory: &Memory) -> Result<usize> {
     let survey = Survey::of(memory.region.range())?;
     let (there, here) = (survey.on_device(), survey.in_system());
@@ -67,8 +67,8 @@ fn on_device(memory: &Memory) -> Result<usize> {
     Ok(there)
 }
 
-/// Runs `body` for small and for huge pages and for each frequency, with memory
-/// that is on the device if `there` says so; checks data and room afterwards.
+/// Runs `body` for small and for huge pages and for each frequency, with memory on the device if
+/// `there` is true. Checks data and room afterwards.
 fn for_each(
     context: &Context,
     there: bool,
@@ -83,7 +83,7 @@ fn for_each(
             memory.out(&device)?;
         }
         in_time("it", BOUND, || body(&device, &memory, huge_pages, often))?;
-        // Wherever they are: seen by the device, and then by the CPU.
+        // Read all pages, with the device and then with the CPU.
         memory.both_read(&device)?;
         memory.refill(2);
         memory.out_and_back(&device)?;
@@ -99,7 +99,8 @@ fn for_each(
     Ok(())
 }
 
-/// MIGRATE_TO_DEV while `site` fails, always with `errno`, and if once with `once`.
+/// Returns a case of MIGRATE_TO_DEV while `site` fails. The answer is `errno` if the site always
+/// fails, and `once` if it fails once.
 fn out(site: &'static str, errno: Errno, once: Option<Errno>) -> impl Fn(&Context) -> Result<()> {
     let body = move |device: &Device, memory: &Memory, often: Often| {
         let failure = Failure::new(site, often)?;
@@ -122,7 +123,7 @@ fn out(site: &'static str, errno: Errno, once: Option<Errno>) -> impl Fn(&Contex
     }
 }
 
-/// MIGRATE_TO_SYS, or RELEASE, while `site` fails.
+/// Returns a case of MIGRATE_TO_SYS, or RELEASE, while `site` fails.
 fn back(site: &'static str, errno: Errno, release: bool) -> impl Fn(&Context) -> Result<()> {
     let body = move |device: &Device, memory: &Memory, huge_pages: bool, often: Often| {
         let (range, pages) = (memory.region.range(), memory.region.pages());
@@ -149,7 +150,7 @@ fn back(site: &'static str, errno: Errno, release: bool) -> impl Fn(&Context) ->
                 0
             }
             (Often::EveryThird, true) if in_small_pages => return Ok(()),
-            // A huge page is one copy, and so not the third.
+            // A huge page is one copy, so it is not the third copy.
             (Often::Once, true) => pages,
             (Often::EveryThird, true) => 0,
         };
@@ -191,7 +192,7 @@ fn system_alloc_kill(context: &Context) -> Result<()> {
         let about = Gate::new()?;
         let child = helper(|| {
             if huge_pages {
-                // Of its own: see `shared_huge_page`.
+                // The child has its own huge page: see `shared_huge_page`.
                 let memory = huge::huge(1)?;
                 memory.out(&context.open()?)?;
                 about.open()?;
@@ -208,7 +209,7 @@ fn system_alloc_kill(context: &Context) -> Result<()> {
     })
 }
 
-/// A child that touches a page, to read or to write, and how it ended.
+/// Touches a page in a child, to read or to write, and returns the exit of the child.
 pub(super) fn touched(memory: &Memory, page: usize, write: bool) -> Result<Exit> {
     helper(|| {
         default_signal(Signal::SIGBUS)?;
@@ -223,7 +224,8 @@ pub(super) fn touched(memory: &Memory, page: usize, write: bool) -> Result<Exit>
     .exit()
 }
 
-/// A touch of page 3 by a child that gets SIGBUS, because the device does not give the page back.
+/// Touches page 3 in a child, and checks that it gets SIGBUS, because the device does not give the
+/// page back.
 pub(super) fn refused_once(memory: &Memory) -> Result<()> {
     let _failure = Failure::new("copy_out", Often::Once)?;
     let end = touched(memory, 3, false)?;
@@ -268,7 +270,7 @@ fn copy_out_fault(context: &Context) -> Result<()> {
         memory.expect("after SIGBUS", 2..PAGES, Where::Device)?;
         equal("one elsewhere", touch(1)?, Exit::Status(0))?;
         memory.reads(&device)?;
-        // It may not write what fork has shared: that would have to come back first.
+        // The device cannot write pages that fork has shared, unless they come back first.
         let bytes = memory.data().to_bytes(2..PAGES);
         let answer = device.write(memory.region.part(2..PAGES), &bytes);
         fails("WRITE", answer, Errno::EIO)?;
@@ -278,9 +280,9 @@ fn copy_out_fault(context: &Context) -> Result<()> {
     before.nothing_is_left(&device)
 }
 
-/// Whether a touch of a huge page, to read or to write, is refused with EIO when it is done as a
-/// debugger does it, who gets an errno for a signal, and does not share the page with another
-/// process.
+/// Returns whether a touch of a huge page, to read or to write, is refused with EIO. It touches the
+/// page as a debugger does, which gets an errno for a signal, and does not share the page with
+/// another process.
 fn refused_from_outside(memory: &Memory, page: usize, write: bool) -> Result<bool> {
     let file = memory_of("self")?;
     let at = memory.region.addr() + (page * page_size()) as u64;
@@ -308,10 +310,11 @@ fn shared_huge_page(context: &Context) -> Result<()> {
     })
 }
 
-/// `touch` tells whether a huge page that the device does not give back was refused.
+/// Checks faults on a huge page that the device does not give back. `touch` returns whether the
+/// fault was refused.
 fn huge_fault(context: &Context, touch: impl Fn(&Memory, bool) -> Result<bool>) -> Result<()> {
     for_each(context, true, |device, memory, huge_pages, often| {
-        // A huge page is one copy: of those, every third would be no part of it.
+        // A huge page is one copy, so no part of it could be the third copy.
         if !huge_pages || often == Often::EveryThird {
             return Ok(());
         }
@@ -325,7 +328,7 @@ fn huge_fault(context: &Context, touch: impl Fn(&Memory, bool) -> Result<bool>) 
         }
         memory.reads(device)?;
         drop(failure);
-        // Each gets what it should have, the other one's writes apart.
+        // Each process sees its own data, without the writes of the other one.
         equal("a touch", touched(memory, 77, true)?, Exit::Status(0))
     })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that does not migrate to a private device: shared memory, pages of
-//! files. It is refused, the counts are true, and nothing happens to its data.
+//! Memory that does not migrate to a private device: shared memory, pages of files. The commands
+//! refuse it, the counts are true, and its data does not change.
 
 use std::io::Write;
 
@@ -31,7 +31,7 @@ cases! { "files":
 
 const PAGES: usize = 24;
 
-/// Tries to move what cannot be moved.
+/// Returns a case that tries to move memory that cannot move, and checks that it stays.
 fn stays(memory: impl Fn() -> Result<Memory>) -> impl Fn(Device) -> Result<()> {
     move |device| {
         let memory = memory()?;
@@ -52,21 +52,21 @@ fn refused(device: &Device, range: PageRange) -> Result<()> {
     fails("MIGRATE_TO_SYS", answer, Errno::EINVAL)
 }
 
-/// A file in memory that holds the pattern of a region to come.
+/// Creates a file in memory that holds `bytes`.
 pub(super) fn file_of(bytes: &[u8]) -> Result<File> {
     let mut file = File::from(memfd_create("dmirror-selftest", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(bytes)?;
     Ok(file)
 }
 
-/// A shared mapping of a file, filled.
+/// Maps a file shared, and fills it.
 fn shared_mapping(file: File) -> Result<Memory> {
     let region = Region::options(PAGES).shared_file(file).map()?;
     Ok(Memory::filled(region))
 }
 
-/// A private mapping of a file, whose pages have the content of the pattern
-/// without having been written through the mapping.
+/// Creates a private mapping of a file. Its pages have the content of the pattern, but were not
+/// written through the mapping.
 pub(super) fn mapped_file() -> Result<Memory> {
     let file = file_of(&vec![0; PAGES * page_size()])?;
     let writer = Region::options(PAGES).shared_file(file.try_clone()?);
@@ -107,7 +107,7 @@ fn program_text(device: Device) -> Result<()> {
     all_at("the code", range, Where::System)
 }
 
-/// The first page of a mapping that the kernel manages itself, or skips.
+/// Returns the first page of a mapping that the kernel manages itself, or skips.
 fn vvar() -> Result<PageRange> {
     let find = || {
         let maps = fs::read_to_string("/proc/self/maps").ok()?;
@@ -126,7 +126,7 @@ fn secret_memory() -> Result<Memory> {
     shared_mapping(file)
 }
 
-/// A page of the pool of huge pages, or skips where there is none to have.
+/// Returns a page of the pool of huge pages, or skips if there is none.
 pub(super) fn of_the_pool() -> Result<Region> {
     let pool = "/proc/sys/vm/nr_hugepages";
     let before = fs::read_to_string(pool).unwrap_or_default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! FLAGS: an allocation that fails on demand, and what becomes of the pages.
+//! FLAGS: an allocation that fails on demand, and the place of the pages afterwards.
 
 use dmirror_client::device::{Buffer, prot};
 use dmirror_client::place::Usage;
@@ -27,7 +27,7 @@ cases! { "flags":
     once = "Only one allocation fails: of two huge pages the second one goes whole."
         => tidy(again(3, steps(|| huge::huge(2), [
             (A, Does(fail)), (A, Out(0..hpage_pmd_nr())), (A, Out(hpage_pmd_nr()..usize::MAX)),
-            // The first one had to go in small pages, the second one had not.
+            // The first huge page had to go in small pages, the second one did not.
             (A, Does(has_one)), (Cpu, Reads(ALL)),
         ]))),
     small_pages_out = "A small page that is refused a device page goes in a second try.",
@@ -53,7 +53,7 @@ cases! { "flags":
 
 const PAGES: usize = 24;
 
-/// Has the next allocation fail, until it has failed or this is dropped.
+/// A request that the next allocation fails. It ends with the failure or on drop.
 struct Failing<'a>(&'a Device);
 
 impl<'a> Failing<'a> {
@@ -65,7 +65,7 @@ impl<'a> Failing<'a> {
 
 impl Drop for Failing<'_> {
     fn drop(&mut self) {
-        // test_hmm cannot; there the flag ends with the open file.
+        // test_hmm cannot clear flags; there the flag ends with the open file.
         let _ = self.0.clear_flags();
     }
 }
@@ -100,7 +100,7 @@ fn clear(device: &Device, _: &Memory) -> Result<()> {
     Ok(device.clear_flags()?)
 }
 
-/// A case after which no flag is set.
+/// Returns a case that clears all flags at its end.
 fn tidy(case: impl Fn(&Context) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let device = context.open()?;
@@ -126,7 +126,7 @@ fn small_pages_out(device: Device) -> Result<()> {
     let (memory, witness) = (Memory::new(PAGES)?, huge::huge(1)?);
     let _failing = Failing::new(&device)?;
     memory.out(&device)?;
-    // One of them was refused a page, and asked again: nobody else is refused.
+    // One of the pages was refused, and asked again, so no other page is refused.
     witness.out(&device)?;
     has_one(&device, &witness)?;
     memory.both_read(&device)
@@ -138,7 +138,7 @@ fn small_pages_back(device: Device) -> Result<()> {
     witness.out(&device)?;
     let _failing = Failing::new(&device)?;
     memory.move_back(&device, memory.all(), PAGES)?;
-    // As on the way out: the failure was used up.
+    // The failure was used up, as on the way out.
     witness.move_back(&device, witness.all(), witness.region.pages())?;
     witness.is_huge()?;
     memory.intact()?;

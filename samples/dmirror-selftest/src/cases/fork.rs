@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! fork with pages on the device, and of pages that go there later: each process
-//! reads what it wrote, and never what the other one did.
+//! fork of pages on the device, and of pages that go there later: each process reads its own
+//! writes, and never those of the other one.
 
 use crate::prelude::*;
 
@@ -135,15 +135,15 @@ fn parent_exit(context: &Context) -> Result<()> {
     )
 }
 
-/// Forks; the child writes half of its pages, becomes a parent itself, and finds
-/// its own data when its child has ended.
+/// Forks a child that writes half of its pages, becomes a parent itself, and finds its own data
+/// when its child has ended.
 fn descend(memory: &Memory, round: u16, last: u16) -> Result<()> {
     let child = helper(|| {
         memory.intact()?;
         let (own, half) = (memory.data().round(round), 0..PAGES / 2);
         own.fill(&memory.region, half.clone());
         if round < last {
-            // The next generation inherits two rounds of data: make it one.
+            // The next generation would inherit two rounds of data: make it one.
             memory.refill(round);
             descend(memory, round + 1, last)?;
         }
@@ -210,7 +210,7 @@ fn both_ways_twice(context: &Context) -> Result<()> {
     memory.refill(2);
     let moved = memory.out(&device);
     children.into_iter().try_for_each(Helper::join)?;
-    // What a child copies at this moment it holds.
+    // A child holds the page that it copies at this moment.
     if let Err(error) = moved {
         println!("while the children were at it: {error:#}");
         memory.out(&device)?;
@@ -243,7 +243,7 @@ fn children_migrate(context: &Context) -> Result<()> {
 }
 
 fn while_another_migrates(device: &Device, memory: &Memory) -> Result<()> {
-    // By the descriptor of this process it moves this process's pages.
+    // The child moves the pages of this process by the descriptor of this process.
     let mover = helper(|| {
         let mut view = vec![0; memory.region.len()];
         loop {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages that fork has shared. mm splits a huge page that was collected in one
-//! of its page tables only, so all that need small pages of it must do it before.
+//! Huge pages that fork has shared. mm splits a collected huge page in only one of its page tables,
+//! so all code that needs small pages of it must split it before.
 
 use std::path::Path;
 
@@ -36,8 +36,8 @@ cases! { "fork_huge":
         => leaves_nothing(child_unmaps),
 }
 
-/// Has `body` do something to a huge page that a child shares. Then both sides have their data,
-/// and keep their own writes.
+/// Runs `body` on a huge page that a child shares. Checks that both sides then have their data, and
+/// keep their own writes.
 fn apart(device: &Device, memory: &Memory, body: impl FnOnce() -> Result<()>) -> Result<()> {
     memory.beside_child(7, || {
         body()?;
@@ -49,8 +49,8 @@ fn apart(device: &Device, memory: &Memory, body: impl FnOnce() -> Result<()>) ->
     memory.out_and_read(device)
 }
 
-/// A case of [`apart`] with a huge page that is on the device or, if not `there`, in system
-/// memory; after it nothing is left on the device.
+/// Returns a case of [`apart`] with a huge page on the device if `there` is true, or in system
+/// memory. The case leaves nothing on the device.
 fn shared(
     there: bool,
     body: impl Fn(&Device, &Memory) -> Result<()>,
@@ -94,11 +94,11 @@ fn by_both(context: &Context) -> Result<()> {
 
 fn resident(device: Device) -> Result<()> {
     apart(&device, &huge_there(&device)?, || Ok(()))?;
-    // The child first.
+    // The child writes first.
     huge_there(&device)?.beside_child(7, || Ok(()))
 }
 
-/// Has it come back when there is no huge page for it.
+/// Brings the page back when there is no huge page for it in system memory.
 fn back_in_small_pages(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
     memory.move_back(device, memory.all(), hpage_pmd_nr())?;
@@ -136,7 +136,7 @@ fn touched_without_huge_page(device: Device) -> Result<()> {
 }
 
 fn touched_without_any(context: &Context) -> Result<()> {
-    // mm warns when it puts back the other one's entry.
+    // mm warns when it puts back the entry of the other process.
     if Path::new("/sys/kernel/debug/kmemleak").exists() && !looks_for_known() {
         return known("it warns of a shared huge page that cannot come back");
     }
@@ -165,7 +165,7 @@ fn child_unmaps(device: &Device) -> Result<()> {
         memory.verify(0..100)?;
         memory.verify(400..hpage_pmd_nr())
     })?;
-    // What the child looked at came back for both.
+    // The pages that the child read came back for both.
     memory.move_back(device, 50..150, 50)?;
     memory.intact()
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that tell of page frames, read over the frames of the device while
-//! pages are there and while they move. A page of the device is none of the
-//! kernel's that these files know, and they have to see that.
+//! Files about page frames, read over the frames of the device while pages are there and while they
+//! move. The files must see that a page of the device is not one of the kernel's ordinary pages.
 
 use std::io::ErrorKind::NotFound;
 use std::ops::Range;
@@ -47,13 +46,13 @@ impl PerFrame {
         }
     }
 
-    /// Those of the files about frames that there are.
+    /// Returns the existing files about frames, with their paths.
     fn all() -> Vec<(&'static str, Self)> {
         let open = |path| Some((path, Self::open(path).ok()?));
         FILES.into_iter().filter_map(open).collect()
     }
 
-    /// The words of `frames`; fewer if the file ends before.
+    /// Returns the words of `frames`; fewer if the file ends before.
     fn read(&self, frames: Range<u64>) -> Result<Vec<u64>> {
         let mut bytes = vec![0xff; (frames.end - frames.start) as usize * 8];
         let mut done = 0;
@@ -69,13 +68,13 @@ impl PerFrame {
         Ok(words.collect())
     }
 
-    /// The word of a frame, if there is one.
+    /// Returns the word of a frame, or `None` beyond the end of the file.
     fn read_one(&self, frame: u64) -> Result<Option<u64>> {
         Ok(self.read(frame..frame + 1)?.first().copied())
     }
 }
 
-/// The frames of the device that hold pages of `memory`, and their number.
+/// Returns the range of device frames from the first to the last one with a page of `memory`.
 fn frames_there(memory: &Memory) -> Result<Range<u64>> {
     let survey = Survey::of(memory.region.range())?;
     at("the pages", &survey, Where::Device)?;
@@ -84,7 +83,7 @@ fn frames_there(memory: &Memory) -> Result<Range<u64>> {
     Ok(*first.context("no page")?..*last.context("no page")? + 1)
 }
 
-/// The frames that hold pages of `memory`, wherever they are.
+/// Returns the frames that hold pages of `memory`, on the device or in system memory.
 fn frames(memory: &Memory) -> Result<Vec<u64>> {
     let survey = Survey::of(memory.region.range())?;
     if !survey.frames_shown() {
@@ -97,10 +96,10 @@ fn frames(memory: &Memory) -> Result<Vec<u64>> {
     survey.places().iter().map(frame).collect()
 }
 
-/// Checks what a file about frames says of frames of the device: nothing.
+/// Checks that a file about frames says nothing of frames of the device.
 fn says_nothing(path: &str, words: &[u64]) -> Result<()> {
-    // None of the frames is memory that the kernel hands out, so there are no
-    // flags but those that say so, no mappings, no group.
+    // The kernel hands out none of these frames. So they have no flags except for those that say
+    // so, no mappings, and no group.
     let odd = words.iter().find(|word| *word & !(NOPAGE | OFFLINE) != 0);
     ensure!(odd.is_none(), "{path} says {odd:x?} of a frame there");
     Ok(())
@@ -125,7 +124,7 @@ fn whole_range(_: &Device, memory: &Memory) -> Result<()> {
         .context("no device in /proc/iomem holds the pages")?
         .frames;
     println!("frames of the device: {range:x?}");
-    // A section of memory on either side: where the kernel's records end.
+    // Read a section of memory on either side: the kernel's records end there.
     let section = (128 << 20) / page_size() as u64;
     for (path, file) in PerFrame::all() {
         for edge in [range.start, frames.start, range.end] {
@@ -156,9 +155,8 @@ fn of_pages_that_came_back(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Calls `look` again and again while another process moves memory out and back;
-/// `look` is given the frames that were of the device, and those in front of the
-/// move.
+/// Calls `look` again and again while another process moves memory out and back. `look` gets the
+/// frames of the device, and the frames that held the memory before the move.
 fn while_moving(context: &Context, look: impl Fn(Range<u64>, &[u64]) -> Result<()>) -> Result<()> {
     const ROUNDS: usize = 12;
     let (found, go, done) = (Gate::new()?, Gate::new()?, Gate::new()?);
@@ -228,7 +226,7 @@ impl Idle {
         Ok(Self { read, write })
     }
 
-    /// The words that hold `frames`.
+    /// Returns the range of the words that hold `frames`.
     fn words(frames: Range<u64>) -> Range<u64> {
         frames.start / 64..frames.end.div_ceil(64)
     }
@@ -237,7 +235,7 @@ impl Idle {
         self.read.read(Self::words(frames))
     }
 
-    /// Marks pages idle. Beyond the last frame of memory the file has an end.
+    /// Marks pages idle. The file ends after the last frame of memory.
     fn mark(&self, frames: Range<u64>) -> Result<()> {
         for word in Self::words(frames) {
             match self.write.write_at(&[0xff; 8], word * 8) {
@@ -260,7 +258,7 @@ fn idle(device: &Device, memory: &Memory) -> Result<()> {
     ensure!(none, "pages of the device are idle: {words:x?}");
     memory.expect("after marking", memory.all(), Where::Device)?;
     memory.intact()?;
-    // Idle before they go.
+    // Mark the pages idle before they go.
     for frame in system {
         idle.mark(frame..frame + 1)?;
     }

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations of the device that are held between two steps, while the program,
-//! or someone else, does something to the same pages. A process of its own holds,
-//! by a descriptor that it has inherited, so that the program stays free to fork
-//! and to exit.
+//! Operations of the device that are held between two steps, while the program, or someone else,
+//! uses the same pages. A separate process performs the operation, by a descriptor that it has
+//! inherited, so that the program stays free to fork and to exit.
 //!
-//! Three defects of test_hmm show here each time they are looked for: that what
-//! was found is mapped after it has changed (in `out_moved`, `walked` and
-//! `exclusive`), that what the device writes while pages come back is lost
-//! (`back_collected`, `back_copied`), and that a second open file keeps pages
-//! that a CPU took back (`fault_copied`, `fault_moved`).
+//! Three defects of test_hmm show here in every run: it maps pages that have changed since it found
+//! them (in `out_moved`, `walked` and `exclusive`), it loses writes of the device while pages come
+//! back (`back_collected`, `back_copied`), and a second open file keeps pages that a CPU took back
+//! (`fault_copied`, `fault_moved`).
 
 use std::mem;
 
@@ -62,16 +60,16 @@ cases! { "held":
         => small("exclusive", Mover::Exclusive),
 }
 
-/// How long an operation is held.
+/// The time for which an operation is held.
 const HELD: Duration = Duration::from_millis(30);
 
-/// How long something may take that meets an operation which is held.
+/// The time limit of everything that meets a held operation.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Steps after which nothing is to be seen.
+/// The steps after which the kernel shows no change of the pages.
 const CHANGE_NOTHING: [&str; 2] = ["fault", "walked"];
 
-/// What is done meanwhile.
+/// An action while the operation is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     CpuRead,
@@ -94,7 +92,7 @@ const DEEDS: [Deed; 13] = [
     Release, Quit,
 ];
 
-/// An operation on `memory`, in another process, that has got to where it is held.
+/// Starts an operation on `memory` in another process, and waits until it is held.
 fn start(
     device: &Device,
     memory: &Memory,
@@ -104,7 +102,7 @@ fn start(
     done: &Gate,
 ) -> Result<Helper> {
     let (opener, what) = (std::process::id(), format!("{mover:?}"));
-    // The other process shall not share the pages.
+    // The other process must not share the pages.
     memory.region.advise(memory.all(), Advice::DontFork)?;
     let before = Survey::of(memory.region.range())?;
     let begun = Gate::new()?;
@@ -123,8 +121,8 @@ fn start(
     Ok(process)
 }
 
-/// Waits until the kernel says that pages are not where they were: they are collected. Whoever asks
-/// may have to wait until they have moved, which will do.
+/// Waits until the kernel shows that pages are no longer at their place: they are collected. The
+/// query itself may have to wait until they have moved, which is fine.
 pub(super) fn has_begun(
     what: &str,
     memory: &Memory,
@@ -140,7 +138,7 @@ pub(super) fn has_begun(
 }
 
 impl Deed {
-    /// Does it, and checks what it does at once.
+    /// Performs the deed, and checks its direct effect.
     fn act(self, device: &Device, other: &Device, memory: &mut Memory) -> Result<()> {
         let range = memory.region.range();
         let pages = memory.region.pages();
@@ -182,7 +180,7 @@ impl Deed {
     }
 }
 
-/// Checks that everybody sees the same of the memory, and that it is right.
+/// Checks that the CPU and both open files see the same data, and that it is right.
 fn all_see(deed: Deed, device: &Device, other: &Device, memory: &Memory) -> Result<()> {
     if deed == DontNeed {
         for reader in [device, other] {
@@ -196,7 +194,7 @@ fn all_see(deed: Deed, device: &Device, other: &Device, memory: &Memory) -> Resu
     memory.intact()
 }
 
-/// Memory in so many small pages, or in a huge one.
+/// Creates memory in `small` small pages, or in a huge one.
 pub(super) fn in_pages(huge_pages: bool, small: usize) -> Result<Memory> {
     match huge_pages {
         true => huge_page(1),
@@ -204,12 +202,12 @@ pub(super) fn in_pages(huge_pages: bool, small: usize) -> Result<Memory> {
     }
 }
 
-/// One deed while one operation is held.
+/// Performs one deed while one operation is held.
 fn meet(context: &Context, step: &str, mover: Mover, deed: Deed, huge_pages: bool) -> Result<()> {
     let (opened, other) = (context.open()?, context.open()?);
     let mut memory = in_pages(huge_pages, 4)?;
     let work = mover.work(context, &memory)?;
-    // An engine works for the file that its queue is of.
+    // An engine works for the open file of its queue.
     let device = work.as_ref().map_or(&opened, |work| &work.worker.device);
     if mover.begins_there() {
         memory.out(device)?;
@@ -229,25 +227,25 @@ fn meet(context: &Context, step: &str, mover: Mover, deed: Deed, huge_pages: boo
     process.join().context("what was held")?;
     drop(delay);
     all_see(deed, device, &other, &memory)?;
-    // And it goes on as usual.
+    // Everything goes on as usual.
     memory.refill(5);
     memory.out(device)?;
     memory.cpu_sees(&other, 6)
 }
 
-/// As [`meet`], in a process that exits while its memory is held.
+/// Like [`meet`], in a process that exits while its memory is held.
 fn meet_exit(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> Result<()> {
     let _off = Delay::new(step, 0)?; // for this process to switch off
     let exit = || in_child(|| meet(context, step, mover, Quit, huge_pages));
     in_time("it", BOUND, exit)
 }
 
-/// All deeds while an operation on small pages is held after a step.
+/// Returns a case of all deeds while an operation on small pages is held after a step.
 pub(super) fn small(step: &'static str, mover: Mover) -> impl Fn(&Context) -> Result<()> {
     move |context| all_deeds(context, step, mover, false)
 }
 
-/// The same for a huge page.
+/// Returns a case of all deeds while an operation on a huge page is held after a step.
 pub(super) fn huge(step: &'static str, mover: Mover) -> impl Fn(&Context) -> Result<()> {
     move |context| all_deeds(context, step, mover, true)
 }
@@ -256,8 +254,8 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     needs_ours("delays on demand")?;
     let before = Before::of(&context.open()?)?;
     let coming_back = huge_pages && mover.begins_there() && !looks_for_known();
-    // A huge page that is in small ones by the time that it is touched, because munmap was first,
-    // would have as many faults, each of them held.
+    // If munmap comes first, the huge page is in small ones when it is touched. Then it would have
+    // one fault for each small page, each of them held.
     let largest = || Window::of(Window::largest());
     let _window = huge_pages.then(largest).transpose()?;
     for deed in DEEDS {
@@ -274,15 +272,15 @@ fn all_deeds(context: &Context, step: &str, mover: Mover, huge_pages: bool) -> R
     let left = Delay::new(step, 0)?.microseconds()?;
     equal("the delay afterwards", left, 0)?;
     if coming_back {
-        // All else has passed. To look for the defect would crash a kernel that has it.
+        // All else has passed. A test for the defect would crash a kernel that has it.
         return known(KNOWN_DROP);
     }
     Ok(())
 }
 
-/// Whether a deed takes away the migration entry of a huge page that is coming back, which the
-/// kernel takes for one that holds a reference: see Documentation/known-mm-issues.md. A command and
-/// a fault hold the `mmap_lock`, so that most of them wait.
+/// Returns whether a deed removes the migration entry of a huge page that is coming back, which the
+/// kernel mistakes for one that holds a reference: see Documentation/known-mm-issues.md. A command
+/// and a fault hold the `mmap_lock`, so that most deeds wait.
 fn drops_entries(deed: Deed) -> bool {
     deed == DontNeed
 }

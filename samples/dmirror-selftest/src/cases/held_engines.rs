@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines that are held between two steps while others go on: in faults of their own, while pages
-//! move because they miss them, as policy says, and in packets that move pages.
+//! Engines that are held between two steps while others go on: in their own faults, while missed
+//! pages move by policy, and in packets that move pages.
 
 use super::held::{huge, small};
 use super::held_movers::Mover;
@@ -36,7 +36,8 @@ cases! { "held":
         => small("back_moved", Mover::SendBack),
 }
 
-/// An engine that moves what it misses, as xe does, with a time slice before a CPU gets it.
+/// Returns a case under the policy of xe: an engine moves the pages that it misses, with a time
+/// slice before a CPU gets them.
 fn by_policy(case: impl Fn(&Context) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let _policy = Policy::of("xe")?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases of `held.` hold: commands, a CPU that touches pages, and engines.
+//! The operations that the cases of `held.` hold: commands, a CPU that touches pages, and engines.
 
 use crate::prelude::*;
 use crate::worker::Work;
 
-/// What is held.
+/// The operation that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mover {
     /// MIGRATE_TO_DEV.
@@ -31,18 +31,18 @@ pub(super) enum Mover {
 }
 
 impl Mover {
-    /// Whether the pages are on the device before.
+    /// Returns whether the pages are on the device before the operation.
     pub(super) fn begins_there(self) -> bool {
         use Mover::*;
         matches!(self, Back | Fault | Release | SendBack)
     }
 
-    /// Whether the device has mapped the pages before: else it would miss none.
+    /// Returns whether the device has mapped the pages before, in which case it misses none.
     pub(super) fn finds_it_mapped(self) -> bool {
         !matches!(self, Self::Read | Self::Sum | Self::Add)
     }
 
-    /// What an engine does, if one does it.
+    /// Returns the packets for an engine, or `None` if no engine does the operation.
     pub(super) fn work(self, context: &Context, memory: &Memory) -> Result<Option<Work>> {
         let (start, len) = (memory.region.addr(), memory.region.len() as u64);
         if !matches!(self, Self::Sum | Self::Add | Self::Fetch | Self::SendBack) {
@@ -62,7 +62,8 @@ impl Mover {
         Ok(Some(worker.prepare(&packets)))
     }
 
-    /// Does it to the memory of the process `opener`, an engine by the packets that `work` has.
+    /// Performs the operation on the memory of the process `opener`; an engine executes the packets
+    /// of `work`.
     pub(super) fn act(
         self,
         device: &Device,
@@ -71,7 +72,7 @@ impl Mover {
         work: Option<&Work>,
     ) -> Result<()> {
         if let Some(work) = work {
-            // It may fail: parts of the memory may be gone, or not for writing.
+            // The job may fail: parts of the memory may be gone, or read-only.
             return work.run().map(drop);
         }
         let range = memory.region.range();
@@ -83,7 +84,7 @@ impl Mover {
             Self::Read => device.read(range, &mut view),
             Self::Exclusive => device.exclusive(range, &mut view),
             Self::Fault => {
-                // Each of them may be held. Parts of the memory may be gone.
+                // Each touch may be held. Parts of the memory may be gone.
                 const TOUCHES: usize = 4;
                 let file = File::open(format!("/proc/{opener}/mem"))?;
                 let step = memory.region.pages().div_ceil(TOUCHES);
@@ -95,7 +96,7 @@ impl Mover {
             }
             Self::Sum | Self::Add | Self::Fetch | Self::SendBack => return Ok(()),
         };
-        // Held by others; gone, or not for writing, by now.
+        // The pages may be held by others, gone, or read-only by now.
         let may_be = [Errno::ENOENT, Errno::EBUSY, Errno::EINVAL, Errno::EFAULT];
         unless(answer, &may_be)
     }

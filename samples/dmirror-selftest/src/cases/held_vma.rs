@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An eviction that is held while the VMA of its pages goes away, and with it
-//! all that the kernel knows of who maps them. `migrate_device_range()` walks
-//! freed memory then, which only a debug kernel sees: see
-//! Documentation/known-mm-issues.md.
+//! An eviction that is held while the VMA of its pages goes away, and with it the kernel's record
+//! of the mappings of these pages. `migrate_device_range()` then walks freed memory, which only a
+//! debug kernel detects: see Documentation/known-mm-issues.md.
 
 use super::held::has_begun;
 use super::huge;
@@ -24,16 +23,16 @@ cases! { "held":
         => of_each_kind(vma_left_to_a_child),
 }
 
-/// How long the eviction is held.
+/// The time for which the eviction is held.
 const HELD: Duration = Duration::from_millis(300);
 
-/// How long anything may take.
+/// The time limit of an operation.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Waits until the eviction of memory has begun.
+/// A function that waits until the eviction of memory has begun.
 type WhenBegun<'a> = &'a dyn Fn(&Memory) -> Result<()>;
 
-/// What the owner of the memory does.
+/// The function that the owner of the memory runs.
 type Owner = fn(Memory, WhenBegun<'_>) -> Result<()>;
 
 /// The memory that is evicted.
@@ -60,15 +59,15 @@ impl Kind {
     }
 }
 
-/// Has `owner` do something with memory of its own on the device, in a process of its own, while
-/// that is being evicted, and checks that nothing of it is left.
+/// Runs `owner` in a new process, with its own memory on the device, while that memory is evicted.
+/// Checks that nothing of it is left on the device.
 fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
     needs_ours("delays on demand")?;
     let device = kind.open(context)?;
     let before = Before::of(&device)?;
     let (there, begin) = (Gate::new()?, Gate::new()?);
     let process = helper(|| {
-        // Nobody else has ever mapped it, and nothing lies beside it.
+        // No other process has ever mapped this memory, and no memory lies beside it.
         let memory = kind.memory()?;
         memory.out(&kind.open(context)?)?;
         let when_begun = |memory: &Memory| {
@@ -85,12 +84,12 @@ fn during_eviction(context: &Context, kind: Kind, owner: Owner) -> Result<()> {
     in_time("RELEASE", BOUND, || unless_held(device.release()))?;
     drop(delay);
     process.join().context("the owner")?;
-    // The last of its processes may be gone for a moment only.
+    // The last process with this memory may have ended only a moment ago.
     thread::sleep(HELD);
     before.nothing_is_left(&device)
 }
 
-/// The same for each kind of memory that there is.
+/// Returns a case of [`during_eviction`] for each kind of memory that there is.
 fn of_each_kind(owner: Owner) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let coherent = context.open_coherent(0).map(|_| Kind::Coherent);
@@ -101,7 +100,7 @@ fn of_each_kind(owner: Owner) -> impl Fn(&Context) -> Result<()> {
     }
 }
 
-/// Unmaps memory, and leaves the eviction time to touch it.
+/// Unmaps memory, and gives the eviction time to touch it.
 fn unmap<T>(memory: T) -> Result<()> {
     drop(memory);
     thread::sleep(HELD);
@@ -124,7 +123,7 @@ fn vma_moved(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
     unmap(memory.region.relocate()?)
 }
 
-/// A child that maps the memory, and does `with` with it when it is told to.
+/// Forks a child that maps the memory, and runs `with` when `go` opens.
 fn child(memory: &Memory, go: &Gate, with: impl FnOnce() -> Result<()>) -> Result<Helper> {
     let ready = Gate::new()?;
     let child = helper(|| {
@@ -139,7 +138,7 @@ fn child(memory: &Memory, go: &Gate, with: impl FnOnce() -> Result<()>) -> Resul
 
 fn vma_shared(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
     let go = Gate::new()?;
-    // The child unmaps it by its end.
+    // The child unmaps the memory when it ends.
     let child = child(&memory, &go, || Ok(()))?;
     when_begun(&memory)?;
     go.open()?;
@@ -150,7 +149,7 @@ fn vma_shared(memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
 fn vma_unmapped_by_a_parent(mut memory: Memory, when_begun: WhenBegun<'_>) -> Result<()> {
     let go = Gate::new()?;
     let child = child(&memory, &go, || Ok(()))?;
-    // The reverse map is sorted by where a VMA begins.
+    // The reverse map is sorted by the start of the VMAs.
     let rest = memory.region.split_off(memory.region.pages() / 2);
     drop(memory);
     let rest = Memory::of(rest);

@@ -29,7 +29,7 @@ cases! { "huge":
     zero = "The huge zero page becomes zeroed device pages.",
 }
 
-/// `count` huge pages, filled; skips where the kernel gives none.
+/// Creates `count` huge pages, and fills them; skips if the kernel gives none.
 pub(super) fn huge(count: usize) -> Result<Memory> {
     let memory = Memory::filled(options(count)?.map().context("MADV_HUGEPAGE")?);
     if Usage::of(memory.region.range())?.huge < memory.region.len() as u64 {
@@ -38,14 +38,14 @@ pub(super) fn huge(count: usize) -> Result<Memory> {
     Ok(memory)
 }
 
-/// The same, moved to the device.
+/// Creates `count` huge pages, fills them, and moves them to the device.
 pub(super) fn huge_out(device: &Device, count: usize) -> Result<Memory> {
     let memory = huge(count)?;
     memory.out(device)?;
     Ok(memory)
 }
 
-/// Memory for `count` huge pages, not touched; skips where that is too much.
+/// Returns options for the memory of `count` huge pages; skips if that is too much.
 pub(super) fn options(count: usize) -> Result<Options> {
     needs_room(count * hpage_pmd_size())?;
     let pages = count * hpage_pmd_nr();

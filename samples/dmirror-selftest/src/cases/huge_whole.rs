@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages on the device: whole as long as they can be, in parts where a
-//! program or a lack of memory cuts them, and the blocks of the device whole
-//! again in the end.
+//! Huge pages on the device. They stay whole as long as possible, and in parts after a program or a
+//! lack of memory has split them. The blocks of the device are whole again in the end.
 
 use std::ops::Range;
 
@@ -38,17 +37,17 @@ cases! { "huge":
     blocks_are_whole_again = "After much use in small and huge pages, cuts, errors and RELEASE every block is whole.",
 }
 
-/// What SNAPSHOT says of a huge page on the device.
+/// The byte that SNAPSHOT returns for a huge page on the device.
 const THERE: u8 = prot::WRITE | prot::PRIVATE_LOCAL | prot::PMD;
 
-/// A huge page that is on the device, as one.
+/// Creates a huge page that is on the device as one.
 pub(super) fn huge_there(device: &Device) -> Result<Memory> {
     let memory = huge_out(device, 1)?;
     snapshot_is("there", device, memory.region.range(), THERE)?;
     Ok(memory)
 }
 
-/// Checks that the kernel has the memory in system memory in huge pages.
+/// Checks that all of the memory is in system memory, in huge pages.
 fn is_whole(memory: &Memory) -> Result<()> {
     memory.expect("huge pages", memory.all(), Where::System)?;
     memory.is_huge()
@@ -107,7 +106,7 @@ fn no_block_free(context: &Context) -> Result<()> {
         )?;
         memory.cpu_sees(&device, 2)?;
         small.verify_each([0, hpage_pmd_nr()])?;
-        // Nobody is there any more: one block for it.
+        // The small pages are not there any more, so there is one block for the huge page.
         memory.refill(3);
         memory.region.advise(memory.all(), Advice::Collapse)?;
         memory.out(&device)?;
@@ -120,20 +119,19 @@ fn small_by_fault(device: &Device, memory: &Memory) -> Result<()> {
     let failure = Failure::new("system_alloc", Often::Once)?;
     memory.verify(300..301)?;
     ensure!(failure.is_over()?, "nothing failed");
-    // The kernel may cut the page and leave it at that: then the CPU faults again,
-    // for one small page.
+    // The kernel may only split the page. Then the CPU faults again, for one small page.
     memory.expect("the page that was touched", 300..301, Where::System)?;
     memory.reads(device)?;
     is_small(memory)
 }
 
-/// Checks that the kernel has none of it in huge pages.
+/// Checks that no page of the memory is in a huge page.
 pub(super) fn is_small(memory: &Memory) -> Result<()> {
     let bytes = Usage::of(memory.region.range())?.huge;
     equal("bytes in huge pages", bytes, 0)
 }
 
-/// Parts of a huge page.
+/// Returns parts of a huge page, of all kinds.
 fn parts_of_all_kinds() -> [Range<usize>; 6] {
     [
         0..1,
@@ -145,7 +143,7 @@ fn parts_of_all_kinds() -> [Range<usize>; 6] {
     ]
 }
 
-/// Moves each window out, or back, and looks at it and at the rest.
+/// Moves parts of a huge page out, or back, and checks each part and the rest.
 fn windows(device: &Device, back: bool) -> Result<()> {
     for window in parts_of_all_kinds() {
         let memory = if back { huge_there(device)? } else { huge(1)? };
@@ -169,7 +167,7 @@ fn unmapped_in_part(device: &Device) -> Result<()> {
     for (from, to) in [(0, 100), (100, 400), (400, hpage_pmd_nr())] {
         let mut memory = huge_there(device)?;
         memory.reads(device)?;
-        // Three parts, of which the middle one may be at an end.
+        // There are three parts, of which the middle one may be at an end.
         let behind = (to < hpage_pmd_nr()).then(|| memory.split_off(to));
         if from > 0 {
             drop(memory.split_off(from));
@@ -187,7 +185,7 @@ fn unmapped_in_part(device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Parts of a huge page: at its start, in its middle, at its end.
+/// Returns parts of a huge page: at its start, in its middle, at its end.
 fn parts() -> [Range<usize>; 3] {
     [0..100, 100..400, 400..hpage_pmd_nr()]
 }
@@ -220,7 +218,7 @@ fn remapped_in_part(device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Moves what is behind a page of a huge page on the device to another address.
+/// Moves the part of a huge page on the device from page `cut` on to another address.
 pub(super) fn remapped(device: &Device, mut memory: Memory, cut: usize) -> Result<()> {
     let moved = memory.split_off(cut).relocated()?;
     memory.reads(device)?;
@@ -281,7 +279,7 @@ fn accessed_in_part(device: Device) -> Result<()> {
         memory.device_fills(&device, window.clone())?;
         memory.device_reads(&device, window.clone())?;
         memory.expect_round(1);
-        // Back to what all of it holds.
+        // Write the old data again, as in the rest of the page.
         memory.device_fills(&device, window)?;
         equal("round", memory.data(), old)?;
     }

@@ -39,13 +39,13 @@ cases! { "io":
     ring_fixed_stays = "A registered buffer does not go to the device, and the try costs it no data.",
 }
 
-/// Pages that fit in a pipe.
+/// The number of pages that fit in a pipe.
 const PAGES: usize = 16;
 
-/// Pages that are written to files and read.
+/// The number of pages that are written to files and read.
 const MANY: usize = 64;
 
-/// A file in memory.
+/// Creates an unlinked file in the temporary folder, which is usually in memory.
 fn memory_file() -> Result<File> {
     let path = std::env::temp_dir().join(format!("dmirror-io-{}", std::process::id()));
     let file = File::options()
@@ -68,7 +68,7 @@ fn write_and_read(device: &Device, file: &File) -> Result<()> {
     buffer.refill_there(device, 2)?;
     file.read_exact_at(buffer.bytes_mut(), 0).context("read")?;
     buffer.verify(1)?;
-    // Not all of it resident, and from a place that is not the file's start.
+    // Now a part is not resident, and the place is not the start of the file.
     let half = MANY / 2 * page_size();
     buffer.refill_there(device, 3)?;
     is_content("half of it", &buffer.bytes()[..half], 3)?;
@@ -80,7 +80,7 @@ fn write_and_read(device: &Device, file: &File) -> Result<()> {
     buffer.verify(3)
 }
 
-/// Sends resident pages through a pair of descriptors.
+/// Sends resident pages through a pair of descriptors, and checks both sides.
 fn send_and_receive(device: &Device, mut from: impl Read, mut to: impl Write + Send) -> Result<()> {
     let (source, mut target) = (Buffer::new(PAGES, 1), Buffer::new(PAGES, 2));
     for _ in 0..4 {
@@ -108,7 +108,7 @@ fn socket(device: Device) -> Result<()> {
     send_and_receive(&device, one, other)
 }
 
-/// Puts the pages of `buffer` in a pipe, and returns where they come out.
+/// Puts the pages of `buffer` in a pipe, and returns the read end of the pipe.
 fn splice(buffer: &Buffer, flags: SpliceFFlags) -> Result<File> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     let sent = vmsplice(&write, &[IoSlice::new(buffer.bytes())], flags)?;
@@ -116,7 +116,7 @@ fn splice(buffer: &Buffer, flags: SpliceFFlags) -> Result<File> {
     Ok(read.into())
 }
 
-/// Reads from a pipe what a buffer had that was put there.
+/// Reads the content of a buffer that was put in a pipe, and checks it.
 fn comes_out(pipe: &mut File) -> Result<()> {
     let mut bytes = vec![0; PAGES * page_size()];
     pipe.read_exact(&mut bytes)?;
@@ -128,7 +128,7 @@ fn vmsplice_pages(device: Device) -> Result<()> {
     buffer.move_out(&device, 1)?;
     let mut pipe = splice(&buffer, SpliceFFlags::empty())?;
     buffer.expect("in the pipe", Where::System)?;
-    // The pipe holds the pages: nothing may move them.
+    // The pipe holds the pages, so nothing may move them.
     let mut view = vec![0; buffer.bytes().len()];
     let answer = device.migrate_to_device(buffer.range()?, &mut view);
     fails("pages in the pipe", answer, Errno::ENOENT)?;
@@ -141,7 +141,7 @@ fn vmsplice_gift(device: Device) -> Result<()> {
     let buffer = Buffer::new(PAGES, 1);
     buffer.move_out(&device, 1)?;
     comes_out(&mut splice(&buffer, SpliceFFlags::SPLICE_F_GIFT)?)?;
-    // What was given away and read can be given again.
+    // Pages that were given away and read can be given again.
     buffer.move_out(&device, 1)?;
     let pipe = splice(&buffer, SpliceFFlags::SPLICE_F_GIFT)?;
     drop(buffer);
@@ -161,7 +161,7 @@ fn open_direct(path: &Path) -> Result<File> {
         .with_context(|| path.display().to_string())
 }
 
-/// A file system on the disk, unmounted on drop, and then gone from the disk.
+/// A mounted file system on the disk. Drop unmounts it and removes it from the disk.
 struct Mounted {
     folder: PathBuf,
     _disk: Scratch,
@@ -198,7 +198,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // The file is closed by now: what was opened last is dropped first.
+        // The file is closed by now: the value that was created last is dropped first.
         if let Err(error) = umount2(&self.folder, MntFlags::empty()) {
             println!("{}: {error}", self.folder.display());
             let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
@@ -234,7 +234,7 @@ fn direct_while_moving(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// A ring, or skips.
+/// Creates a ring, or skips.
 fn make_ring() -> Result<Ring> {
     use ErrorKind::{PermissionDenied, Unsupported};
     match Ring::new() {
@@ -245,13 +245,13 @@ fn make_ring() -> Result<Ring> {
     }
 }
 
-/// Has all of memory written to the start of a file, or read from there.
+/// Writes all of the memory to the start of a file, or reads it from there.
 fn transfer(ring: &mut Ring, how: Transfer, file: &File, memory: &Memory) -> Result<()> {
     let done = ring.transfer(how, file.as_fd(), &memory.region, memory.all(), 0)?;
     equal("bytes transferred", done, memory.region.len())
 }
 
-/// Writes memory to a file and reads it back into it, each time after `before`.
+/// Writes memory to a file and reads it back, each time after a call of `before`.
 fn write_and_read_by(
     ring: &mut Ring,
     memory: &Memory,
@@ -290,7 +290,7 @@ fn ring_fixed(device: Device) -> Result<()> {
     write_and_read_by(&mut ring, &memory, || Ok(()), kinds)?;
     ring.unregister()?;
     memory.refill(3);
-    // The kernel lets the pages go soon, not at once.
+    // The kernel releases the pages soon, not at once.
     for _ in 0..100 {
         if memory.try_out(&device).is_ok() {
             break;
@@ -308,7 +308,7 @@ fn ring_fixed_stays(device: Device) -> Result<()> {
     fails("registered pages", memory.try_out(&device), Errno::ENOENT)?;
     equal("pages on the device", memory.on_device()?, 0)?;
     memory.intact()?;
-    // What the program writes, the registered pages have.
+    // The registered pages hold the writes of the program.
     memory.refill(2);
     let file = memory_file()?;
     transfer(&mut ring, Transfer::WriteFixed, &file, &memory)?;

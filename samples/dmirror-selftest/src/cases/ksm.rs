@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KSM, which merges equal pages: what it has merged may go to a device, and what
-//! is on a device is none of its business.
+//! KSM, which merges equal pages. Merged pages may go to a device, and KSM ignores pages that are
+//! on a device.
 
 use crate::daemon::Daemon;
 use crate::prelude::*;
@@ -19,16 +19,16 @@ cases! { "ksm":
     end_of_process = "A process with merged pages leaves nothing on the device when it ends.",
 }
 
-/// Pages of each half; page n of one half has the data of page n of the other.
+/// The number of pages of each half; page n of one half has the data of page n of the other.
 const TWINS: usize = 16;
 
-/// KSM at work, as fast as it goes, or skips.
+/// Starts KSM, as fast as it goes, or skips.
 fn ksm() -> Result<Daemon> {
     let (pages, sleep) = (("pages_to_scan", "2000"), ("sleep_millisecs", "1"));
     Daemon::start("KSM", "ksm", &[pages, sleep, ("run", "1")])
 }
 
-/// How many pages of this process are merged with others.
+/// Returns the number of pages of this process that are merged with others.
 fn merged_pages() -> Result<u64> {
     number_in("/proc/self/ksm_stat", "ksm_merging_pages ")
 }
@@ -59,7 +59,7 @@ impl Twins {
         }
     }
 
-    /// Checks that each page of `bytes` has what was written to it, by `base`.
+    /// Checks that each page of `bytes` has the data that was written to it, by `base`.
     fn check(bytes: &[u8], base: impl Fn(usize) -> u64) -> Result<()> {
         for (page, bytes) in bytes.chunks_exact(page_size()).enumerate() {
             for (word, bytes) in bytes.chunks_exact(8).enumerate() {
@@ -71,7 +71,7 @@ impl Twins {
         Ok(())
     }
 
-    /// The same, by the CPU.
+    /// Checks all pages as the CPU reads them, by `base`.
     fn verify(&self, base: impl Fn(usize) -> u64) -> Result<()> {
         Self::check(&self.region.to_bytes(0..2 * TWINS), base)
     }
@@ -80,7 +80,7 @@ impl Twins {
         self.verify(|_| self.base)
     }
 
-    /// Lets KSM merge them.
+    /// Allows KSM to merge the pages.
     fn offer(&self) -> Result<()> {
         Ok(self.region.advise(0..2 * TWINS, Advice::Mergeable)?)
     }
@@ -97,7 +97,7 @@ impl Twins {
         bail!("KSM merged {} pages of {}", merged_pages()?, 2 * TWINS)
     }
 
-    /// Asks all pages to the device, and checks what it hands out if all came.
+    /// Tries to move all pages to the device, and checks the device's view if all came.
     fn ask_out(&self, device: &Device) -> Result<()> {
         let range = self.region.range();
         let mut view = vec![0; self.region.len()];
@@ -118,7 +118,7 @@ impl Twins {
     }
 }
 
-/// A case with merged pages that were asked to the device, and KSM at work.
+/// Returns a case with KSM at work and merged pages that the device has tried to take.
 fn asked_out(
     base: u64,
     body: impl Fn(&Device, &Twins, &Daemon) -> Result<()>,
@@ -153,7 +153,7 @@ fn resident(device: Device) -> Result<()> {
 }
 
 fn writes_of_both_sides(device: &Device, twins: &Twins, _: &Daemon) -> Result<()> {
-    // Writes to every third page; its twin is none of these.
+    // Write every third page; its twin is none of these.
     for page in (0..2 * TWINS).step_by(3) {
         twins.fill(page, 7);
     }
@@ -164,7 +164,7 @@ fn writes_of_both_sides(device: &Device, twins: &Twins, _: &Daemon) -> Result<()
 }
 
 fn scan_beside_merged(_: &Device, twins: &Twins, ksm: &Daemon) -> Result<()> {
-    // Their data is what KSM looks for among the pages that it has merged.
+    // KSM looks for the data of these pages among the pages that it has merged.
     let more = Twins::new(4)?;
     more.offer()?;
     ksm.wait(4)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What outlives what: processes, open files, and pages on the device.
+//! The lifetimes of processes, open files, and pages on the device.
 
 use std::os::unix::process::CommandExt;
 
@@ -18,7 +18,7 @@ cases! { "lifetime":
     open_again = "A file that is opened later brings back pages that an earlier one moved."
         => steps(|| Memory::new(PAGES), [
             (A, Out(ALL)), (A, Closes), (A, Back(ALL, PAGES)), (A, Closes), (Cpu, Reads(ALL)),
-            // A file that saw none of the pages go still hands out the right view.
+            // A file that did not see the pages move still returns the right view.
             (A, Out(ALL)), (A, Closes), (A, Out(ALL)), (A, Closes), (Cpu, Reads(ALL)),
         ]),
     exit_frees_device_memory = "Device memory of processes that ended is used again: their pages add up to more than there is.",
@@ -50,7 +50,7 @@ fn exit_frees_device_memory(context: &Context) -> Result<()> {
     with_capacity(context, CAPACITY as u64, || {
         for round in 0..8 {
             let child = in_child(|| {
-                // Untouched pages: cheap, and device memory all the same.
+                // Untouched pages are cheap, and take device memory all the same.
                 let memory = Memory::untouched(CHUNK / page_size())?;
                 memory.view(&context.open()?, memory.all()).map(drop)
             });
@@ -100,7 +100,7 @@ fn killed_while_migrating(context: &Context) -> Result<()> {
             }
         })?;
         started.wait()?;
-        // Each round hits another place.
+        // Each round kills the child at another point.
         thread::sleep(Duration::from_micros(round * round * 97 % 9000));
         child.signal(Signal::SIGKILL)?;
         child.was_killed()?;
@@ -113,12 +113,12 @@ fn inherited_descriptor(device: Device) -> Result<()> {
     let memory_of_the_child = Memory::new(4)?;
     let parent = std::process::id() as i32;
     let child = helper(|| {
-        // Mapped by the parent after the fork: here is nothing at this address.
+        // The parent mapped the range after the fork: this process has nothing at this address.
         let range = PageRange::new(address.receive()?, PAGES as u64)?;
         let view = moved_out(&device, range)?;
         let survey = Survey::of_process(parent, range)?;
         at("the parent's pages", &survey, Where::Device)?;
-        // The view came to the buffer of the caller.
+        // The view came to the buffer of this process.
         address.send(u64::from_ne_bytes(view[..8].try_into()?))
     })?;
     let memory = Memory::new(PAGES)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! madvise(2) over pages on the device, beyond DONTNEED and FREE, and what
-//! khugepaged makes of such pages.
+//! madvise(2) over pages on the device, beyond DONTNEED and FREE, and the work of khugepaged on
+//! such pages.
 
 use std::io;
 
@@ -97,16 +97,16 @@ fn wipe_on_fork(context: &Context) -> Result<()> {
     memory.intact()
 }
 
-/// 2 MiB that may become a huge page, in small pages.
+/// Creates small pages that may become one huge page.
 fn collapsible() -> Result<Memory> {
     let memory = Memory::new(hpage_pmd_nr())?;
     memory.region.advise(memory.all(), Advice::Huge)?;
     Ok(memory)
 }
 
-/// Asks for a huge page; says whether there is one.
+/// Asks for a huge page; returns whether there is one.
 fn collapse(memory: &Memory) -> Result<bool> {
-    // Pages that have just moved may be locked, or in a list of some CPU's.
+    // Pages that have just moved may be locked, or in a list of some CPU.
     let again = |error: &io::Error| error.raw_os_error() == Some(Errno::EAGAIN as i32);
     let mut answer = memory.region.advise(memory.all(), Advice::Collapse);
     for _ in 0..50 {
@@ -157,7 +157,7 @@ fn collapsed_and_out(device: Device) -> Result<()> {
         return skip("the kernel makes no huge page here");
     }
     memory.out(&device)?;
-    // The page is mapped by one entry, so one touch brings all of it back.
+    // One entry maps the page, so one touch brings all of it back.
     memory.verify(0..16)?;
     memory.expect("after a touch", memory.all(), Where::System)?;
     memory.out(&device)?;
@@ -180,7 +180,7 @@ fn huge_page_daemon(device: Device) -> Result<()> {
     resident.intact()
 }
 
-/// Has the kernel page it out if it can, and reads it.
+/// Asks the kernel to page the memory out, and reads it.
 fn paged_out(memory: &Memory, what: &'static str) -> Result<()> {
     memory.region.advise(memory.all(), Advice::PageOut)?;
     memory.intact().context(what)
@@ -224,7 +224,7 @@ fn dontneed_during_migration(device: Device) -> Result<()> {
         thread::scope(|scope| {
             let dropper = scope.spawn(|| region.advise(0..PAGES, Advice::DontNeed));
             unless_held(memory.try_out(&device))?;
-            // Dropped at any moment, also between two words.
+            // The pages are dropped at any moment, also between two words.
             let words = Region::words_per_page();
             for index in 0..PAGES * words {
                 let (seen, page, word) = (region.load(index), index / words, index % words);
@@ -246,7 +246,7 @@ fn free_on_another_cpu(context: &Context) -> Result<()> {
     stay_on(own)?;
     let memory = Memory::new(8)?;
     let region = &memory.region;
-    // From now on mm has them in its lists, and not in a batch of this CPU.
+    // This moves the pages from a batch of this CPU to the lists of mm.
     region.advise(memory.all(), Advice::Cold)?;
     let free = || Ok(region.advise(0..region.pages(), Advice::Free)?);
     on_cpu(other, free)?;

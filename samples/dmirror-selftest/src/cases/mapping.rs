@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a program does to mappings whose pages are on the device: mprotect,
-//! munmap, mremap, madvise.
+//! Changes of mappings whose pages are on the device: mprotect, munmap, mremap, madvise.
 
 use dmirror_client::device::{Buffer, Command};
 
@@ -108,7 +107,7 @@ fn moved(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// Checks that all but pages 8 to 39 are whole, and that all of it takes new data.
+/// Checks that all pages except 8 to 39 are whole, and that all of the memory takes new data.
 fn others_are_whole(device: &Device, memory: &Memory) -> Result<()> {
     memory.verify(0..8)?;
     memory.verify(40..PAGES)?;

@@ -24,10 +24,10 @@ cases! { "memcg":
 
 const PAGES: usize = 512;
 
-/// Pages that a processor may have charged in advance, or not yet given back.
+/// The number of pages that a processor may have charged in advance, or not yet given back.
 const SLACK: u64 = 160;
 
-/// Checks that a cgroup's charge is `pages` above `base`, bytes, or nearly so.
+/// Checks that the charge of a cgroup is about `base` bytes plus `pages` pages.
 fn about(what: &str, group: &Cgroup, base: u64, pages: usize) -> Result<()> {
     let seen = group.number("memory.current")?;
     let expected = base + (pages * page_size()) as u64;
@@ -36,7 +36,7 @@ fn about(what: &str, group: &Cgroup, base: u64, pages: usize) -> Result<()> {
     Ok(())
 }
 
-/// A case in a child process in a cgroup.
+/// Returns a case that runs in a child process in a cgroup.
 fn inside(
     name: &'static str,
     body: impl Fn(&Cgroup, &Device) -> Result<()>,
@@ -50,7 +50,7 @@ fn inside(
     }
 }
 
-/// Moves memory to the device, `part` pages at a time: without much memory for the view.
+/// Moves memory to the device, `part` pages at a time, so that the view needs little memory.
 fn move_there(device: &Device, memory: &Memory, part: usize) -> Result<()> {
     let mut view = vec![0; part * page_size()];
     for start in (0..memory.region.pages()).step_by(part) {
@@ -60,7 +60,7 @@ fn move_there(device: &Device, memory: &Memory, part: usize) -> Result<()> {
     Ok(())
 }
 
-/// Brings half of it back by CPU, half by command.
+/// Brings half of the pages back by CPU, half by command.
 fn half_and_half(device: &Device, memory: &Memory) -> Result<()> {
     memory.verify(0..PAGES / 2)?;
     memory.move_back(device, PAGES / 2..PAGES, PAGES / 2)
@@ -124,7 +124,7 @@ fn holes_beyond_the_limit(context: &Context) -> Result<()> {
     let before = Before::of(&device)?;
     let child = helper(|| {
         let memory = Memory::untouched(4 * PAGES)?;
-        // Charged to the cgroup of the parent, not to the tight one.
+        // The view is charged to the cgroup of the parent, not to the tight one.
         let mut view = vec![1; memory.region.len()];
         group.enter()?;
         let device = context.open()?;
@@ -161,7 +161,7 @@ fn killed_alone(context: &Context) -> Result<()> {
     })?;
     resident.wait()?;
     let limit = group.number("memory.current")? + (4 * PAGES * page_size()) as u64;
-    // Where the kernel does not swap there is no such file.
+    // A kernel that does not swap has no such file.
     let _ = group.set("memory.swap.max", "0");
     group.set("memory.max", &limit.to_string())?;
     child.was_killed()?;

@@ -64,7 +64,7 @@ fn all_memory(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Locked memory of the whole system, in KiB.
+/// Returns the locked memory of the whole system, in KiB.
 fn locked_memory() -> Result<u64> {
     number_in("/proc/meminfo", "Mlocked:")
 }

@@ -56,7 +56,7 @@ fn zeroed(device: Device) -> Result<()> {
     memory.is_zero(memory.all())
 }
 
-/// Checks that commands for a mapping of the device fail.
+/// Checks that commands for a mapping of the device fail, and do not change it.
 fn refused(device: &Device, commands: &[Command], errno: Errno) -> Result<()> {
     let memory = map(device)?;
     memory.fill(memory.all());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases, one file a theme. Those that unload the module come last.
+//! The cases, by theme. Cases that unload the module come last.
 
 mod access;
 mod advise;
@@ -84,21 +84,21 @@ use dmirror_client::Device;
 use crate::context::Context;
 use crate::worker::{Worker, open};
 
-/// A behaviour and the function that looks at it.
+/// A behaviour and the function that tests it.
 #[derive(Debug)]
 pub struct Case {
     /// `theme.behaviour`.
     pub name: &'static str,
     /// The behaviour in a sentence.
     pub about: &'static str,
-    /// Returns an error where the behaviour is another one.
+    /// The test function. It returns an error if the behaviour is another one.
     pub run: fn(&Context) -> Result<()>,
 }
 
-/// A function of a case, by what it takes: the [`Context`]; the device under test, open; or
-/// that and the second one.
+/// A function of a case, by its arguments: the [`Context`]; the open device under test, without or
+/// with the second one; a device with engines, or a [`Worker`], without or with the [`Context`].
 pub trait Function<Fixture> {
-    /// Calls it, or skips where the fixture cannot be had.
+    /// Calls the function, or skips if its arguments are not available.
     fn call(&self, context: &Context) -> Result<()>;
 }
 
@@ -120,7 +120,7 @@ impl<F: Fn(Device, Device) -> Result<()>> Function<(Device, Device)> for F {
     }
 }
 
-/// An open device with engines, for a case that skips without.
+/// An open device with engines, for a case that skips without them.
 pub struct WithEngines(pub Device);
 
 impl<F: Fn(WithEngines) -> Result<()>> Function<WithEngines> for F {
@@ -147,8 +147,8 @@ impl<F: Fn(&Context, Worker) -> Result<()>> Function<(&Context, Worker)> for F {
     }
 }
 
-/// Lists the `CASES` of the calling file: `name = "about",` runs the [`Function`] of that name,
-/// and `name = "about" => function,` a row of a table: another one, with values of its own.
+/// Lists the `CASES` of the calling file: `name = "about",` runs the [`Function`] of that name, and
+/// `name = "about" => function,` runs the given function, as a row of a table with its own values.
 macro_rules! cases {
     ($theme:literal: $($name:ident = $about:literal $(=> $function:expr)?,)*) => {
         pub(super) const CASES: &[super::Case] = &[
@@ -167,24 +167,24 @@ pub(crate) use cases;
 /// A theme: cases about one thing. Their names begin with its name and a dot.
 #[derive(Debug)]
 pub struct Theme {
-    /// What stands before the dot.
+    /// The name of the theme: the part of a case's name before the dot.
     pub name: &'static str,
-    /// What it is about, in a few words.
+    /// The subject of the theme, in a few words.
     pub about: &'static str,
-    /// What the quick selection has of it, by what stands after the dot. Where this
-    /// is empty, it has the first case.
+    /// The cases of the quick selection, by the part of their name after the dot. If this is empty,
+    /// the quick selection has the first case.
     quick: &'static [&'static str],
     /// The cases, by file.
     files: &'static [&'static [Case]],
 }
 
 impl Theme {
-    /// Its cases, in the order in which they run.
+    /// Returns the cases of the theme, in the order in which they run.
     pub fn cases(&self) -> impl Iterator<Item = &'static Case> + use<> {
         self.files.iter().copied().flatten()
     }
 
-    /// Those of the quick selection.
+    /// Returns the cases of the quick selection.
     fn quick_cases(&self) -> impl Iterator<Item = &'static Case> {
         let first = usize::from(self.quick.is_empty());
         self.cases()
@@ -195,17 +195,17 @@ impl Theme {
 }
 
 impl Case {
-    /// What stands before the dot in its name, and what behind it.
+    /// Returns the parts of the name before and after the dot.
     fn parts(&self) -> (&'static str, &'static str) {
         self.name.split_once('.').unwrap_or((self.name, ""))
     }
 
-    /// The name of its theme.
+    /// Returns the name of the theme.
     pub fn theme(&self) -> &'static str {
         self.parts().0
     }
 
-    /// Whether the quick selection has it.
+    /// Returns whether the quick selection has the case.
     pub fn is_quick(&self) -> bool {
         THEMES
             .iter()
@@ -217,8 +217,8 @@ impl Case {
 /// Builds [`THEMES`]: `name(file, ...) "about" [quick, ...]`.
 macro_rules! themes {
     ($($name:ident ($($file:ident),+) $about:literal [$($quick:ident),*])*) => {
-        /// All themes, in the order in which they run. The quick selection takes of each
-        /// what costs little: together they shall take some ten seconds under emulation.
+        /// All themes, in the order in which they run. The quick selection takes the cheap cases of
+        /// each: together they should take some ten seconds under emulation.
         pub const THEMES: &[Theme] = &[
             $(Theme {
                 name: stringify!($name),
@@ -297,7 +297,7 @@ themes! {
     unload(unload) "the module goes while pages are there" [pages_come_back, other_processes]
 }
 
-/// All cases, in the order in which they run.
+/// Returns all cases, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     THEMES.iter().flat_map(Theme::cases)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! mprotect over resident pages, beyond what there is about mappings in general.
+//! mprotect over resident pages, beyond the cases about mappings in general.
 
 use crate::prelude::*;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings with resident pages that are moved, resized and replaced, and memory
-//! that no mmap of the program made: its stack and its heap.
+//! Mappings with resident pages that are moved, resized and replaced, and memory that the program
+//! did not map itself: its stack and its heap.
 
 use std::hint::black_box;
 
@@ -80,7 +80,7 @@ fn moved_while_migrating(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Moves a range out and back that somebody else may have unmapped.
+/// Moves a range out, back and out again; somebody else may have unmapped it.
 fn migrate_what_is_there(device: &Device, range: PageRange) -> Result<()> {
     let mut view = vec![0; range.bytes() as usize];
     let may_fail = [Errno::EINVAL, Errno::ENOENT, Errno::EBUSY];
@@ -103,8 +103,7 @@ fn replaced(device: Device) -> Result<()> {
     memory.out_and_read(&device)
 }
 
-/// Moves pages of `bytes`, which the program uses in its own way, to the device;
-/// then looks at all of them.
+/// Moves pages of `bytes`, which lie in a stack or the heap, to the device; then checks all bytes.
 fn out_and_used(device: &Device, bytes: &mut [u8]) -> Result<()> {
     let byte_at = |index: usize| (index / 7 % 251) as u8;
     for (index, byte) in bytes.iter_mut().enumerate() {
@@ -133,7 +132,7 @@ fn stack(device: Device) -> Result<()> {
 }
 
 fn heap(device: Device) -> Result<()> {
-    // Less than what malloc makes a mapping for.
+    // Less than the size from which on malloc makes a mapping.
     let mut bytes = vec![0_u8; 20 * 4096];
     let addr = bytes.as_ptr() as u64;
     let maps = fs::read_to_string("/proc/self/maps")?;

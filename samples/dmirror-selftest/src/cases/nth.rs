@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Each allocation that a command or a fault makes fails, one at a time: first
-//! the first one, then the second one, until it gets through without a failure.
-//! The kernel counts them (Documentation/fault-injection of the kernel,
-//! `/proc/self/fail-nth`), so this takes one that was built for it.
+//! Each allocation that a command or a fault makes fails, one at a time: the first one, then the
+//! second one, until a run ends without a failure. The kernel counts them
+//! (Documentation/fault-injection of the kernel, `/proc/self/fail-nth`), so these cases need a
+//! kernel that was built for it.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -53,13 +53,14 @@ cases! { "nth":
     open = "Whichever allocation fails in open, it says so, and the next one works.",
 }
 
-/// Small pages of these cases.
+/// The number of small pages in these cases.
 const PAGES: usize = 12;
 
-/// More allocations than any of these operations makes.
+/// An upper bound for the allocations of each of these operations.
 pub(super) const MOST: u32 = 5000;
 
-/// The kernel's failures of allocations, made to hit all of them; as before on drop.
+/// The kernel's settings for failures of allocations, changed to hit all of them. Drop restores
+/// them.
 pub(super) struct Failures {
     _settings: Vec<Setting>,
 }
@@ -83,13 +84,13 @@ impl Failures {
     }
 }
 
-/// Runs `body` while allocation `nth` of this thread, counted from 1, fails. Returns
-/// what it returns, and whether there was such an allocation.
+/// Runs `body` while allocation `nth` of this thread, counted from 1, fails. Returns its result,
+/// and whether there was such an allocation.
 pub(super) fn with_failure<T>(nth: u32, body: impl FnOnce() -> T) -> Result<(T, bool)> {
     with_failure_of("thread-self", nth, body)
 }
 
-/// The same for the allocations of another task, which does nothing when this begins and ends.
+/// Like [`with_failure`], for another task, which must be idle when this begins and ends.
 pub(super) fn with_failure_of<T>(
     task: impl Display,
     nth: u32,
@@ -105,8 +106,8 @@ pub(super) fn with_failure_of<T>(
     Ok((result, left.trim() == "0"))
 }
 
-/// Calls `body` for one allocation after the other, until it says that it did not get so far as to
-/// have it fail. Returns how many there were.
+/// Calls `body` with the number of one allocation after the other, from 1 on, until it returns
+/// false, because there was no such allocation. Returns the number of allocations.
 pub(super) fn each_allocation(mut body: impl FnMut(u32) -> Result<bool>) -> Result<u32> {
     for nth in 1..MOST {
         if !body(nth).with_context(|| format!("allocation {nth}"))? {
@@ -117,13 +118,13 @@ pub(super) fn each_allocation(mut body: impl FnMut(u32) -> Result<bool>) -> Resu
     bail!("more than {MOST} allocations")
 }
 
-/// Checks that a command succeeded, or that something failed and it says ENOMEM.
+/// Checks that a command succeeded, or that it returned ENOMEM because an allocation failed.
 fn unless_failed(answer: Result<Counts, CallError>, failed: bool) -> Result<()> {
     let may_be: &[Errno] = if failed { &[Errno::ENOMEM] } else { &[] };
     unless(answer, may_be).with_context(|| format!("failed: {failed}"))
 }
 
-/// What memory a sweep is about.
+/// The memory of a sweep.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Small,
@@ -132,9 +133,9 @@ enum Kind {
     Shared,
 }
 
-/// Does `deed` again and again on fresh memory, which is on the device if `there`
-/// says so, and lets one allocation after the other fail. `deed` gets the next round
-/// of data, and may write it if `writes` says so.
+/// Returns a case that does `deed` again and again on fresh memory, which is on the device if
+/// `there` is true, while one allocation after the other fails. `deed` gets the next round of data,
+/// and may write it if `writes` is true.
 fn sweep(
     kind: Kind,
     there: bool,
@@ -172,8 +173,8 @@ fn sweep(
     }
 }
 
-/// Each page is somewhere, with the old data, or with the new if something was written; everybody
-/// sees the same.
+/// Checks that each page has the old data, or the new data if `writes` is true, and that the device
+/// and the CPU see the same.
 fn check(device: &Device, memory: &Memory, writes: bool) -> Result<()> {
     let mut view = vec![0xa5; memory.region.len()];
     device.read(memory.region.range(), &mut view)?;
@@ -186,12 +187,12 @@ fn check(device: &Device, memory: &Memory, writes: bool) -> Result<()> {
         let data = if is_new { new } else { old };
         data.check(&memory.region, page..page + 1)?;
     }
-    // And it goes on as usual.
+    // Everything goes on as usual.
     memory.refill(3);
     memory.out_and_read(device)
 }
 
-/// A command for all of memory, which reads or writes data.
+/// Returns a command for all of the memory, which reads or writes data.
 fn of_all(command: Command) -> impl Fn(&Device, &Memory, &mut [u8]) -> Result<Counts, CallError> {
     move |device, memory, data| {
         let buffer = match command {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Each allocation of the commands about queues fails once, and each of an engine that executes a
-//! job. An engine is a thread of the kernel, which `/proc/PID/fail-nth` knows as any other task.
+//! job. An engine is a thread of the kernel, so `/proc/PID/fail-nth` works for it as for any other
+//! task.
 
 use std::collections::BTreeSet;
 
@@ -32,8 +33,8 @@ cases! { "nth":
     fault_handler = "The handler of faults does without allocations.",
 }
 
-/// What a command returns while allocation `nth` fails, or `None` where it says ENOMEM; sets
-/// `failed` where there was such an allocation.
+/// Runs a command while allocation `nth` fails. Returns its result, or `None` if the failure made
+/// it return ENOMEM. Sets `failed` if there was such an allocation.
 fn attempt<T>(
     nth: u32,
     failed: &mut bool,
@@ -48,8 +49,8 @@ fn attempt<T>(
     }
 }
 
-/// Makes queues of an engine, while one allocation after the other fails, until one is made
-/// without a failure. Returns how many were made, and of how many attempts.
+/// Creates queues of an engine, while one allocation after the other fails, until one is created
+/// without a failure. Returns the number of created queues and the number of attempts.
 fn create_all(device: &Device, engine: u32) -> Result<[u32; 2]> {
     let (mut nth, mut made, mut tried) = (1, 0, 0);
     let mut running = threads()?;
@@ -71,7 +72,7 @@ fn create_all(device: &Device, engine: u32) -> Result<[u32; 2]> {
             let is_known = expected.contains(&thread.name) || running.contains(thread);
             ensure!(is_known, "allocation {nth}: {thread:?}");
         }
-        // What a thread takes to be made is not taken again: then from the first one on.
+        // The allocations for a thread happen only once: after them begin with the first one again.
         nth = if now == running { nth + 1 } else { 1 };
         running = now;
     }
@@ -82,7 +83,7 @@ fn queue_create(context: &Context) -> Result<()> {
     const MOST_QUEUES: u32 = 64;
     open(context)?; // or skips
     let _failures = Failures::of_all()?;
-    // So that there is no thread yet.
+    // Reload the module, so that there is no thread yet.
     with_parameters(context, &["engines=3"], || {
         equal("threads of a new module", threads()?, vec![])?;
         let device = open(context)?;
@@ -95,7 +96,7 @@ fn queue_create(context: &Context) -> Result<()> {
             all += made;
         }
         equal("threads", threads()?.len(), 4)?;
-        // Those that failed do not count.
+        // Queues that failed do not count.
         for _ in all..MOST_QUEUES {
             device.queue(Options::new(1))?.abandon();
         }
@@ -134,7 +135,7 @@ fn queue_commands(context: &Context) -> Result<()> {
     .map(drop)
 }
 
-/// Checks that each word has what it had, or what the interpreter has left.
+/// Checks that each word has its old value, or the value that the interpreter has left.
 fn old_or_new(region: &Region, old: &Image, new: &Image) -> Result<()> {
     let bytes = |image: &Image| image.bytes(region.addr(), region.len());
     let [old, new] = [bytes(old), bytes(new)].map(|bytes| bytes.context("no copy"));
@@ -148,8 +149,8 @@ fn old_or_new(region: &Region, old: &Image, new: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Has an engine execute packets over memory of some kinds, while one allocation after the other
-/// fails in the thread `thread` of the device. Returns how many there were.
+/// Makes an engine execute packets over memory of one kind, while one allocation after the other
+/// fails in the thread `thread` of the device. Returns the number of allocations.
 fn sweep(
     context: &Context,
     thread: &str,
@@ -181,7 +182,7 @@ fn sweep(
             equal("outcome", outcome, expected).with_context(of_failure)?;
             same("then", &new, &[&memory.region]).with_context(of_failure)?;
         }
-        // And the next one, on what that has left.
+        // Execute the packets again, on the data that this has left.
         worker.does(&program).with_context(of_failure)?;
         drop(memory);
         worker.device.migrate_to_system(worker.code.range())?;
@@ -190,7 +191,8 @@ fn sweep(
     })
 }
 
-/// The same, for memory of several kinds by each policy; so many have to make allocations.
+/// Returns a case of [`sweep`] by each policy for memory of several kinds. With each policy some
+/// allocation must have failed.
 fn sweeps(
     kinds_by_preset: &[(&str, &[Kind])],
     packets: impl Fn(u64) -> Vec<Packet>,
@@ -210,7 +212,8 @@ fn sweeps(
     }
 }
 
-/// Reads, writes, and makes atomic operations; what was written is the same when it is done again.
+/// Returns packets that read, write, and make atomic operations. They write the same data when they
+/// are executed again.
 fn work(data: u64) -> Vec<Packet> {
     vec![
         Packet::sum(data, data + page_bytes(), 2 * page_bytes()),
@@ -220,7 +223,7 @@ fn work(data: u64) -> Vec<Packet> {
     ]
 }
 
-/// Has pages go to the device, and come back.
+/// Returns packets that move pages to the device and back.
 fn moves(data: u64) -> Vec<Packet> {
     vec![
         Packet::prefetch(data, 4 * page_bytes()),

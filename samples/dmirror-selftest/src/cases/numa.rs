@@ -16,14 +16,14 @@ cases! { "numa":
 
 const PAGES: usize = 32;
 
-/// Memory whose first half is on the device.
+/// Creates memory whose first half is on the device.
 fn half_there(device: &Device) -> Result<Memory> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(device, 0..PAGES / 2)?;
     Ok(memory)
 }
 
-/// Asks for nodes, or skips where the kernel has no NUMA.
+/// Asks for the nodes of all pages, or for a move `to` a node; skips if the kernel has no NUMA.
 fn nodes(memory: &Memory, to: Option<i32>) -> Result<Vec<i32>> {
     let answer = nodes_of(memory.region.range(), to);
     let nodes = skip_on(Errno::ENOSYS, "this kernel has no NUMA", answer)?;

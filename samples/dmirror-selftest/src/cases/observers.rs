@@ -77,8 +77,8 @@ fn pagemap_of_another(_: &Device, memory: &Memory) -> Result<()> {
     memory.expect("after being looked at", memory.all(), Where::Device)
 }
 
-/// Runs `look` in a child process, on the memory of this one, whose number it gets. Skips where
-/// processes may not look at each other.
+/// Runs `look` in a child process, on the memory of this process; `look` gets the PID of this
+/// process. Skips if processes may not look at each other.
 pub(super) fn from_outside(look: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     let (parent, verdict) = (Pid::this(), Gate::new()?);
     in_child(|| match look(parent) {
@@ -110,21 +110,21 @@ fn process_vm_readv(_: &Device, memory: &Memory) -> Result<()> {
     memory.intact()
 }
 
-/// The first half of a page of another round.
+/// Returns the first half of a page of round 2.
 fn half(memory: &Memory, page: usize) -> Vec<u8> {
     let words =
         (0..Region::words_per_page() / 2).map(|word| memory.data().round(2).word(page, word));
     words.flat_map(u64::to_ne_bytes).collect()
 }
 
-/// Checks that the first half of each page is of another round, the second as it was.
+/// Checks that the first half of each page is of round 2, and the second half unchanged.
 fn halves_are(memory: &Memory) -> Result<()> {
     let (old, fresh) = (memory.data(), memory.data().round(2));
     let half = Region::words_per_page() / 2;
     words_are(memory, |word| if word < half { fresh } else { old })
 }
 
-/// Checks each word of memory: `data` says of which round it is, by its number in its page.
+/// Checks each word of memory; `data` returns the pattern of a word by its number in its page.
 pub(super) fn words_are(memory: &Memory, data: impl Fn(usize) -> Pattern) -> Result<()> {
     let words = Region::words_per_page();
     for page in memory.all() {
@@ -139,7 +139,7 @@ pub(super) fn words_are(memory: &Memory, data: impl Fn(usize) -> Pattern) -> Res
 
 fn process_vm_writev(_: &Device, memory: &Memory) -> Result<()> {
     from_outside(|parent| {
-        // Half a page to half a page: the other halves must stay.
+        // Write half pages to half pages: the other halves must stay.
         let bytes: Vec<u8> = memory.all().flat_map(|page| half(memory, page)).collect();
         let to = memory.all().map(|page| RemoteIoVec {
             base: memory.region.part(page..page + 1).addr() as usize,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Several open files of one device, each with a page table of its own: what
-//! happens through one, the others must see.
+//! Several open files of one device, each with its own page table: the others must see the changes
+//! that are made through one.
 
 use dmirror_client::Command;
 
@@ -91,7 +91,7 @@ fn part_of_a_huge_page(context: &Context) -> Result<()> {
     let memory = huge::huge(1)?;
     let mover = context.open()?;
     memory.out(&mover)?;
-    // Each with a page table that does not have the huge page yet.
+    // Each open file has a page table that does not have the huge page yet.
     for pages in [300..304, nr() - 1..nr(), 1..2, 100..400] {
         memory.device_reads(&context.open()?, pages)?;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parameters of the module that make no sense.
+//! Invalid parameters of the module.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,7 +17,7 @@ cases! { "coherent":
     wrong_parameters = "One address alone, a size alone, an address or a size out of place, and memory in use are refused with a line in the log.",
 }
 
-/// Lines that the kernel logs while `body` runs, and what that returns.
+/// Runs `body`, and returns its result and the lines that the kernel logs meanwhile.
 fn logged<T>(body: impl FnOnce() -> T) -> Result<(T, String)> {
     let mut log = File::options()
         .read(true)
@@ -30,7 +30,7 @@ fn logged<T>(body: impl FnOnce() -> T) -> Result<(T, String)> {
             match log.read(&mut record) {
                 Ok(length) => lines.push_str(&String::from_utf8_lossy(&record[..length])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),
-                // Overwritten before it was read.
+                // The record was overwritten before it was read.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(error) => return Err(error.into()),
             }
@@ -40,7 +40,7 @@ fn logged<T>(body: impl FnOnce() -> T) -> Result<(T, String)> {
     Ok((body(), rest()?))
 }
 
-/// The module's file, whose loading tells an errno.
+/// Returns a loader of the module's file, which reports an errno if loading fails.
 fn file_of(loader: &Loader, module: &Module) -> Result<Loader> {
     let path = if let Loader::File { path, .. } = loader {
         path.clone()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device does about pages that its engines miss: presets, granules, what moves with them,
-//! access counters.
+//! The response of a device to pages that its engines miss: presets, granules, the pages that move
+//! with them, access counters.
 
 use super::engine::done_at;
 use crate::prelude::*;
@@ -28,7 +28,7 @@ cases! { "policy":
         => for_each(&PRESETS, commands_are_not_governed),
 }
 
-/// A case that is the same under some presets.
+/// Returns a case that is the same under some presets.
 pub fn for_each(
     presets: &[&'static str],
     body: impl Fn(&Context, &Policy, &'static str) -> Result<()>,
@@ -52,18 +52,18 @@ impl Setup {
         Ok(Self { worker, memory })
     }
 
-    /// Has the engine read a page, by a packet that writes nowhere near.
+    /// Makes the engine read a page, by a packet that writes nowhere near.
     fn read(&self, page: usize) -> Result<()> {
         self.worker.does(&[read(&self.worker, &self.memory, page)])
     }
 
-    /// The same, and checks how many pages are on the device then.
+    /// Makes the engine read a page, and checks the number of pages on the device afterwards.
     fn read_brings(&self, what: &str, page: usize, pages: usize) -> Result<()> {
         self.read(page)?;
         equal(what, self.memory.on_device()?, pages)
     }
 
-    /// Reads pages one after the other, and checks how many are on the device with each.
+    /// Reads pages one after the other, and checks the number of pages on the device after each.
     fn steps(&self, steps: &[(usize, usize)]) -> Result<()> {
         (steps.iter()).try_for_each(|&(page, pages)| {
             self.read_brings(&format!("with page {page}"), page, pages)
@@ -71,19 +71,19 @@ impl Setup {
     }
 }
 
-/// Writes a word of a page, by number, as a CPU reads it now.
+/// Returns a packet that writes the current value of a page's first word to it.
 fn rewrite(memory: &Memory, page: usize) -> Packet {
     let at = memory.region.addr() + page as u64 * page_bytes();
     Packet::fence(at, memory.region.load(page * page_size() / 8))
 }
 
-/// Adds 0 to a word of a page, by number.
+/// Returns a packet that adds 0 to a word of a page, by number.
 fn touch(memory: &Memory, page: usize) -> Packet {
     let at = memory.region.addr() + page as u64 * page_bytes();
     Packet::add(Width::Eight, at + 8, 0, 1, 0)
 }
 
-/// Reads a page, by number.
+/// Returns a packet that reads a page, by number.
 fn read(worker: &Worker, memory: &Memory, page: usize) -> Packet {
     let at = memory.region.addr() + page as u64 * page_bytes();
     Packet::sum(worker.result(), at, page_bytes())
@@ -97,7 +97,7 @@ fn presets(context: &Context) -> Result<()> {
         let line = all.replace(current, &format!("[{current}]"));
         equal(what, policy.show("policy")?, line)
     };
-    // Some of what Documentation/device.md says of each.
+    // The numbers are some of those in Documentation/device.md for each preset.
     let [page, huge] = [page_size(), hpage_pmd_size()].map(|bytes| bytes as u32);
     let numbers = [
         ("test_hmm", [huge, 0, huge, 0, 0, 0, 0, 64]),
@@ -112,7 +112,7 @@ fn presets(context: &Context) -> Result<()> {
         is("policy", preset)?;
         for (file, value) in files.split(' ').zip(values) {
             equal(file, policy.get(file)?, value)?;
-            // One more is another policy; and back.
+            // A value that is one more makes another policy; the old value restores the preset.
             policy.set(file, value + 1)?;
             is("changed", "custom")?;
             policy.set(file, value)?;
@@ -188,7 +188,7 @@ fn whole_granule(context: &Context, policy: &Policy, _: &str) -> Result<()> {
 fn fits_the_mapping(context: &Context) -> Result<()> {
     let _policy = Policy::of("kfd")?;
     let setup = Setup::new(context, 300)?;
-    // One after the other: the page, and how many pages are there then.
+    // Each step is a page, and the number of pages that are there after its read.
     setup.steps(&[(299, 4), (295, 12), (256, 44), (255, 300)])?;
     setup.memory.intact()
 }
@@ -198,9 +198,9 @@ fn dense_rest(context: &Context) -> Result<()> {
     let setup = Setup::new(context, hpage_pmd_nr())?;
     let added = policy.added(|| {
         setup.steps(&[(300, 1), (302, 2)])?;
-        // Three of four.
+        // Now three pages of four are there.
         setup.steps(&[(301, 4), (297, 8)])?;
-        // In another part, of which there is nothing.
+        // Read in another part, of which no page is there.
         setup.steps(&[
             (0, 9),
             (2, 10),
@@ -231,7 +231,8 @@ fn granule(context: &Context) -> Result<()> {
             .expect("the granule", start..start + pages, Where::Device)?;
         setup.memory.intact()?;
     }
-    // What is out of range counts as what is not, and no power of two as the one below.
+    // A value out of range counts as the nearest valid one, and one that is no power of two as the
+    // next lower one.
     let others = [
         (0, 1),
         (1, 1),
@@ -298,7 +299,7 @@ fn access_counter(context: &Context) -> Result<()> {
     for_all([1, 2, 50], |limit| {
         let policy = Policy::with("test_hmm", &[("access_counter", limit)])?;
         let Setup { worker, memory } = Setup::new(context, 2 * hpage_pmd_nr())?;
-        // Each of them accesses one word of the first block, once.
+        // Each packet accesses one word of the first block, once.
         let word = 100 * page_size() / 8 + 8;
         let value = memory.region.load(word);
         let access = Packet::fence(memory.region.addr() + 8 * word as u64, value);

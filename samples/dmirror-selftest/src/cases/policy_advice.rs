@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice of a program goes before the policy of the device.
+//! Advice of a program takes precedence over the policy of the device.
 
 use std::os::fd::AsFd;
 
@@ -16,7 +16,7 @@ cases! { "policy":
     advised_atomics = "ATOMIC moves its page, makes it exclusive or fails as was advised, whatever `atomics_migrate` is.",
 }
 
-/// A page to move at a time, and nothing with it.
+/// The preset that moves one page at a time, and with [`single`] nothing with it.
 const SINGLE: &str = "uvm";
 
 fn single(settings: &[(&str, u32)]) -> Result<Policy> {
@@ -28,7 +28,7 @@ fn advised_place(context: &Context) -> Result<()> {
     let peer = context.open_second()?;
     let change = Change::new;
     let elsewhere = change().location(Target::Peer(peer.as_fd()));
-    // Whether pages move, without and with `migrate`.
+    // The last column: true if pages move, without and with `migrate`.
     let rows = [
         ("nothing", Change::back(), [false, true]),
         ("MIGRATE", change().access(Access::Migrate), [true; 2]),
@@ -56,7 +56,7 @@ fn advised_place(context: &Context) -> Result<()> {
         let _policy = single(&[("migrate", migrate)])?;
         let worker = Worker::new(context)?;
         for (what, change, expected) in rows {
-            // A page to be read, one to be written, and one that has no advice.
+            // The pages: one to be read, one to be written, and one without advice.
             let memory = Memory::new(3)?;
             let region = &memory.region;
             worker.device.advise(region.part(0..2), change)?;
@@ -121,7 +121,7 @@ fn advised_atomics(context: &Context) -> Result<()> {
                 continue;
             };
             equal(&what, (outcome.error, outcome.executed), (None, 1))?;
-            // Asked for first, since nothing of that touches the page.
+            // Check this first, since it does not touch the page.
             let is_exclusive = worker.device.is_exclusive(range)?;
             let moved = Survey::of(range)?.on_device() == 1 && !is_exclusive;
             equal(&what, (moved, is_exclusive), (moves, !moves))?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a device makes atomic operations, and how long it keeps a page for them.
+//! The place where a device makes atomic operations, and the time for which it keeps a page for
+//! them.
 
 use crate::prelude::*;
 use crate::worker::{refused, soon};
@@ -15,10 +16,11 @@ cases! { "policy":
     atomic_slice_and_unmap = "Who unmaps the page, or takes it away otherwise, does not wait for the engine's job.",
 }
 
-/// Where the one page of some memory is: on the device, and exclusive to it.
+/// Returns whether the single page of some memory is on the device, and whether it is exclusive to
+/// it.
 fn is_at(worker: &Worker, memory: &Memory) -> Result<(bool, bool)> {
     let range = memory.region.range();
-    // Asked for first, since nothing of that touches the page.
+    // Check this first, since it does not touch the page.
     let is_exclusive = worker.device.is_exclusive(range)?;
     let moved = (Survey::of(range)?.on_device() == 1) && !is_exclusive;
     Ok((moved, is_exclusive))
@@ -51,8 +53,8 @@ fn migrates(context: &Context, migrate: u32) -> Result<()> {
     Ok(())
 }
 
-/// A CPU reads a word until it is another than before; returns when it began the last look, and
-/// what it saw then.
+/// Reads a word with a CPU until its value is not `last`; returns the time at which the last read
+/// began, and the value.
 fn next(memory: &Memory, last: u64) -> Result<(Instant, u64)> {
     let start = Instant::now();
     loop {
@@ -72,7 +74,7 @@ fn atomic_slice(context: &Context) -> Result<()> {
     let job = worker.submit(&[add(&memory, u64::MAX)])?;
     let (mut seen, mut word) = next(&memory, memory.data().word(0, 0))?;
     for _ in 0..30 {
-        // By the look before a CPU has the page. So the engine had to get it anew.
+        // The previous read gave the page to a CPU, so the engine had to get it anew.
         let before = seen;
         (seen, word) = next(&memory, word)?;
         let took = before.elapsed();
@@ -80,7 +82,7 @@ fn atomic_slice(context: &Context) -> Result<()> {
     }
     let goes_on = worker.queue.wait(job, Some(Duration::ZERO));
     refused("the job, meanwhile", goes_on, Errno::ETIME)?;
-    // Which ends it.
+    // This ends the job.
     Ok(worker.queue.destroy()?)
 }
 
@@ -102,7 +104,7 @@ fn atomic_slice_ends(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What is done to memory under a job.
+/// A change of memory while a job uses it.
 type Deed<'a> = &'a dyn Fn(Memory) -> Result<()>;
 
 fn atomic_slice_and_unmap(context: &Context) -> Result<()> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Policies where CPUs and engines want the same pages: time slices, thrashing; and fault buffers
-//! that are full.
+//! Policies for pages that CPUs and engines both want: time slices, thrashing; and full fault
+//! buffers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,23 +25,23 @@ cases! { "policy":
         => for_each(&PRESETS, sums),
 }
 
-/// What may come on top of a time that is bounded, on a busy machine.
+/// The time that a busy machine may add to a time that is bounded.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Adds 0 to a word, which takes the page that it is in.
+/// Returns a packet that writes 7 to a word, and so takes the page that it is in.
 fn touch(addr: u64) -> Packet {
     Packet::fence(addr, 7)
 }
 
-/// A small page that an engine fetches and a CPU wants then.
+/// Creates a small page that an engine fetches, and a CPU then wants.
 fn wanted_page() -> Result<Region> {
     let data = Region::options(1).huge(false).map()?;
     data.store(0, 1);
     Ok(data)
 }
 
-/// An engine fetches a page, and a CPU reads it: whether it was on the device, and how long that
-/// took, from before the job, and from after it.
+/// Makes an engine fetch a page, and reads it with a CPU. Returns whether the page was on the
+/// device, and the times until the read was done: since before the job, and since after it.
 fn fetched_and_read(worker: &Worker, data: &Region) -> Result<(bool, [Duration; 2])> {
     let start = Instant::now();
     worker.does(&[touch(data.addr())])?;
@@ -55,7 +55,7 @@ fn timeslice(context: &Context) -> Result<()> {
     let slice = Duration::from_millis(20);
     let policy = Policy::with("kfd", &[("timeslice_us", 20_000)])?;
     let worker = Worker::new(context)?;
-    // So that the page does not come into the first block of the device.
+    // The filler keeps the page out of the first block of the device.
     let (_filler, data) = (
         Memory::resident(&worker.device, 2 * hpage_pmd_nr())?,
         wanted_page()?,
@@ -63,11 +63,11 @@ fn timeslice(context: &Context) -> Result<()> {
     let before = policy.stats()?;
     let [mut all, mut moved] = [0; 2];
     for round in tries(3) {
-        // In time for another slice, or not.
+        // Fetch in time for another slice, or not.
         if round % 2 == 1 {
             thread::sleep(2 * slice);
         }
-        // A page that others have for a moment stays where it is, and there is no slice then.
+        // A page that others hold for a moment stays where it is, and has no slice then.
         let (is_there, [took, waited]) = fetched_and_read(&worker, &data)?;
         all += 1;
         moved += u32::from(is_there);
@@ -91,7 +91,7 @@ fn timeslice_ends(context: &Context) -> Result<()> {
         let (_, [_, waited]) = fetched_and_read(&worker, &data)?;
         ensure!(waited < most, "a CPU had it after {waited:?}");
     }
-    // Without one nobody waits.
+    // Without a slice nobody waits.
     policy.set("timeslice_us", 0)?;
     thread::sleep(8 * Duration::from_millis(20));
     let before = policy.stats()?;
@@ -101,7 +101,7 @@ fn timeslice_ends(context: &Context) -> Result<()> {
     equal("waits", (policy.stats()? - before).timeslices, 0)
 }
 
-/// The settings with which the third miss of a page is one too many, whenever it comes.
+/// The settings with which the third miss of a page counts as thrashing, at any time.
 const THRASHING: [(&str, u32); 7] = [
     ("prefetch", 0),
     ("access_counter", 0),
@@ -122,7 +122,7 @@ struct Wanted {
 impl Wanted {
     fn new(context: &Context, neighbours: usize) -> Result<Self> {
         let (worker, memory) = (Worker::new(context)?, Memory::new(1 + neighbours)?);
-        // Writes what is there.
+        // The packet writes the value that is there.
         let value = memory.region.load(1);
         let packets = worker.store(&[Packet::fence(memory.region.addr() + 8, value)]);
         Ok(Self {
@@ -132,7 +132,8 @@ impl Wanted {
         })
     }
 
-    /// The engine takes it, and a CPU takes it back. Returns whether it was there between.
+    /// Makes the engine take the page, and a CPU take it back. Returns whether the page was on the
+    /// device in between.
     fn to_and_fro(&self) -> Result<bool> {
         done_at(&self.worker.queue, self.packets, 1)?;
         let moved = self.memory.expect("", 0..1, Where::Device).is_ok();
@@ -141,7 +142,7 @@ impl Wanted {
         Ok(moved)
     }
 
-    /// The same again and again: all must be so.
+    /// Runs [`Self::to_and_fro`] for each expected result, and checks the results.
     fn moves(&self, expected: &[bool]) -> Result<()> {
         let moved = expected.iter().map(|_| self.to_and_fro());
         let moved = moved.collect::<Result<Vec<_>>>()?;
@@ -168,7 +169,7 @@ fn pinned_for_a_while(context: &Context) -> Result<()> {
     let wanted = Wanted::new(context, 0)?;
     wanted.moves(&[true, true, true, true, false])?;
     thread::sleep(Duration::from_millis(60));
-    // Whoever has it mapped where it is misses nothing.
+    // A device that has mapped the page in system memory does not miss it.
     wanted.memory.region.advise(0..1, Advice::DontNeed)?;
     wanted.memory.fill(0..1);
     wanted.moves(&[true])
@@ -178,7 +179,7 @@ fn pinned_beside_others(context: &Context) -> Result<()> {
     let policy = Policy::with("uvm", &THRASHING)?;
     let wanted = Wanted::new(context, 7)?;
     wanted.moves(&[true, true, true, true, false])?;
-    // From now on what is missed brings all that is near it.
+    // From now on a missed page brings all pages near it.
     policy.set("prefetch", 1)?;
     let memory = &wanted.memory;
     let missed = touch(memory.region.addr() + 4 * page_size() as u64);
@@ -187,7 +188,8 @@ fn pinned_beside_others(context: &Context) -> Result<()> {
     memory.expect("what is used where it is", 0..1, Where::System)
 }
 
-/// CPU threads and two engines add to words of their own in one page, and to one that all share.
+/// Makes a CPU and two engines write to words of their own in one page, and add to a word that all
+/// share.
 fn fight_for_a_page(context: &Context, what: &str) -> Result<()> {
     let workers = two(context)?;
     let data = Region::options(1).huge(false).map()?;
@@ -243,7 +245,7 @@ fn fight(context: &Context) -> Result<()> {
     fight_for_a_page(context, "thrashing")
 }
 
-/// Both engines write to memory, each to a half of it.
+/// Makes both engines write to memory, each to one half of it.
 fn both_write(workers: &[Worker; 2], memory: &Memory, value: u64) -> Result<()> {
     let half = memory.region.len() as u64 / 2;
     let at = memory.region.addr();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Policies for the memory of a device: which block has to go when it is full, and how much of it
-//! may be in use.
+//! Policies for the memory of a device: the block that has to go when it is full, and the limit on
+//! memory in use.
 
 use super::engine::words_are;
 use super::evict::{BLOCKS, move_there, pages, with_small_device};
@@ -28,8 +28,8 @@ cases! { "policy":
     limits_that_change = "Limits that change while pages move make no difference to what memory holds.",
 }
 
-/// Fills the device, has it read what came first, and moves one block more there: what came first
-/// must be there still or not.
+/// Fills the device, makes it read the first block, and moves one block more there. Checks that the
+/// first block is still there if `expected` is true, and else is not.
 fn is_first_kept(context: &Context, eviction: u32, expected: bool) -> Result<()> {
     with_small_device(context, || {
         let _policy = Policy::with("test_hmm", &[("eviction", eviction)])?;
@@ -53,8 +53,8 @@ fn is_first_kept(context: &Context, eviction: u32, expected: bool) -> Result<()>
     })
 }
 
-/// Moves one block more than there is room for to the device, in turn; returns how often one was
-/// there still.
+/// Moves one block more to the device than there is room for, in turn; returns the number of times
+/// that a block was still there.
 fn in_turn(context: &Context, eviction: u32) -> Result<usize> {
     let mut hits = 0;
     with_small_device(context, || {
@@ -100,7 +100,7 @@ fn evicting_engines(context: &Context) -> Result<()> {
     })
 }
 
-/// Has an engine fill memory, fetch it if `fetches` says so, and add it up.
+/// Makes an engine fill memory, fetch it if `fetches` is true, and add it up.
 fn fills_and_sums(worker: &Worker, memory: &Memory, value: u64, fetches: bool) -> Result<()> {
     let (data, bytes) = (memory.region.addr(), memory.region.len() as u64);
     let result = Memory::new(1)?;
@@ -111,29 +111,30 @@ fn fills_and_sums(worker: &Worker, memory: &Memory, value: u64, fetches: bool) -
     equal("sum", result.region.load(0), value * (bytes / 8))
 }
 
-/// Checks that every word has a value; looks at one of `step`.
+/// Checks that one word of each `step` words has a value.
 fn every_word(memory: &Memory, step: usize, value: u64) -> Result<()> {
     let words = (0..memory.region.len() / 8).step_by(step);
     words_are("a word", &memory.region, words, value)
 }
 
-/// Limits in these cases are for huge pages of 2 MiB: how many times as large they are.
+/// Returns the factor for the limits in these cases, which are for huge pages of 2 MiB: the size of
+/// a huge page divided by that.
 fn scale() -> u32 {
     (hpage_pmd_size() >> 21) as u32
 }
 
-/// Pages of what is a MiB then: half a huge page.
+/// Returns the number of pages in a scaled MiB: half a huge page.
 fn mib_pages() -> u64 {
     hpage_pmd_nr() as u64 / 2
 }
 
-/// Pages of the device that are in use.
+/// Returns the number of pages of the device that are in use.
 fn in_use(policy: &Policy) -> Result<u64> {
     let stats = policy.stats()?;
     Ok(stats.pages - stats.free)
 }
 
-/// Runs `body`, and checks that no more than so many pages of the device are in use meanwhile.
+/// Runs `body`, and checks that at most `most` pages of the device are in use meanwhile.
 fn never_above(policy: &Policy, most: u64, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let watch = || -> Result<()> {
         let seen = in_use(policy)?;
@@ -144,7 +145,7 @@ fn never_above(policy: &Policy, most: u64, body: impl FnOnce() -> Result<()>) ->
     beside(&[&watch], body)
 }
 
-/// Moves memory to the device, and checks that no more is in use then than a limit allows.
+/// Moves memory to the device, and checks that the pages in use afterwards are within a limit.
 fn comes_within(policy: &Policy, device: &Device, memory: &Memory, limit: u32) -> Result<()> {
     move_there(device, memory)?;
     memory.expect("moved last", memory.all(), Where::Device)?;
@@ -156,7 +157,7 @@ fn comes_within(policy: &Policy, device: &Device, memory: &Memory, limit: u32) -
     memory.intact()
 }
 
-/// A case in which memory moves that limits have no room for.
+/// Returns a case that moves memory for which each of some limits has no room.
 fn within_each(
     limits: &[u32],
     memory: impl Fn() -> Result<Memory>,
@@ -168,12 +169,12 @@ fn within_each(
     }
 }
 
-/// Moves memory that a limit has no room for to the device, twice.
+/// Moves memory for which a limit has no room to the device, twice.
 fn within(context: &Context, mib: u32, memory: &Memory) -> Result<()> {
     let policy = Policy::with("test_hmm", &[("limit_mib", mib * scale())])?;
     let device = context.open()?;
     device.release()?;
-    // One block is there always.
+    // There is always room for one block.
     let most = u64::from(mib).max(2) * mib_pages();
     let all = memory.region.pages() as u64;
     let move_twice = || -> Result<()> {
@@ -211,7 +212,7 @@ fn limit_lowered(context: &Context) -> Result<()> {
         let gone = (4 * 2 - u64::from(limit)) * mib_pages();
         ensure!(added.back_eviction >= gone, "{added:?}");
         memory.intact()?;
-        // A limit of more than there is, and none.
+        // Set a limit above the size of the device, or none.
         policy.set("limit_mib", if limit == 5 { u32::MAX } else { 0 })?;
         move_there(&device, &memory)?;
         equal("without a limit", memory.on_device()?, pages(4))?;
@@ -264,7 +265,7 @@ fn limits_that_change(context: &Context) -> Result<()> {
         rounds(4).try_for_each(|round| {
             let range = data.region.range();
             let job = worker.submit(&[Packet::fill(range.addr(), range.bytes(), round as u64)])?;
-            // What has to go for others meanwhile is not there at the end.
+            // Pages that have to go for others meanwhile are not there at the end.
             let _ = memory.try_out(&device);
             equal("failure", worker.outcome(job)?.error, None)?;
             every_word(&data, 512, round as u64)?;

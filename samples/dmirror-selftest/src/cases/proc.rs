@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of /proc about a process's memory, and system calls that ask the
-//! same, with pages on the device.
+//! The files of /proc about a process's memory, and system calls for the same information, with
+//! pages on the device.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,8 +32,8 @@ cases! { "proc":
 
 const PAGES: usize = 32;
 
-/// The fields of smaps in bytes, summed up over the mappings that `wanted` takes
-/// by their first and last address.
+/// Returns the fields of smaps in bytes, summed up over the mappings that `wanted` takes by their
+/// start and end.
 fn smaps(
     file: impl AsRef<Path>,
     wanted: impl Fn(u64, u64) -> bool,
@@ -56,14 +56,14 @@ fn smaps(
     Ok(sums)
 }
 
-/// The fields of smaps of `range`, as [`smaps`] does.
+/// Returns the fields of smaps of `range`, as [`smaps`] does.
 fn smaps_of(range: PageRange) -> Result<HashMap<String, u64>> {
     smaps("/proc/self/smaps", |start, end| {
         range.addr() <= start && end <= range.end()
     })
 }
 
-/// Checks the sizes of anonymous memory of which every page is somewhere.
+/// Checks the sizes of anonymous memory with all pages populated, and returns them.
 fn adds_up(what: &str, range: PageRange) -> Result<HashMap<String, u64>> {
     let sums = smaps_of(range)?;
     let size = |name: &str| sums.get(name).copied().unwrap_or(0);
@@ -82,8 +82,8 @@ fn adds_up(what: &str, range: PageRange) -> Result<HashMap<String, u64>> {
     Ok(sums)
 }
 
-/// Checks the sizes before, on the device, with a part of it back, as `back` does it, and with all
-/// of it; returns those on the device.
+/// Checks the sizes before, on the device, with a part of the memory brought back by `back`, and
+/// with all of it back; returns those on the device.
 fn adds_up_always(
     device: &Device,
     memory: &Memory,
@@ -136,7 +136,7 @@ fn smaps_shared(_: &Device, memory: &Memory) -> Result<()> {
 
 fn smaps_rollup(context: &Context) -> Result<()> {
     let (ready, done) = (Gate::new()?, Gate::new()?);
-    // A process that waits, so that nothing changes between the two files.
+    // The child waits, so that nothing changes between the two files.
     let child = helper(|| {
         let memory = Memory::resident(&context.open()?, PAGES)?;
         ready.send(u64::from(std::process::id()))?;
@@ -147,7 +147,7 @@ fn smaps_rollup(context: &Context) -> Result<()> {
     let pid = ready.receive()?;
     let sums = smaps(format!("/proc/{pid}/smaps"), |_, _| true)?;
     let rollup = smaps(format!("/proc/{pid}/smaps_rollup"), |_, _| true)?;
-    // What is private and what is shared changes whenever the parent writes.
+    // The private and shared sizes change whenever the parent writes.
     for name in ["Rss", "Anonymous", "Swap", "AnonHugePages"] {
         equal(name, rollup.get(name), sums.get(name))?;
     }
@@ -155,7 +155,7 @@ fn smaps_rollup(context: &Context) -> Result<()> {
     child.join()
 }
 
-/// A field of /proc/self/status in bytes.
+/// Returns a field of /proc/self/status in bytes.
 fn status_field(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/self/status")?;
     let value = |line: &str| -> Option<u64> {
@@ -166,7 +166,7 @@ fn status_field(name: &str) -> Result<u64> {
     Ok(kib.with_context(|| format!("no {name} in /proc/self/status"))? * 1024)
 }
 
-/// The counters of a process are exact to some pages a processor.
+/// Checks a counter of a process, which is exact to some pages per processor.
 fn about(what: &str, seen: u64, expected: u64) -> Result<()> {
     let is_near = seen.abs_diff(expected) <= 256 * page_size() as u64;
     ensure!(is_near, "{what}: expected about {expected}, seen {seen}");
@@ -176,7 +176,7 @@ fn about(what: &str, seen: u64, expected: u64) -> Result<()> {
 fn status(device: Device) -> Result<()> {
     const MANY: usize = 1024;
     let memory = Memory::new(MANY)?;
-    // The view that the device fills is memory too: have it before.
+    // The view that the device fills is memory, too: allocate it before.
     let mut view = vec![0xa5; memory.region.len()];
     let before = status_field("RssAnon")?;
     device.migrate_to_device(memory.region.range(), &mut view)?;
@@ -194,7 +194,7 @@ fn status(device: Device) -> Result<()> {
 
 fn maxrss(context: &Context) -> Result<()> {
     const MANY: usize = 4096;
-    // In a process of its own: the peak never goes down.
+    // Use a process of its own, since the peak never goes down.
     in_child(|| {
         let device = context.open()?;
         let peak = || getrusage(UsageWho::RUSAGE_SELF).map(|usage| usage.max_rss() as u64 * 1024);
@@ -213,7 +213,7 @@ fn maxrss(context: &Context) -> Result<()> {
     })
 }
 
-/// The fields of the line of numa_maps about the mapping at `range`.
+/// Returns the fields of the line of numa_maps for the mapping at `range`.
 fn numa_fields(range: PageRange) -> Result<HashMap<String, u64>> {
     let Ok(text) = fs::read_to_string("/proc/self/numa_maps") else {
         return skip("the kernel has no numa_maps");
@@ -230,7 +230,7 @@ fn numa_fields(range: PageRange) -> Result<HashMap<String, u64>> {
 }
 
 fn numa_maps(device: &Device, memory: &Memory) -> Result<()> {
-    // Pages on nodes, and the field `anon`.
+    // Returns the number of pages on nodes, and the field `anon`.
     let counts = || -> Result<(u64, Option<u64>)> {
         let fields = numa_fields(memory.region.range())?;
         let by_node = |name: &str| name.starts_with('N') && name[1..].parse::<u32>().is_ok();
@@ -260,7 +260,7 @@ fn mincore_resident(_: &Device, memory: &Memory) -> Result<()> {
 
 fn pagemap_scan_finds(device: &Device, memory: &Memory) -> Result<()> {
     let whole = memory.region.range();
-    // A page out of three is elsewhere than its neighbours.
+    // One page out of three is at another place than its neighbours.
     for page in (0..PAGES).step_by(3) {
         memory.move_out(device, page..page + 1)?;
     }

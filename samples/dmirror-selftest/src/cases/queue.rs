@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs in queues: their order, who waits for them, and how they end when a queue, a file, or a
-//! process ends before them.
+//! Jobs in queues: their order, waits for them, and their end when a queue, a file, or a process
+//! ends before them.
 
 use std::os::fd::AsFd;
 
@@ -31,17 +31,17 @@ cases! { "queue":
     queues_of_threads = "Threads with a queue each, on all engines, all get what they asked for.",
 }
 
-/// Nanoseconds of something short.
+/// A short time in nanoseconds.
 const SHORT: u64 = 50_000_000;
 
-/// A job that tells when it ran: it takes a ticket at the first word of a page, and puts it at
-/// word `nth`.
+/// Returns a packet that records the order of jobs: it takes a ticket at the first word of a page,
+/// and puts it at word `nth`.
 pub fn ticket(desk: &Region, nth: usize) -> Packet {
     let at = desk.addr();
     Packet::add(Width::Eight, at, 1, 1, at + 8 * nth as u64)
 }
 
-/// Every third packet fails, the others take some nanoseconds.
+/// Returns a packet that fails for every third `nth`, and else takes some nanoseconds.
 fn third_fails(nth: usize, nanoseconds: u64) -> Packet {
     if nth % 3 == 0 {
         Packet::default()
@@ -50,7 +50,7 @@ fn third_fails(nth: usize, nanoseconds: u64) -> Packet {
     }
 }
 
-/// A queue that holds as many jobs as `most`, or as it can, and how many that are.
+/// Creates a queue that holds `most` jobs, or as many as it can; returns it with their number.
 fn deep(context: &Context, most: usize, engine: Option<u32>) -> Result<(Worker, usize)> {
     let device = open(context)?;
     let depth = device.query()?.max_depth.min(most as u32);
@@ -59,13 +59,13 @@ fn deep(context: &Context, most: usize, engine: Option<u32>) -> Result<(Worker, 
     Ok((Worker::of(device, options)?, depth as usize))
 }
 
-/// An eventfd that does not wait.
+/// Creates an eventfd that does not block.
 pub fn counter() -> Result<EventFd> {
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     Ok(EventFd::from_flags(flags)?)
 }
 
-/// The events of an eventfd, when there are some.
+/// Waits for events of an eventfd, and returns their number.
 pub fn events(of: &EventFd) -> Result<u64> {
     let start = Instant::now();
     loop {
@@ -76,7 +76,7 @@ pub fn events(of: &EventFd) -> Result<u64> {
     }
 }
 
-/// Waits until an eventfd has had so many events, and checks that there are no more.
+/// Waits until an eventfd has had `jobs` events, and checks that there are no more.
 pub fn told(of: &EventFd, jobs: u64) -> Result<()> {
     let mut seen = 0;
     while seen < jobs {
@@ -112,7 +112,7 @@ fn fifo(context: &Context) -> Result<()> {
     let data = Region::anonymous(1)?;
     let mut jobs = Vec::new();
     for nth in 1..=depth {
-        // One that fails has its ticket then.
+        // A job that fails has its ticket by then.
         jobs.push(worker.submit(&[ticket(&data, nth), third_fails(nth, 100_000)])?);
     }
     for_all((1..).zip(jobs), |(nth, job)| {
@@ -154,7 +154,7 @@ fn eventfd(context: &Context) -> Result<()> {
         worker.run(&[third_fails(nth, 0)])?;
     }
     told(&events, JOBS as u64)?;
-    // A queue without one, beside it, adds nothing.
+    // Another queue, without an eventfd, adds nothing.
     let other = worker.device.queue(Options::new(1))?;
     done_at(&other, worker.store(&[Packet::spin(0)]), 1)?;
     equal("an event of another", events.read(), Err(Errno::EAGAIN))
@@ -172,7 +172,7 @@ fn takes_turns(context: &Context) -> Result<()> {
     done_at(&other, worker.store(&[ticket(&data, JOBS + 1)]), 1)?;
     worker.outcome(last)?;
     let (single, last) = (data.load(JOBS + 1), data.load(depth));
-    // It came late, but not behind all that were there.
+    // The job came late, but not behind all that were there.
     ensure!(depth < 4 || single < last, "ticket {single} of {last}");
     Ok(())
 }
@@ -181,7 +181,7 @@ fn two_engines(context: &Context) -> Result<()> {
     let worker = Worker::of(open_with_two(context)?, Options::new(1).engine(0))?;
     let job = worker.submit(&[Packet::spin(LONG)])?;
     let at = worker.store(&[Packet::spin(0)]);
-    // The first goes to an engine that has none.
+    // The first queue goes to an engine that has none.
     for options in [Options::new(1), Options::new(1).engine(1)] {
         let other = worker.device.queue(options)?;
         soon("work of another engine", || done_at(&other, at, 1))?;
@@ -204,7 +204,8 @@ fn many_waiters(worker: Worker) -> Result<()> {
     Ok(())
 }
 
-/// A job that goes on for long, and others behind it that write 1 to the first words of `data`.
+/// Submits a job that runs for long, and others behind it that write 1 to the first words of
+/// `data`.
 fn busy(worker: &Worker, data: &Region) -> Result<Vec<u64>> {
     let mut jobs = vec![worker.submit(&[Packet::spin(LONG), Packet::fence(data.addr(), 1)])?];
     for nth in 1..4 {
@@ -308,7 +309,7 @@ fn inherited(worker: Worker) -> Result<()> {
     let packet = Packet::fill(data.region.addr(), 4096, 7);
     let at = worker.store(&[packet]);
     in_child(|| {
-        // The child's own packets are not those that the engine sees.
+        // The engine does not see the child's own packets.
         packet::store(&worker.code, 0, &[Packet::default()]);
         done_at(&worker.queue, at, 1)?;
         data.intact()
@@ -343,7 +344,7 @@ fn as_32_bit_program(_: &Context) -> Result<()> {
 #[cfg(target_arch = "x86_64")]
 fn as_32_bit_program(context: &Context, WithEngines(device): WithEngines) -> Result<()> {
     as_32_bit(|| {
-        // QUERY changes nothing: all that it says is the same but for what is free.
+        // QUERY changes nothing, so both answers are the same except for the free memory.
         let seen = [device.query_as_32_bit()?, device.query()?];
         let [seen, expected] = seen.map(|query| (query.engines, query.memory));
         equal("QUERY", seen, expected)?;

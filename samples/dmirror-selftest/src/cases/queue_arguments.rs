@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arguments of the commands about queues: the errno of the header for each that is wrong.
+//! Arguments of the commands about queues: each wrong one returns the errno of the header.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
@@ -26,19 +26,19 @@ cases! { "queue":
     sixty_four = "An open file has 64 queues, with a number each; then QUEUE_CREATE is EMFILE.",
 }
 
-/// Two members of 4 bytes, as they lie in a word.
+/// Returns the word that holds two members of 4 bytes.
 pub fn pair(first: u32, second: u32) -> u64 {
     let [[a, b, c, d], [e, f, g, h]] = [first, second].map(u32::to_ne_bytes);
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// The members of 4 bytes that a word holds.
+/// Returns the two members of 4 bytes that a word holds.
 fn unpair(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
 }
 
-/// What a struct is called with that is right, and what is to be wrong with it.
+/// A valid call of a command, in which a test can make one thing wrong.
 struct Call<'a> {
     worker: &'a Worker,
     request: Request,
@@ -46,7 +46,8 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call that succeeds. QUEUE_DESTROY has a queue of its own, WAIT a job that has ended.
+    /// Creates a call that succeeds. QUEUE_DESTROY has a queue of its own, WAIT a job that has
+    /// ended.
     fn good(worker: &'a Worker, request: Request) -> Result<Self> {
         let argument = Region::anonymous(2)?;
         let queue = worker.queue.number();
@@ -82,13 +83,14 @@ impl<'a> Call<'a> {
         self.argument.store(index, word);
     }
 
-    /// Says a size in the struct, by how much more than the module's it is, and flags.
+    /// Stores the size and the flags in the struct. The size is that of the module plus `more`.
     fn head(&self, more: isize, flags: u32) {
         let size = self.request.size().wrapping_add_signed(more);
         self.store(0, pair(size as u32, flags));
     }
 
-    /// Sends it, with the struct's size in the number of the request; ends what it has made.
+    /// Sends the call, with the struct's size in the number of the request. Destroys the queue, or
+    /// waits for the job, that it has made.
     fn send(&self) -> Result<(), Errno> {
         self.send_as(self.request.size())
     }
@@ -111,7 +113,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// For each command: changes a call that is right, and checks the answer.
+/// Changes a valid call of each command, and checks the answer.
 fn each(
     context: &Context,
     expected: Result<(), Errno>,
@@ -193,7 +195,7 @@ fn unused_members(context: &Context) -> Result<()> {
         call.store(index, pair(first, 1));
         equal(&format!("{request}"), call.send(), wrong)?;
     }
-    // What only goes out may be anything.
+    // Output members may have any value.
     let call = Call::good(&worker, Request::Wait)?;
     for index in [4, 5] {
         call.store(index, u64::MAX);
@@ -215,7 +217,7 @@ fn bad_struct(worker: Worker) -> Result<()> {
     worker.does(&[Packet::spin(0)])
 }
 
-/// All that can be asked of a queue that there is not.
+/// Checks that all commands for a queue that does not exist return ENOENT.
 fn is_unknown(what: &str, device: &Device, number: u32, at: u64) -> Result<()> {
     let (queue, none) = (device.queue_of_number(number), Errno::ENOENT);
     refused(&format!("SUBMIT to {what}"), queue.submit(at, 1), none)?;
@@ -326,7 +328,7 @@ fn sixty_four(context: &Context) -> Result<()> {
     equal("different numbers", numbers.len(), MOST)?;
     for _ in 0..2 {
         refused("one more", create(&device), Errno::EMFILE)?;
-        // Another open file has as many of its own.
+        // Another open file has the same limit for itself.
         create(&context.open()?)?;
         drop(queues.pop());
         queues.push(create(&device)?);

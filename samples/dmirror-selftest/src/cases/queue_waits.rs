@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who waits for jobs, and is disturbed; and what many queues with jobs in them leave behind.
+//! Waits for jobs that signals disturb, and the remains of many queues with jobs in them.
 
 use std::os::fd::AsFd;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ cases! { "queue":
     ended_in_all_ways = "Queues that end with jobs in them, in all ways, leave no thread, no page, and no fault.",
 }
 
-/// Runs `body` while a process sends a signal to this one again and again.
+/// Runs `body` while another process sends a signal to this one again and again.
 fn disturbed<T>(signal: Signal, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let case = Pid::this();
     let begun = Gate::new()?;
@@ -56,7 +56,7 @@ fn interrupted(context: &Context) -> Result<()> {
                 refused(&format!("WAIT for {limit:?}"), answer, Errno::EINTR)?;
                 ensure!(signals_counted() > before, "it was no signal");
             }
-            // Who does not have to wait gets an answer.
+            // A call that does not have to wait gets an answer.
             Ok(worker.queue.wait(quick, None)?)
         })?;
         equal("a job that has ended", answer, Outcome::done(1))?;
@@ -99,12 +99,12 @@ fn destroyed_with_signals(context: &Context) -> Result<()> {
         let fill = Packet::fill(range.addr(), range.bytes(), 7);
         let at = worker.store(&[Packet::spin(0), fill]);
         done_at(&worker.queue, at, 1)?;
-        // What fork leaves alone the engine need not look at again.
+        // The engine need not look again at memory that fork leaves alone.
         for region in [&worker.code, &memory.region] {
             region.advise(0..region.pages(), Advice::DontFork)?;
         }
         let (delay, counted) = disturbed(Signal::SIGUSR2, || {
-            // Then it writes, and nothing interrupts it before.
+            // The engine writes after this delay, and nothing interrupts it before.
             let delay = Delay::new("walked", HELD.as_micros() as u32)?;
             worker.queue.submit(at + Packet::SIZE as u64, 1)?;
             thread::sleep(HELD / 4);
@@ -139,7 +139,7 @@ fn reset(context: &Context) -> Result<()> {
     let failed = |executed, at| Outcome::failed(executed, Errno::EIO, Access::None, at);
     for (worker, &(first, second, at)) in workers.iter().zip(&jobs) {
         let outcome = soon("a job that ran", || worker.outcome(first))?;
-        // It may not have begun.
+        // The job may not have begun.
         let expected = failed(outcome.executed, outcome.fault_addr);
         equal("outcome of a job that ran", outcome, expected)?;
         ensure!(outcome.executed <= 1, "{outcome:?}");
@@ -169,7 +169,7 @@ fn event_after_data(context: &Context) -> Result<()> {
 struct Counted {
     queue: Queue,
     events: EventFd,
-    /// Packets, one for each job, and the words that they write to.
+    /// The packets, one for each job; `data` holds the words that they write to.
     code: Region,
     data: Region,
 }
@@ -183,7 +183,7 @@ impl Counted {
         let options = Options::new(Self::DEPTH).engine(engine);
         let queue = device.queue(options.eventfd(events.as_fd()))?;
         let (code, data) = (Region::anonymous(1)?, Region::anonymous(1)?);
-        // Each counts, and says how many there were before.
+        // Each packet counts, and stores the count before it.
         let packets: Vec<Packet> = (1..=Self::JOBS).map(|job| ticket(&data, job)).collect();
         packet::store(&code, 0, &packets);
         Ok(Self {
@@ -199,15 +199,15 @@ impl Counted {
         equal("number", self.queue.submit(at, 1)?, job as u64)
     }
 
-    /// How many have ended: all of them are the first ones.
+    /// Returns the number of jobs that have ended, and checks that these are the first ones.
     fn ended(&self) -> Result<usize> {
         let has_ended = |job| match self.queue.wait(job as u64, Some(Duration::ZERO)) {
             Ok(outcome) => equal("outcome", outcome, Outcome::done(1)).map(|()| true),
-            // It goes on, or is not submitted yet.
+            // The job goes on, or is not submitted yet.
             Err(error) if [Errno::ETIME, Errno::EINVAL].contains(&error.errno) => Ok(false),
             Err(error) => Err(error.into()),
         };
-        // From the last one on: whatever ends meanwhile makes no gap.
+        // Begin with the last job: then a job that ends meanwhile makes no gap.
         let mut ended = None;
         for job in (1..=Self::JOBS).rev() {
             let has_ended = has_ended(job)?;
@@ -227,7 +227,7 @@ impl Counted {
             equal("jobs before it", self.data.load(job), job as u64 - 1)?;
         }
         equal("jobs", self.data.load(0), Self::JOBS as u64)?;
-        // The last one may be told of a moment later.
+        // The event of the last job may come a moment later.
         told(&self.events, Self::JOBS as u64)
     }
 }
@@ -259,14 +259,14 @@ fn in_order(context: &Context) -> Result<()> {
     })
 }
 
-/// How a queue ends.
+/// The way in which a queue ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// QUEUE_DESTROY, which waits for the engine.
     Destroy,
-    /// The same while a thread waits for the job, which is sent away.
+    /// QUEUE_DESTROY while a thread waits for the job; that thread is sent away.
     SendAway,
-    /// The file is closed, which does not wait.
+    /// Close of the file, which does not wait.
     Close,
     /// The process exits, or is killed.
     Exit,
@@ -278,7 +278,7 @@ const ENDS: [End; 8] = {
     [Destroy, Close, Exit, Close, SendAway, Destroy, Close, Kill]
 };
 
-/// A queue with work in it, which goes on for long, and how it ends.
+/// Creates a queue with jobs that go on for long, and ends it as `end` says.
 fn begin_and_end(context: &Context, engine: u32, jobs: u32, end: End) -> Result<()> {
     let (device, memory) = (context.open()?, Memory::new(4)?);
     let range = memory.region.range();
@@ -342,7 +342,7 @@ fn ended_in_all_ways(context: &Context) -> Result<()> {
     ensure!(added.fault_posted > 0, "no engine has missed a page");
     before.nothing_is_left(&device)?;
     equal("threads", threads()?, running)?;
-    // An entry that stayed would leave no room.
+    // An entry that stayed in the fault buffer would leave no room.
     policy.set("fault_buffer", 1)?;
     let memory = Memory::new(64)?;
     let range = memory.region.range();

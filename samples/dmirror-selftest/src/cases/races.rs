@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Several threads at the same pages at the same time. In all of it no write may
-//! be lost and no data may be another page's; a command may find pages held by
-//! someone else, and say so.
+//! Several threads at the same pages at the same time. No write may be lost, and no page may have
+//! the data of another one. A command may find pages held by someone else, and report it.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +28,8 @@ cases! { "races":
 
 const THREADS: usize = 6;
 
-/// How long something is held: on a busy machine it takes longer until all have come to where they
-/// shall be.
+/// The times for which something is held. On a busy machine it takes longer until all threads are
+/// in their places.
 const HELDS: [Duration; 4] = [
     Duration::from_millis(300),
     Duration::from_secs(1),
@@ -38,7 +37,7 @@ const HELDS: [Duration; 4] = [
     Duration::from_secs(10),
 ];
 
-/// Why a huge page is not dropped while it comes back: see Documentation/known-mm-issues.md.
+/// The reason not to drop a huge page while it comes back: see Documentation/known-mm-issues.md.
 pub(super) const KNOWN_DROP: &str = "it frees a huge page that is dropped while it comes back";
 
 /// Runs `body` in several threads, each with its number, and `main` in this one.
@@ -55,11 +54,12 @@ fn together(
     })
 }
 
-/// Threads touch a page at once, each time that it has gone to the device, on `cpus` if those are
-/// given.
+/// Touches a page with several threads at once, each time that it has gone to the device, on `cpus`
+/// if those are given.
 ///
 /// A CPU that finds a huge page of the device locked does not wait for it but faults again, at
-/// once: see Documentation/known-mm-issues.md. Whoever has it locked must not depend on that CPU.
+/// once: see Documentation/known-mm-issues.md. The thread that holds the lock must not depend on
+/// that CPU.
 fn touch_at_once(
     device: &Device,
     memory: &Memory,
@@ -101,9 +101,9 @@ fn touch_at_once(
     )
 }
 
-/// The livelock that the faults again and again could be: one that has the page locked waits for
-/// work on each CPU (`lru_add_drain_all()`, which is what dropping caches begins with), and a CPU
-/// that faults does none. Here a third one waits for it, so that it ends whatever happens.
+/// Tests for a livelock by repeated faults: the thread that has the page locked could wait for work
+/// on each CPU (`lru_add_drain_all()`, the first step of dropping caches), and a CPU that faults
+/// does no such work. Here a third thread waits for it, so that the case always ends.
 fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
     const BOUND: Duration = Duration::from_secs(60);
     let cpus = two_cpus()?;
@@ -126,7 +126,7 @@ fn work_on_a_cpu_that_waits(context: &Context) -> Result<()> {
         };
         let start = Instant::now();
         let (worked, faults) = thread::scope(|scope| {
-            // Before the page is locked: to make a thread changes the mappings.
+            // Create the threads before the page is locked, since this changes the mappings.
             let holder = scope.spawn(|| touch(0, Duration::ZERO));
             let waiter = scope.spawn(|| touch(1, held / 4));
             barrier.wait();
@@ -168,8 +168,9 @@ fn threads_touch_many_pages(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// A page that came back is not mapped, and not free before the last reference is put; an eviction
-/// that finds it then must not migrate it once more: mm would warn.
+/// Checks that RELEASE does not migrate a page that has just come back. Such a page is not mapped,
+/// but not free before the last reference is put. If an eviction migrated it once more, mm would
+/// warn.
 fn release_meets_touches(device: Device) -> Result<()> {
     const PAGES: usize = 128;
     const ROUNDS: usize = 15;
@@ -245,7 +246,8 @@ fn threads_migrate(device: Device) -> Result<()> {
     memory.out_and_read(&device)
 }
 
-/// Of all that is collected, a hole is not locked: it has a destination and does not move.
+/// Fills a hole during a migration. Of all that is collected, only a hole is not locked: it has a
+/// destination and does not move.
 fn hole_filled_during_migration(device: Device) -> Result<()> {
     const PAGES: usize = 8;
     const ENOUGH: usize = 2;
@@ -288,7 +290,8 @@ fn unmap_during_migration(device: Device) -> Result<()> {
         let out = || {
             let mut view = vec![0; PAGES * page_size()];
             let answer = device.migrate_to_device(range, &mut view);
-            // Held; or unmapped already, or between its migration and the look at it.
+            // The pages may be held, or unmapped: before the migration, or between it and the read
+            // of them.
             let may_be = [Errno::ENOENT, Errno::EBUSY, Errno::EINVAL, Errno::EFAULT];
             unless(answer, &may_be)
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! READ: the device sees what the CPU would, wherever the pages are, and leaves
-//! them there; and it never sees what was.
+//! READ: the device sees the same data as the CPU, wherever the pages are, and leaves them there.
+//! It never sees old data.
 
 use std::io;
 use std::ops::Range;
@@ -89,7 +89,8 @@ cases! { "read":
     after_fork = "After a fork the device reads what its opener wrote, not what the child did.",
 }
 
-/// The device reads memory, all of which is at `place`, whole and in parts, and leaves it as it is.
+/// Makes the device read memory, all of which is at `place`, whole and in parts, and checks that
+/// this does not change the memory.
 fn reads(device: &Device, memory: &Memory, place: Where) -> Result<()> {
     let (pages, range) = (memory.region.pages(), memory.region.range());
     let huge = Usage::of(range)?.huge;
@@ -120,7 +121,8 @@ fn unlocked(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// The device accesses memory of which every third page is on it, which changes no place.
+/// Makes the device access memory of which every third page is on it, and checks that no page
+/// changes its place.
 pub(super) fn every_third(
     device: &Device,
     access: impl FnOnce(&Memory) -> Result<()>,
@@ -159,7 +161,7 @@ fn shared_file(device: Device) -> Result<()> {
     let memory = Memory::of(Region::options(PAGES).shared_file(file).map()?);
     memory.data().fill(&writer, 0..PAGES);
     memory.reads(&device)?;
-    // Through the other mapping: no page of this one changes, only the data.
+    // Write through the other mapping: no page of this one changes, only the data.
     memory.expect_round(2);
     memory.data().fill(&writer, 0..PAGES);
     memory.reads_at(&device, Where::System)
@@ -171,14 +173,15 @@ fn resident_huge(device: Device) -> Result<()> {
     reads(&device, &memory, Where::Device)
 }
 
-/// The index of a word of a page, in the whole region, that is not the same in each page.
+/// Returns the index, in the whole region, of a word of a page. Its place differs from page to
+/// page.
 pub(super) fn word_of(page: usize) -> usize {
     page * Region::words_per_page() + page % Region::words_per_page()
 }
 
 fn larger_than_any_buffer(device: Device) -> Result<()> {
     let region = huge::options((64_usize << 20).div_ceil(hpage_pmd_size()))?.map()?;
-    // Not filled: that is slow under emulation. One word a page tells enough.
+    // Do not fill it, which is slow under emulation. One word per page is enough.
     for page in 0..region.pages() {
         region.store(word_of(page), page as u64);
     }
@@ -193,7 +196,7 @@ fn larger_than_any_buffer(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Has pages dropped of which half are on the device, and some on each side stay.
+/// Drops pages with `drop`, half of them on the device, and keeps some on each side.
 fn dropped(device: &Device, drop: fn(&Region, Range<usize>) -> io::Result<()>) -> Result<()> {
     let memory = Memory::new(PAGES)?;
     memory.move_out(device, 0..PAGES / 2)?;
@@ -251,7 +254,7 @@ fn after_fork(device: Device) -> Result<()> {
         written.open()?;
         seen.wait()?;
         memory.intact()?;
-        // The descriptor is about the opener's memory, whoever uses it.
+        // The descriptor refers to the memory of the opener, no matter who uses it.
         memory.expect_round(3);
         memory.reads(&device)
     })?;

@@ -29,12 +29,13 @@ cases! { "release":
 
 const PAGES: usize = 40;
 
-/// Checks how many pages RELEASE brings back.
+/// Checks that RELEASE brings back `pages` pages.
 fn releases(device: &Device, pages: usize) -> Result<()> {
     equal("pages released", device.release()?.pages, pages as u64)
 }
 
-/// The same, and that all of `memory` is in system memory then.
+/// Checks that RELEASE brings back `pages` pages, and that all of `memory` is in system memory
+/// then.
 fn brings_back(device: &Device, pages: usize, memory: &Memory) -> Result<()> {
     releases(device, pages)?;
     memory.expect("after RELEASE", memory.all(), Where::System)
@@ -147,7 +148,7 @@ fn split_huge_pages(device: Device) -> Result<()> {
     let left = memory.on_device()?;
     let gone = 24;
     drop(memory.split_off(2 * second - gone));
-    // What is left of a huge page that was cut may come back whole.
+    // The rest of a huge page that was split may come back whole.
     let back = device.release()?.pages as usize;
     let expected = left - gone..=left;
     ensure!(expected.contains(&back), "{back} pages released of {left}");

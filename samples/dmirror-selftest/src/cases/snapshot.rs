@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SNAPSHOT: what the device could do with each page, and where it is; looking
-//! changes neither.
+//! SNAPSHOT: the access that the device could have to each page, and the place of the page. A
+//! snapshot changes neither.
 
 use dmirror_client::Command;
 use dmirror_client::device::Buffer;
@@ -59,7 +59,7 @@ cases! { "snapshot":
     bad_output = "A snapshot to a buffer that cannot be written is EFAULT.",
 }
 
-/// Checks what a snapshot says of pages of a region: of the first ones, and of the others.
+/// Checks the bytes of a snapshot for two ranges of pages of a region.
 fn shows(device: &Device, region: &Region, bytes: [(std::ops::Range<usize>, u8); 2]) -> Result<()> {
     bytes.into_iter().try_for_each(|(pages, byte)| {
         let what = format!("pages {pages:?}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics: each number says what was done, and their sums agree.
+//! Statistics: each number counts one kind of operation, and their sums agree.
 
 use std::io;
 use std::io::Read;
@@ -51,12 +51,12 @@ cases! { "stats":
 const SMALL: usize = 24;
 const PAGES: u64 = SMALL as u64;
 
-/// Number of pages of a huge page.
+/// Returns the number of small pages in a huge page.
 fn nr() -> u64 {
     hpage_pmd_nr() as u64
 }
 
-/// Statistics of the first device, or a reason to skip.
+/// Returns the statistics of the first device, or skips.
 fn stats() -> Result<Stats> {
     stats_of("hmm_dmirror0")
 }
@@ -69,7 +69,8 @@ fn stats_of(name: &str) -> Result<Stats> {
     }
 }
 
-/// What `body` has added, and that the sums agree before and afterwards.
+/// Runs `body`, and returns the change of the statistics. Checks that the sums agree before and
+/// afterwards.
 fn added(body: impl FnOnce() -> Result<()>) -> Result<Stats> {
     let before = stats()?;
     body()?;
@@ -80,7 +81,7 @@ fn added(body: impl FnOnce() -> Result<()>) -> Result<Stats> {
     Ok(after - before)
 }
 
-/// Pages of `PAGES`, small ones.
+/// Creates [`SMALL`] small pages, and fills them.
 fn small() -> Result<Memory> {
     Memory::new(SMALL)
 }
@@ -222,7 +223,7 @@ fn freed(device: Device) -> Result<()> {
     equal("pages", unmapped(huge)?.freed, nr())
 }
 
-/// What is added by an attempt to move memory out that fails.
+/// Returns the change of the statistics by a failed attempt to move memory out.
 fn tried(device: &Device, memory: &Memory) -> Result<Stats> {
     added(|| {
         ensure!(memory.try_out(device).is_err(), "pages moved");
@@ -262,7 +263,7 @@ fn invalidated(device: Device) -> Result<()> {
 fn phases(device: Device) -> Result<()> {
     const LONG: u32 = 50_000;
     let memory = Memory::new(hpage_pmd_nr())?;
-    // What a step waits for is a part of the phase that comes after it.
+    // The delay after a step is a part of the next phase.
     let took = |step: &str, phase: fn(&Stats) -> u64| -> Result<()> {
         let delay = Delay::new(step, LONG)?;
         let times = added(|| {
@@ -271,7 +272,7 @@ fn phases(device: Device) -> Result<()> {
         })?;
         drop(delay);
         let us = phase(&times);
-        // The clock may go in ticks.
+        // The clock may advance in ticks.
         ensure!(us >= u64::from(LONG) / 2, "{step}: {us} us");
         Ok(())
     };
@@ -348,7 +349,8 @@ fn unprivileged(device: Device) -> Result<()> {
     let _memory = Memory::resident(&device, SMALL)?;
     in_child(|| {
         seteuid(Uid::from_raw(65534))?;
-        // The file of the parent was inherited; it is still about the parent's memory.
+        // The child has inherited the file of the parent, which still refers to the memory of the
+        // parent.
         equal("pages out", device.stats()?.out, PAGES)?;
         ensure!(Stats::of("hmm_dmirror0")?.is_none(), "anybody may read it");
         Ok(())
@@ -398,7 +400,7 @@ fn read_meanwhile(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What was counted, once the memory of processes that have ended is gone.
+/// Returns the statistics, once the memory of processes that have ended is gone and the sums agree.
 fn agreed() -> Result<Stats> {
     let mut seen = stats()?;
     for _ in 0..100 {

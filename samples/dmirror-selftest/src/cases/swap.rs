@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Swap space beside device memory: what the kernel swaps out and back in next to
-//! pages on the device, and what happens to pages that were swapped out.
+//! Swap space beside device memory: pages that the kernel swaps out and back in next to pages on
+//! the device, and work of the device on pages that were swapped out.
 
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ cases! { "swap":
 
 const PAGES: usize = 64;
 
-/// A case with swap space, and with `pages` small pages, filled, which the CPU must find
+/// Returns a case with swap space, and with `pages` small, filled pages, which the CPU must find
 /// intact in the end.
 pub(super) fn swapping(
     pages: usize,
@@ -59,9 +59,9 @@ pub(super) fn swapping(
     }
 }
 
-/// Has the kernel swap pages out, which must all go. A page that something else holds
-/// for a moment stays, as does one that another CPU has just put on a list of its own:
-/// hence the pause.
+/// Makes the kernel swap pages out, and checks that all have gone. A page that something else holds
+/// for a moment stays, as does one that another CPU has just put on a list of its own: hence the
+/// pause.
 fn all_out(memory: &Memory, pages: Range<usize>) -> Result<()> {
     for _ in 0..40 {
         memory.region.advise(pages.clone(), Advice::PageOut)?;
@@ -74,7 +74,7 @@ fn all_out(memory: &Memory, pages: Range<usize>) -> Result<()> {
     memory.expect("after MADV_PAGEOUT", pages, Where::Swap)
 }
 
-/// Has the kernel swap all of it out, and reads it by the CPU.
+/// Makes the kernel swap all pages out, and reads them with the CPU.
 fn out_and_in(memory: &Memory) -> Result<()> {
     all_out(memory, memory.all())?;
     memory.intact()
@@ -124,7 +124,7 @@ fn swapped_in_move(device: &Device, memory: &Memory) -> Result<()> {
 }
 
 fn in_swap_cache(device: &Device, memory: &Memory) -> Result<()> {
-    // Read ahead or read by the CPU: clean pages with a copy in swap space.
+    // The pages were read ahead or by the CPU: they are clean, with a copy in swap space.
     out_and_in(memory)?;
     let mut view = vec![0; memory.region.len()];
     match device.migrate_to_device(memory.region.range(), &mut view) {
@@ -156,8 +156,8 @@ fn device_writes_swapped_out(device: &Device, memory: &Memory) -> Result<()> {
 }
 
 fn device_writes_reach_swap(device: &Device, memory: &Memory) -> Result<()> {
-    // Reading leaves pages clean, with a copy in swap space that could be taken
-    // for theirs.
+    // Reads leave pages clean, with a copy in swap space that the kernel could mistake for their
+    // data.
     out_and_in(memory)?;
     memory.device_refills(device, 2)?;
     out_and_in(memory).context("written in system memory")?;
@@ -196,12 +196,12 @@ fn fork_with_both(device: &Device, memory: &Memory) -> Result<()> {
     all_out(memory, PAGES / 2..PAGES)?;
     memory.beside_child(3, || {
         memory.refill(2);
-        // What the child still shares by a swap entry can be in use for a moment.
+        // A page that the child still shares by a swap entry can be in use for a moment.
         moves_unless_in_use(device, memory, memory.all())
     })
 }
 
-/// Moves pages to the device, and looks at the view; or some cannot go (ENOENT).
+/// Moves pages to the device, and checks the view; accepts that some cannot move (ENOENT).
 fn moves_unless_in_use(device: &Device, memory: &Memory, pages: Range<usize>) -> Result<()> {
     let mut view = vec![0; pages.len() * page_size()];
     match device.migrate_to_device(memory.region.part(pages.clone()), &mut view) {
@@ -210,7 +210,7 @@ fn moves_unless_in_use(device: &Device, memory: &Memory, pages: Range<usize>) ->
     }
 }
 
-/// Bytes that a cgroup of these cases may use.
+/// The memory limit of a cgroup in these cases, in bytes.
 const LIMIT: usize = 3 << 20;
 
 /// Runs `body` in a child process in a cgroup of [`LIMIT`] bytes.
@@ -226,8 +226,8 @@ fn in_tight_cgroup(body: impl FnOnce() -> Result<()>) -> Result<()> {
     answer
 }
 
-/// Writes round 2 to `memory` and moves it to the device, a part at a time: where memory
-/// is tight, more would be swapped out before it moves.
+/// Writes round 2 to `memory` and moves it to the device, a part at a time: with little memory, a
+/// larger part would be swapped out before it moves.
 fn move_in_parts(device: &Device, memory: &Memory) -> Result<()> {
     memory.expect_round(2);
     for start in (0..memory.region.pages()).step_by(16) {
@@ -246,7 +246,7 @@ fn come_back_under_pressure(context: &Context) -> Result<()> {
         let more = Memory::new(LIMIT / page_size() * 3 / 4)?;
         memory.region.advise(memory.all(), Advice::PopulateWrite)?;
         move_in_parts(&device, &memory)?;
-        // The limit counts pages on the device, but only system pages can go.
+        // The limit counts pages on the device, but only system pages can be swapped out.
         more.refill(2);
         memory.intact()?;
         more.intact()
@@ -260,7 +260,7 @@ fn eviction_under_pressure(context: &Context) -> Result<()> {
             let device = context.open()?;
             let memory = Memory::new(LIMIT / page_size() * 5 / 4)?;
             move_in_parts(&device, &memory)?;
-            // Another process's need evicts them.
+            // To read brings pages back, for which the group must swap out others.
             memory.intact()
         })?;
         Memory::new(hpage_pmd_nr())?.out_and_read(&context.open()?)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that the kernel itself uses on a program's behalf, on the device: its
-//! stacks, signal frames, futex words, everything it has.
+//! Memory on the device that the kernel itself uses on behalf of a program: stacks, signal frames,
+//! futex words, and all other memory of the program.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +25,7 @@ cases! { "task":
     everything = "A program goes on, threads and all, when everything that it has in memory goes to the device.",
 }
 
-/// A word on a page of its own, of the largest size that a page can have.
+/// A word on a page of its own, aligned to the largest page size that there is.
 #[repr(C, align(65536))]
 struct Word {
     word: AtomicU32,
@@ -53,7 +53,7 @@ impl Word {
 
 const KINDS: [futex::Flags; 2] = [futex::Flags::PRIVATE, futex::Flags::empty()];
 
-/// A time to wait for a word.
+/// Returns a time to wait for a word.
 const fn time(tv_sec: i64, tv_nsec: i64) -> futex::Timespec {
     futex::Timespec { tv_sec, tv_nsec }
 }
@@ -97,7 +97,7 @@ fn futex_pi(device: Device) -> Result<()> {
     for flags in KINDS {
         let word = Word::new(0);
         word.move_out(&device)?;
-        // The kernel exchanges the word: it is 0, so nobody has it.
+        // The kernel exchanges the word, since it is 0 and nobody has it.
         futex::lock_pi(&word.word, flags, None).context("taking it")?;
         // ORDERING: the word is looked at, nothing else.
         let taken = word.word.load(Ordering::Relaxed);
@@ -110,7 +110,7 @@ fn futex_pi(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Moves what can be moved of `range` to the device, and says how many pages the
+/// Moves the pages of `range` that can move to the device, and returns the number of pages that the
 /// kernel counts.
 fn push_out(device: &Device, range: PageRange) -> u64 {
     const CHUNK: u64 = 64;
@@ -120,7 +120,7 @@ fn push_out(device: &Device, range: PageRange) -> u64 {
         let Some(part) = range.part(start..range.pages().min(start + CHUNK)) else {
             break;
         };
-        // What belongs to files, or is in use, stays.
+        // Pages that belong to files, or are in use, stay.
         count += match device.migrate_to_device(part, &mut view) {
             Ok(counts) => counts.pages,
             Err(error) => error.counts.map_or(0, |counts| counts.pages),
@@ -129,8 +129,8 @@ fn push_out(device: &Device, range: PageRange) -> u64 {
     count
 }
 
-/// Fills a frame, has what is in use of the stack moved, goes deeper, and checks
-/// the frame on the way back.
+/// Fills a frame, moves the used part of the stack, goes deeper, and checks the frame on the way
+/// back. Returns the number of pages that moved.
 fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
     let content = |index: usize| (depth << 32) | index as u64;
     let mut frame: [u64; 900] = std::array::from_fn(content);
@@ -150,7 +150,7 @@ fn dive(device: &Device, top: usize, depth: u64) -> Result<u64> {
     Ok(moved)
 }
 
-/// Dives in the stack of this thread; more than so many KiB have to move.
+/// Runs [`dive`] in the stack of this thread, and checks that more than `least` KiB moved.
 fn dive_from_here(device: &Device, depth: u64, least: u64) -> Result<()> {
     let top = 0_u64;
     let moved = dive(device, (&raw const top).addr(), depth)?;
@@ -167,7 +167,7 @@ fn thread_stack(device: Device) -> Result<()> {
     })
 }
 
-/// Moves the pages of the stack at and below this function's frame.
+/// Moves the pages of the stack at and below this function's frame, and returns their number.
 #[inline(never)]
 fn push_stack_out(device: &Device, pages: usize) -> Result<u64> {
     let here = 0_u64;
@@ -210,8 +210,8 @@ fn signal_stack(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// The private writable mappings of this process, stacks and thread-local memory
-/// among them.
+/// Returns the private writable mappings of this process, with stacks and thread-local memory among
+/// them.
 fn own_memory() -> Result<Vec<PageRange>> {
     let text = fs::read_to_string("/proc/self/maps")?;
     let mut ranges = Vec::new();
@@ -229,7 +229,7 @@ fn own_memory() -> Result<Vec<PageRange>> {
     Ok(ranges)
 }
 
-/// What a thread computes again and again, with memory from the heap and locks.
+/// Computes a sum with memory from the heap and locks.
 fn work(rounds: u64) -> u64 {
     (0..rounds).fold(0, |sum, round| {
         let mut numbers: Vec<u64> = (0..2000)
@@ -243,7 +243,7 @@ fn work(rounds: u64) -> u64 {
 }
 
 fn everything(context: &Context) -> Result<()> {
-    // In a process that has only this to lose.
+    // Use a process that has only this to lose.
     in_child(|| {
         let device = context.open()?;
         let expected = work(12);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Trace events: what they say of what was done, and that they are silent when off.
+//! Trace events: they describe each operation, and are silent when they are off.
 
 use std::ops::Range;
 use std::process;
@@ -41,11 +41,11 @@ cases! { "trace":
 
 const PAGES: usize = 24;
 
-/// `from=A to=B cause=C` of a migration, for both of its events.
+/// The fields `from=A to=B cause=C` of a migration, for both of its events.
 const OUT: &str = "device=0 from=system to=device cause=request";
 const BACK: &str = "device=0 from=device to=system cause=request";
 
-/// Checks process, address and number of pages.
+/// Checks the process, the address and the number of pages of an event.
 fn is_for(event: &Event, memory: &Memory, pages: Range<usize>) -> Result<()> {
     let address = memory.region.addr() as i64 + (pages.start * page_size()) as i64;
     equal("pid", event.number("pid")?, process::id().into())?;
@@ -53,13 +53,13 @@ fn is_for(event: &Event, memory: &Memory, pages: Range<usize>) -> Result<()> {
     equal("pages", event.number("pages")?, pages.len() as i64)
 }
 
-/// The sum of a field.
+/// Returns the sum of a field over events.
 pub(super) fn sum(events: &[Event], field: &str) -> Result<u64> {
     let numbers = events.iter().map(|event| Ok(event.number(field)? as u64));
     numbers.sum()
 }
 
-/// The events of one name.
+/// Returns the events of one name.
 pub(super) fn named(events: &[Event], name: &str) -> Vec<Event> {
     let mut events = events.to_vec();
     events.retain(|event| event.name == name);
@@ -72,7 +72,7 @@ pub(super) fn are(events: &[Event], names: &[&str]) -> Result<()> {
     equal("events", &*seen, names)
 }
 
-/// The events of some names that `body` causes, in order.
+/// Returns the events of some names that `body` causes, in order.
 fn caused(names: &[&str], body: impl FnOnce() -> Result<()>) -> Result<Vec<Event>> {
     let trace = Trace::of(names)?;
     body()?;
@@ -97,7 +97,7 @@ fn are_about(
     Ok(())
 }
 
-/// Shared memory, filled, that no device takes.
+/// Creates shared memory, filled, that no device takes.
 pub(super) fn unmovable(pages: usize) -> Result<Memory> {
     let memory = Memory::new(pages)?;
     memory.region.replace_by_shared(memory.all())?;
@@ -122,13 +122,13 @@ pub(super) fn have_formats(formats: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// The events of one cause.
+/// Returns the events of one cause.
 fn of_cause(mut events: Vec<Event>, cause: &str) -> Vec<Event> {
     events.retain(|event| event.text("cause").is_ok_and(|seen| seen == cause));
     events
 }
 
-/// The events that cover the start of memory.
+/// Returns the events with the address of the start of memory.
 fn at_start(mut events: Vec<Event>, memory: &Memory) -> Vec<Event> {
     let address = memory.region.addr() as i64;
     events.retain(|event| event.number("address").is_ok_and(|seen| seen == address));
@@ -167,7 +167,7 @@ fn silent_when_off(device: Device) -> Result<()> {
     there_are(&seen, &migration)?;
     there_are(&seen, &["cpu_fault", "invalidate"])?;
     trace.switch("", false)?;
-    // What came since it was looked at: this process may touch pages that came with it.
+    // Drop the events since the last read: this process may have caused some meanwhile.
     trace.take()?;
     everything()?;
     equal("events, switched off", trace.take()?.len(), 0)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Trace events of engines: faults that they post, what is done about them, and their jobs, against
-//! what the program and the statistics say.
+//! Trace events of engines: the faults that they post, the service of these faults, and their jobs,
+//! compared with the values of the program and the statistics.
 
 use std::process;
 
@@ -25,7 +25,7 @@ cases! { "trace":
     serviced_where = "What is done about a page shows the granule that it is about.",
 }
 
-/// A buffer for the events of the threads of the device.
+/// Creates a buffer for the events of the threads of the device.
 fn tracing(events: &[&str]) -> Result<Trace> {
     let trace = Trace::new()?;
     for event in events {
@@ -34,7 +34,7 @@ fn tracing(events: &[&str]) -> Result<Trace> {
     Ok(trace)
 }
 
-/// Checks whose event it is.
+/// Checks that an event belongs to this process, to the open file of `worker`, and to engine 0.
 fn is_of(event: &Event, worker: &Worker) -> Result<()> {
     equal("pid", event.number("pid")?, process::id().into())?;
     let client = worker.device.stats()?.client;
@@ -42,7 +42,7 @@ fn is_of(event: &Event, worker: &Worker) -> Result<()> {
     event.has("device=0 engine=0")
 }
 
-/// Of how many events the fields are so.
+/// Returns the number of events with the given fields.
 fn count(events: &[Event], fields: &str) -> u64 {
     let are_so = |event: &&Event| event.has(fields).is_ok();
     events.iter().filter(are_so).count() as u64
@@ -67,7 +67,7 @@ fn jobs(context: &Context) -> Result<()> {
     let data = Region::anonymous(1)?;
     let packets = [Packet::fill(data.addr(), 64, 1), Packet::spin(1)];
     let at = worker.store(&packets);
-    // The first two of one queue, then the first of another.
+    // The jobs are the first two of one queue, then the first of another.
     for (queue, seqno, count) in [(&worker.queue, 1, 2), (&worker.queue, 2, 1), (&other, 1, 2)] {
         equal("number", queue.submit(at, count)?, seqno)?;
         queue.wait(seqno, Some(Duration::from_secs(60)))?;
@@ -122,7 +122,7 @@ fn cancelled_job(context: &Context) -> Result<()> {
     events[1].has(&format!("seqno=1 error=-125 address={packet:#x}"))
 }
 
-/// Has an engine execute a packet, and returns the events about `region`.
+/// Makes an engine execute a packet, and returns the events about `region`.
 fn of_packet(
     worker: &Worker,
     trace: &Trace,
@@ -172,7 +172,7 @@ fn hot_block(context: &Context) -> Result<()> {
     let policy = Policy::with("test_hmm", &[("access_counter", 20)])?;
     let worker = Worker::on(context, 0)?;
     let trace = tracing(&["fault_post", "fault_service"])?;
-    // In two blocks, of which one does not share its counter with that of the packets.
+    // The memory has two blocks, of which one does not share its counter with that of the packets.
     let memory = Memory::new(2 * hpage_pmd_nr())?;
     let counter = |addr: u64| addr / hpage_pmd_size() as u64 % 64;
     let nr = hpage_pmd_nr() as u64;
@@ -241,7 +241,7 @@ fn batches(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Checks what was done about faults against statistics.
+/// Compares the events of serviced faults with the statistics, and returns the events.
 fn compare(context: &Context, policy: &Policy, what: &str) -> Result<Vec<Event>> {
     let worker = Worker::on(context, 0)?;
     let trace = tracing(&["fault_service"])?;
@@ -254,7 +254,7 @@ fn compare(context: &Context, policy: &Policy, what: &str) -> Result<Vec<Event>>
                 Packet::random_write(data, data, memory.region.len() as u64, 60, round),
                 Packet::add(Width::Eight, data + 100 * page_bytes(), 1, 1, 0),
             ])?;
-            // What a CPU takes back is missed again.
+            // The engine misses again the pages that a CPU takes back.
             memory.region.load(3 * page_size() / 8);
             memory.region.load(100 * page_size() / 8);
         }

@@ -25,7 +25,7 @@ cases! { "uffd":
 const PAGES: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A userfaultfd, or skips.
+/// Creates a userfaultfd, or skips.
 pub(super) fn uffd() -> Result<Uffd> {
     match Uffd::new() {
         Ok(uffd) => Ok(uffd),
@@ -39,14 +39,14 @@ pub(super) fn uffd() -> Result<Uffd> {
     }
 }
 
-/// Memory whose faults of one kind the program answers.
+/// Registers memory, so that the program answers its faults of one kind.
 fn answered(memory: Memory, mode: Mode) -> Result<(Uffd, Memory)> {
     let uffd = uffd()?;
     uffd.register(&memory.region, memory.all(), mode)?;
     Ok((uffd, memory))
 }
 
-/// Filled memory whose pages may be protected, and are if `protected` says so.
+/// Creates filled memory whose pages may be protected, and protects them if `protected` is true.
 fn protectable(protected: bool) -> Result<(Uffd, Memory)> {
     let (uffd, memory) = answered(Memory::new(PAGES)?, Mode::WriteProtect)?;
     if protected {
@@ -60,8 +60,8 @@ fn no_fault(uffd: &Uffd) -> Result<()> {
     equal("faults", uffd.wait(Duration::ZERO)?, None)
 }
 
-/// Writes the first word of a page as it is in another thread; checks that the
-/// write waits for an answer to a fault on a protected page, and answers it.
+/// Writes the first word of a page, with its old value, in another thread. Checks that the write
+/// waits for an answer to a fault on a protected page, and answers it.
 fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
     let (region, value) = (&memory.region, memory.data().word(page, 0));
     let word = page * Region::words_per_page();
@@ -71,7 +71,7 @@ fn write_is_reported(uffd: &Uffd, memory: &Memory, page: usize) -> Result<()> {
             anyhow::Ok(())
         });
         let fault = uffd.wait(PATIENCE);
-        // The writer must get on, whatever is wrong.
+        // The writer must get on, also after an error.
         let waits = !writer.is_finished();
         uffd.protect(region, page..page + 1, false)?;
         joined(writer)?;
@@ -115,7 +115,7 @@ fn zeroed(device: Device) -> Result<()> {
             zeros("the device's view", &view)?;
             memory.expect("after moving out", memory.all(), Where::Device)?;
         }
-        // The kernel takes zero pages for holes here.
+        // Here the kernel mistakes zero pages for holes.
         Err(error) => {
             equal("answer", error.errno, Errno::ENOENT)?;
             memory.expect("after a refusal", memory.all(), Where::System)?;
@@ -212,7 +212,7 @@ fn unprotected_on_the_device(device: Device) -> Result<()> {
     memory.intact()
 }
 
-/// Memory, and a hole of the same size to move it to.
+/// Creates memory, and a target of the same size without pages to move it to.
 fn with_target() -> Result<(Uffd, Memory, Region)> {
     let (uffd, target) = answered(Memory::untouched(PAGES)?, Mode::Missing)?;
     Ok((uffd, Memory::new(PAGES)?, target.region))

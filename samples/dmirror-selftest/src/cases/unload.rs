@@ -56,8 +56,8 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
-/// Unloads while memory is on the device that a child shares, which opens `there` when it is ready,
-/// and goes on when `gone` is open.
+/// Unloads the module while memory on the device is shared with a child. The child opens `there`
+/// when it is ready, and goes on when `gone` is open.
 fn unload_shared(
     context: &Context,
     memory: &Memory,
@@ -81,7 +81,7 @@ fn unload_shared(
 
 fn other_processes(context: &Context) -> Result<()> {
     let memory = Memory::new(PAGES)?;
-    // It shares the pages, writes to some, and reads all afterwards.
+    // The child shares the pages, writes to some, and reads all afterwards.
     unload_shared(context, &memory, |there, gone| {
         there.open()?;
         memory.fill(0..20);
@@ -130,7 +130,7 @@ fn nothing_is_left(context: &Context) -> Result<()> {
 
 fn huge_pages(context: &Context) -> Result<()> {
     let memory = huge::huge(2)?;
-    // It shares the pages, and has others of its own.
+    // The child shares the pages, and has others of its own.
     unload_shared(context, &memory, |there, gone| {
         let own = huge::huge(1)?;
         own.refill(3);
@@ -142,7 +142,7 @@ fn huge_pages(context: &Context) -> Result<()> {
     })
 }
 
-/// What should be as before whenever the module is gone.
+/// The state of the system that must be as before whenever the module is gone.
 #[derive(Debug, PartialEq)]
 struct Traces {
     iomem: String,
@@ -163,8 +163,8 @@ impl Traces {
     }
 }
 
-/// Memory that the system could give away, in bytes: the most of what it says for
-/// a second, since some is free only a while after it was given back.
+/// Returns the memory that the system could give away, in bytes: the maximum during one second,
+/// since some memory is free only a while after it was given back.
 fn settled() -> Result<i64> {
     let mut most = available()?;
     for _ in 0..10 {
@@ -174,8 +174,9 @@ fn settled() -> Result<i64> {
     Ok(most)
 }
 
-/// What the system says of it now, and what each CPU keeps for itself, which it does not count:
-/// tens of megabytes, now and then.
+/// Returns the memory that the system could give away now, in bytes. This is `MemAvailable` plus
+/// the pages that each CPU keeps for itself, which it does not count: tens of megabytes, now and
+/// then.
 fn available() -> Result<i64> {
     let all = fs::read_to_string("/proc/meminfo")?;
     let line = all

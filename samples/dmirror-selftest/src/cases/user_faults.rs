@@ -15,7 +15,7 @@ cases! { "access":
 
 const PAGES: usize = 8;
 
-/// Untouched memory whose faults are reported, or skips.
+/// Creates untouched memory whose faults are reported, or skips.
 fn reported() -> Result<(Memory, Uffd)> {
     let Ok(uffd) = Uffd::new() else {
         return skip("this kernel has no userfaultfd, or not for this user");
@@ -58,8 +58,8 @@ fn killed_while_waiting(context: &Context) -> Result<()> {
         .try_for_each(|command| killed(context, command))
 }
 
-/// Kills a process in a command whose faults nobody answers. Any but
-/// READ_UNLOCKED may also fail instead of waiting.
+/// Kills a process in a command whose faults nobody answers. Commands other than READ_UNLOCKED may
+/// also fail instead of waiting.
 fn killed(context: &Context, command: Command) -> Result<()> {
     let started = Gate::new()?;
     let child = helper(|| {

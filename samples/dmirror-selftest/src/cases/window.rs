@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many pages a CPU's fault brings back, where it may be more than the touched one.
+//! The number of pages that a CPU fault brings back, which may be more than the touched one.
 
 use super::failing::touched;
 use super::huge::{huge, huge_out};
@@ -51,7 +51,7 @@ cases! { "window":
 
 const PAGES: usize = 64;
 
-/// Sets the limit, after which all that the device knows of runs of faults is from this case.
+/// Sets the limit, and makes the devices forget runs of faults of earlier cases.
 fn limit(context: &Context, bytes: u32) -> Result<Window> {
     for device in [context.open()?, context.open_second()?] {
         let _one_page = Window::of(page_size() as u32)?;
@@ -60,7 +60,7 @@ fn limit(context: &Context, bytes: u32) -> Result<Window> {
     Window::of(bytes)
 }
 
-/// A case with windows of at most so many bytes.
+/// Returns a case with windows of at most `bytes` bytes.
 fn within(bytes: u32, body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let _window = limit(context, bytes)?;
@@ -68,7 +68,7 @@ fn within(bytes: u32, body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) 
     }
 }
 
-/// A case with the largest windows.
+/// Returns a case with the largest windows.
 fn wide(body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let _window = limit(context, Window::largest())?;
@@ -76,7 +76,7 @@ fn wide(body: impl Fn(Device) -> Result<()>) -> impl Fn(&Context) -> Result<()> 
     }
 }
 
-/// Touches pages one after the other, and checks how many are back after each.
+/// Touches pages one after the other, and checks the number of pages that are back after each.
 fn touches(memory: &Memory, steps: &[(usize, usize)]) -> Result<()> {
     let all = memory.on_device()?;
     for &(page, back) in steps {
@@ -87,8 +87,8 @@ fn touches(memory: &Memory, steps: &[(usize, usize)]) -> Result<()> {
     Ok(())
 }
 
-/// Touches the first `touched` pages from `start` on, one by one, and checks that `back` pages
-/// are in system memory then, and no others.
+/// Touches `touched` pages from `start` on, one by one. Checks that the `back` pages from `start`
+/// on are in system memory then, and no others.
 fn ends(memory: &Memory, start: usize, touched: usize, back: usize) -> Result<()> {
     memory.verify_each(start..start + touched)?;
     memory.only(start..start + back, Where::System, Where::Device)
@@ -129,7 +129,7 @@ fn whole_range(device: Device) -> Result<()> {
 
 fn jumps(_: &Device, memory: &Memory) -> Result<()> {
     let all = memory.on_device()?;
-    // Each is further from those before it than one page.
+    // Each page is further from those before it than one page.
     memory.verify_each((0..100).map(|n| (n * 977) % 2048))?;
     let back = all - memory.on_device()?;
     ensure!(back <= 125, "100 touches brought back {back} pages");
@@ -171,13 +171,13 @@ fn leaves_exclusive_pages(device: &Device, memory: &Memory) -> Result<()> {
 }
 
 fn neighbour_without_memory(device: Device) -> Result<()> {
-    // Kept: in another memory at the same place a run of faults would go on.
+    // Keep the memories: in another memory at the same place a run of faults would go on.
     let mut all = Vec::new();
     for (before, then) in [
-        // The allocation for page 2 is asked for first, that for page 3 is the one that fails.
+        // The allocation for page 2 comes first, and the one for page 3 fails.
         ([(0, 1), (1, 2)], [(2, 2), (4, 4)]),
-        // Nor does a neighbour below the touched page come before that.
-        // One allocation far away, one for page 61, and the one for page 60 fails.
+        // A neighbour below the touched page does not come first, either. One allocation is far
+        // away, one is for page 61, and the one for page 60 fails.
         ([(63, 1), (62, 2)], [(0, 1), (61, 2)]),
     ] {
         let memory = Memory::resident(&device, PAGES)?;
@@ -194,7 +194,7 @@ fn neighbour_without_memory(device: Device) -> Result<()> {
 fn not_copied(memory: &Memory, often: Often) -> Result<()> {
     touches(memory, &[(0, 1), (1, 2), (2, 4)])?;
     let _failure = Failure::new("copy_out", often)?;
-    // Pages 4 to 7, of which one cannot be copied, or none.
+    // The window is pages 4 to 7, of which one, or each, cannot be copied.
     let end = touched(memory, 4, false)?;
     if often == Often::Always {
         equal("a touch", end, Exit::Signal(Signal::SIGBUS))?;
@@ -208,7 +208,7 @@ fn parts_of_huge_pages(device: Device) -> Result<()> {
     let before = Before::of(&device)?;
     let memory = huge(2)?;
     memory.out(&device)?;
-    // Each keeps its folio, of which all but the last page stays mapped.
+    // Each huge page keeps its folio, of which all pages but the last stay mapped.
     let last = [nr() - 1..nr(), 2 * nr() - 1..2 * nr()];
     for page in last.clone() {
         memory.region.protect(page, Protection::None)?;

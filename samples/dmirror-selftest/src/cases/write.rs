@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! WRITE: the CPU sees what the device wrote, and nobody sees what he should
-//! not.
+//! WRITE: the CPU sees the data that the device wrote, and no process sees data that it must not
+//! see.
 
 use std::ops::Range;
 
@@ -91,7 +91,8 @@ cases! { "write":
         ]))])),
 }
 
-/// The device writes memory in system memory, which stays there, as huge as it is.
+/// Makes the device write memory in system memory, and checks that it stays there, in pages as huge
+/// as before.
 fn writes(device: &Device, memory: &Memory, rounds: Range<u16>) -> Result<()> {
     let huge = Usage::of(memory.region.range())?.huge;
     for round in rounds {
@@ -120,7 +121,7 @@ fn part(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Shows the zero page in two regions, has one written, and checks both.
+/// Maps the zero page in two regions, has one written, and checks both.
 pub(super) fn beside_zeros(write: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
     let (memory, other) = (Memory::untouched(PAGES)?, Memory::untouched(PAGES)?);
     memory.is_zero(memory.all())?;
@@ -165,8 +166,8 @@ fn larger_than_any_buffer(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Forks, has the opener's device write, then the child's, then both CPUs, and
-/// checks at each step that the other side sees none of it.
+/// Forks, writes with the opener's device, then with the child's, then with both CPUs, and checks
+/// at each step that the other side sees none of it.
 fn fork(context: &Context, there: Range<usize>, writable: bool) -> Result<()> {
     let (device, memory) = (&context.open()?, Memory::new(PAGES)?);
     if !there.is_empty() {
@@ -223,7 +224,7 @@ fn shared_file(device: Device) -> Result<()> {
     file.read_exact_at(&mut bytes, 0)?;
     data.check_bytes(&bytes, 0)?;
 
-    // Reclaimed if there is swap; then nothing is left but the file.
+    // The pages are reclaimed if there is swap; then nothing is left but the file.
     memory.region.advise(0..PAGES, Advice::PageOut)?;
     drop(memory);
     file.read_exact_at(&mut bytes, 0)?;
@@ -257,7 +258,7 @@ fn survives_madv_free(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// A case with somewhere to swap to.
+/// Returns a case with swap space.
 fn swapping(case: impl Fn(&Context) -> Result<()>) -> impl Fn(&Context) -> Result<()> {
     move |context| {
         let _area = swap_on()?;
@@ -273,14 +274,14 @@ fn once_before_a_hole(device: Device) -> Result<()> {
     const PAGES: usize = 6;
     needs_ours("delays on demand")?;
     let (memory, range, _behind) = Memory::before_hole(PAGES - 1, 1)?;
-    // The device has one page mapped, exclusively, when it writes, and the last one is not there.
-    // So its fault is made in parts, of which the first one succeeds.
+    // When the device writes, it has one page mapped, exclusively, and the last page is missing. So
+    // its fault is made in parts, of which the first one succeeds.
     device.exclusive(memory.region.part(4..5), &mut vec![0; page_size()])?;
     let (data, new) = (memory.data(), memory.data().round(2));
     let delay = Delay::new("walked", 100_000)?;
     thread::scope(|scope| {
         let writer = scope.spawn(|| anyhow::Ok(device.write(range, &new.to_bytes(0..PAGES))));
-        // As soon as the device has written to a page, the CPU does.
+        // The CPU writes as soon as the device has written to a page.
         while memory.region.load(0) == data.word(0, 0) {
             thread::yield_now();
         }
