@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a supported kernel may lack on the Rust side, see `lacks.mk`, for `emu` alone.
+//! Replacements for features that a supported kernel may lack in Rust, see `lacks.mk`, for `emu`.
 
 #[cfg(lacks_misc_owner)]
 use core::ptr;
@@ -25,7 +25,7 @@ use kernel::{
 
 use crate::bindings;
 
-/// Returns the module that `M` is the type of, or null for code that is built into the kernel.
+/// Returns the module whose type is `M`, or null for code that is built into the kernel.
 #[cfg(not(lacks_this_module))]
 pub(crate) const fn module_of<M: ModuleMetadata>() -> *mut bindings::module {
     M::THIS_MODULE.as_ptr()
@@ -58,8 +58,8 @@ macro_rules! this_module {
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use this_module;
 
-/// From now on, a file of the device that is opened keeps the module `M` loaded. The kernel crate
-/// does that by itself.
+/// Makes each file of the device that is opened from now on keep the module `M` loaded. The kernel
+/// crate does that by itself.
 #[cfg(not(lacks_misc_owner))]
 #[expect(clippy::extra_unused_type_parameters)]
 pub(crate) fn keep_module<M: ModuleMetadata, T: MiscDevice>(
@@ -87,7 +87,7 @@ struct Owned {
 unsafe impl Send for Owned {}
 
 #[cfg(lacks_misc_owner)]
-// SAFETY: As above.
+// SAFETY: Nobody changes the operations, so threads may share references to them.
 unsafe impl Sync for Owned {}
 
 /// The operations of each kind of files of this module. They are never dropped: a file may live
@@ -95,9 +95,9 @@ unsafe impl Sync for Owned {}
 #[cfg(lacks_misc_owner)]
 static OWNED: [SetOnce<Owned>; 8] = [const { SetOnce::new() }; 8];
 
-/// From now on, a file of the device that is opened keeps the module `M` loaded: the kernel crate
-/// names no owner in the operations of a file, so the device gets a copy that has one. For code
-/// that is built into the kernel this does nothing.
+/// Makes each file of the device that is opened from now on keep the module `M` loaded: the kernel
+/// crate names no owner in the operations of a file, so the device gets a copy that has one. Does
+/// nothing for code that is built into the kernel.
 ///
 /// May sleep.
 ///
@@ -146,7 +146,7 @@ fn owned(
             if let Some(owned) = slot.as_ref() {
                 break owned;
             }
-            // Another task was faster, and is about to finish.
+            // Another task was faster, and will finish soon.
             fsleep(Delta::from_millis(1));
         };
         if ptr::eq(owned.original, original) {
@@ -156,9 +156,9 @@ fn owned(
     Err(ENOMEM)
 }
 
-/// Returns whether a file that is being opened keeps the module `M` loaded. Without an owner are
-/// the files whose open has found the operations of the kernel crate, just before [`keep_module`]:
-/// such an open must fail.
+/// Returns whether a file that is being opened keeps the module `M` loaded. A file has no owner if
+/// its open has found the operations of the kernel crate, just before [`keep_module`]: such an open
+/// must fail.
 #[cfg(lacks_misc_owner)]
 pub(crate) fn keeps_module<M: ModuleMetadata>(file: &File) -> bool {
     // SAFETY: The file is valid, and being opened, so its operations do not change.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a supported kernel may lack on the Rust side, see `lacks.mk`, for `hmm` and for drivers:
-//! with `emu.rs`, the place of nearly all `cfg`s for that; series.md names the others.
+//! Replacements for features that a supported kernel may lack in Rust, see `lacks.mk`, for `hmm`
+//! and drivers. Nearly all `cfg`s for that are here and in `emu.rs`; series.md names the others.
 
 use kernel::{module_param::ModuleParamAccess, task::Task};
 
@@ -29,15 +29,15 @@ mod errno {
     // value is a negated error number.
     pub const ECANCELED: Error = unsafe { transmute(-(bindings::ECANCELED as i32)) };
 
-    // SAFETY: As for `ECANCELED`.
+    // SAFETY: Such an `Error` is a `NonZero<c_int>`, see above, and the number is not zero.
     pub const EOPNOTSUPP: Error = unsafe { transmute(-(bindings::EOPNOTSUPP as i32)) };
 
-    // SAFETY: As for `ECANCELED`.
+    // SAFETY: Such an `Error` is a `NonZero<c_int>`, see above, and the number is not zero.
     pub const ETIME: Error = unsafe { transmute(-(bindings::ETIME as i32)) };
 }
 
-/// A spinlock that disables interrupts while it is held. Other than that of the kernel crate, two
-/// of them must be released in the reverse order; the drivers here hold one at a time.
+/// A spinlock that disables interrupts while it is held. Unlike those of the kernel crate, two such
+/// locks must be released in the reverse order; the drivers here hold one at a time.
 #[cfg(lacks_spinlock_irq)]
 mod spinlock_irq {
     use kernel::ffi::{c_char, c_ulong};
@@ -54,7 +54,7 @@ mod spinlock_irq {
     // `lock` does.
     unsafe impl Backend for SpinLockIrqBackend {
         type State = bindings::spinlock_t;
-        /// Whether interrupts were enabled before.
+        /// The state of interrupts before the lock was taken.
         type GuardState = c_ulong;
 
         unsafe fn init(

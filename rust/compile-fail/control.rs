@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the other files get wrong, done right: this one compiles.
+//! The correct counterparts of the other files: this one compiles.
 
 use emu::{
     device::{
@@ -41,7 +41,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// A page of the device is read while the lock is held.
+/// Reads a page of the device while the lock is held.
 pub fn read<T: DeviceOps>(view: &View<T>, address: usize, out: &mut [u8]) -> Result {
     let guard = view.lock();
     let page = guard.page(address).ok_or(ENOENT)?;
@@ -51,7 +51,7 @@ pub fn read<T: DeviceOps>(view: &View<T>, address: usize, out: &mut [u8]) -> Res
     page.read(0, out)
 }
 
-/// A migration is collected, given destinations, copied, committed, and asked.
+/// Collects pages, sets their destinations, copies, commits, and asks for the result.
 pub fn migrate<T: DevPagemapOps<FolioData = ()>>(
     mm: &MmWithUser,
     pagemap: &DevPagemap<T>,
@@ -69,7 +69,7 @@ pub fn migrate<T: DevPagemapOps<FolioData = ()>>(
     Ok(moved)
 }
 
-/// What has moved is mapped by the pending map that was there before.
+/// Maps the moved pages through a pending map that was created before the migration.
 pub fn map<T: DeviceOps>(
     view: &View<T>,
     mm: &MmWithUser,
@@ -83,7 +83,7 @@ pub fn map<T: DeviceOps>(
     Ok(moved)
 }
 
-/// A fault is answered once.
+/// Answers a fault once.
 pub fn answer<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
     match fault.migrate_to_system() {
         Ok(()) => fault.retry(),
@@ -91,7 +91,7 @@ pub fn answer<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
     }
 }
 
-/// Folios go before the pagemap.
+/// Drops folios before the pagemap.
 pub fn reserve<T: DevPagemapOps<FolioData = ()>>(pagemap: Arc<DevPagemap<T>>) -> Result {
     let mut pages = pagemap.reserve(DevicePages::new(0, 1)?, ())?.into_pages();
     drop(pages.pop());
@@ -100,12 +100,12 @@ pub fn reserve<T: DevPagemapOps<FolioData = ()>>(pagemap: Arc<DevPagemap<T>>) ->
     Ok(())
 }
 
-/// Root says where memory lies.
+/// Creates memory at an address that root has given as a parameter.
 pub fn fixed(parameter: &'static ModuleParamAccess<u64>) -> Result<Memory> {
     Memory::fixed(PhysicalStart::from_parameter(parameter), 512, c"memory")
 }
 
-/// The state is used where nothing has changed.
+/// Uses the state if nothing has changed.
 pub fn unchanged<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn(&T)) {
     let seq = notifier.read_begin();
     if let Some(state) = notifier.lock_shared_if_unchanged(seq) {
@@ -113,14 +113,14 @@ pub fn unchanged<T: Invalidate>(notifier: &Notifier<T>, look: impl Fn(&T)) {
     }
 }
 
-/// The state is changed, and looked at together with others.
+/// Changes the state, and then reads it together with other readers.
 pub fn changed<T: Invalidate>(notifier: &Notifier<T>, change: impl Fn(&mut T), look: impl Fn(&T)) {
     let mut state = notifier.lock();
     change(&mut state);
     look(&state.downgrade());
 }
 
-/// The memory of a device is that of its pagemap.
+/// Gets the memory of a device from its pagemap.
 pub fn memory<T: DeviceOps>(pagemap: &Pagemap<T>) -> usize {
     let emulated: &Emulated<T> = pagemap.ops();
     emulated.memory().npages()

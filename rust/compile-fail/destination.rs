@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A destination that was given away belongs to the migration.
+//! A destination belongs to the migration to which it was given.
 
 use hmm::{
     memremap::{
@@ -16,7 +16,7 @@ use hmm::{
 };
 use kernel::prelude::*;
 
-/// Gives one folio twice.
+/// Uses one folio as two destinations.
 pub fn again<T: DevPagemapOps>(
     one: Entry<'_, ToDevice<'_, T>>,
     two: Entry<'_, ToDevice<'_, T>>,
@@ -26,7 +26,7 @@ pub fn again<T: DevPagemapOps>(
     two.set_dst(folio) //~ E0382
 }
 
-/// Gives an entry two destinations.
+/// Sets two destinations for one entry.
 pub fn twice<T: DevPagemapOps>(
     entry: Entry<'_, ToDevice<'_, T>>,
     one: FreeFolio<'_, T>,
@@ -36,7 +36,7 @@ pub fn twice<T: DevPagemapOps>(
     entry.set_dst(two) //~ E0382
 }
 
-/// Gives memory of the device to what goes to the system.
+/// Uses device memory as the destination of a page that moves to system memory.
 pub fn wrong<T: DevPagemapOps>(
     entry: Entry<'_, ToSystem<'_, T>>,
     folio: FreeFolio<'_, T>,
@@ -44,7 +44,7 @@ pub fn wrong<T: DevPagemapOps>(
     entry.set_dst(folio) //~ E0599
 }
 
-/// Makes up a direction.
+/// A direction that a driver defines itself.
 pub struct Sideways;
 
 #[rustfmt::skip]
@@ -61,7 +61,7 @@ impl Direction for Sideways { //~ E0277
 /// A driver that does nothing.
 pub struct Nobody;
 
-/// Copies nothing.
+/// An engine that copies nothing.
 pub struct NoEngine;
 
 #[allow(unsafe_code)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who copies vouches for what is copied, and only for the memory of its own device.
+//! The author of an engine vouches for its copies; an engine serves only its own device.
 
 use emu::{
     device::{
@@ -39,7 +39,7 @@ impl<T: DevPagemapOps> CopyEngine<T> for Lazy { //~ E0200
     }
 }
 
-/// Takes the memory of one device for the engine of another.
+/// Creates an engine for memory that is not its own.
 pub fn engine(memory: Memory) -> CpuEngine {
     CpuEngine(memory) //~ E0423
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A fault is answered, once, and by nothing else than the fault.
+//! A fault is answered exactly once, and only a fault can create an answer.
 
 use hmm::memremap::{
     CpuFault,
@@ -8,23 +8,23 @@ use hmm::memremap::{
     FaultAnswer, //
 };
 
-/// Makes up an answer.
+/// Creates an answer without a fault.
 pub fn made_up() -> FaultAnswer {
     FaultAnswer(0) //~ E0423
 }
 
-/// Answers twice.
+/// Answers a fault twice.
 pub fn twice<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
     drop(fault.retry());
     fault.bus_error() //~ E0382
 }
 
-/// Says nothing.
+/// Drops a fault without an answer.
 pub fn silent<T: DevPagemapOps>(fault: CpuFault<'_, T>) -> FaultAnswer {
     return drop(fault); //~ E0308
 }
 
-/// Keeps the fault for later.
+/// Keeps a fault for later.
 pub fn keep<T: DevPagemapOps>(fault: CpuFault<'_, T>, later: &mut Option<CpuFault<'static, T>>) {
     *later = Some(fault); //~ ERROR
 }

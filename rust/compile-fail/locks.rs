@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a lock protects is used under it.
+//! Data that a lock protects can be used only under the lock.
 
 use emu::{
     device::DeviceOps,
@@ -31,7 +31,7 @@ pub fn page<T: DeviceOps>(view: &View<T>, out: &mut [u8]) -> Result {
     page.read(0, out)
 }
 
-/// Reads a page that was found, after the update lock was released.
+/// Reads a page that was found in a range, after the update lock was released.
 pub fn found<T: DeviceOps>(view: &View<T>, out: &mut [u8]) -> Result {
     let guard = view.lock();
     let (_, page) = guard.next(0..0x1000).ok_or(ENOENT)?;
@@ -59,7 +59,7 @@ pub fn migrate<T: DevPagemapOps>(
     Ok(())
 }
 
-/// Uses the arrays of a migration that is going on.
+/// Uses the arrays of a running migration.
 pub fn buffer<T: DevPagemapOps>(
     vma: LockedVma<'_>,
     pagemap: &DevPagemap<T>,
@@ -71,7 +71,7 @@ pub fn buffer<T: DevPagemapOps>(
     Ok(())
 }
 
-/// Keeps a pending map longer than the view.
+/// Keeps a pending map longer than its view.
 pub fn pending<T: DeviceOps>(view: Pin<KBox<View<T>>>) -> Result {
     let pending = view.pending_map(0x1000..0x2000)?;
     drop(view); //~ E0505

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What moved is known after commit, what is copied has its destination before, and nothing is
-//! committed that was not copied.
+//! A migration knows the moved pages only after commit, an entry needs its destination before the
+//! copy, and only a migration that was copied can be committed.
 
 use core::mem::forget;
 use hmm::{
@@ -17,25 +17,25 @@ use kernel::prelude::*;
 
 type Out<'a, T> = Migration<'a, Collected, ToDevice<'a, T>>;
 
-/// Asks too early.
+/// Asks for the result too early.
 pub fn early<'a, T: DevPagemapOps>(migration: &Out<'a, T>) -> usize {
     migration.moved() //~ E0599
 }
 
-/// Commits what was not copied.
+/// Commits a migration that was not copied.
 pub fn uncopied<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
     drop(migration.commit()?); //~ E0599
     Ok(())
 }
 
-/// Copies twice.
+/// Copies a migration twice.
 pub fn twice<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
     drop(migration.copy()?);
     drop(migration.copy()?); //~ E0382
     Ok(())
 }
 
-/// Looks for entries while an engine works.
+/// Asks for entries while an engine works.
 pub fn late<'a, T: DevPagemapOps>(migration: Out<'a, T>) -> Result {
     let mut copying = migration.copy()?;
     drop(copying.entries()); //~ E0599
@@ -59,7 +59,7 @@ pub fn split<T: DevPagemapOps>(entry: Entry<'_, ToDevice<'_, T>>) -> Result {
     Ok(())
 }
 
-/// Makes up a state.
+/// Creates a state without a migration.
 pub fn made_up() -> Collected {
     Collected(()) //~ E0423
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is not known to be unchanged is not used.
+//! State can be used only if it is known to be unchanged.
 
 use hmm::{
     interval::{
@@ -14,32 +14,32 @@ use hmm::{
 };
 use kernel::prelude::*;
 
-/// Makes up a moment.
+/// Creates a sequence without a notifier.
 pub fn made_up() -> Sequence {
     Sequence(0) //~ E0423
 }
 
-/// Uses the state where there may be none.
+/// Uses the state without checking that there is one.
 pub fn unchecked<T: Invalidate>(notifier: &Notifier<T>) {
     let seq = notifier.read_begin();
     let state: &T = &notifier.lock_if_unchanged(seq); //~ E0308
     let _ = state;
 }
 
-/// Keeps the notifier's lock over its end.
+/// Keeps the lock of a notifier longer than the notifier.
 pub fn keep<T: Invalidate>(notifier: Pin<KBox<Notifier<T>>>) {
     let guard = notifier.lock();
     drop(notifier); //~ E0505
     drop(guard);
 }
 
-/// Changes the state with other readers about.
+/// Changes the state while other readers share the lock.
 pub fn shared<T: Invalidate>(notifier: &Notifier<T>, change: impl Fn(&mut T)) {
     let mut state = notifier.lock_shared();
     change(&mut state); //~ E0596
 }
 
-/// Changes the state when readers have been let in.
+/// Changes the state after the lock was downgraded.
 pub fn downgraded<T: Invalidate>(notifier: &Notifier<T>, change: impl Fn(&mut T)) {
     let mut state = notifier.lock();
     let shared = state.downgrade();
@@ -47,14 +47,14 @@ pub fn downgraded<T: Invalidate>(notifier: &Notifier<T>, change: impl Fn(&mut T)
     drop(shared);
 }
 
-/// Maps what a walk has found with other readers about.
+/// Maps the result of a walk while other readers share the lock.
 pub fn mapped<S: Invalidate, T: DevPagemapOps>(
     walked: &mut Walked<'_, SharedGuard<'_, S>, T>,
 ) -> Result {
     walked.try_for_each(|_, _, _| Ok(())) //~ E0599
 }
 
-/// Has another thread release the lock.
+/// Sends the lock to another thread, which would release it.
 pub fn sent<T: Invalidate>(notifier: &Notifier<T>, send: impl Fn(&dyn Send)) {
     send(&notifier.lock_shared()); //~ E0277
 }

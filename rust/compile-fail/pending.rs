@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device maps only what a migration has moved that was begun for it.
+//! The device maps only pages that moved in a migration of the pending map.
 
 use emu::{
     device::{
@@ -23,7 +23,7 @@ use hmm::{
 };
 use kernel::prelude::*;
 
-/// Maps what has moved before.
+/// Maps pages that have moved before.
 pub fn afterwards<T: DeviceOps>(
     view: &View<T>,
     migrated: &Migration<'_, Migrated, ToDevice<'_, Emulated<T>>>,
@@ -33,7 +33,7 @@ pub fn afterwards<T: DeviceOps>(
     Ok(())
 }
 
-/// Puts another migration in the place of the one that was begun.
+/// Replaces the migration of a pending map with another one.
 pub fn swap<'m, T: DeviceOps>(
     mapped: &mut MappedMigration<'_, 'm, Collected, T>,
     other: &mut Migration<'m, Collected, ToDevice<'m, Emulated<T>>>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All that is unsafe stays inside.
+//! Unsafe operations stay inside the crates.
 
 use emu::{
     iomem::PhysicalStart,
@@ -14,28 +14,28 @@ use hmm::memremap::{
 };
 use kernel::prelude::*;
 
-/// Calls C past the abstraction.
+/// Uses the C bindings directly.
 pub fn bindings() {
     let _ = hmm::bindings::HPAGE_PMD_ORDER; //~ E0603
 }
 
-/// Takes the address that C has.
+/// Takes the pointer that C has.
 pub fn raw<T: DevPagemapOps>(pagemap: &DevPagemap<T>) {
     let _ = pagemap.as_raw(); //~ E0624
 }
 
-/// Gives back pages that somebody has.
+/// Releases pages that belong to someone else.
 pub fn release<T: DevPagemapOps<FolioData = ()>>(pagemap: &DevPagemap<T>) -> Result {
     pagemap.release(DevicePages::new(0, 0)?, ()); //~ E0624
     Ok(())
 }
 
-/// Takes memory for its own that may be anybody's.
+/// Takes memory that may belong to someone else.
 pub fn coherent() -> Result<PfnRange> {
     PfnRange::coherent(0x1000_0000, 512) //~ E0133
 }
 
-/// Takes memory for its own that nobody has vouched for.
+/// Takes memory for which nobody has vouched.
 pub fn fixed() -> Result<Memory> {
     Memory::fixed(PhysicalStart(0x1000_0000), 512, c"memory") //~ E0423
 }

@@ -221,7 +221,7 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
     let mut at = range.start;
     while at < range.end {
         let guard = call.view.lock();
-        // In steps, so that the lock is not held for long.
+        // Work in steps, so that the lock is not held for long.
         for _ in 0..HPAGE_PMD_NR {
             match guard.next(at..range.end) {
                 None => return Ok(()),
@@ -238,7 +238,7 @@ pub(crate) fn check_exclusive(call: &mut Call<'_>) -> Result {
 /// An access that the device is to perform.
 struct AccessRequest {
     range: Range<usize>,
-    /// The end of a round of faults: the access will get there.
+    /// The end of a round of faults, which the access will reach later.
     ahead: usize,
     copy: Copy,
     timeout: Timeout,
@@ -259,11 +259,11 @@ enum Copy {
 #[derive(Clone, Copy, Default)]
 struct Copied {
     npages: usize,
-    /// Whether the data is in the bounce buffer, on its way to user memory.
+    /// Set if the data is in the bounce buffer, on its way to user memory.
     is_bounced: bool,
 }
 
-/// Copies what is mapped at the start of a range, after a round of faults if nothing is mapped
+/// Copies the mapped pages at the start of a range, after a round of faults if none is mapped
 /// there. May copy less than the whole range, or nothing.
 fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<Copied> {
     let AccessRequest { range, copy, .. } = &request;
@@ -280,8 +280,8 @@ fn access(call: &mut Call<'_>, request: AccessRequest) -> Result<Copied> {
     Ok(copied)
 }
 
-/// Faults in the window at the start of the range, and copies what is mapped at the start
-/// afterwards. Returns what was copied, and whether the whole window was faulted in.
+/// Faults in the window at the start of the range, and copies the pages that are mapped at the
+/// start afterwards. Returns the result of the copy, and whether the whole window was faulted in.
 fn fault_first(
     call: &mut Call<'_>,
     request: &AccessRequest,
@@ -290,7 +290,7 @@ fn fault_first(
     let at = window.start;
     match fault(call, request, window) {
         (copied, Ok(())) => Ok((copied, true)),
-        // Count what was accessed, since it is not accessed again.
+        // Count the finished part, since it is not accessed again.
         (copied, Err(_)) if copied.npages > 0 => Ok((copied, false)),
         (_, Err(error @ (EBUSY | EINTR))) => Err(error),
         // Only the first page decides, so everything before the page that caused the error is
@@ -302,7 +302,7 @@ fn fault_first(
     }
 }
 
-/// Faults in the windows from `at` on, because the access will get there. An error in a window is
+/// Faults in the windows from `at` on, because the access will reach them. An error in a window is
 /// ignored: the access will meet it there. `npages` were already copied.
 fn fault_ahead(
     call: &mut Call<'_>,
@@ -324,8 +324,8 @@ fn fault_ahead(
     Ok(())
 }
 
-/// Faults in a window. If it is the window at the start of the range, also copies what is mapped at
-/// the start afterwards. Returns what was copied.
+/// Faults in a window. If it is the window at the start of the range, also copies the pages that
+/// are mapped at the start afterwards. Returns the result of the copy.
 fn fault(call: &mut Call<'_>, request: &AccessRequest, window: Range<usize>) -> (Copied, Result) {
     let AccessRequest {
         range,
@@ -357,7 +357,7 @@ impl AccessRequest {
     }
 }
 
-/// Copies what is mapped at the start of a range, up to the first page that the device does not
+/// Copies the mapped pages at the start of a range, up to the first page that the device does not
 /// map, or may not write to.
 fn copy_mapped(
     guard: &ViewGuard<'_, DeviceMemory>,
@@ -392,7 +392,7 @@ fn copy_mapped(
     Copied { npages, is_bounced }
 }
 
-/// Copies what is mapped at the start of a range to the bounce buffer; returns the number of pages.
+/// Copies the mapped pages at the start of a range to the bounce buffer; returns their number.
 fn copy_bounced(
     guard: &ViewGuard<'_, DeviceMemory>,
     bounce: &mut [u8],
@@ -405,8 +405,8 @@ fn copy_bounced(
 }
 
 /// Calls `copy` for runs of mapped pages at the start of a range, for at most [`HOLD_PAGES`] pages.
-/// `copy` gets the number of bytes before the run, and returns how many of its pages it has copied;
-/// it is called again unless it returned 0. Returns the number of copied pages.
+/// `copy` gets the number of bytes before the run, and returns the number of its pages that it has
+/// copied; it is called again unless it returned 0. Returns the number of copied pages.
 fn copy_runs(
     guard: &ViewGuard<'_, DeviceMemory>,
     range: &Range<usize>,
@@ -440,11 +440,11 @@ fn copy_runs(
     done
 }
 
-/// Ends an access that makes no progress.
+/// A time limit for an access that makes no progress.
 struct Progress {
     timeout: Timeout,
     at: usize,
-    /// When the access was tried for the second time; most are tried only once.
+    /// The time of the second try of the access; most are tried only once.
     since: Option<Instant<Monotonic>>,
 }
 
@@ -457,7 +457,7 @@ impl Progress {
         }
     }
 
-    /// Must be called before another try at an address.
+    /// Checks that the access may try again at an address. Call it before each such try.
     fn check(&mut self, at: usize) -> Result {
         if at != self.at {
             *self = Self::new(at, self.timeout);

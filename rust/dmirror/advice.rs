@@ -44,7 +44,7 @@ pub(crate) struct Advice {
     /// Allocated with the first advice.
     #[pin]
     ranges: SpinLock<Option<Ranges>>,
-    /// Whether engines must not access some range.
+    /// Set if there is a range that engines must not access.
     denies: Atomic<bool>,
     /// Number of mapped pages whose advice was dropped because no slot was left.
     lost: Counter,
@@ -99,7 +99,7 @@ impl Advice {
         }
     }
 
-    /// Returns whether engines must not access some range.
+    /// Returns whether there is a range that engines must not access.
     pub(crate) fn denies(&self) -> bool {
         // ORDERING: Relaxed: engines check this under the update lock, which a task that denies
         // access takes after the store.

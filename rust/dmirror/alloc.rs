@@ -5,7 +5,7 @@
 //! The device is a row of blocks. A block is free, or whole (one folio covers it), or split into
 //! small pages. When all of its small pages are free, it is one free block again.
 //!
-//! When the device is full, a block in use must go: the [victim](Allocator::victim), which an
+//! When the device is full, a block in use is evicted: the [victim](Allocator::victim), which an
 //! eviction policy chooses. Blocks in use are on one list from the least to the most recently used
 //! one, and on another in the order of their allocation; they also have a slot in the array for
 //! random choice. All three are always kept up to date, so that the policy may change at any time.
@@ -18,7 +18,7 @@ use core::ops::{DerefMut, Range};
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = BLOCK_PAGES / BITS;
 
-/// Which block in use must go when the device is full.
+/// The policy that chooses the block to evict when the device is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Eviction {
     /// The least recently used block.
@@ -74,7 +74,7 @@ impl Pages {
         self.bits[page / BITS] & (1 << (page % BITS)) != 0
     }
 
-    /// Changes pages of which each is in the other state.
+    /// Changes the state of pages that are all in the opposite state.
     fn flip(&mut self, pages: Range<usize>) {
         for page in pages {
             self.bits[page / BITS] ^= 1 << (page % BITS);
@@ -317,7 +317,7 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         matches!(state, None | Some(State::Free))
     }
 
-    /// Returns how many pages of a block are in use: 0 for a block that does not exist.
+    /// Returns the number of used pages of a block: 0 for a block that does not exist.
     pub(crate) fn used_in(&self, block: usize) -> usize {
         match self.blocks.get(block).map(|block| &block.state) {
             Some(State::Small(pages)) => pages.used,
@@ -326,8 +326,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         }
     }
 
-    /// Returns the first page of the block in use that must go next, or `None` if no block is in
-    /// use.
+    /// Returns the first page of the block in use that must be evicted next, or `None` if no block
+    /// is in use.
     pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
         let index = match eviction {
             Eviction::Lru => self.used.first?,
@@ -340,8 +340,8 @@ impl<B: DerefMut<Target = [Block]>> Allocator<B> {
         Some(index as usize * BLOCK_PAGES)
     }
 
-    /// Returns the same as [`victim`](Self::victim), and makes that block the last to go, so that
-    /// the next call returns another one.
+    /// Returns the same as [`victim`](Self::victim), and makes that block the last one to evict, so
+    /// that the next call returns another one.
     ///
     /// With N blocks in use, N consecutive calls return each of them with [`Eviction::Lru`] and
     /// [`Eviction::Fifo`]. With [`Eviction::Random`], 2 N - 1 calls do: no block is returned again

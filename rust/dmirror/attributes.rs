@@ -13,7 +13,7 @@ use core::{
     ops::{DerefMut, Range},
 };
 
-/// Where memory should be.
+/// The preferred location of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Location {
     /// No advice.
@@ -27,7 +27,7 @@ pub(crate) enum Location {
     Peer(u32),
 }
 
-/// How the device accesses memory that it does not map.
+/// The way in which the device accesses memory that it does not map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// No advice.
@@ -41,7 +41,7 @@ pub(crate) enum Reach {
     Denied,
 }
 
-/// How the device performs atomic operations.
+/// The way in which the device performs atomic operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Atomics {
     /// No advice.
@@ -61,7 +61,7 @@ pub(crate) struct Attributes {
     pub(crate) location: Location,
     pub(crate) reach: Reach,
     pub(crate) atomics: Atomics,
-    /// How much moves at once, in bytes, a power of two; 0 without advice.
+    /// Number of bytes that move at once, a power of two; 0 without advice.
     pub(crate) granule: u32,
 }
 
@@ -130,7 +130,7 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         self.len
     }
 
-    /// Returns whether engines must not access some range.
+    /// Returns whether there is a range that engines must not access.
     pub(crate) fn denies(&self) -> bool {
         let is_denied = |slot: &Slot| slot.attributes.reach == Reach::Denied;
         self.used().iter().any(is_denied)
@@ -186,8 +186,8 @@ impl<S: DerefMut<Target = [Slot]>> AttributeMap<S> {
         Ok(())
     }
 
-    /// Removes the advice for a range. Returns for how many bytes outside the range the advice was
-    /// removed as well, because no slot was left.
+    /// Removes the advice for a range. Returns the number of bytes outside the range whose advice
+    /// was removed as well, because no slot was left.
     pub(crate) fn forget(&mut self, range: Range<usize>) -> usize {
         let used = &mut self.slots[..self.len];
         let mut first = used.partition_point(|slot| slot.end <= range.start);

@@ -8,10 +8,10 @@ use kernel::{seq_file::SeqFile, seq_print, sync::Arc};
 
 use crate::device::Device;
 
-/// How many blocks a line has.
+/// Number of blocks per line.
 const LINE: usize = 32;
 
-/// The file with the number of pages in use of each block, in the order of their frames.
+/// The file that lists the number of pages in use of each block, in the order of their frames.
 pub(crate) struct BlocksFile(pub(crate) Arc<Device>);
 
 impl Text for BlocksFile {
@@ -21,7 +21,7 @@ impl Text for BlocksFile {
         let pagemap = self.0.pagemap();
         let blocks = pagemap.npages() / HPAGE_PMD_NR;
         for first in (0..blocks).step_by(LINE) {
-            // One look a line, so that allocations do not wait for a large device to be counted.
+            // Take the lock once per line, so that allocations do not have to wait for long.
             let used: [usize; LINE] = pagemap.ops().pool().used_from(first);
             for (nth, used) in used.iter().take(blocks - first).enumerate() {
                 let between = if nth == 0 { "" } else { " " };

@@ -40,11 +40,11 @@ impl Buffers {
     }
 }
 
-/// How many buffers an open file keeps: enough for as many concurrent commands.
+/// Maximum number of unused buffers of an open file: enough for as many concurrent commands.
 const MOST_IDLE: usize = 4;
 
-/// Unused buffers for the next commands, so that those need not allocate. Boxed, because they are
-/// moved around and are large.
+/// Unused buffers for the next commands, so that those need not allocate. They are boxed, because
+/// they are large and are moved around.
 #[derive(Default)]
 pub(crate) struct IdleBuffers([Option<KBox<Buffers>>; MOST_IDLE]);
 
@@ -62,7 +62,7 @@ impl IdleBuffers {
     }
 }
 
-/// What a command has done so far, as reported to the caller.
+/// The progress of a command, as reported to the caller.
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Number of pages moved, copied or looked at.
@@ -75,14 +75,14 @@ pub(crate) struct Counts {
     pub(crate) moved_back: u64,
 }
 
-/// A command on a range of the process's memory, and what it needs.
+/// A command on a range of the process's memory, and its resources.
 pub(crate) struct Call<'c> {
     pub(crate) view: &'c View<DeviceMemory>,
     pub(crate) mm: &'c MmWithUser,
     pub(crate) user_range: UserRange,
     pub(crate) buffers: &'c mut Buffers,
     pub(crate) counts: &'c mut Counts,
-    /// Why pages move, for trace events and statistics.
+    /// The reason why pages move, for trace events and statistics.
     pub(crate) cause: Cause,
 }
 

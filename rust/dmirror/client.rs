@@ -42,14 +42,14 @@ pub(crate) struct Client {
     number: u64,
     /// The process ID of the opener.
     pid: i32,
-    /// Statistics of what has moved for this client.
+    /// Statistics of the pages that have moved for this client.
     pub(crate) stats: FileStats,
     /// Counts the accesses of engines to memory that is mapped where it is.
     pub(crate) hits: Hits<HitCounter>,
     /// Tracks the granules that engines and CPUs take from each other.
     #[pin]
     pub(crate) thrashing: SpinLock<Thrashing>,
-    /// How long pages that engines have fetched stay.
+    /// The time slices of the pages that engines have fetched.
     #[pin]
     pub(crate) slices: SpinLock<Slices>,
     /// Nanoseconds that each engine has worked for this client.

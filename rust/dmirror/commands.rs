@@ -73,7 +73,7 @@ impl QueueCommand {
     /// the struct as the program knows it, and the struct itself contains it as well.
     pub(crate) fn from_number(cmd: u32) -> Option<Self> {
         const SIZE: u32 = kernel::uapi::_IOC_SIZEMASK << kernel::uapi::_IOC_SIZESHIFT;
-        // The commands of test_hmm shall be fast.
+        // Keep the commands of test_hmm fast.
         if cmd & kernel::uapi::_IOC_NRMASK < Self::FIRST {
             return None;
         }
@@ -332,7 +332,7 @@ fn create(client: &Arc<Client>, queues: &Mutex<Queues>, at: UserPtr) -> Result {
     drop(table);
     let written = user.write(&argument);
     if written.is_err() {
-        // User space would not know of the queue.
+        // User space would not know the number of the queue.
         let queue = queues.lock().take(argument.queue);
         if let Ok(queue) = queue {
             end(&queue);

@@ -26,8 +26,8 @@ pub(crate) const PRIVATE_DEVICES: usize = 2;
 pub(crate) const REGION_NAME: &CStr = c"dmirror";
 
 /// Maximum number of pages that one step of a command handles, in one aligned run of that many
-/// pages: what one page table entry can map. The `mmap_lock` is held for at most that many pages at
-/// a time.
+/// pages: the size that one page table entry can map. The `mmap_lock` is held for at most that many
+/// pages at a time.
 pub(crate) const WINDOW_PAGES: usize = BLOCK_PAGES;
 
 /// Number of pages that are copied before the update lock is released, for which each change to the
@@ -41,29 +41,29 @@ pub(crate) const BOUNCE_PAGES: usize = (256 << 10) / PAGE_SIZE;
 /// Number of pages that a round of device faults maps.
 pub(crate) const FAULT_PAGES: usize = (64 << 20) / PAGE_SIZE;
 
-/// How long a migration waits, in microseconds, before it retries pages that someone else has
-/// locked or referenced. `plan.rs` says how often it retries.
+/// Time that a migration waits, in microseconds, before it retries pages that someone else has
+/// locked or referenced. `plan.rs` defines the number of retries.
 pub(crate) const MIGRATE_PAUSE_US: i64 = 200;
 
-/// How many times, and for how many milliseconds, a migration at least tries to reserve device
-/// pages while others hold reservations, or take the pages that were evicted for it.
+/// Minimum number of retries, and minimum time in milliseconds, for which a migration tries to
+/// reserve device pages while others hold reservations, or take the pages that were evicted for it.
 pub(crate) const RESERVE_TRIES: usize = 20;
 pub(crate) const RESERVE_TIMEOUT_MS: i64 = 1000;
 
-/// How long it waits before it tries to reserve again, in microseconds.
+/// Time that it waits before it tries to reserve again, in microseconds.
 pub(crate) const RESERVE_PAUSE_US: i64 = 1000;
 
-/// How many blocks a reservation tries to evict before it gives up, for each block of the device.
+/// Number of blocks that a reservation tries to evict at most, per block of the device.
 pub(crate) const EVICT_ROUNDS: usize = 2;
 
-/// How many times RELEASE goes over the blocks that still have pages.
+/// Number of times that RELEASE goes over the blocks that still have pages.
 pub(crate) const RELEASE_ROUNDS: usize = 8;
 
-/// How long a device tries to access pages that are taken away again and again, in milliseconds.
+/// Time in milliseconds for which a device retries pages that are taken away again and again.
 pub(crate) const ACCESS_TIMEOUT_MS: i64 = 1000;
 
-/// How long an engine tries, in milliseconds. No one is waiting in a system call for it, and anyone
-/// who does not want to wait any longer can cancel the job.
+/// The same time in milliseconds for an engine. No one waits for an engine in a system call, and
+/// anyone who does not want to wait any longer can cancel the job.
 pub(crate) const ENGINE_TIMEOUT_MS: i64 = 10_000;
 
 /// Maximum numbers of queues per open file, of jobs per queue, and of packets per job.

@@ -141,8 +141,8 @@ impl Device {
         self.faults.stop();
     }
 
-    /// Moves every page back to system memory, whoever owns it; adds the number of moved pages to
-    /// `count`.
+    /// Moves every page back to system memory, regardless of its owner; adds the number of moved
+    /// pages to `count`.
     ///
     /// May sleep. Retries pages that others have locked a bounded number of times.
     ///
@@ -223,7 +223,7 @@ pub(crate) struct DeviceMemory {
     /// The debugfs files with which root sets the policy.
     #[pin]
     settings: DebugfsU32s<SETTINGS>,
-    /// For each block, until when CPUs have to wait for its pages, in nanoseconds.
+    /// For each block, the time until which CPUs have to wait for its pages, in nanoseconds.
     kept_until: KVVec<Atomic<u64>>,
     /// The latest of those times.
     kept_longest: Atomic<u64>,
@@ -271,7 +271,7 @@ impl DeviceMemory {
         self.settings.get(setting as usize)
     }
 
-    /// Returns the policy that chooses the block that must go when the device is full.
+    /// Returns the policy that chooses the block to evict when the device is full.
     pub(crate) fn eviction_policy(&self) -> Eviction {
         Eviction::from_number(self.setting(Setting::Eviction))
     }
@@ -349,7 +349,7 @@ impl DeviceMemory {
         }
     }
 
-    /// Returns how often migrations were retried and given up.
+    /// Returns the statistics of the retries and failures of migrations.
     pub(crate) fn attempts(&self) -> &Attempts {
         &self.attempts
     }
@@ -404,8 +404,8 @@ impl DeviceMemory {
         evicted
     }
 
-    /// Waits until a running eviction has ended, and with it the locks that it holds on the pages
-    /// of a block. For a migration that found pages of its range locked.
+    /// Waits until a running eviction has ended and released its locks on the pages of a block. For
+    /// a migration that found pages of its range locked.
     ///
     /// May sleep. Takes the eviction lock, so must not be called with a folio locked.
     pub(crate) fn wait_for_eviction(&self) {

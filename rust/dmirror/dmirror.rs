@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An arrow points from the caller to the module that it calls. All `unsafe` is in `hmm` and `emu`.
-//! `rust/uapi/dmirror.h` describes what user space sees.
+//! `rust/uapi/dmirror.h` describes the interface to user space.
 
 #![deny(unsafe_code)]
 
@@ -81,7 +81,7 @@ module! {
     authors: ["The dmirror authors"],
     description: "Emulated devices with memory of their own",
     license: "GPL",
-    // What asks for the upstream's module by name gets this one where that is not there.
+    // Loading test_hmm by name loads this module if the kernel does not have that one.
     alias: ["test_hmm"],
     params: {
         capacity: u64 {
@@ -122,12 +122,12 @@ const BLOCK_BYTES: u64 = (BLOCK_PAGES * PAGE_SIZE) as u64;
 /// Dropping it removes the files, stops the engines, and drops the devices, which then move their
 /// pages back.
 struct DmirrorModule {
-    // Before the engines stop, so that nobody creates queues any more.
+    // Dropped before the engines stop, so that nobody can create queues any more.
     _files: DeviceFiles<DmirrorFile>,
     _stats: KVec<DebugfsText<Device>>,
     _blocks: KVec<DebugfsText<BlocksFile>>,
     _policies: KVec<DebugfsText<PolicyFile>>,
-    // Last, since it drops the devices.
+    // Dropped last, since this drops the devices.
     _running: KVec<RunningDevice>,
 }
 
@@ -153,7 +153,7 @@ impl kernel::Module for DmirrorModule {
         let mut policies = KVec::new();
         let mut running = KVec::new();
         let mut add = |memory, name| -> Result {
-            // As in the names of the files, which are in the same order.
+            // The numbers follow the names of the files, which are in the same order.
             let number = devices.len() as u32;
             let device = Device::new(memory, injection.clone(), number, plan.engines)?;
             let device = Arc::new(device, GFP_KERNEL)?;
@@ -224,7 +224,7 @@ fn reserved(
     })
 }
 
-/// Logs what is wrong with the parameters.
+/// Logs the error in the parameters, and returns the error code.
 fn explain(params: &Params, bad: BadParams) -> Error {
     let Params {
         capacity,

@@ -3,8 +3,8 @@
 //! Engines: threads that execute the jobs of queues.
 //!
 //! An engine belongs to its device, and does not outlive the module: unloading stops it. It owns
-//! what it works on, so closing a file need not wait for it. When a queue is destroyed while one of
-//! its jobs runs, the engine is interrupted, which ends any wait.
+//! the data that it works on, so closing a file need not wait for it. When a queue is destroyed
+//! while one of its jobs runs, the engine is interrupted, which ends any wait.
 //!
 //! Locks: that of the engine, then that of the jobs of a queue. Neither is held while a job runs.
 
@@ -122,7 +122,7 @@ impl Engine {
 
     /// Makes the engine look for work.
     pub(crate) fn kick(&self) {
-        // With the lock held, so that the engine either finds the work or is woken by this.
+        // Keep the lock held, so that the engine either finds the work or is woken by this.
         let _work = self.work.lock();
         self.changed.notify_all();
     }
@@ -218,8 +218,8 @@ impl Engine {
     fn done(&self) {
         let done = self.work.lock().running.take();
         self.changed.notify_all();
-        // Without the lock held: this may be the last reference to the queue, and to the address
-        // space.
+        // Drop it without the lock held: it may be the last reference to the queue, and to the
+        // address space.
         drop(done);
     }
 }
@@ -239,7 +239,7 @@ fn traced(queue: &Queue, job: &Job) -> trace::Job {
 /// The thread of an engine.
 struct Worker {
     engine: Arc<Engine>,
-    /// Allocated by the caller of `add`, so that they are charged to whoever created the first
+    /// Allocated by the caller of `add`, so that they are charged to the creator of the first
     /// queue.
     buffers: KBox<Buffers>,
 }
@@ -257,7 +257,7 @@ impl KthreadBody for Worker {
                 packets: job.npackets,
             });
             let outcome = exec::run(&queue, &job, &mut self.buffers);
-            // Before anyone is notified of the end.
+            // Emit this before anyone is notified of the end.
             JobEnd::emit(|| JobEnd {
                 job: traced(&queue, &job),
                 executed: outcome.executed,

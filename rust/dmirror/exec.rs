@@ -34,15 +34,15 @@ use crate::{
 /// Maximum sleep of a spinning engine before it checks whether its job is to continue.
 const SPIN_STEP_NS: u64 = 1_000_000;
 
-/// Limits how long to retry a page that is taken away again and again.
+/// A limit on how long an engine retries a page that is taken away again and again.
 #[derive(Default)]
 struct Patience {
-    /// When the page was first found to be taken away.
+    /// The time at which the page was first found to be taken away.
     since: Option<Instant<Monotonic>>,
 }
 
 impl Patience {
-    /// Starts anew after progress.
+    /// Restarts the limit after progress.
     fn renew(&mut self) {
         self.since = None;
     }
@@ -104,7 +104,7 @@ pub(crate) fn run(queue: &Queue, job: &Job, buffers: &mut Buffers) -> Outcome {
     }
 }
 
-/// Why the execution of a packet has stopped.
+/// The reason why the execution of a packet has stopped.
 enum Stop {
     /// A reason other than a memory access.
     Packet(Error),
@@ -170,7 +170,7 @@ struct Upcoming {
 }
 
 impl Execution<'_> {
-    /// Fails if the job is not to continue.
+    /// Fails if the job must not continue.
     fn check(&self) -> Result<(), Stop> {
         self.queue.check(self.job).map_err(Stop::Packet)
     }
@@ -247,7 +247,7 @@ impl Execution<'_> {
     fn copy(&mut self, dst: u64, src: u64, len: u64) -> Result<(), Stop> {
         let mut done = 0;
         while done < len {
-            // Up to the next page boundary on either side.
+            // Copy up to the next page boundary on either side.
             let rest = |at: u64| PAGE_SIZE as u64 - (at + done) % PAGE_SIZE as u64;
             let step = rest(src).min(rest(dst)).min(len - done);
             let (from, to) = (src + done, dst + done);

@@ -12,7 +12,7 @@
 //!
 //! The handler decides, and never waits for memory. The work for a group is done by an engine that
 //! is stalled for it, which can be interrupted. So a fault that nobody handles stops no other
-//! engine, unless that one needs the same granule of the same process; and then only for as long as
+//! engine, except one that needs the same granule of the same process, and only for as long as
 //! moving the granule takes. Pages that only user space can provide are faulted in by each engine
 //! itself, after it continues.
 //!
@@ -74,7 +74,7 @@ struct Entry {
 /// Faults in one granule, for one engine to handle.
 #[derive(Clone)]
 pub(crate) struct Group {
-    /// From the first missed page to the end of the last one, within one granule.
+    /// The pages from the first missed one to the last one, within one granule.
     pub(crate) pages: Range<usize>,
     pub(crate) reasons: Reasons,
     client: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Group {
     engines: u32,
 }
 
-/// What an engine is waiting for.
+/// The entries and groups that an engine is waiting for.
 #[derive(Default)]
 struct Stalled {
     /// Number of its entries that the handler has not processed yet.
@@ -345,7 +345,7 @@ impl Buffer {
     }
 
     /// Merges a sorted batch into groups, and gives each group to the engine of its first entry.
-    /// Returns how many entries were merged with another one.
+    /// Returns the number of entries that were merged with another one.
     fn decide(&mut self, batch: &[Entry], granule: usize) -> usize {
         let mut merged = 0;
         let same = |one: &Entry, other: &Entry| {
@@ -425,7 +425,7 @@ impl KthreadBody for Handler {
             let limits = buffer.limits;
             buffer.take_batch(limits.batch, &mut self.batch);
             let merged = buffer.decide(&self.batch, limits.granule.max(1));
-            // Before an engine handles it, so that whoever waits for that finds the batch counted.
+            // Emit this before an engine handles the batch, so that its waiters find it counted.
             FaultBatch::emit(|| FaultBatch {
                 device: faults.device,
                 entries: self.batch.len(),

@@ -99,7 +99,7 @@ impl TryFrom<u32> for Command {
     type Error = Error;
 
     fn try_from(cmd: u32) -> Result<Self> {
-        /// By the number within the type; each number is below the length.
+        /// The commands, indexed by their number within the type; each number is below the length.
         const COMMANDS: [Option<Command>; Command::NUMBERS.len()] = {
             let mut commands = [None; Command::NUMBERS.len()];
             let mut at = 0;
@@ -155,7 +155,7 @@ fn user_range(words: &dmirror_cmd) -> Result<UserRange> {
 /// An open file.
 #[pin_data]
 pub(crate) struct DmirrorFile {
-    // Before the client, so that drop ends its queues first.
+    // Declared before the client, so that drop ends its queues first.
     #[pin]
     queues: Mutex<Queues>,
     client: Arc<Client>,
@@ -209,7 +209,7 @@ impl DeviceFileOps for DmirrorFile {
             }
         };
         file.client.stats.add(&counts);
-        // The counts are valid whatever the outcome; the error of the command takes precedence.
+        // The counts are valid even after an error; the error of the command takes precedence.
         let at = UserPtr::from_addr(arg).wrapping_byte_add(offset_of!(dmirror_cmd, cpages));
         let answer = [counts.cpages, counts.faults];
         let written = UserSlice::new(at, size_of_val(&answer))

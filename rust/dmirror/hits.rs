@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access counters: how often a device uses memory that it maps where it is. Pure logic, no kernel
-//! calls: the caller supplies the atomic numbers.
+//! Access counters: they count the accesses of a device to memory that it maps where it is. Pure
+//! logic, no kernel calls: the caller supplies the atomic numbers.
 
 use crate::pages::BLOCK_PAGES;
 

@@ -16,7 +16,7 @@ use crate::inject::{Injection, Site};
 /// The hooks of the tests into the operations of `hmm`.
 pub(crate) struct TestHooks {
     injection: Arc<Injection>,
-    /// Whether the next allocation is to fail.
+    /// Set if the next allocation is to fail.
     fail_next: Atomic<bool>,
 }
 
@@ -35,7 +35,7 @@ impl TestHooks {
         self.fail_next.store(fail, Relaxed);
     }
 
-    /// Returns whether this allocation is to fail; only one caller is told so.
+    /// Returns whether this allocation is to fail. Returns true to only one caller.
     pub(crate) fn fails_now(&self) -> bool {
         // ORDERING: Relaxed: the flag orders no other memory access. It is read first, so that not
         // every allocation writes to its cache line.

@@ -4,9 +4,9 @@
 //! which is off. Root can write to them.
 //!
 //! `delay_STEP_us` delays everything by that many microseconds after a step, so that others can
-//! interfere. `fail_SITE_times` is how many times something fails; `0xffffffff` means without
-//! limit. With `fail_SITE_interval` set to n, only every n-th try fails; with `fail_SITE_percent`
-//! set to n, n percent of the tries fail at random.
+//! interfere. `fail_SITE_times` is the number of times that something fails; `0xffffffff` means
+//! without limit. With `fail_SITE_interval` set to n, only every n-th try fails; with
+//! `fail_SITE_percent` set to n, n percent of the tries fail at random.
 
 use emu::{
     debugfs::{DebugfsDir, DebugfsU32s},
@@ -133,7 +133,7 @@ const fn is_same(one: &[u8], other: &[u8]) -> bool {
 pub(crate) struct Injection {
     #[pin]
     numbers: DebugfsU32s<FILES>,
-    /// How many times each site was asked while it was on.
+    /// Number of times that each site was asked while it was on.
     asked: [Atomic<u32>; SITES],
 }
 

@@ -47,8 +47,6 @@ mod to_system;
 
 pub(crate) use to_system::{prefetch_back, to_system};
 
-// A set has a place for each page of a window.
-
 /// Moves the range to the device, and copies the result, as the device sees it, to `out`.
 ///
 /// May sleep.
@@ -97,7 +95,7 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
                 &mut call.buffers.fault,
             )?;
             if run.clone().all(|nth| step.there.contains(nth)) {
-                // The pages are there, so it is the caller's buffer that is not.
+                // The pages are still on the device, so the caller's buffer is not present.
                 return read;
             }
             resched_or_eintr()?;
@@ -108,8 +106,8 @@ fn hand_out(call: &mut Call<'_>, step: &mut Step, out: UserPtr) -> Result {
     Ok(())
 }
 
-/// Returns the first address of a window at which something is mapped that the device may read, and
-/// that may migrate.
+/// Returns the first address of a window that is in a VMA that the device may read, and that may
+/// migrate.
 fn first_readable(call: &Call<'_>, window: Range<usize>) -> Option<usize> {
     let mmap = call.mm.mmap_read_lock();
     window
@@ -151,7 +149,7 @@ struct Step {
     range: Range<usize>,
     /// The pages of the range that are on the device.
     there: PageSet,
-    /// Why the step has stopped early.
+    /// The error that has stopped the step early.
     error: Option<Error>,
 }
 
@@ -251,7 +249,7 @@ fn traced_reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
 ) -> Result<Reservation<'d>> {
-    // If only the allocator has to be asked, reading the clock would cost more than that.
+    // For a few free pages, reading the clock would cost more than the allocation.
     let is_timed = request.when_full == WhenFull::Evict || request.block || request.pages >= 64;
     let start = is_timed.then(Instant::<Monotonic>::now);
     let reservation = reserve(pagemap, request);
@@ -278,7 +276,7 @@ fn reserve<'d>(
     pagemap: &'d Pagemap<DeviceMemory>,
     request: &ReserveRequest,
 ) -> Result<Reservation<'d>> {
-    // Set when there was not enough room: not before, since mostly there is.
+    // Set only when there was not enough room, since mostly there is enough.
     let mut start = None;
     let mut tries = 0;
     loop {

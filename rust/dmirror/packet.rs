@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets: decoding and validation of what an engine is asked to do. Pure logic, no kernel calls.
+//! Packets: decoding and validation of the work of an engine. Pure logic, no kernel calls.
 //! `rust/uapi/dmirror.h` describes each packet.
 
 use core::ops::Range;
@@ -65,7 +65,7 @@ pub(crate) enum Packet {
 /// An atomic operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AtomicOp {
-    /// Whether the word has 8 bytes rather than 4.
+    /// Set if the word has 8 bytes rather than 4.
     pub(crate) is_64: bool,
     /// For a compare-and-swap, the expected word, which `value` replaces; otherwise `value` is
     /// added.
@@ -88,7 +88,7 @@ impl AtomicOp {
     }
 }
 
-/// Where pages move to.
+/// The destination of pages that move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Device,

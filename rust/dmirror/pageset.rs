@@ -26,7 +26,7 @@ impl PageSet {
         this
     }
 
-    /// Adds a page; ignores one that there is no room for.
+    /// Adds a page; ignores a page for which there is no room.
     pub(crate) fn insert(&mut self, nth: usize) {
         if let Some(word) = self.0.get_mut(nth / BITS) {
             *word |= 1 << (nth % BITS);

@@ -30,7 +30,7 @@ pub(crate) struct Params {
     pub(crate) engines: u64,
 }
 
-/// Where the memory of the private devices comes from.
+/// The source of the memory of the private devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Private {
     /// From the system, up to `bytes` for each device.
@@ -49,7 +49,7 @@ pub(crate) struct DevicePlan {
     pub(crate) engines: usize,
 }
 
-/// What is wrong with the parameters.
+/// Error: the parameters are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadParams {
     /// Only one of `vram_base` and `vram_size` is given.

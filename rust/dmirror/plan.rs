@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a step to the device continues after each pass. Pure logic, no kernel calls.
+//! The plan for the passes of a step to the device. Pure logic, no kernel calls.
 //!
-//! A step handles at most [`BLOCK_PAGES`] pages. It first takes what is free: a block, if it is for
-//! a whole window. It evicts others only for pages that have been found able to move. It gives up
-//! on huge pages if mm cannot move them as a whole.
+//! A step handles at most [`BLOCK_PAGES`] pages. It first takes only free pages: a block, if it is
+//! for a whole window. It evicts others only for pages that have been found able to move. It gives
+//! up on huge pages if mm cannot move them as a whole.
 
 use crate::pages::BLOCK_PAGES;
 
-/// How many consecutive passes may move nothing because someone else has locked or referenced the
-/// pages.
+/// Maximum number of consecutive passes that may move nothing because someone else has locked or
+/// referenced the pages.
 pub(crate) const IDLE_PASSES: usize = 16;
 
-/// The same for a device fault, which can use the pages where they are.
+/// The same for a device fault, after which the device can use the pages where they are.
 pub(crate) const FAULT_IDLE_PASSES: usize = 4;
 
 /// Maximum number of passes, in case others take pages away as fast as they move.
 pub(crate) const MAX_PASSES: usize = 256;
 
-/// After how many idle passes mm is made to drop the references that it holds temporarily; the
-/// first time, this is done at once.
+/// Number of passes after which mm is made again to drop the references that it holds temporarily;
+/// the first time, this is done after the first pass.
 pub(crate) const DRAIN_EVERY: usize = 8;
 
-/// What to do when the device has no room.
+/// The action when the device has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
-    /// Take only what is free.
+    /// Take only free pages.
     TakeWhatIsFree,
-    /// Evict blocks, chosen by the device's policy, whoever owns them.
+    /// Evict blocks, chosen by the device's policy, regardless of their owners.
     Evict,
 }
 
-/// What a pass needs when it begins.
+/// The pages that a pass needs when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReserveRequest {
-    /// Whether it needs a block.
+    /// Set if it needs a block.
     pub(crate) block: bool,
     /// Number of small pages that it needs.
     pub(crate) pages: usize,
@@ -46,28 +46,28 @@ pub(crate) struct ReserveRequest {
 pub(crate) struct Outcome {
     /// Number of pages that moved; some may have left again.
     pub(crate) moved: usize,
-    /// There was a huge page, and neither a block nor enough small pages for it.
+    /// Set if there was a huge page, and neither a block nor enough small pages for it.
     pub(crate) lacks_block: bool,
-    /// There was a huge page that other processes may share.
+    /// Set if there was a huge page that other processes may share.
     pub(crate) is_shared: bool,
-    /// Number of pages that could move and found no room.
+    /// Number of pages that could move, but for which there was no room.
     pub(crate) lacking: usize,
-    /// A hole of several pages was given a block, but did not move.
+    /// Set if a hole of several pages was given a block, but did not move.
     pub(crate) hole_stays: bool,
-    /// mm may hold temporary references to pages of the range.
+    /// Set if mm may hold temporary references to pages of the range.
     pub(crate) may_be_in_batches: bool,
 }
 
 /// The plan of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// What the pass needs when it begins.
+    /// The pages that the pass needs when it begins.
     pub(crate) request: ReserveRequest,
-    /// Whether huge pages are collected as a whole; otherwise mm splits them.
+    /// Set if huge pages are collected as a whole; otherwise mm splits them.
     pub(crate) keeps_large: bool,
-    /// Whether holes of several pages are filled with small pages.
+    /// Set if holes of several pages are filled with small pages.
     pub(crate) small_holes: bool,
-    /// Whether a block is useful: the step is for a window that may be a single huge page.
+    /// Set if a block is useful: the step is for a window that may be a single huge page.
     takes_block: bool,
     /// Number of earlier passes.
     passes: usize,
@@ -77,15 +77,15 @@ pub(crate) struct Plan {
     most_idle: usize,
 }
 
-/// What follows a pass.
+/// The action after a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing: all pages are on the device, or there were enough tries.
+    /// No further pass: all pages are on the device, or there were enough tries.
     Done,
     /// Another pass, at once.
     Again(Plan),
-    /// Another pass, after others have had time to release what they have locked and, if `drain` is
-    /// set, after mm was made to drop its temporary references.
+    /// Another pass, after others have had time to release their locks and references and, if
+    /// `drain` is set, after mm was made to drop its temporary references.
     AfterPause { plan: Plan, drain: bool },
 }
 
@@ -149,7 +149,7 @@ impl Plan {
         let block = self.takes_block && missing == BLOCK_PAGES;
         let plan = Self {
             request: what_is_free(block, missing),
-            // Whatever keeps a huge page out of a hole, for example the limit of a memory cgroup,
+            // A limit that keeps a huge page out of a hole, for example that of a memory cgroup,
             // may allow small pages.
             small_holes: self.small_holes || outcome.hole_stays,
             ..this

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device does when one of its engines misses a page, and which pages it evicts when it is
-//! full: settings, and presets of settings that imitate real drivers. Pure logic, no kernel calls.
+//! The policy of a device: the handling of pages that its engines miss, and the choice of pages to
+//! evict when it is full. Presets of its settings imitate real drivers. Pure logic, no kernel
+//! calls.
 //!
-//! Commands of the ABI of test_hmm say themselves where pages move. Of the settings, only the
-//! window of a CPU fault and the eviction policy affect them.
+//! The commands of the ABI of test_hmm set the destination of pages themselves. Only two settings
+//! affect them: the window of a CPU fault and the eviction policy.
 
 use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 
@@ -13,40 +14,40 @@ use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 pub(crate) enum Setting {
     /// Maximum number of bytes that a CPU fault moves back.
     Window,
-    /// Whether a device fault moves pages to the device; otherwise they are mapped where they are.
+    /// Set if a device fault moves pages to the device; otherwise they are mapped where they are.
     Migrate,
     /// Maximum number of bytes that a device fault moves, with the same alignment.
     Granule,
-    /// How many percent of an aligned part of a block must be on the device, or missed, for
-    /// the rest of the part to move with a missed granule; 0: nothing else moves.
+    /// If more than this percentage of an aligned part of a block is on the device, or missed, the
+    /// rest of the part moves with a missed granule; 0: nothing else moves.
     Prefetch,
-    /// After how many accesses a block that is mapped where it is moves to the device; 0:
-    /// never.
+    /// Number of accesses after which a block moves to the device, instead of being mapped where it
+    /// is; 0: never.
     AccessCounter,
-    /// How long pages that a device fault has moved stay before a CPU gets them, in microseconds.
+    /// Minimum time before a CPU gets pages that a device fault has moved, in microseconds.
     Timeslice,
-    /// How long an exclusive page stays exclusive before a CPU gets it, in microseconds.
+    /// Time that an exclusive page stays exclusive before a CPU gets it, in microseconds.
     AtomicTimeslice,
-    /// Whether an atomic operation moves its page to the device; otherwise the page becomes
+    /// Set if an atomic operation moves its page to the device; otherwise the page becomes
     /// exclusive where it is.
     AtomicsMigrate,
-    /// How many device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) count as
-    /// thrashing; 0: no number does.
+    /// Number of device faults in a granule within [`ThrashWindow`](Self::ThrashWindow) that count
+    /// as thrashing; 0: no number does.
     ThrashEvents,
     /// The length of that window, in microseconds.
     ThrashWindow,
-    /// How long the device then leaves a granule alone, in microseconds.
+    /// Time for which the device then leaves a granule alone, in microseconds.
     ThrashNap,
-    /// How many times it does so before it pins the granule where it is.
+    /// Number of times that it does so before it pins the granule where it is.
     ThrashNaps,
-    /// How long it stays pinned, in milliseconds.
+    /// Time for which the granule stays pinned, in milliseconds.
     ThrashPin,
     /// Maximum number of faults that are handled in a batch.
     FaultBatch,
     /// Maximum number of waiting faults.
     FaultBuffer,
-    /// Which block the device evicts when it is full: 0 the least recently used one, 1 the one that
-    /// was allocated first, 2 a random one.
+    /// The block that the device evicts when it is full: 0 the least recently used one, 1 the one
+    /// that was allocated first, 2 a random one.
     Eviction,
 }
 
@@ -93,10 +94,10 @@ pub(crate) const MAX_NAP_US: u32 = 20_000;
 pub(crate) const MAX_PIN_MS: u32 = 10_000;
 pub(crate) const MAX_FAULTS: u32 = 256;
 
-/// The size of a block, the largest window and granule.
+/// The size of a block in bytes: that of the largest window and granule.
 const LARGEST: u32 = (BLOCK_PAGES * PAGE_SIZE) as u32;
 
-/// The size of a page, the smallest ones.
+/// The size of a page in bytes: that of the smallest window and granule.
 const SMALLEST: u32 = PAGE_SIZE as u32;
 
 /// A set of settings.
@@ -195,13 +196,13 @@ impl Preset {
     }
 }
 
-/// The file that limits how many MiB of a device may be in use. Presets do not change it: it is a
-/// property of the device, not of its behaviour.
+/// The file with the limit, in MiB, of the memory of a device that may be in use. Presets do not
+/// change it: it is a property of the device, not of its behaviour.
 pub(crate) const LIMIT_FILE: &core::ffi::CStr = c"limit_mib";
 
-/// Returns how many of the `npages` pages, of `page` bytes each, of a device may be in use under a
-/// limit of `mib` MiB. All pages for 0, and never less than a block of `block` pages, so that there
-/// is room for what moves in one step.
+/// Returns the number of the `npages` pages, of `page` bytes each, of a device that may be in use
+/// under a limit of `mib` MiB. Returns all for 0, and at least a block of `block` pages (if there
+/// are as many), so that there is room for the pages that move in one step.
 pub(crate) fn limit_pages(mib: u32, npages: usize, page: usize, block: usize) -> usize {
     match mib {
         0 => npages,
@@ -228,9 +229,9 @@ pub(crate) fn granule_order(
     (0..=most).rev().find(fits).unwrap_or(0)
 }
 
-/// Returns what moves together with the granule `missed` of a block: the largest aligned part of
-/// the block that contains the granule, and of which more than `percent` percent are on the device
-/// or missed. All page numbers are relative to the block of `block` pages, a power of two;
+/// Returns the pages that move together with the granule `missed` of a block: the largest aligned
+/// part of the block that contains the granule, and of which more than `percent` percent are on the
+/// device or missed. All page numbers are relative to the block of `block` pages, a power of two;
 /// `is_there` tells which pages are on the device. Only pages inside `bounds` can move.
 pub(crate) fn dense_part(
     missed: core::ops::Range<usize>,

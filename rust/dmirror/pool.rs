@@ -67,8 +67,8 @@ impl Pool {
         self.limit.put(0, mib);
     }
 
-    /// Returns how many more pages may be in use. The limit may change at any time; the new limit
-    /// applies to later allocations.
+    /// Returns the number of further pages that may be in use. The limit may change at any time;
+    /// the new limit applies to later allocations.
     fn below_limit(&self, allocator: &Allocator<KVVec<Block>>) -> usize {
         let limit = limit_pages(self.limit.get(0), self.npages, PAGE_SIZE, BLOCK_PAGES);
         // Pages in reservations are in use from the allocator's point of view.
@@ -88,7 +88,7 @@ impl Pool {
         self.allocator.lock().split(page);
     }
 
-    /// Returns how much is free, whether or not the limit allows its use. Does not sleep.
+    /// Returns the free memory, whether or not the limit allows its use. Does not sleep.
     pub(crate) fn room(&self) -> Room {
         let allocator = self.allocator.lock();
         Room {
@@ -97,7 +97,7 @@ impl Pool {
         }
     }
 
-    /// Returns the block that must go next. Does not sleep; the answer may be stale.
+    /// Returns the block to evict next. Does not sleep; the answer may be stale.
     pub(crate) fn victim(&self, eviction: Eviction) -> Option<usize> {
         Some(self.allocator.lock().victim(eviction)? / BLOCK_PAGES)
     }
@@ -107,7 +107,7 @@ impl Pool {
         self.allocator.lock().is_block_free(block)
     }
 
-    /// Returns how many pages are in use of each of the `N` blocks from `first` on. Does not sleep.
+    /// Returns the number of used pages of each of the `N` blocks from `first` on. Does not sleep.
     pub(crate) fn used_from<const N: usize>(&self, first: usize) -> [usize; N] {
         let allocator = self.allocator.lock();
         core::array::from_fn(|nth| allocator.used_in(first + nth))
@@ -135,8 +135,8 @@ impl Pool {
         allocator.alloc_block()
     }
 
-    /// Allocates consecutive free pages: at least one, at most `most`, and no more than the limit
-    /// allows. Does not sleep.
+    /// Allocates consecutive free pages: at least one, at most `most`, within the limit. Does not
+    /// sleep.
     pub(crate) fn alloc_pages(&self, most: usize) -> Option<Range<usize>> {
         let mut allocator = self.allocator.lock();
         let most = most.min(self.below_limit(&allocator));
@@ -148,7 +148,7 @@ impl Pool {
         self.allocator.lock().touch(block * BLOCK_PAGES);
     }
 
-    /// Returns the block that must go next, and makes it the last to go, so that the next call
+    /// Returns the block to evict next, and makes it the last one to evict, so that the next call
     /// returns another one. Does not sleep.
     pub(crate) fn next_victim(&self, eviction: Eviction) -> Option<usize> {
         Some(self.allocator.lock().next_victim(eviction)? / BLOCK_PAGES)

@@ -24,11 +24,11 @@ use crate::{client::Client, uapi};
 pub(crate) struct Outcome {
     /// Number of packets that were executed completely.
     pub(crate) executed: u64,
-    /// Why the job ended before its last packet.
+    /// The reason why the job ended before its last packet, if it did.
     pub(crate) failure: Option<Failure>,
 }
 
-/// Why a packet was not executed completely.
+/// The reason why a packet was not executed completely.
 #[derive(Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
@@ -39,7 +39,7 @@ pub(crate) struct Failure {
     pub(crate) address: u64,
 }
 
-/// How an engine accesses memory.
+/// The kind of an engine's access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessKind {
     None,
@@ -114,7 +114,7 @@ pub(crate) struct Queue {
     changed: CondVar,
     /// Jobs up to this sequence number fail, because the engines were reset.
     reset: Atomic<u64>,
-    /// Whether the running job must end, because nobody waits for its outcome any more.
+    /// Set if the running job must end, because nobody waits for its outcome any more.
     is_cancelled: Atomic<bool>,
 }
 

@@ -33,9 +33,9 @@ pub(crate) struct Reservation<'d> {
     npages: usize,
     /// Number of pages that were reserved in total, which the pool counts until drop.
     counted: usize,
-    /// How many more blocks may be evicted for it.
+    /// Maximum number of blocks that may still be evicted for it.
     rounds: usize,
-    /// Whether pages were evicted for it, or could not be because others had locked them.
+    /// Set if pages were evicted for it, or could not be because others had locked them.
     contended: bool,
 }
 
@@ -179,7 +179,7 @@ impl<'d> Reservation<'d> {
             let evicted = memory.evict(self.pagemap, victim, Cause::Eviction);
             match evicted.error.filter(|_| evicted.moved == 0) {
                 None => self.contended = true,
-                // There may be no memory for one block, but enough for another one, of small pages.
+                // There may be no memory for one block, but enough for one that has small pages.
                 Some(ENOMEM | EAGAIN) => {}
                 Some(error) => return Err(error),
             }

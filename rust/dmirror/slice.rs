@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Time slices: how long pages that a device has fetched stay before a CPU gets them back. Pure
+//! Time slices: pages that a device has fetched stay for a time before a CPU gets them back. Pure
 //! logic, no kernel calls.
 //!
-//! If a device misses a granule again as soon as its slice was over, the slice was too short: the
+//! If a device misses a granule again soon after its slice was over, the slice was too short: the
 //! next one is twice as long, up to a bound.
 
-/// How many granules are remembered.
+/// Number of remembered granules.
 const GRANULES: usize = 16;
 
 /// Maximum number of times that a slice is doubled.
@@ -29,8 +29,8 @@ pub(crate) struct Slices {
 }
 
 impl Slices {
-    /// Returns until when the granule that begins with page number `first`, and is fetched now,
-    /// stays; all times are in nanoseconds. A slice lasts at least `slice`.
+    /// Returns the time until which the granule stays that begins with page number `first` and is
+    /// fetched now; all times are in nanoseconds. A slice lasts at least `slice`.
     pub(crate) fn grant(&mut self, first: usize, now: u64, slice: u64) -> u64 {
         let known = |it: &&mut Slice| it.until > 0 && it.first == first;
         if let Some(granule) = self.slices.iter_mut().find(known) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Snapshots of how a process maps memory, and where the memory is, for user space.
+//! Snapshots of the mappings of a process and the location of its memory, for user space.
 
 use core::ops::Range;
 
@@ -18,11 +18,11 @@ use crate::{
     uapi,
 };
 
-/// Up to how many pages a snapshot needs no allocated buffers.
+/// Maximum number of pages of a snapshot that needs no allocated buffers.
 const FEW: usize = 8;
 
-/// Copies to `out` how each page of `range` is mapped and where it is, one byte per page. Adds the
-/// number of pages to `cpages`.
+/// Copies the mapping and the location of each page of `range` to `out`, one byte per page. Adds
+/// the number of pages to `cpages`.
 ///
 /// May sleep.
 ///
@@ -35,7 +35,7 @@ pub(crate) fn snapshot(call: &mut Call<'_>, out: UserPtr) -> Result {
     look(call.view, call.mm, range, (pfns, bytes), out, cpages)
 }
 
-/// Returns whether [`snapshot_few`] does a snapshot of a range.
+/// Returns whether [`snapshot_few`] can handle a range.
 pub(crate) fn are_few(range: &UserRange) -> bool {
     range.end() - range.start() <= FEW * PAGE_SIZE
 }

@@ -7,9 +7,9 @@
 //! `Documentation/gpu/drm-usage-stats.rst`, where these have one. See
 //! `Documentation/statistics.md`.
 //!
-//! The counters are in three places: `hmm` counts what moves, by size, and what is freed; `emu`
-//! counts why pages move, and the faults of both sides; this module counts how often the driver
-//! retries and gives up. While nothing moves and no page is freed, the following are equal:
+//! The counters are in three places: `hmm` counts the pages that move, by size, and those that are
+//! freed; `emu` counts moves by cause, and the faults of both sides; this module counts the retries
+//! and failures of the driver. While nothing moves and no page is freed, the following are equal:
 //!
 //! - the pages that moved to the device, by cause and by size;
 //! - the pages that moved back, by cause and by size;
@@ -37,7 +37,7 @@ use kernel::{
 
 use crate::{call::Counts, device::Device, plan::Outcome};
 
-/// How often migrations of a device were retried and given up.
+/// Statistics of the retries and failures of a device's migrations.
 #[derive(Default)]
 pub(crate) struct Attempts {
     /// Number of passes that followed one in which others had pages locked or referenced.
@@ -46,7 +46,7 @@ pub(crate) struct Attempts {
     pub(crate) no_room: Counter,
     /// Number of passes that followed one that found a huge page which may be shared.
     pub(crate) shared: Counter,
-    /// How often a reservation waited for others to release theirs.
+    /// Number of times a reservation waited for others to release theirs.
     pub(crate) reserve: Counter,
     /// The errors of steps to the device, passes back and evictions. The error of an eviction for a
     /// step counts for both.
@@ -55,8 +55,8 @@ pub(crate) struct Attempts {
     pub(crate) stayed: Counter,
     /// Number of blocks whose pages had to move back, for an eviction, for `RELEASE` or on unload.
     pub(crate) evictions: Counter,
-    /// Nanoseconds that reservations took, of those that were for many pages or evicted others.
-    /// Other reservations only call the allocator.
+    /// Nanoseconds that reservations took. Only those count that were for many pages or evicted
+    /// others; the others only call the allocator.
     pub(crate) reserve_ns: Counter,
 }
 
@@ -84,11 +84,11 @@ pub(crate) struct ServiceStats {
     pub(crate) prefetched: Counter,
     /// Number of blocks that became hot: the device has accessed them often where they are.
     pub(crate) hot_blocks: Counter,
-    /// How often the device left a granule alone.
+    /// Number of times the device left a granule alone.
     pub(crate) naps: Counter,
-    /// How often it pinned a granule where it was.
+    /// Number of times it pinned a granule where it was.
     pub(crate) pins: Counter,
-    /// How often a CPU waited for a time slice.
+    /// Number of times a CPU waited for a time slice.
     pub(crate) slices: Counter,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct FileStats {
 }
 
 impl FileStats {
-    /// Adds what a command has done.
+    /// Adds the counts of a command.
     pub(crate) fn add(&self, counts: &Counts) {
         for (counter, pages) in [
             (&self.moved_out, counts.moved_out),
@@ -190,7 +190,7 @@ impl Text for Device {
         let attempts = pagemap.ops().attempts();
         let line = |key, value| line(m, key, value);
 
-        // Read first what is subtracted, so that a difference is hardly ever negative.
+        // Read the subtracted numbers first, so that a difference is hardly ever negative.
         let back = Cause::ALL.map(|cause| (name(cause), stats.back(cause)));
         let totals = pagemap.totals();
         line("svm_4K_migrate_count", totals.to_device.small_pages);

@@ -272,7 +272,7 @@ mod stats {
     }
 }
 
-/// Returns which of the next tries of a site fail.
+/// Returns for each of the next `N` tries of a site whether it fails.
 fn failures<const N: usize>(injection: &Injection, site: Site) -> [bool; N] {
     [(); N].map(|()| injection.fails(site))
 }
@@ -355,7 +355,7 @@ mod inject {
             injection.write(c"fail_copy_out_percent", percent)?;
             assert_eq!(failures(&injection, Site::CopyOut), [true; 32]);
         }
-        // With so many tries, a mistake is almost certain to show.
+        // With so many tries, the test almost certainly detects a mistake.
         injection.write(c"fail_copy_out_percent", 50)?;
         let failed = (0..1000).filter(|_| injection.fails(Site::CopyOut)).count();
         assert!((300..700).contains(&failed));

@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-/// How many granules are watched: those that were missed most recently, and those that are pinned.
+/// Number of watched granules: those that were missed most recently, and those that are pinned.
 const WATCHED: usize = 16;
 
 /// The limits that define thrashing, and the reaction to it.
@@ -20,13 +20,13 @@ pub(crate) struct Limits {
     pub(crate) events: u32,
     /// … within this number of nanoseconds is thrashing.
     pub(crate) window_ns: u64,
-    /// How many naps precede a pin.
+    /// Number of naps that precede a pin.
     pub(crate) naps: u32,
-    /// How long a pin lasts, in nanoseconds.
+    /// The duration of a pin, in nanoseconds.
     pub(crate) pin_ns: u64,
 }
 
-/// What a device must do about a granule that it misses.
+/// The action of a device for a granule that it misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Move it.
@@ -42,13 +42,13 @@ pub(crate) enum Verdict {
 struct Granule {
     /// The number of its first page.
     first: usize,
-    /// When the current run of events began, in nanoseconds.
+    /// The start of the current run of events, in nanoseconds.
     since: u64,
     /// Number of events in that run; 0 for an unused entry.
     events: u32,
     /// Number of consecutive naps.
     naps: u32,
-    /// When the pin ends, in nanoseconds.
+    /// The end of the pin, in nanoseconds.
     pinned_until: u64,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Thrashing {
 
 impl Thrashing {
     /// Records that the granule that begins with page number `first` is missed at time `now`, in
-    /// nanoseconds, and returns what to do.
+    /// nanoseconds, and returns the action to take.
     pub(crate) fn missed(&mut self, first: usize, now: u64, limits: &Limits) -> Verdict {
         if limits.events == 0 {
             return Verdict::Move;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many pages a CPU fault moves back. Pure logic, no kernel calls.
+//! The number of pages that a CPU fault moves back. Pure logic, no kernel calls.
 //!
 //! A program that reads sequentially touches page after page; a separate fault for each page would
 //! cost as much again as moving the page. A program that reads randomly needs only the touched
@@ -9,16 +9,16 @@
 //! read-ahead does for files.
 //!
 //! The number of pages that move back unnecessarily is bounded: by the size of one window for each
-//! run of faults. That is no more than the pages that the run has touched, apart from those that
-//! the run has skipped.
+//! run of faults. That is at most the number of pages that the run has touched, apart from those
+//! that the run has skipped.
 
 use core::ops::Range;
 
-/// How many runs of faults are tracked: threads and arrays that users of a device read
-/// concurrently.
+/// Number of tracked runs of faults: users of a device may read with several threads, and several
+/// arrays at once.
 const STREAMS: usize = 16;
 
-/// The last window of a run of faults. An empty one is near nothing.
+/// The last window of a run of faults. No page is near an empty window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
     /// Identifies the address space.
@@ -33,8 +33,8 @@ impl Stream {
         self.start..self.end
     }
 
-    /// Returns whether a page is in the window, or no further from it than the window is long, in
-    /// either direction.
+    /// Returns whether a page is in the window, or at most the length of the window away from it,
+    /// in either direction.
     fn is_near(&self, space: usize, page: usize) -> bool {
         let npages = self.end - self.start;
         let near = self.start.saturating_sub(npages)..self.end.saturating_add(npages);

@@ -186,10 +186,10 @@ pub trait Text: Send + Sync + 'static {
     /// if the text did not fit.
     fn show(&self, m: &SeqFile);
 
-    /// Whether root may write to the file.
+    /// True if root may write to the file.
     const IS_WRITABLE: bool = false;
 
-    /// Handles what root has written, with surrounding white space removed.
+    /// Handles the text that root has written, with surrounding white space removed.
     ///
     /// May sleep. Several tasks may call this concurrently.
     ///

@@ -114,8 +114,8 @@ impl<T: DeviceOps> Emulated<T> {
 
 /// Creates the lock that serialises atomic operations.
 ///
-/// Not part of a generic function: each crate would instantiate the code, and one lock class would
-/// get several names, which lockdep rejects.
+/// This is not part of a generic function: each crate would instantiate the code, and one lock
+/// class would get several names, which lockdep rejects.
 #[inline(never)]
 fn atomic_unit() -> impl PinInit<SpinLock<()>> {
     new_spinlock!((), "Emulated::atomic_unit")

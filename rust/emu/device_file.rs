@@ -29,7 +29,7 @@ use kernel::{
 
 use crate::{bindings, compat};
 
-/// What a driver implements for its device file.
+/// The driver's side of a device file.
 pub trait DeviceFileOps: Sized + 'static {
     /// The module that the code belongs to; it stays loaded while a file is open. A driver uses
     /// `crate::LocalModule`.
@@ -94,7 +94,7 @@ pub trait DeviceFileOps: Sized + 'static {
 /// reason, in a module that is being loaded, drop waits until all opened files are closed.
 pub struct DeviceFiles<T: DeviceFileOps> {
     files: KVec<Pin<KBox<DeviceFile<T>>>>,
-    /// Whether files can be opened.
+    /// Set while files can be opened.
     ready: Arc<Atomic<bool>>,
 }
 
@@ -169,7 +169,7 @@ struct DeviceFile<T: DeviceFileOps> {
     #[pin]
     registration: MiscDeviceRegistration<Adapter<T>>,
     device: Arc<T::Device>,
-    /// Whether files can be opened.
+    /// Set while files can be opened.
     ready: Arc<Atomic<bool>>,
 }
 
@@ -180,7 +180,7 @@ impl<T: DeviceFileOps> DeviceFile<T> {
         ready: Arc<Atomic<bool>>,
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            // Before the registration, through which `open` may find them.
+            // Initialised before the registration, through which `open` may find them.
             device,
             ready,
             registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
@@ -238,7 +238,7 @@ struct Adapter<T>(PhantomData<T>);
 
 #[vtable]
 impl<T: DeviceFileOps> MiscDevice for Adapter<T> {
-    // Here and not in `compat`, since `vtable` must see it.
+    // This is here and not in `compat`, since `vtable` must see it.
     #[cfg(not(lacks_misc_owner))]
     type OwnerModule = T::OwnerModule;
     type Ptr = T::File;

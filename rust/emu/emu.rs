@@ -2,19 +2,20 @@
 
 //! RAM that emulates a device with memory of its own, for drivers on [`hmm`] without hardware.
 //!
-//! | module | what it offers |
+//! | module | contents |
 //! | --- | --- |
 //! | [`memory`], [`iomem`] | the memory of the device: taken from the system, or a reserved range |
 //! | [`device`] | the device: its memory and its pages, and a copy engine that is a CPU |
-//! | [`view`], [`fault`], [`pending`] | the device page table, and what the device does through it |
+//! | [`view`], [`fault`], [`pending`] | the device page table, and its use by the device |
 //! | [`trace`] | events for perf, trace-cmd and bpftrace |
-//! | [`stats`] | counters of what the device has done |
-//! | [`device_file`], [`debugfs`], [`eventfd`], [`kthread`], [`memcg`], [`sched`], [`uaccess`] | what the kernel crate does not offer yet |
+//! | [`stats`] | counters of the device's actions |
+//! | [`device_file`], [`debugfs`], [`eventfd`], [`kthread`] | features the kernel crate lacks |
+//! | [`memcg`], [`sched`], [`uaccess`] | more features the kernel crate lacks |
 //!
 //! # Locks
 //!
 //! The `mmap_lock` is taken first, then folio locks, then the update lock of a
-//! [`View`](view::View). See [`hmm`] for what must not be done under each.
+//! [`View`](view::View). [`hmm`] describes the restrictions under each.
 
 mod bindings;
 #[path = "../compat/emu.rs"]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device faults, and how a process maps memory.
+//! Device faults, and the mappings of a process.
 //!
 //! C document: [`Documentation/mm/hmm.rst`](srctree/Documentation/mm/hmm.rst).
 //!
@@ -34,7 +34,7 @@ use crate::{
     view::{pages_of_run, State, View, ViewGuard},
 };
 
-/// How long to wait before retrying a page that someone else has locked.
+/// Time to wait before retrying a page that someone else has locked.
 const PAUSE: Delta = Delta::from_micros(200);
 
 /// The result of a walk, for reading.
@@ -43,16 +43,15 @@ type SeenView<'w, T> = Walked<'w, SharedGuard<'w, State>, Emulated<T>>;
 type WalkedView<'w, T> = Walked<'w, Guard<'w, State>, Emulated<T>>;
 
 impl<T: DeviceOps> View<T> {
-    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run
-    /// of [`HPAGE_PMD_NR`](hmm::memremap::HPAGE_PMD_NR) pages)
-    /// for the device, and faults pages in as a CPU access would. Pages in the memory of this
-    /// device are mapped where they are. If the device wants to write to such a page and the page
-    /// may be shared, the page moves back to system memory first.
+    /// Maps `range` (bytes, page aligned, the end exclusive, inside one aligned run of
+    /// [`HPAGE_PMD_NR`](hmm::memremap::HPAGE_PMD_NR) pages) for the device, and faults pages in as
+    /// a CPU access would. Pages in the memory of this device are mapped where they are. If the
+    /// device needs to write to such a page and the page may be shared, the page moves back to
+    /// system memory first.
     ///
     /// As soon as the start of the range is mapped, `then` is called on the page table, before
-    /// anyone can take the pages away again. So whoever accesses them in `then` makes progress,
-    /// however often others take the pages. Pages that the device has exclusive access to are left
-    /// alone.
+    /// anyone can take the pages away again. So an access in `then` makes progress, no matter how
+    /// often others take the pages. Pages to which the device has exclusive access are left alone.
     ///
     /// May sleep, without a bound if user space handles a fault (userfaultfd). Takes the
     /// `mmap_lock` for reading and folio locks; the caller must hold neither.
@@ -109,9 +108,9 @@ impl<T: DeviceOps> View<T> {
         self.notifier().lock().table.clear(pages, cond_resched);
     }
 
-    /// Returns the address of the first page of a range that the device has exclusive access to, or
-    /// the range's end. A fault would end that access, because C faults in everything from the
-    /// first page that needs it to the end of the range.
+    /// Returns the address of the first page of a range to which the device has exclusive access,
+    /// or the range's end. A fault would end that access, because C faults in all pages from the
+    /// first one that needs it to the end of the range.
     fn next_exclusive(&self, range: Range<usize>) -> usize {
         let guard = self.lock();
         let mut at = range.start;
@@ -124,8 +123,8 @@ impl<T: DeviceOps> View<T> {
         range.end
     }
 
-    /// Passes how the process maps each page of `range` to `visit`, in order, and changes nothing.
-    /// The range is as for [`fault`](Self::fault). `pfns` is room for an entry for each page.
+    /// Passes the mapping of each page of `range` to `visit`, in order, and changes nothing. The
+    /// range is as for [`fault`](Self::fault). `pfns` is room for an entry for each page.
     ///
     /// May sleep. `visit` is called under the update lock, which other readers may share.
     ///
@@ -183,7 +182,7 @@ impl<T: DeviceOps> View<T> {
 
 /// Arrays and spare nodes for a device fault, allocated once and reused.
 pub struct FaultBuffer {
-    /// What a walk has found, by page.
+    /// The results of a walk, by page.
     pfns: KVVec<usize>,
     migrate: MigrateBuffer,
     spares: Spares<NodeBox>,
@@ -236,7 +235,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
 
     /// Faults in a run that contains no exclusive page.
     fn run(&mut self, range: Range<usize>) -> Result {
-        // Set when a page would not come back: not before, since most do at once.
+        // Set only when a page did not come back, since most do at once.
         let mut start = None;
         while let Some(shared) = self.round(&range)? {
             if self.bring_back(shared)? == 0 {
@@ -325,7 +324,7 @@ impl<T: DeviceOps, F: FnOnce(&ViewGuard<'_, T>)> Fault<'_, T, F> {
 /// Maps the pages that a walk has found: all of them, for the access in `demand`, or just those
 /// that are present.
 ///
-/// Returns the addresses from the first to the last page that the device wants to write to but may
+/// Returns the addresses from the first to the last page that the device needs to write to but may
 /// only read; those are pages of its own that may be shared.
 fn map<T: DeviceOps>(
     walked: &mut WalkedView<'_, T>,

@@ -22,8 +22,8 @@ use crate::bindings;
 
 /// The code of a thread.
 pub trait KthreadBody: Send + 'static {
-    /// Runs in the thread, once. Dropping the [`Kthread`] waits until this returns; whoever drops
-    /// it must tell this to return.
+    /// Runs in the thread, once. Dropping the [`Kthread`] waits until this returns; the code that
+    /// drops it must tell this to return.
     fn run(self);
 }
 

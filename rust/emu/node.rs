@@ -37,7 +37,7 @@ impl DerefMut for NodeBox {
 }
 
 impl Spares<NodeBox> {
-    /// Allocates as many nodes as mapping the pages of one aligned run can need.
+    /// Allocates the maximum number of nodes that mapping the pages of one aligned run can need.
     pub(crate) fn new() -> Result<Self> {
         let mut this = Self::none();
         this.refill()?;

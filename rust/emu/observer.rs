@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Observers of unmapped ranges, which discard what belongs to a mapping.
+//! Observers of unmapped ranges, which discard the data that belongs to a mapping.
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h).
 
@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use hmm::interval::{Event, Invalidation};
 
-/// An observer of what is unmapped from the address space of a [`View`](crate::view::View).
+/// An observer of the ranges that are unmapped from a [`View`](crate::view::View)'s address space.
 pub trait UnmapObserver: Send + Sync + 'static {
     /// Called when a range (bytes, page aligned, the end exclusive) is about to be unmapped or
     /// moved, or when the address space is about to be torn down. Nothing is mapped there again

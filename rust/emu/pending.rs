@@ -113,7 +113,7 @@ impl<T: DeviceOps> PendingMap<'_, T> {
         loop {
             let notifier = self.view.notifier();
             let seq = notifier.read_begin();
-            // Held while beginning for all, so that no change starts meanwhile.
+            // Hold the lock while beginning for all, so that no change starts meanwhile.
             let quiet = notifier.lock_shared_if_unchanged(seq);
             let mut pending = self.view.pending.lock();
             let record = pending.get(self.id).ok_or(EINVAL)?;
@@ -303,7 +303,7 @@ impl<T: DeviceOps> Drop for PendingMap<'_, T> {
 
 /// A migration to the device, whose pages can be mapped for the device when they have moved.
 pub struct MappedMigration<'v, 'm, S, T: DeviceOps> {
-    // Before `pending`, so that drop unlocks the folios first.
+    // Declared before `pending`, so that drop unlocks the folios first.
     migration: Migration<'m, S, ToDevice<'m, Emulated<T>>>,
     pending: PendingMap<'v, T>,
 }

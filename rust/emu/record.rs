@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records of the mappings that tasks which change the page tables are about to make, and of
-//! whether others have changed the pages since.
+//! Records of the mappings that tasks are about to make while they change the page tables. A record
+//! shows whether others have changed the pages since.
 
 use core::ops::Range;
 
@@ -20,11 +20,11 @@ pub(crate) struct Record {
     pub(crate) pages: Range<usize>,
     /// The task that owns the pending map; never dereferenced.
     pub(crate) task: *const bindings::task_struct,
-    /// Whether a moment without a change in progress was found, from which on changes are recorded.
+    /// Set if a moment without a change in progress was found; then changes are recorded.
     pub(crate) is_begun: bool,
-    /// Whether the folios that are to be mapped are locked.
+    /// Set while the folios that are to be mapped are locked.
     pub(crate) is_armed: bool,
-    /// Whether others have changed the pages since.
+    /// Set if others have changed the pages since.
     pub(crate) is_invalidated: bool,
     pub(crate) next: Option<KBox<Record>>,
 }
@@ -35,11 +35,11 @@ unsafe impl Send for Record {}
 /// An unused record and spare nodes, so that the next pending map need not allocate.
 pub(crate) type Idle = (KBox<Record>, Spares<NodeBox>);
 
-/// How many of those are kept, for that many tasks that migrate through a view concurrently.
+/// Number of unused ones that are kept: enough for as many concurrent migrations through a view.
 const MOST_IDLE: usize = 4;
 
 /// The pending maps of a view, under a lock of their own: invalidations record changes here without
-/// waiting for those who copy under the update lock.
+/// waiting for tasks that copy under the update lock.
 pub(crate) struct PendingList {
     first: Option<KBox<Record>>,
     idle: [Option<Idle>; MOST_IDLE],
@@ -48,8 +48,8 @@ pub(crate) struct PendingList {
 impl PendingList {
     /// Creates an empty list.
     ///
-    /// Not part of a generic function: each crate would instantiate the code, and one lock class
-    /// would get several names, which lockdep rejects.
+    /// This is not part of a generic function: each crate would instantiate the code, and one lock
+    /// class would get several names, which lockdep rejects.
     ///
     /// # Errors
     ///
@@ -63,12 +63,12 @@ impl PendingList {
         Arc::pin_init(new_spinlock!(none, "View::pending"), GFP_KERNEL)
     }
 
-    /// Takes what an earlier pending map has left for reuse, if anything.
+    /// Takes the record and the nodes that an earlier pending map has left for reuse, if any.
     pub(crate) fn take_idle(&mut self) -> Option<Idle> {
         self.idle.iter_mut().find_map(Option::take)
     }
 
-    /// Keeps what a pending map leaves for reuse, or returns it for the caller to free.
+    /// Keeps the record and the nodes of a pending map, or returns them for the caller to free.
     pub(crate) fn keep_idle(
         &mut self,
         record: KBox<Record>,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics of an emulated device: why pages moved, and the faults of both sides.
+//! Statistics of an emulated device: the causes of moves, and the faults of both sides.
 //!
-//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: what moved, by
-//! size, and what was freed. Each counter is updated once per migration, fault or invalidation, not
-//! once per page.
+//! [`DevPagemap::totals`](hmm::memremap::DevPagemap::totals) has the other half: the pages that
+//! moved, by size, and those that were freed. Each counter is updated once per migration, fault or
+//! invalidation, not once per page.
 
 use hmm::{
     counter::Counter,
@@ -37,7 +37,7 @@ pub struct Stats {
     pub device_faults: Counter,
     /// Device faults that failed, by reason.
     pub device_fault_failures: Failures,
-    /// How often a device fault had to wait because a page that it had to move back first stayed.
+    /// Number of waits of device faults for a page that had to move back first, but stayed.
     pub device_fault_retries: Counter,
     /// Number of CPU faults on pages of the device.
     pub cpu_faults: Counter,
@@ -48,7 +48,7 @@ pub struct Stats {
     pub cpu_faults_out_of_memory: Counter,
     /// Number of CPU faults that ended in `SIGBUS`.
     pub cpu_fault_bus_errors: Counter,
-    /// Number of changes to the page tables of processes, as far as the device had to act.
+    /// Number of changes to the page tables of processes for which the device had to act.
     pub invalidations: Counter,
     /// Number of pages that the device had mapped and lost through invalidations.
     pub cleared: Counter,
@@ -151,14 +151,14 @@ impl Failures {
     }
 }
 
-/// Statistics of a [`View`], and what it maps.
+/// Statistics of a [`View`], and of the pages that it maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewStats {
     /// Number of windows of up to a huge page that the device has faulted in, or tried to.
     pub faults: u64,
     /// Number of pages that moved back to system memory for device faults.
     pub brought_back: u64,
-    /// Number of changes to the page tables of the process, as far as the device had to act.
+    /// Number of changes to the page tables of the process for which the device had to act.
     pub invalidations: u64,
     /// Number of pages that the device had mapped and lost through invalidations.
     pub cleared: u64,
@@ -169,7 +169,7 @@ pub struct ViewStats {
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Returns the statistics of the view, and how much it maps.
+    /// Returns the statistics of the view, and the numbers of pages that it maps.
     ///
     /// May sleep. The time is proportional to the number of runs of consecutive pages.
     pub fn stats(&self) -> ViewStats {
@@ -183,7 +183,7 @@ impl<T: DeviceOps> View<T> {
             let guard = self.lock();
             stats.invalidations = guard.state.invalidations;
             stats.cleared = guard.state.cleared;
-            // In steps, so that the lock is not held for long.
+            // Work in steps, so that the lock is not held for long.
             for _ in 0..FANOUT {
                 let Some((address, _)) = guard.next(at..END << PAGE_SHIFT) else {
                     return stats;

@@ -34,7 +34,7 @@ pub(crate) const END: usize = 1 << (BITS * LEVELS);
 /// Maximum number of nodes that mapping the pages of one aligned run of [`FANOUT`] can need.
 pub(crate) const MAX_SPARES: usize = LEVELS as usize - 1;
 
-/// What a device may do with a page.
+/// The access rights of a device to a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The device may read it.
@@ -45,12 +45,12 @@ pub enum Access {
     Exclusive,
 }
 
-/// A page frame, and what the device may do with it.
+/// A page frame, and the access rights of the device to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The page frame number; for a run, that of its first page.
     pub(crate) pfn: usize,
-    /// What the device may do with the page.
+    /// The access rights of the device to the page.
     pub(crate) access: Access,
 }
 
@@ -95,8 +95,9 @@ pub(crate) struct NoSpare;
 /// A page table.
 pub(crate) struct Table<B> {
     root: B,
-    /// Nodes that have become empty. They are used before any nodes that a caller passes, so that a
-    /// page that comes and goes costs neither an allocation nor a scan of all places.
+    /// Nodes that have become empty. They are used before any nodes that a caller passes, so that
+    /// repeatedly mapping and unmapping a page costs neither an allocation nor a scan of all
+    /// places.
     emptied: Spares<B>,
 }
 
@@ -184,8 +185,8 @@ impl<B: DerefMut<Target = Node<B>>> Table<B> {
         self.put(page, 1, entry, spares)
     }
 
-    /// Unmaps the pages. A run of which only a part is unmapped is dropped as a whole. Returns how
-    /// many pages were mapped there, including all pages of such runs.
+    /// Unmaps the pages. A run of which only a part is unmapped is dropped as a whole. Returns the
+    /// number of pages that were mapped there, including all pages of such runs.
     ///
     /// Calls `between` each time it may have freed up to [`FANOUT`] + 1 nodes; not for a single
     /// page, which frees a few at most.

@@ -66,23 +66,23 @@ struct Probe {
     freed: Counter,
     faults: Counter,
     copies: Counter,
-    /// How many of the next copies to system memory fail.
+    /// Number of the next copies to system memory that fail.
     bad_copies: Counter,
     /// Number of pieces that folios were split into.
     pieces: Counter,
-    /// Whether no system memory is available for large folios, and for how many small ones none is
-    /// available.
+    /// Not 0 if no system memory is available for large folios; and the number of small folios for
+    /// which none is available.
     no_large: Counter,
     no_small: Counter,
     /// Number of large and small folios of system memory that were requested.
     asked_large: Counter,
     asked_small: Counter,
-    /// What the last fault reported about the touched page.
+    /// The address and the index that the last fault reported for the touched page.
     fault_address: Counter,
     fault_index: Counter,
     /// The steps of operations; see [`steps`].
     steps: Counter,
-    /// How many milliseconds to sleep in the next operation to system memory.
+    /// Number of milliseconds to sleep in the next operation to system memory.
     slow: Counter,
     /// Number of walks of a device fault that were inspected before their result was used.
     walks: Counter,
@@ -268,7 +268,7 @@ fn evict<T: DeviceOps>(
     }
 }
 
-/// Returns where a page is mapped, whether for writing, and the order of its entry.
+/// Returns the place of a mapped page, whether its entry is writable, and the order of the entry.
 fn mapped(view: PageView) -> Option<(PagePlace, bool, u32)> {
     match view {
         PageView::Mapped(page) => Some((page.place, page.is_writable, page.order)),
@@ -306,7 +306,7 @@ fn move_out_by<T: DeviceOps>(
     })
 }
 
-/// Puts new memory at an address, in place of what is mapped there.
+/// Puts new memory at an address, in place of the current mappings.
 fn map_over(start: usize, npages: usize, writable: bool) -> Result {
     // SAFETY: This runs in a KUnit test, whose address space is its own.
     let mapped = unsafe { bindings::kunit_mmap_over(start, npages * PAGE_SIZE, writable, false) };
@@ -401,7 +401,7 @@ impl UserMemory {
     fn in_block(first: usize, npages: usize) -> Result<Self> {
         let mut this = Self::block()?;
         this.start += first * PAGE_SIZE;
-        // Never a huge page, whichever page is touched.
+        // Unmap the rest of the block, so that touching a page never creates a huge page.
         let end = this.start + npages * PAGE_SIZE;
         let block = this.start - first * PAGE_SIZE;
         unmap(block, first)?;

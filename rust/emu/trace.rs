@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Trace events of a driver: what perf, trace-cmd and bpftrace can observe.
+//! Trace events of a driver, which perf, trace-cmd and bpftrace can observe.
 //!
 //! C headers: `rust/helpers/dmirror_events.h`, which defines the fields of the events and the
 //! meaning of the numbers in them, and
@@ -38,7 +38,7 @@ use crate::{
     table::Access,
 };
 
-/// Why pages move.
+/// The reason why pages move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Cause {
@@ -56,7 +56,7 @@ pub enum Cause {
     Unload = bindings::DMIRROR_CAUSE_UNLOAD,
 }
 
-/// Where pages are.
+/// The place of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Place {
@@ -111,7 +111,7 @@ macro_rules! event {
     };
 }
 
-/// Evaluates to whether anyone listens to the tracepoint with a given name.
+/// Evaluates to true if anyone listens to the tracepoint with a given name.
 macro_rules! is_enabled {
     ($name:ident) => {
         paste! {{
@@ -146,7 +146,7 @@ macro_rules! fire {
     };
 }
 
-// After the macros, which this module uses.
+// Declared after the macros, which this module uses.
 pub mod engine;
 
 fn errno(error: Option<Error>) -> i32 {
@@ -159,14 +159,14 @@ pub struct Migrate {
     /// The number of the device.
     pub device: u32,
     /// The addresses, in bytes, page aligned. The range begins at 0 if the pages are those of a
-    /// block of the device, whoever maps them. For a CPU fault, it is what the touched entry maps:
-    /// the window is chosen later, so more may move.
+    /// block of the device, no matter who maps them. For a CPU fault, it is the range that the
+    /// touched entry maps: the window is chosen later, so more pages may move.
     pub range: Range<usize>,
     /// The order of the largest folio that may move as a whole, if the range has that many pages.
     pub order: u32,
-    /// Where the pages move to.
+    /// The place to which the pages move.
     pub to: Place,
-    /// Why the pages move.
+    /// The reason why the pages move.
     pub cause: Cause,
 }
 
@@ -177,8 +177,8 @@ impl Migrate {
         is_enabled!(migrate_begin) || is_enabled!(migrate_end)
     }
 
-    /// Calls `pass`, and emits the begin and the end events; `outcome` returns how many pages
-    /// moved, and the error that kept others from moving. Costs two static branches if nobody
+    /// Calls `pass`, and emits the begin and the end events; `outcome` returns the number of pages
+    /// that moved, and the error that kept others from moving. Costs two static branches if nobody
     /// listens.
     #[inline(always)]
     pub fn trace<R>(
@@ -241,9 +241,9 @@ pub struct DeviceFault {
     pub device: u32,
     /// The addresses, in bytes, page aligned.
     pub range: Range<usize>,
-    /// What the device wants to do.
+    /// The access that the device needs.
     pub access: Access,
-    /// Why not all pages are mapped for the device.
+    /// The error because of which not all pages are mapped for the device.
     pub error: Option<Error>,
 }
 
@@ -329,9 +329,9 @@ pub struct Invalidate {
     pub device: u32,
     /// The addresses, in bytes, page aligned.
     pub range: Range<usize>,
-    /// Why they change.
+    /// The reason why they change.
     pub event: Event,
-    /// Whether the change is a migration, or an exclusive access, for this device.
+    /// True if the change is a migration, or an exclusive access, for this device.
     pub is_own: bool,
     /// Number of pages that the device had mapped.
     pub cleared: usize,
@@ -365,7 +365,7 @@ pub struct Evict {
     pub device: u32,
     /// The number of the block.
     pub block: usize,
-    /// Why they are evicted.
+    /// The reason why they are evicted.
     pub cause: Cause,
     /// Number of pages that moved back.
     pub moved: usize,
@@ -373,7 +373,7 @@ pub struct Evict {
     pub left: usize,
     /// The error that kept them.
     pub error: Option<Error>,
-    /// When the eviction began.
+    /// The time when the eviction began.
     pub start: Instant<Monotonic>,
 }
 
@@ -399,7 +399,7 @@ pub struct Exclusive {
     pub range: Range<usize>,
     /// Number of pages that became exclusive, counted from the start.
     pub made: usize,
-    /// Why not more pages became exclusive.
+    /// The error that kept more pages from becoming exclusive.
     pub error: Option<Error>,
 }
 
@@ -418,15 +418,15 @@ event!(
 pub struct Reserve {
     /// The number of the device.
     pub device: u32,
-    /// Whether it requested a block.
+    /// True if it requested a block.
     pub block: bool,
     /// Number of small pages that it requested.
     pub pages: usize,
-    /// Whether other pages were to be evicted if none was free.
+    /// True if other pages were to be evicted if none was free.
     pub evict: bool,
     /// Number of pages that it got.
     pub got: usize,
-    /// Why it got none.
+    /// The error because of which it got none.
     pub error: Option<Error>,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access to user memory of the current task, beyond what the kernel crate offers.
+//! Access to user memory of the current task that the kernel crate lacks.
 //!
 //! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
 //! [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h).

@@ -58,7 +58,7 @@ impl Invalidate for State {
         let is_own = event.is_by(&self.owner);
         tell_unmapped(self.observer.as_deref(), event);
         self.pending.lock().invalidate(&pages, is_own);
-        // The end of an address space clears all entries, which takes long.
+        // At the end of an address space, all entries are cleared, which takes long.
         let maybe_resched = || {
             if event.is_blockable() {
                 cond_resched();
@@ -104,7 +104,7 @@ impl Drop for State {
 /// rights, or while a migration that has locked the page's folio is mapping it there.
 #[pin_data]
 pub struct View<T: DeviceOps> {
-    // Before the pagemap, so that drop drops the notifier first.
+    // Declared before the pagemap, so that drop drops the notifier first.
     #[pin]
     notifier: Notifier<State>,
     pagemap: Arc<Pagemap<T>>,
@@ -117,7 +117,7 @@ pub struct View<T: DeviceOps> {
 }
 
 impl<T: DeviceOps> View<T> {
-    /// Creates an empty view of `mm`. From now on, `observer` receives what is unmapped.
+    /// Creates an empty view of `mm`. From now on, `observer` receives all unmapped ranges.
     ///
     /// May sleep. Takes the `mmap_lock` for writing.
     ///
@@ -193,7 +193,7 @@ pub(crate) fn pages_of_run(range: &Range<usize>) -> Result<Range<usize>> {
     Ok(pages)
 }
 
-/// The page table of a device, under the update lock, which other readers may share: all of them
+/// The page table of a device, under the update lock. Other readers may share the lock: all of them
 /// read the table, and access the pages concurrently, as CPUs do. This lock alone makes no access
 /// atomic to others.
 pub struct ViewGuard<'v, T: DeviceOps> {
@@ -261,8 +261,8 @@ impl<T: DeviceOps> ViewGuard<'_, T> {
     }
 }
 
-/// Pages that a device maps, with consecutive page frames. They live no longer than the update lock
-/// is held.
+/// Pages that a device maps, with consecutive page frames. They live at most as long as the update
+/// lock is held.
 ///
 /// Their content is user memory: CPUs, and other devices that map the pages, may change it
 /// concurrently, unless the mapping is exclusive. So it is copied, and never borrowed.
@@ -292,7 +292,7 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         self.pagemap
     }
 
-    /// Returns what the device may do with the pages.
+    /// Returns the access rights of the device to the pages.
     pub fn access(&self) -> Access {
         self.entry.access
     }
@@ -359,10 +359,10 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         Ok(())
     }
 
-    /// Copies the pages to user memory of the current task, as far as that is present: nothing is
-    /// faulted in, so this is allowed under the update lock. Returns the number of pages that were
-    /// copied completely. It is less than [`npages`](Self::npages) if the next user page was not
-    /// present; a part of that page may have been written to.
+    /// Copies the pages to user memory of the current task, as far as that memory is present:
+    /// nothing is faulted in, so this is allowed under the update lock. Returns the number of pages
+    /// that were copied completely. It is less than [`npages`](Self::npages) if the next user page
+    /// was not present; a part of that page may have been written to.
     ///
     /// Does not sleep.
     ///
@@ -389,7 +389,7 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         })
     }
 
-    /// Copies user memory of the current task to the pages, as far as that is present, like
+    /// Copies user memory of the current task to the pages, as far as that memory is present, like
     /// [`copy_to_user`](Self::copy_to_user) in the other direction. A part of the first page that
     /// was not copied completely may have been written to.
     ///
@@ -432,8 +432,8 @@ impl<T: DeviceOps> ViewPages<'_, T> {
         }
     }
 
-    /// Marks the first `npages` pages dirty, so that reclaim does not take them for unmodified
-    /// ones. A page of the device keeps the mark when it moves back.
+    /// Marks the first `npages` pages dirty, so that reclaim does not consider them unmodified. A
+    /// page of the device keeps the mark when it moves back.
     pub(crate) fn mark_dirty(&self, npages: usize) {
         // SAFETY: The pages are valid, by the type invariant, and `npages` does not exceed their
         // number.

@@ -19,8 +19,8 @@ use crate::{
     memremap::{unlock_and_put, Frame, Owner},
 };
 
-/// A page that a device has exclusive access to, as long as no CPU touches it. While this value
-/// lives, its folio is locked: a CPU that wants the page back waits.
+/// A page to which a device has exclusive access, as long as no CPU touches it. While this value
+/// lives, its folio is locked: a CPU that needs the page back waits.
 ///
 /// # Invariants
 ///

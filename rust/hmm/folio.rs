@@ -51,7 +51,7 @@ impl SystemPages<'_> {
     ///
     /// # Panics
     ///
-    /// When `n` is not less than [`npages`](Self::npages).
+    /// Panics if `n` is not less than [`npages`](Self::npages).
     pub fn page(&self, n: usize) -> *mut bindings::page {
         // PANIC: Callers keep `n` below `npages()`.
         assert!(n < self.npages());
@@ -66,7 +66,7 @@ impl SystemPages<'_> {
     ///
     /// # Panics
     ///
-    /// When `n` is not less than [`npages`](Self::npages).
+    /// Panics if `n` is not less than [`npages`](Self::npages).
     ///
     /// C function: `kmap_local_page()`.
     pub fn with_page<R>(&self, n: usize, f: impl FnOnce(NonNull<u8>) -> R) -> R {
@@ -80,10 +80,10 @@ impl SystemPages<'_> {
     }
 }
 
-/// How hard an allocation tries.
+/// The effort of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reclaim {
-    /// As hard as for small pages of user memory.
+    /// The same effort as for small pages of user memory.
     Default,
     /// Compacts memory once, and may fail: `__GFP_NORETRY`.
     NoRetry,

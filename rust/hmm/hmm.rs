@@ -3,17 +3,16 @@
 //! Safe abstractions for drivers of devices that have memory of their own: `ZONE_DEVICE` memory
 //! that processes use through HMM, heterogeneous memory management.
 //!
-//! | module | what it offers | C header |
+//! | module | contents | C header |
 //! | --- | --- | --- |
-//! | [`memremap`] | device pages registered with mm, their owners, CPU faults | `linux/memremap.h`
-//! |
+//! | [`memremap`] | device pages registered with mm, owners, CPU faults | `linux/memremap.h` |
 //! | [`migrate`] | migration to the device and back, copy engines, eviction | `linux/migrate.h` |
 //! | [`interval`] | changes to the page tables of a process | `linux/mmu_notifier.h` |
-//! | [`range`] | device faults, and how a process maps memory | `linux/hmm.h` |
+//! | [`range`] | device faults, and the mappings of a process | `linux/hmm.h` |
 //! | [`counter`] | counters for statistics | `linux/atomic.h` |
 //! | [`rwsem`] | a lock that readers share | `linux/rwsem.h` |
 //! | [`exclusive`] | exclusive access for device atomics | `linux/rmap.h` |
-//! | [`vma`], [`folio`], [`lru`] | VMAs under the `mmap_lock`, system folios, LRU batches | `linux/mm.h` |
+//! | [`vma`], [`folio`], [`lru`] | locked VMAs, system folios, LRU batches | `linux/mm.h` |
 //!
 //! A driver registers device pages with a [`DevPagemap`](memremap::DevPagemap) and implements
 //! [`DevPagemapOps`](memremap::DevPagemapOps) and a [`CopyEngine`](migrate::CopyEngine) for its
@@ -27,7 +26,7 @@
 //! driver's allocator, which [`folio_free`](memremap::DevPagemapOps::folio_free) takes in atomic
 //! context.
 //!
-//! # What a leak does
+//! # Leaks
 //! Safe Rust code can leak any value with `mem::forget`. A leaked
 //! [`FreeFolio`](memremap::FreeFolio), [`FreePages`](memremap::FreePages) or
 //! [`Migration`](migrate::Migration) makes the drop of its [`DevPagemap`](memremap::DevPagemap)

@@ -8,10 +8,10 @@
 //! # Locks
 //!
 //! C calls the update lock of a [`Notifier`] the user lock. Readers share it ([`SharedGuard`]);
-//! whoever changes the protected data holds it exclusively ([`Guard`]). mm takes it exclusively in
-//! the callback, under whatever locks mm holds, reclaim included. So a holder of the update lock,
-//! shared or exclusive, must not do an allocation that may sleep, access user memory, or wait for a
-//! folio.
+//! writers of the protected data hold it exclusively ([`Guard`]). mm takes it exclusively in the
+//! callback, with any of its own locks held, and also during reclaim. So a holder of the update
+//! lock, shared or exclusive, must not do an allocation that may sleep, access user memory, or wait
+//! for a folio.
 //!
 //! # Deadlocks
 //!
@@ -38,7 +38,7 @@ pub use self::guard::{Guard, SharedGuard, UpdateGuard};
 
 /// Data that a [`Notifier`] keeps consistent with the page tables.
 pub trait Invalidate: Send + Sync + Unpin + 'static {
-    /// Discards what this data holds for a range.
+    /// Discards the part of this data that belongs to a range.
     ///
     /// Called with the update lock held exclusively. Must not sleep, allocate memory in a way that
     /// may sleep, or drop a [`Notifier`].
@@ -49,7 +49,7 @@ pub trait Invalidate: Send + Sync + Unpin + 'static {
 ///
 /// C: `mmu_interval_notifier_ops.invalidate_start` and `invalidate_finish`.
 pub trait InvalidateTwoPass: Invalidate {
-    /// Begins to discard what this data holds for a range, and returns whether
+    /// Begins to discard the part of this data that belongs to a range, and returns whether
     /// [`invalidate_finish`](Self::invalidate_finish) must be called.
     ///
     /// Called with the update lock held, as [`Invalidate::invalidate`] is. While another change
@@ -61,7 +61,7 @@ pub trait InvalidateTwoPass: Invalidate {
     fn invalidate_finish(&mut self);
 }
 
-/// Why the page tables change.
+/// The reason why the page tables change.
 ///
 /// C: `enum mmu_notifier_event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Invalidation<'_> {
         self.0.start & !mask..self.0.end.saturating_add(mask) & !mask
     }
 
-    /// Returns why the page tables change.
+    /// Returns the reason why the page tables change.
     pub fn event(&self) -> Event {
         match self.0.event {
             bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => Event::Unmap,
@@ -133,7 +133,7 @@ pub struct Sequence(pub(crate) usize);
 /// The data that the update lock protects.
 struct Guarded<T> {
     value: T,
-    /// Whether a change is between its two passes.
+    /// Set while a change is between its two passes.
     is_finishing: bool,
 }
 
@@ -213,7 +213,7 @@ impl<T: Invalidate> Notifier<T> {
         try_pin_init!(Self {
             state <- RwSemaphore::new(state, name, key),
             finish: Opaque::zeroed(),
-            // Last: the callback can run as soon as the notifier is inserted.
+            // Initialised last: the callback can run as soon as the notifier is inserted.
             raw <- Opaque::try_ffi_init(move |slot: *mut bindings::mmu_interval_notifier| {
                 // SAFETY: `slot` is valid and stays in place until `mmu_interval_notifier_remove()`
                 // in drop; `mm` keeps the users of the address space; the C function checks the
@@ -242,7 +242,7 @@ impl<T: Invalidate> Notifier<T> {
         Sequence(unsafe { bindings::mmu_interval_read_begin(self.raw.get()) })
     }
 
-    /// Takes the update lock exclusively, to change what it protects.
+    /// Takes the update lock exclusively, to change the protected data.
     ///
     /// May sleep.
     pub fn lock(&self) -> Guard<'_, T> {
@@ -325,8 +325,8 @@ impl<T: InvalidateTwoPass> Notifier<T> {
 
 /// Returns the name and the lockdep class of the update lock.
 ///
-/// Not part of a generic function: each crate would instantiate the code, and one lock class would
-/// get several names, which lockdep rejects.
+/// This is not part of a generic function: each crate would instantiate the code, and one lock
+/// class would get several names, which lockdep rejects.
 #[inline(never)]
 fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"interval::Notifier::state", kernel::static_lock_class!())

@@ -18,13 +18,13 @@
 //! ```
 //!
 //! While a migration lives, its owner must not touch user memory: a fault on a page of the
-//! migration would wait for the migration, for ever. In whatever state a migration is dropped, drop
-//! completes the C protocol.
+//! migration would wait for the migration, for ever. Drop completes the C protocol in every state
+//! of a migration.
 //!
 //! # Copying
 //!
-//! [`Migration::copy`] passes the [`CopyEngine`] of the device one [`CopyBatch`] with everything to
-//! copy, one operation per folio. The engine may continue after `copy` returns;
+//! [`Migration::copy`] passes one [`CopyBatch`] with all copies to the [`CopyEngine`] of the
+//! device, one operation per folio. The engine may continue after `copy` returns;
 //! [`Migration::commit`] waits for it, and so does drop, before any destination is put.
 //!
 //! # Eviction

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device faults, and how a process maps memory.
+//! Device faults, and the mappings of a process.
 //!
 //! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h),
 //! source: [`mm/hmm.c`](srctree/mm/hmm.c).
@@ -32,10 +32,10 @@ const REQ_FAULT: usize = bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT;
 const REQ_WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_REQ_WRITE;
 const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 
-/// How long [`Timeout::Bounded`] waits, in milliseconds: `HMM_RANGE_DEFAULT_TIMEOUT`.
+/// The time limit of [`Timeout::Bounded`], in milliseconds: `HMM_RANGE_DEFAULT_TIMEOUT`.
 const TIMEOUT_MS: u32 = 1000;
 
-/// How long a walk retries while its range keeps changing.
+/// The time limit of a walk that retries because its range keeps changing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
     /// One second, not counting the time of the faults themselves.
@@ -51,10 +51,10 @@ impl Timeout {
     }
 }
 
-/// What a walk requires of each page of its range.
+/// The requirement of a walk for each page of its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Nothing: the walk only looks, and changes nothing.
+    /// No requirement: the walk only looks, and changes nothing.
     Snapshot,
     /// The page must be readable; a missing page is faulted in.
     Read,
@@ -63,7 +63,7 @@ pub enum Request {
     Write,
 }
 
-/// How a process maps a page.
+/// The mapping of a page in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageView {
     /// No mapping, or one that devices must not use.
@@ -81,7 +81,7 @@ pub struct MappedPage {
     pub frame: Frame,
     /// The place of the page.
     pub place: PagePlace,
-    /// Whether the process may write to the page.
+    /// True if the process may write to the page.
     pub is_writable: bool,
     /// The order of the page table entry that maps it.
     pub order: u32,
@@ -112,8 +112,8 @@ impl PagePlace {
 }
 
 /// Walks over `range` (bytes, page aligned, the end exclusive, no more pages than `pfns` has
-/// entries), and faults in what `request` requires. Repeats this until nothing has changed
-/// meanwhile. `pfns` is room for C's results; what it contains before does not matter.
+/// entries), and faults in the pages as `request` requires. Repeats this until nothing has changed
+/// meanwhile. `pfns` is room for C's results; its previous content does not matter.
 ///
 /// May sleep, without a bound if user space handles a fault (userfaultfd). Takes the `mmap_lock`
 /// for reading and folio locks; the caller must hold neither of them, nor the update lock.
@@ -159,7 +159,7 @@ pub fn walk<'w, G: UpdateGuard<'w>, T: DevPagemapOps>(
     }
     let pages = range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT;
     let pfns = pfns.get_mut(..pages.len()).ok_or(EINVAL)?;
-    // Set when the range was seen to change: not before, since most ranges do not.
+    // Set only when the range was seen to change, since most ranges do not.
     let mut start = None;
     loop {
         pfns.fill(0);
@@ -244,7 +244,7 @@ impl<'w, S: Invalidate, T: DevPagemapOps> Walked<'w, Guard<'w, S>, T> {
 }
 
 impl<'w, G: UpdateGuard<'w>, T: DevPagemapOps> Walked<'w, G, T> {
-    /// Returns how the process maps each page of the range, in order. Does not sleep.
+    /// Returns the mapping of each page of the range, in order. Does not sleep.
     pub fn views(&self) -> impl Iterator<Item = PageView> + use<'_, 'w, G, T> {
         let view = |(page, &pfn)| view_of(self.pagemap, page, pfn);
         zip(self.pages.clone(), self.pfns).map(view)
@@ -274,7 +274,7 @@ fn map_order(pfn: usize) -> u32 {
     unsafe { bindings::hmm_pfn_to_map_order(pfn) }
 }
 
-/// Interprets C's entry for a page, which the update lock keeps mapped.
+/// Interprets C's entry for a page that the update lock keeps mapped.
 fn view_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, page: usize, pfn: usize) -> PageView {
     if pfn & ERROR != 0 {
         return PageView::Error;
@@ -299,8 +299,8 @@ fn view_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, page: usize, pfn: usize) -
     })
 }
 
-/// Returns the place of a page, which the update lock keeps mapped, by its frame and the number of
-/// that.
+/// Returns the place of a page that the update lock keeps mapped. `number` is the number of
+/// `frame`.
 fn place_of<T: DevPagemapOps>(pagemap: &DevPagemap<T>, frame: Frame, number: usize) -> PagePlace {
     let page = frame.page();
     // SAFETY: The page is mapped, and the update lock keeps it mapped.

@@ -175,7 +175,7 @@ pub struct WriteGuard<'s, T> {
 unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<'s, T> WriteGuard<'s, T> {
-    /// Downgrades the lock to reading, which lets other readers in; nobody writes in between.
+    /// Downgrades the lock to reading, which lets other readers in; nobody can write in between.
     ///
     /// Does not sleep.
     ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The interfaces of the driver: the commands of `/dev/hmm_ivshmem`, for programs, and the layout
-//! of the device's memory, for those who look at it from outside.
+//! of the device's memory, for observers of the device.
 //!
 //! This file is also a part of `samples/ivshmem-test`, so that nothing is defined twice.
 //!
@@ -17,8 +17,8 @@
 //! at 16     the data pages
 //! ```
 //!
-//! All numbers have 8 bytes, in little endian. A page that one process has moved and its children
-//! share belongs to the process that has moved it.
+//! All numbers have 8 bytes, in little endian. A page that a process has moved, and that its
+//! children share, belongs to that process.
 
 /// The first word of the memory while a driver is bound.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"hmm-ivsh");
@@ -38,7 +38,7 @@ pub(crate) const DIRECTORY_AT: usize = 64;
 /// Number of bytes of a directory entry: a process ID, and an address.
 pub(crate) const ENTRY_SIZE: usize = 16;
 
-/// How the memory of a device is divided.
+/// The layout of the memory of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// The number of data pages.

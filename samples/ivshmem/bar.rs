@@ -33,8 +33,8 @@ static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// The memory of the device.
 ///
-/// The owner can access the memory. The mapping goes away when this is dropped, or when the device
-/// is unbound, whichever comes first. After that, copies fail.
+/// The owner can access the memory. The mapping ends when this is dropped, or when the device is
+/// unbound, whichever comes first. After that, copies fail.
 pub(crate) struct BarMemory {
     bar: pci::DevresBar,
     layout: abi::Layout,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A bound device: its pages as mm knows them, which of them are free, and how pages of a process
-//! move there and back.
+//! A bound device: its pages as mm knows them, the list of free pages, and the migration of a
+//! process's pages there and back.
 //!
 //! Locks, in this order: [`Device::pagemap`], the `mmap_lock`, folio locks, [`Pool::free`].
 
@@ -31,10 +31,10 @@ use kernel::{
 
 use crate::bar::BarMemory;
 
-/// How many pages move in one step.
+/// Number of pages that move in one step.
 pub(crate) const STEP_PAGES: usize = 512;
 
-/// How often a step is tried. By the second try, mm itself has dropped its temporary references.
+/// Number of tries of a step. By the second try, mm itself has dropped its temporary references.
 const TRIES: usize = 2;
 
 pub(crate) type Pagemap = DevPagemap<Pool>;
@@ -71,7 +71,7 @@ impl Pool {
     fn new(memory: BarMemory) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             free <- {
-                // With room for all pages, so that returning one never needs memory.
+                // Allocate room for all pages, so that returning one never needs memory.
                 let mut free = KVVec::with_capacity(memory.npages(), GFP_KERNEL)?;
                 for page in (0..memory.npages()).rev() {
                     free.push(page, GFP_KERNEL)?;
@@ -99,7 +99,7 @@ impl DevPagemapOps for Pool {
 
     fn folio_free(&self, pages: DevicePages, account: Arc<Account>) {
         for page in pages.range() {
-            // Before the page can get another owner.
+            // Clear the entry before the page can get another owner.
             self.memory.set_entry(page, 0, 0);
             // ORDERING: Relaxed: the number is only for display.
             account.npages.fetch_sub(1, Relaxed);
@@ -206,8 +206,8 @@ pub(crate) struct Mover {
     pub(crate) account: Arc<Account>,
 }
 
-/// Moves those pages of a range (bytes) of a VMA that can move to the device. Returns how many
-/// moved, and the error that kept others from moving.
+/// Moves those pages of a range (bytes) of a VMA that can move to the device. Returns the number of
+/// pages that moved, and the error that kept others from moving.
 pub(crate) fn to_device(
     pagemap: &Pagemap,
     vma: LockedVma<'_>,
@@ -240,7 +240,7 @@ fn reserve<'p>(pagemap: &'p Pagemap, address: usize, mover: &Mover) -> Result<Fr
     let folio = DevicePages::new(page, 0)
         .and_then(|pages| pagemap.reserve(pages, mover.account.clone()))
         .inspect_err(|_| pool.put(page))?;
-    // From here on, `folio_free` gives the page back, whatever happens.
+    // From now on, `folio_free` gives the page back in any case.
     // ORDERING: Relaxed: the number is only for display.
     mover.account.npages.fetch_add(1, Relaxed);
     pool.memory.set_entry(page, mover.pid, address as u64);

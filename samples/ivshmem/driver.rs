@@ -5,23 +5,23 @@
 //!
 //! `/dev/hmm_ivshmem` has two commands, which move pages there and back ([`abi`]). When a CPU
 //! touches a page on the device, the page moves back. The device can be unbound and unplugged while
-//! pages are on it: they move back first. The directory at the start of its memory tells which
-//! process each page belongs to, for those who look at the device from outside.
+//! pages are on it: they move back first. The directory at the start of its memory shows to
+//! observers of the device which process each page belongs to.
 //!
 //! | file | contents |
 //! | --- | --- |
 //! | `driver.rs` | the PCI driver: bind, unbind |
-//! | `device.rs` | the pages of the device, and how they are moved |
+//! | `device.rs` | the pages of the device, and their migration |
 //! | `bar.rs` | the memory: its mapping, the directory, the copy engine |
 //! | `file.rs` | the device file |
-//! | `abi.rs` | what others need to know |
+//! | `abi.rs` | the interfaces to programs and to observers |
 //!
 //! Documentation/porting.md leads a driver author from an empty module to this driver.
 //!
-//! Not here, but in dmirror: huge pages, eviction when the device is full, and a device page table.
-//! If the device is removed without notice (neither by unbind, nor by an eject that the system
-//! agrees to), its data is lost: whoever touches that data gets `SIGBUS`, and unbinding waits until
-//! nobody has such a page any more.
+//! dmirror has more: huge pages, eviction when the device is full, and a device page table. If the
+//! device is removed without notice (neither by unbind, nor by an eject to which the system
+//! agrees), its data is lost: a task that touches that data gets `SIGBUS`, and unbinding waits
+//! until nobody has such a page any more.
 
 #![deny(unsafe_code)]
 
@@ -55,7 +55,7 @@ module! {
 }
 
 kernel::sync::global_lock! {
-    /// The bound device, which everyone who opens the file gets.
+    /// The bound device, which every task that opens the file gets.
     // SAFETY: `Ivshmem::init` initialises it before anything can use it.
     unsafe(uninit) static BOUND: Mutex<Option<Arc<Device>>> = None;
 }
@@ -88,7 +88,7 @@ impl pci::Driver for Driver {
             dev_info!(pdev, "{} pages of device memory\n", npages);
             let name = c"hmm_ivshmem";
             Ok(try_pin_init!(Bound {
-                // Last: whoever opens the file finds a complete device.
+                // Registered last: a task that opens the file finds a complete device.
                 _file <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
                 _claim: claim,
             }))
@@ -130,7 +130,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.stop();
-        // Last, so that a device that is probed meanwhile finds this one, and is refused.
+        // Cleared last, so that a device that is probed meanwhile finds this one, and is refused.
         BOUND.lock().take();
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 const TO_DEVICE: u32 = _IOWR::<abi::Request>(abi::IOC_TYPE as u32, abi::TO_DEVICE as u32);
 const TO_SYSTEM: u32 = _IOWR::<abi::Request>(abi::IOC_TYPE as u32, abi::TO_SYSTEM as u32);
 
-/// Where pages move to.
+/// The direction of a migration.
 #[derive(Clone, Copy)]
 enum Direction {
     ToDevice,
@@ -66,7 +66,7 @@ impl MiscDevice for OpenFile {
 }
 
 impl OpenFile {
-    /// Reads a request, executes it, and writes back how many pages moved.
+    /// Reads a request, executes it, and writes back the number of pages that moved.
     fn migrate(&self, direction: Direction, arg: usize) -> Result<isize> {
         let slice = UserSlice::new(UserPtr::from_addr(arg), size_of::<abi::Request>());
         let (mut reader, mut writer) = slice.reader_writer();

@@ -6,8 +6,8 @@
 //! calling process at that address to the device, and returns 1, or 0 when the page cannot move.
 //! When a CPU touches the page, it moves back.
 //!
-//! Not here, but in dmirror: several pages at once, eviction when the device is full, and retries
-//! for pages that others have locked.
+//! dmirror has more: several pages at once, eviction when the device is full, and retries for pages
+//! that others have locked.
 
 #![deny(unsafe_code)]
 
@@ -44,7 +44,7 @@ const TO_DEVICE: u32 = _IO('m' as u32, 0);
 /// Number of pages of the device.
 const NPAGES: usize = HPAGE_PMD_NR;
 
-/// The driver's side of the device pages: which of them are free.
+/// The driver's side of the device pages: a list of those that are free.
 #[pin_data]
 struct Pool {
     // mm gives pages back in any context: the lock is irq-safe, and nothing allocates under it.
@@ -88,9 +88,9 @@ impl DeviceOps for Pool {
     }
 }
 
-/// Moves the page of the current process at `address` to the device; returns how many pages moved.
+/// Moves the page at `address` of this process to the device; returns the number of moved pages.
 fn to_device(pagemap: &Pagemap<Pool>, address: usize) -> Result<usize> {
-    // Reserved before anything is locked; drop gives the page back if it is not used.
+    // Reserve it before anything is locked; drop gives the page back if it is not used.
     let page = pagemap.ops().free.lock().pop().ok_or(ENOMEM)?;
     let page = DevicePages::new(page, 0)?;
     let folio = pagemap

@@ -47,7 +47,7 @@ struct Operations<'c> {
     found: u64,
 }
 
-/// How a device performs atomic operations.
+/// The method with which a device performs atomic operations.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Atomics {
     /// On a page that CPUs cannot access meanwhile.
@@ -67,8 +67,8 @@ impl Operations<'_> {
         self.at..self.at + size.bytes() as u64
     }
 
-    /// Performs some of the operations, if the device can perform them now: so few that a CPU that
-    /// wants the page does not wait for long. Returns whether it could.
+    /// Performs some of the operations, if the device can perform them now. They are few, so that a
+    /// CPU that needs the page does not wait for long. Returns whether the device could.
     fn make(&mut self, guard: &ViewGuard<'_, DeviceMemory>, atomics: Atomics) -> Result<bool> {
         self.client.check_access(self.range())?;
         let (advice, _) = self.client.attributes_at(self.at as usize);
@@ -200,7 +200,7 @@ impl Execution<'_> {
             Ok(None) => Err(EAGAIN),
             Ok(Some((made, page))) => made.and_then(|_| self.use_timeslice(operations, page)),
         };
-        // Not before the folio is unlocked: a fork that finds it locked fails. See
+        // Keep this lock until the folio is unlocked: a fork that finds the folio locked fails. See
         // Documentation/known-mm-issues.md.
         drop(mmap);
         result

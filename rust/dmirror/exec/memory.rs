@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory accesses of an engine: through the page table of its device, with faults for what is
-//! missing there.
+//! Memory accesses of an engine: through the page table of its device, with faults for pages that
+//! are missing there.
 
 use core::ops::Range;
 
@@ -78,8 +78,8 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Faults in what an access needs, and performs as much of the access as is mapped then.
-    /// Returns the number of bytes; 0 if the page was taken away again, or the thread was
+    /// Faults in the pages that an access needs, and performs the access as far as they are mapped
+    /// then. Returns the number of bytes; 0 if the page was taken away again, or the thread was
     /// interrupted.
     fn fault(
         &mut self,
@@ -101,13 +101,13 @@ impl Execution<'_> {
         }
         let end = range.end.min(task_size(&users) as u64);
         let page = at as usize & !(PAGE_SIZE - 1);
-        // Also fault in what the access gets to later, as far as it has the same advice. If
-        // something there fails, fault in only this page.
+        // Also fault in the pages that the access will reach later, as far as they have the same
+        // advice. If one of them fails, fault in only this page.
         let (advice, same) = self.client.attributes_at(page);
         let ahead_end = (end as usize).next_multiple_of(PAGE_SIZE).min(same.end);
         let mut ahead = window_at(page, ahead_end);
-        // If pages are to move, map no more than the policy was asked about: pages that are mapped
-        // here are not missed later.
+        // If pages are to move, map at most the pages to which the policy was applied: pages that
+        // are mapped here are not missed later.
         if moves(self.client.device().pagemap().ops(), &advice, kind.into()) {
             ahead.end = ahead.end.min(page + LANES * PAGE_SIZE);
         }
@@ -166,8 +166,8 @@ pub(super) fn put(users: ARef<MmWithUser>) {
     drop(MmWithUser::into_mmput_async(users));
 }
 
-/// Accesses what is mapped from `at` on, page by page, for at most [`BOUNCE_PAGES`] pages. Returns
-/// the number of bytes.
+/// Accesses the mapped pages from `at` on, one by one, at most [`BOUNCE_PAGES`]. Returns the number
+/// of bytes.
 fn access_mapped(
     client: &Client,
     guard: &ViewGuard<'_, DeviceMemory>,
@@ -216,7 +216,7 @@ fn access_mapped(
         };
         match access(&page, part, bounce) {
             Ok(()) => done += len,
-            // Count what was accessed, since it is not accessed again.
+            // Count the finished part, since it is not accessed again.
             Err(_) if done > 0 => break,
             Err(error) => {
                 return Err(Stop::Access {
@@ -234,7 +234,7 @@ fn access_mapped(
     Ok(done)
 }
 
-/// Pages that the device uses should not be evicted first.
+/// Records that the device uses a page, so that its block is not evicted first.
 pub(super) fn note_use(page: &Pages<'_>, used: &mut Option<usize>) {
     let block = page.device_index().map(|index| index / BLOCK_PAGES);
     if let Some(block) = block.filter(|_| block != *used) {

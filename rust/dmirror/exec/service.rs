@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How an engine handles pages that it misses, according to the policy of its device; and the
+//! Handling of the pages that an engine misses, according to the policy of its device; and the
 //! packets that move pages.
 //!
 //! Nothing here faults a page in: missing pages are left to the access itself. So this takes no
@@ -122,7 +122,7 @@ impl Execution<'_> {
         let is_write = matches!(reason, Reason::Write);
         let guard = self.client.view().lock();
         if let (Reason::Atomic, Ok(at)) = (reason, usize::try_from(at)) {
-            // Regardless of how the page is mapped.
+            // The mapping of the page does not matter here.
             misses.push(at >> PAGE_SHIFT);
         }
         misses.add(&guard, at, is_write);
@@ -144,7 +144,7 @@ impl Execution<'_> {
         self.serve(&misses)
     }
 
-    /// Moves a block whose pages the device has accessed often enough where they are.
+    /// Moves a block that the device has accessed in place often enough.
     pub(super) fn notice_hot_block(&mut self) -> Result<(), Stop> {
         let Some(page) = self.client.hits.take_hot() else {
             return Ok(());
@@ -223,7 +223,7 @@ impl Execution<'_> {
     }
 }
 
-/// Moves those pages of a window that can move, and returns how many moved to the device.
+/// Moves those pages of a window that can move, and returns the number that moved to the device.
 fn move_pages(
     client: &Client,
     buffers: &mut Buffers,
@@ -252,7 +252,7 @@ fn move_pages(
     counts.moved_out
 }
 
-/// What was done about a granule.
+/// The result of handling a granule.
 struct Service {
     /// The page numbers of the granule.
     granule: Range<usize>,
@@ -348,7 +348,7 @@ fn see_to_granule(
     }
     let now = memory.now_ns();
     let limits = thrash_limits(memory);
-    // Not inside the match, which would hold the lock during all of it.
+    // Outside of the match, which would hold the lock until its end.
     let verdict = client.thrashing.lock().missed(part.start, now, &limits);
     let decision = match verdict {
         Verdict::Move => Decision::Move,
@@ -427,7 +427,7 @@ pub(super) fn moves(memory: &DeviceMemory, advice: &Attributes, reason: Reason) 
     }
 }
 
-/// Grants pages that have moved a time slice before a CPU gets them.
+/// Grants a time slice to pages that have moved: CPUs get them only after it.
 fn grant_timeslice(client: &Client, part: &Range<usize>) {
     let pagemap = client.device().pagemap();
     let memory = pagemap.ops();

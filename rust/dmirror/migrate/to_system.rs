@@ -39,7 +39,7 @@ pub(crate) fn to_system(call: &mut Call<'_>) -> Result {
 }
 
 /// Moves those pages of a window that are on the device, with bounded retries for pages that
-/// someone else has locked or referenced. Returns how many pages stayed.
+/// someone else has locked or referenced. Returns the number of pages that stayed.
 fn step_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mut left = 0;
     for attempt in 0..IDLE_PASSES {
@@ -87,7 +87,7 @@ pub(crate) fn prefetch_back(call: &mut Call<'_>) {
     }
 }
 
-/// Performs one pass back; returns how many pages moved.
+/// Performs one pass back; returns the number of pages that moved.
 fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize> {
     let mmap = call.mm.mmap_read_lock();
     let vma = readable_vma(&mmap, range.start)?;
@@ -103,7 +103,7 @@ fn pass_to_system(call: &mut Call<'_>, range: &mut Range<usize>) -> Result<usize
     let stats = pagemap.ops().stats();
     stats.came_back(cause, moved);
     match outcome {
-        // An injected failure happens only once: the next pass tries again.
+        // An injected failure occurs only once: the next pass tries again.
         Ok(()) | Err(EAGAIN) => Ok(moved),
         Err(error) => {
             pagemap.ops().attempts().failures.note(error);

@@ -32,19 +32,19 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     is_so()
 }
 
-/// What the engines have done.
+/// The log of the engines.
 #[pin_data]
 struct Log {
-    /// Which engine has handled which pages of which client.
+    /// The handled pages: the engine, the number of the client, and the page numbers.
     #[pin]
     seen: Mutex<KVec<(usize, u64, Range<usize>)>>,
     /// Number of engines that have continued.
     done: Atomic<u32>,
     /// Number of engines whose job was cancelled.
     cancelled: Atomic<u32>,
-    /// Whether the jobs of the engines are cancelled.
+    /// Set if the jobs of the engines are cancelled.
     is_cancelled: Atomic<bool>,
-    /// Whether an engine that handles pages must wait.
+    /// Set if an engine that handles pages must wait.
     is_held: Atomic<bool>,
 }
 
@@ -119,12 +119,12 @@ impl Bench {
         self.log.done.load(Relaxed)
     }
 
-    /// Returns whether that many engines continue within a bounded time.
+    /// Returns whether exactly that many engines have continued, within a bounded time.
     fn is_done(&self, engines: u32) -> bool {
         soon(|| self.done() == engines)
     }
 
-    /// Returns which engine has handled what, in the order of the pages.
+    /// Returns the handled pages with their engine and client, in the order of clients and pages.
     fn seen(&self) -> KVec<(usize, u64, Range<usize>)> {
         let mut seen = core::mem::take(&mut *self.log.seen.lock());
         seen.sort_unstable_by_key(|(_, client, pages)| (*client, pages.start));
@@ -298,7 +298,7 @@ mod cases {
         assert!(bench.is_done(1));
         assert_eq!(bench.counts()[0], 4);
         assert_eq!(bench.seen().len(), 4);
-        // Counted once per entry, however often the engine checks for room.
+        // Each entry counts once, however often the engine checks for room.
         assert!((1..=2).contains(&bench.faults.stats().overflows.get()));
         Ok(())
     }

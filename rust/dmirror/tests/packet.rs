@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which packets are well formed, and how they are decoded.
+//! Validation and decoding of packets.
 
 use core::mem::offset_of;
 
@@ -212,7 +212,7 @@ mod cases {
         }
     }
 
-    /// The last that is good, and the first that is not.
+    /// Checks the last good value and the first bad one.
     #[test]
     fn bounds_are_those_of_the_manual() {
         let table: &[(bool, Members)] = &[

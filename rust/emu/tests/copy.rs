@@ -8,13 +8,13 @@ use kernel::alloc::KVVec;
 
 use super::prelude::*;
 
-/// A copy that an engine has not done yet: the number of bytes, and the two addresses.
+/// A copy that an engine has not done yet: the two addresses of the page.
 struct Job {
     from: NonNull<u8>,
     to: NonNull<u8>,
 }
 
-/// What the tests observe of a [`Slow`] device, and what they tell it to do.
+/// Data that the tests share with a [`Slow`] device: its observations, and its instructions.
 #[derive(Default)]
 struct Told {
     /// Number of operations, and of their pages.

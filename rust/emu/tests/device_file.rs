@@ -34,7 +34,7 @@ struct Counted {
     broken: Counter,
 }
 
-/// A file that knows its device, and how many files were opened before it.
+/// A file that knows its device, and the number of files that were opened before it.
 struct Handle {
     device: Arc<Counted>,
     before: usize,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fault reports, and how it can be answered.
+//! The reports of a fault, and the answers to it.
 
 use super::prelude::*;
 use kernel::mm::virt::flags::DONTEXPAND;

@@ -66,7 +66,7 @@ pub(super) fn fill_ends(memory: &UserMemory, with: u8) -> Result {
     memory.fill(HPAGE_PMD_NR - 1, with)
 }
 
-/// Checks how the device sees the pages of a block; returns those that are not `view`.
+/// Returns the number of pages of a block that the device does not see as `expected`.
 fn others(
     pagemap: &Arc<Pagemap>,
     memory: &UserMemory,

@@ -8,11 +8,11 @@ use kernel::sync::Completion;
 /// A device that leaves as much as possible to the library, and runs out of system memory.
 struct Plain(Arc<Told>);
 
-/// What the device has observed, and what it is told to do.
+/// Data that the test shares with the device: its observations, and its instructions.
 #[pin_data]
 struct Told {
     freed: Counter,
-    /// There is no system memory until a fault occurs.
+    /// Not 0 while there is no system memory, which lasts until a fault occurs.
     is_short: Counter,
     /// The error that a fault got when it reserved a page.
     refused: Counter,

@@ -7,7 +7,7 @@ use hmm::exclusive::ExclusivePage;
 use super::prelude::*;
 
 /// Moves the pages of a pending map to pages 0, 1, … of the device; calls `meanwhile` when they
-/// have been copied, before they move. Returns how many have moved.
+/// have been copied, before they move. Returns the number of pages that moved.
 fn move_and_map(
     pending: PendingMap<'_, Device>,
     range: Range<usize>,

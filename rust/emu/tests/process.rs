@@ -102,7 +102,7 @@ mod suite {
     #[test]
     fn random_numbers_differ() {
         let first = random();
-        // That all of them are equal by chance is less likely than a broken test.
+        // They are all equal by chance with a probability that is practically 0.
         let differs = (0..8).any(|_| {
             cond_resched();
             random() != first

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a device sees the mappings of a process.
+//! A device's snapshots of the mappings of a process.
 
 use super::prelude::*;
 

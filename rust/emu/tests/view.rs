@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device page table: faults, what clears entries, and access through it.
+//! The device page table: faults, changes that clear entries, and access through it.
 
 use super::{pending::result_of, prelude::*};
 use kernel::mm::virt::flags::WRITE;

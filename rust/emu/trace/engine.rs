@@ -21,7 +21,7 @@ pub struct Client {
     pub pid: i32,
 }
 
-/// Why an engine posts a page to the fault buffer.
+/// The reason why an engine posts a page to the fault buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
@@ -35,7 +35,7 @@ pub enum Reason {
     Hot = bindings::DMIRROR_REASON_HOT,
 }
 
-/// How pages that an engine has posted are handled.
+/// The handling of the pages that an engine has posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Decision {
@@ -62,9 +62,9 @@ pub struct FaultPost {
     pub client: Client,
     /// The page number.
     pub page: usize,
-    /// Why the page is posted.
+    /// The reason why the page is posted.
     pub reason: Reason,
-    /// Whether the engine had to wait for room for this page and the following ones.
+    /// True if the engine had to wait for room for this page and the following ones.
     pub overflow: bool,
 }
 
@@ -183,9 +183,9 @@ pub struct JobEnd {
     pub job: Job,
     /// Number of packets that were executed completely.
     pub executed: u64,
-    /// Why not all packets were executed.
+    /// The reason why not all packets were executed.
     pub error: Option<Error>,
-    /// The address that the error is about, in bytes; 0 without an error.
+    /// The address to which the error belongs, in bytes; 0 without an error.
     pub address: u64,
 }
 

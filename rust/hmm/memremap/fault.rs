@@ -68,7 +68,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         info.address & !(PAGE_SIZE - 1)
     }
 
-    /// Returns the VMA that the address lies in.
+    /// Returns the VMA that contains the address.
     pub fn vma(&self) -> LockedVma<'f> {
         // SAFETY: `vmf` is valid, by the type invariant.
         let info = unsafe { &self.vmf.as_ref().__bindgen_anon_1 };
@@ -104,7 +104,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     ///
     /// A migration announces a change to its whole range, so pages that are not on the device must
     /// be left out: devices would lose their mappings of those pages, and exclusive access to them.
-    /// Also, where mm cannot split a large folio, it leaves out all pages behind it.
+    /// Also, if mm cannot split a large folio, it leaves out all pages behind it.
     pub(crate) fn resident_run(&self, window: Range<usize>) -> Range<usize> {
         let Range { mut start, mut end } = window;
         let pfns = self.pagemap.pfns();
@@ -125,7 +125,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
         start..end
     }
 
-    /// Returns which of the [`npages`](Self::npages) pages was touched, counted from 0.
+    /// Returns the index of the touched page, counted from 0 and below [`npages`](Self::npages).
     pub fn index(&self) -> usize {
         self.address() / PAGE_SIZE % self.npages()
     }
@@ -196,7 +196,7 @@ impl<'f, T: DevPagemapOps> CpuFault<'f, T> {
     }
 }
 
-/// What happens to a CPU that touched a page on the device.
+/// The answer to a CPU that touched a page on the device.
 #[must_use]
 #[derive(Debug)]
 pub struct FaultAnswer {

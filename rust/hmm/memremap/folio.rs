@@ -173,7 +173,7 @@ impl<'p, T: DevPagemapOps> FreePages<'p, T> {
 impl<T: DevPagemapOps> Drop for FreePages<'_, T> {
     fn drop(&mut self) {
         while let Some(left) = NonZero::new(self.pages.len()) {
-            // As large as the alignment allows, to make few calls.
+            // Make the runs as large as the alignment allows, so that there are few calls.
             let order = left.ilog2().min(HPAGE_PMD_ORDER);
             let order = order.min(self.pages.start.trailing_zeros());
             let Ok(pages) = DevicePages::new(self.pages.start, order) else {

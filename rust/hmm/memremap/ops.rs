@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a driver implements for its device memory, and hooks for tests.
+//! The traits that a driver implements for its device memory, and hooks for tests.
 //!
 //! C header: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
 //! `struct dev_pagemap_ops`.
@@ -74,7 +74,7 @@ pub enum SyncPoint {
     /// To the device: the device maps the pages, the process does not. For users with a device page
     /// table.
     ToDeviceMapped,
-    /// To system memory, for whatever reason: pages are collected, and their destinations are not
+    /// To system memory, for any reason: pages are collected, and their destinations are not
     /// written yet.
     ToSystemCollected,
     /// To system memory: pages are copied.
@@ -100,7 +100,7 @@ pub trait Hooks: Send + Sync + 'static {
     }
 
     /// Called before a system folio is allocated for pages that move back. It is called for a huge
-    /// folio even if only small pages may turn out to be there.
+    /// folio even if it may turn out that only small pages are there.
     ///
     /// May sleep.
     ///

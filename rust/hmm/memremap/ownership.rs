@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which device pages have an owner, and which are resident: two bits per page.
+//! A map of the device pages that have an owner or are resident: two bits per page.
 //!
-//! The allocator that chooses pages belongs to the driver. This map makes sure that a page has one
-//! owner, whatever the allocator does. C has no such map: `zone_device_folio_init()`, of
+//! The allocator that chooses pages belongs to the driver. This map ensures that a page has only
+//! one owner, even if the allocator has a bug. C has no such map: `zone_device_folio_init()`, of
 //! [`include/linux/memremap.h`](srctree/include/linux/memremap.h), trusts the driver.
 //!
-//! A page is resident from when it has moved to the device until it has moved back or is freed. The
-//! lower half of each `u64` word says which pages have an owner, the upper half which are resident.
-//! So one update releases a page and tells whether it was resident.
+//! A page is resident after it has moved to the device, until it has moved back or is freed. The
+//! lower half of each `u64` word has the bits of the pages that have an owner, the upper half those
+//! of the resident pages. So one update releases a page and shows whether it was resident.
 
 use core::ops::Range;
 
@@ -30,7 +30,7 @@ const BITS: usize = (u64::BITS / 2) as usize;
 /// The owner bits of all pages of a word.
 const ALL: u64 = (1 << BITS) - 1;
 
-/// Which pages have an owner, and which are resident.
+/// A map of the pages that have an owner, and of those that are resident.
 pub(super) struct OwnershipMap {
     words: KVVec<Atomic<u64>>,
 }
@@ -66,7 +66,7 @@ impl OwnershipMap {
         true
     }
 
-    /// Marks pages as free, all of which must have an owner; returns how many of them were
+    /// Marks pages as free, all of which must have an owner. Returns the number of them that were
     /// resident. Does not sleep.
     pub(super) fn release(&self, pages: Range<usize>) -> usize {
         let mut resident = 0;

@@ -33,7 +33,7 @@ use crate::{
     migrate::MigrateBuffer,
 };
 
-/// How long drop waits before it tries again to evict pages.
+/// Time that drop waits before it tries again to evict pages.
 const DROP_PAUSE: Delta = Delta::from_millis(1);
 
 /// An owner of device memory, as mm knows it: a migration and a walk over a range treat all pages
@@ -43,7 +43,7 @@ const DROP_PAUSE: Delta = Delta::from_millis(1);
 #[derive(Clone)]
 pub struct Owner(Arc<OwnerTag>);
 
-/// Not zero-sized, so that each has its own address.
+/// The tag of an owner. It is not zero-sized, so that each has its own address.
 struct OwnerTag {
     _tag: u8,
 }
@@ -143,7 +143,7 @@ pub struct DevPagemap<T: DevPagemapOps> {
     pub(super) ways: [Way; 2],
     /// Set when drop begins.
     closing: Atomic<bool>,
-    /// For the eviction in drop, which must not fail.
+    /// The buffer for the eviction in drop, which must not fail.
     buffer: MigrateBuffer,
     pfns: PfnRange,
     owner: Owner,
@@ -193,7 +193,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
             owner,
             hooks,
             ops <- ops,
-            // Last: nothing can fail after the registration, so it never has to be undone here.
+            // Initialised last: nothing can fail after the registration, so it is never undone
+            // here.
             pgmap <- Opaque::try_ffi_init(move |slot: *mut bindings::dev_pagemap| {
                 let node = match node {
                     None => bindings::NUMA_NO_NODE,

@@ -7,8 +7,8 @@
 //!
 //! mm numbers device-private pages by physical addresses that address no memory. That is about to
 //! change, so the rest of the crate uses the types of this file: [`PfnRange`] numbers the pages of
-//! a device, [`Mpfn`] is an entry in the arrays of a migration, and [`Frame`] is what a page table
-//! entry maps.
+//! a device, [`Mpfn`] is an entry in the arrays of a migration, and [`Frame`] is the page frame
+//! that a page table entry maps.
 
 use core::ptr::NonNull;
 
@@ -183,8 +183,8 @@ impl Drop for Claim {
     }
 }
 
-/// A page frame, of a system page or of a device page. Plain data: it does not say that the page
-/// still exists, or whose it is.
+/// A page frame, of a system page or of a device page. This is plain data: the page may no longer
+/// exist, or may belong to someone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame(usize);
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics: what has moved to a device and back, and how long that took.
+//! Statistics of the pages that moved to a device and back, and of the time that this took.
 //!
 //! C header: [`include/linux/sched/clock.h`](srctree/include/linux/sched/clock.h).
 //!
 //! A migration costs a fixed number of updates, not some for each page: [`Way`] needs one atomic
 //! addition for the moved pages, and one for each [`Phase`]. For a migration of few pages, even
-//! reading the clock would cost more than 1 % of the instructions, so only one in [`SAMPLE`] of
-//! those is timed, and counts for all.
+//! reading the clock would cost more than 1 % of the instructions. So only one in [`SAMPLE`] of
+//! such migrations is timed, and counts for all.
 
 use core::ops::Range;
 
@@ -49,8 +49,8 @@ impl Moves {
         self.small_pages + self.huge_pages
     }
 
-    /// Returns how long a phase took in total, in nanoseconds, including waits. For migrations of
-    /// less than 64 pages, this is an estimate from samples.
+    /// Returns the total time of a phase, in nanoseconds, including waits. For migrations of less
+    /// than 64 pages, this is an estimate from samples.
     pub fn ns(&self, phase: Phase) -> u64 {
         self.ns[phase as usize]
     }
@@ -64,14 +64,14 @@ impl Moves {
 /// to_device.pages() - to_system.pages() - freed == resident
 /// ```
 ///
-/// The four are counted independently: migrations count what moved; `freed` counts where mm returns
-/// a folio that no migration of this crate has moved away (mm itself moves coherent folios away for
-/// a long-term pin); and `resident` comes from a map with a bit for each page.
+/// The four are counted independently: migrations count the pages that they move; `freed` counts
+/// when mm returns a folio that no migration of this crate has moved away (mm itself moves coherent
+/// folios away for a long-term pin); and `resident` comes from a map with a bit for each page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Pages that moved to the device.
     pub to_device: Moves,
-    /// Pages that moved back, for whatever reason.
+    /// Pages that moved back, for any reason.
     pub to_system: Moves,
     /// Number of pages that were on the device when their last user released them.
     pub freed: u64,
@@ -85,8 +85,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
     /// Does not sleep. The time is proportional to the size of the device, 32 pages per step. A
     /// page that moves meanwhile may be counted in one number and not in another.
     pub fn totals(&self) -> Totals {
-        // Read first what is subtracted, so that the difference is hardly ever negative; CPUs may
-        // still see the counters change in another order.
+        // Read the subtracted numbers first, so that the difference is hardly ever negative; CPUs
+        // may still see the counters change in another order.
         let freed = self.freed.get();
         let to_system = self.way(false).get();
         Totals {
@@ -151,15 +151,15 @@ impl Way {
 /// Migrations of less than this number of pages are timed by sampling.
 const FEW: usize = 64;
 
-/// How many migrations one timed sample represents: a prime, so that a repeating pattern does not
-/// always hit the same migration.
+/// Number of migrations that one timed sample represents: a prime, so that a repeating pattern does
+/// not always hit the same migration.
 const SAMPLE: u32 = 61;
 
 /// Measures the phases of a migration, for the counters of its direction. Kept small, because a
 /// migration is passed on by value.
 pub(crate) struct Stopwatch<'w> {
     way: &'w Way,
-    /// When the current phase began, with the bit [`IS_SAMPLE`]; 0 if it is not timed.
+    /// The start of the current phase, with the bit [`IS_SAMPLE`]; 0 if it is not timed.
     since: u64,
 }
 
@@ -192,7 +192,7 @@ impl<'w> Stopwatch<'w> {
     }
 
     /// Records that pages have moved, in folios of one page and in large ones. The time until the
-    /// stopwatch is dropped is that of mapping them.
+    /// stopwatch is dropped counts as mapping them.
     #[inline(always)]
     pub(crate) fn moved(&mut self, small_pages: usize, huge_pages: usize) {
         self.way.count(small_pages, huge_pages);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How pages are copied: by an engine of the driver, in batches.
+//! Copies of pages: an engine of the driver makes them, in batches.
 //!
 //! C header: [`include/drm/drm_pagemap.h`](srctree/include/drm/drm_pagemap.h) has the model,
 //! `copy_to_devmem` and `copy_to_ram` of `struct drm_pagemap_devmem_ops`.
@@ -87,14 +87,14 @@ pub trait Pending {
     fn wait(&mut self) -> Result;
 }
 
-/// Nothing to wait for: the engine has already copied.
+/// There is nothing to wait for: the engine has already copied.
 impl Pending for () {
     fn wait(&mut self) -> Result {
         Ok(())
     }
 }
 
-/// Where an operation reads or writes.
+/// The source or the destination of an operation.
 pub enum Place<'a> {
     /// Pages of system memory.
     System(SystemPages<'a>),
@@ -108,9 +108,9 @@ pub enum Place<'a> {
 pub struct CopyOp<'a> {
     /// The position of the folio in the range of the migration, in pages, counted from 0.
     pub index: usize,
-    /// What to read.
+    /// The source.
     pub src: Place<'a>,
-    /// Where to write; never [`Place::Zero`].
+    /// The destination; never [`Place::Zero`].
     pub dst: Place<'a>,
     /// The order of the folio: `1 << order` pages on both sides.
     pub order: u32,
@@ -208,7 +208,7 @@ impl Cursor {
             let to = Mpfn::new(*dst.get(index)?);
             let first = Mpfn::new(*src.get(index)?);
             if self.folio.is_none() && !first.is_compound() {
-                // A folio of one page, like most.
+                // The folio has one page, like most.
                 self.index += 1;
                 let Some(to) = to.frame() else {
                     continue;

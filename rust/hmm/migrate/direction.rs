@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two directions of a migration, and how they differ.
+//! The two directions of a migration, and their differences.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h), `enum
 //! migrate_vma_direction`.
@@ -21,7 +21,7 @@ pub struct ToSystem<'p, T: DevPagemapOps> {
     pub(super) pagemap: &'p DevPagemap<T>,
     /// A destination for the first huge page, allocated before the page is collected.
     pub(super) huge: Cell<Option<SystemFolio>>,
-    /// Whether the migration answers a CPU fault.
+    /// Set if the migration answers a CPU fault.
     pub(super) is_fault: bool,
 }
 
@@ -32,12 +32,12 @@ mod private {
     impl<T: super::DevPagemapOps> Sealed for super::ToSystem<'_, T> {}
 }
 
-/// What [`ToDevice`] and [`ToSystem`] have in common.
+/// The common interface of [`ToDevice`] and [`ToSystem`].
 pub trait Direction: private::Sealed {
     /// The driver's side of the device.
     type Ops: DevPagemapOps;
 
-    /// Whether the migration moves pages of system memory, rather than those of the device.
+    /// True if the migration moves pages of system memory, rather than those of the device.
     const TO_DEVICE: bool;
 
     /// The sync points after which pages are collected, copied and moved.
@@ -46,10 +46,10 @@ pub trait Direction: private::Sealed {
     /// Returns the pagemap of the device.
     fn pagemap(&self) -> &DevPagemap<Self::Ops>;
 
-    /// Returns whether mm itself refrains from splitting a folio that other processes share. It
-    /// does so in a CPU fault, where the core holds one more reference than
-    /// `folio_split_unmapped()` expects: mm then splits the page table entry of this process only,
-    /// and at the next fault the folio, for all processes.
+    /// Returns whether mm itself does not split a folio that other processes share. This is so in a
+    /// CPU fault, where the core holds one more reference than `folio_split_unmapped()` expects: mm
+    /// then splits the page table entry of this process only, and at the next fault the folio, for
+    /// all processes.
     fn keeps_shared_whole(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The entries of a migration: what was collected, and its destination.
+//! The entries of a migration: the collected pages, and their destinations.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h),
 //! `struct migrate_vma`, members `src` and `dst`.
@@ -118,7 +118,7 @@ impl<'s, D: Direction> Entry<'s, D> {
         self.order
     }
 
-    /// Returns whether the process maps nothing here, or the zero page: the destination must be
+    /// Returns whether the process maps the zero page here, or no page: the destination must be
     /// zeroed.
     pub fn is_hole(&self) -> bool {
         self.src.frame().is_none()
@@ -164,8 +164,8 @@ impl<'s, D: Direction> Entry<'s, D> {
     /// Returns whether the folio can have a destination.
     ///
     /// Pages of files cannot: they cannot move to a device, and those of `memfd_secret()` cannot
-    /// even be read. Neither can pages of another device of the same owner, nor folios of an order
-    /// that mm does not move.
+    /// even be read. Pages of another device of the same owner cannot either, nor can folios of an
+    /// order that mm does not move.
     fn can_move(&self) -> bool {
         if self.order != 0 && self.order != HPAGE_PMD_ORDER {
             return false;
@@ -191,8 +191,8 @@ impl<'s, D: Direction> Entry<'s, D> {
     }
 }
 
-/// A folio, or a hole, whose pages each get their own destination: either all of them, or none,
-/// which [`Migration::copy`](super::Migration::copy) ensures.
+/// A folio, or a hole, whose pages each get their own destination. Either all of them get one, or
+/// none, which [`Migration::copy`](super::Migration::copy) ensures.
 pub struct SplitEntry<'s, D: Direction> {
     entry: Entry<'s, D>,
     next: usize,
@@ -284,7 +284,7 @@ impl<T: DevPagemapOps> Entry<'_, ToSystem<'_, T>> {
         }
         let reclaim = match order {
             0 => reclaim,
-            // Small pages will do as well, so do not try hard.
+            // Small pages are sufficient, so do not try hard.
             _ if self.can_split() => Reclaim::NoRetry,
             _ => Reclaim::RetryMayFail,
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Eviction: moves pages of the device back to system memory, whoever maps them.
+//! Eviction: moves pages of the device back to system memory, regardless of who maps them.
 //!
 //! # Why by address
 //!
@@ -10,17 +10,17 @@
 //! or exits while its pages are collected, the migration entries go away without waiting, then the
 //! `anon_vma` does, and `migrate_device_finalize()` walks freed memory.
 //!
-//! So an eviction asks the reverse map which processes may map a page, and then does what a
-//! migration by the process itself does: `migrate_vma_setup()` under the `mmap_lock` of that
+//! So an eviction asks the reverse map which processes may map a page, and then works like a
+//! migration by the process itself: it calls `migrate_vma_setup()` under the `mmap_lock` of that
 //! process. The pages that this collects were in a page table entry of one of its VMAs, and such a
 //! VMA has the `anon_vma` of the folio in its chain. The VMA cannot be unmapped before the lock is
-//! released, which is after `migrate_vma_finalize()`. Nor can the address space be destroyed, since
-//! the eviction is one of its users. This holds for private and coherent memory, for pages that a
-//! parent and its children share (they move back for all of them), and for a process that has
-//! closed its files.
+//! released, which is after `migrate_vma_finalize()`. The address space cannot be destroyed either,
+//! since the eviction is one of its users. This holds for private and coherent memory, for pages
+//! that a parent and its children share (they move back for all of them), and for a process that
+//! has closed its files.
 //!
 //! The lock keeps only that one process from unmapping its pages, not others that share them.
-//! Others may zap entries of the migration, which mm does wrong for huge entries: it drops a
+//! Others may zap entries of the migration. For huge entries, mm does this wrong: it drops a
 //! reference that they do not hold. So a huge page that more than one VMA may map moves back in
 //! small pages, and is split before it is collected.
 //!
@@ -51,17 +51,17 @@ use crate::{
     vma::LockedVma,
 };
 
-/// How often to try pages that someone else has locked or referenced.
+/// Number of times to try pages that someone else has locked or referenced.
 const TRIES: usize = 4;
 
-/// How long to wait before such pages are tried again.
+/// Time to wait before such pages are tried again.
 const PAUSE: Delta = Delta::from_millis(1);
 
 impl<T: DevPagemapOps> DevPagemap<T> {
     /// Moves those of the device pages `pages` (counted from the start of the pagemap, the end
     /// exclusive) that are in use back to system memory, unless others have them locked or
-    /// referenced; it retries those a few times. The buffer must have a place for each page of the
-    /// range, or for [`HPAGE_PMD_NR`] pages.
+    /// referenced. It retries such pages a few times. The buffer must have a place for each page of
+    /// the range, or for [`HPAGE_PMD_NR`] pages.
     ///
     /// May sleep. Tries the `mmap_lock` of the processes that map the pages, and takes folio locks.
     /// Must not be called with a folio locked, so neither from [`DevPagemapOps::migrate_to_ram`]
@@ -106,8 +106,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
                 let (mappings, moved) = self.evict_run(first..end, buffer, &mut error);
                 let npages = mappings.npages.max(1);
                 for n in 0..npages {
-                    // The number that moved does not tell: it may include other pages. But if all
-                    // moved, a page that is in use now may belong to a new user.
+                    // The number of moved pages is not enough: it may include other pages. But if
+                    // all moved, a page that is in use now may belong to a new user.
                     let stays = if moved < npages {
                         self.is_in_use(first + n)
                     } else {
@@ -126,7 +126,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
         let left = stuck.count();
         if left > 0 {
-            // What failed at one mapping may have succeeded at another, or on its own.
+            // Report it only now: a page that failed at one mapping may have moved at another, or
+            // without this eviction.
             evicted.error = error.or(evicted.error);
         }
         evicted.left += left;
@@ -162,8 +163,8 @@ impl<T: DevPagemapOps> DevPagemap<T> {
         }
     }
 
-    /// Moves back those pages of a run at one mapping that are on the device; returns how many
-    /// moved.
+    /// Moves back those pages of a run at one mapping that are on the device; returns the number of
+    /// pages that moved.
     fn evict_at(
         &self,
         mapping: &Mapping,

@@ -55,12 +55,12 @@ impl<P: Pending> Drop for Copying<P> {
     }
 }
 
-/// State of a migration that is complete; it can tell what has moved.
+/// State of a complete migration; it knows the pages that have moved.
 pub struct Migrated {
     moved: usize,
 }
 
-/// How to treat a huge page that lies completely in the range, or a hole of that size.
+/// The treatment of a huge page that lies completely in the range, or of a hole of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LargeFolios {
     /// Split it, and migrate small pages.
@@ -95,11 +95,11 @@ pub enum LargeFolios {
 /// }
 /// ```
 pub struct Migration<'a, S, D: Direction> {
-    // Before `inner`, so that drop waits for the engine before it puts any destination.
+    // Declared before `inner`, so that drop waits for the engine before it puts any destination.
     state: S,
     inner: Inner<'a>,
     direction: D,
-    // After `inner`, whose drop maps the pages again, so that the watch measures that too.
+    // Declared after `inner`, whose drop maps the pages again: the watch measures that too.
     watch: Stopwatch<'a>,
 }
 
@@ -258,8 +258,8 @@ impl<'a, P: Pending, D: Direction> Migration<'a, Copying<P>, D> {
 }
 
 impl<P: Pending, D: Direction> Migration<'_, Copying<P>, D> {
-    /// Records which pages of the device have just come or gone. Returns the number of pages that
-    /// moved in folios of one page, and in large ones.
+    /// Records the pages of the device that have just come or gone. Returns the number of pages
+    /// that moved in folios of one page, and in large ones.
     #[inline(never)]
     fn note_moved(&self) -> (usize, usize) {
         let pagemap = self.direction.pagemap();
@@ -306,8 +306,8 @@ impl<D: Direction> Migration<'_, Migrated, D> {
         self.state.moved
     }
 
-    /// Returns what has moved at page `index` of the range, counted from 0. A folio that moved as a
-    /// whole is reported only at its first page. Does not sleep.
+    /// Returns the folio that has moved at page `index` of the range, counted from 0. A folio that
+    /// moved as a whole is reported only at its first page. Does not sleep.
     pub fn moved_to(&self, index: usize) -> Option<Moved> {
         self.inner.moved_to(index)
     }
@@ -320,7 +320,7 @@ pub struct Moved {
     pub frame: Frame,
     /// The folio's order.
     pub order: u32,
-    /// Whether the process may write to it without a fault.
+    /// True if the process may write to it without a fault.
     pub is_writable: bool,
 }
 
@@ -329,7 +329,7 @@ enum Phase {
     Migrated,
 }
 
-/// The part of a migration that is the same in all states, and what its drop needs.
+/// The part of a migration that is the same in all states, and the data that its drop needs.
 ///
 /// # Invariants
 ///
@@ -455,7 +455,7 @@ impl<'a> Inner<'a> {
         self.phase = Phase::Migrated;
     }
 
-    /// Takes back the destinations of folios and holes that are to be split but lack a destination
+    /// Takes back the destinations of folios and holes that are to be split, but lack a destination
     /// for some page: C would read the missing ones.
     fn drop_incomplete_splits(&mut self) {
         let mut at = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a page of the device may be mapped, according to mm's reverse map.
+//! The places where a page of the device may be mapped, according to mm's reverse map.
 //!
 //! C source: [`mm/rmap.c`](srctree/mm/rmap.c), `folio_lock_anon_vma_read()`.
 //!
@@ -19,7 +19,7 @@ use crate::{
     memremap::{try_get_page, DevPagemap, DevPagemapOps},
 };
 
-/// How many places are looked up at a time.
+/// Number of places that are looked up at a time.
 const CHUNK: usize = 8;
 
 /// A place where pages may be mapped. It may be stale.
@@ -31,19 +31,19 @@ pub(super) struct Mapping {
     pub(super) address: usize,
 }
 
-/// Where a run of pages of a device may be mapped.
+/// The places where a run of pages of a device may be mapped.
 #[derive(Default)]
 pub(super) struct Mappings {
     /// Some of the places, in the order of the reverse map.
     pub(super) found: [Option<Mapping>; CHUNK],
-    /// How many pages from the first one on are mapped consecutively at each of the places, unless
-    /// a place's VMA ends earlier.
+    /// Number of pages, from the first one on, that are mapped consecutively at each of the places,
+    /// unless a place's VMA ends earlier.
     pub(super) npages: usize,
-    /// Whether the first page belongs to a large folio.
+    /// Set if the first page belongs to a large folio.
     pub(super) is_large: bool,
-    /// Whether there is a VMA besides that of the first place.
+    /// Set if there is a VMA besides that of the first place.
     pub(super) is_shared: bool,
-    /// Whether there are more places.
+    /// Set if there are more places.
     pub(super) more: bool,
     /// The address of the pages' `anon_vma`, never dereferenced, and the offset of the first page
     /// in it.
@@ -52,8 +52,8 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
-    /// Returns whether page `n` of the run that begins with page `first` is where it was: neither
-    /// free, nor in use elsewhere. Does not sleep; the answer may be stale.
+    /// Returns whether page `n` of the run that begins with page `first` still has the same place:
+    /// it is neither free, nor in use elsewhere. Does not sleep; the answer may be stale.
     pub(super) fn is_still_there<T: DevPagemapOps>(
         &self,
         pagemap: &DevPagemap<T>,
@@ -78,8 +78,8 @@ fn place_of(page: *mut bindings::page) -> (usize, usize) {
     })
 }
 
-/// Returns where the run of pages from `first` to `end` (exclusive) may be mapped, without the
-/// first `skip` places.
+/// Returns the places where the run of pages from `first` to `end` (exclusive) may be mapped,
+/// without the first `skip` places.
 ///
 /// Does not sleep. Finds nothing for a page that is free, that is not mapped, or whose `anon_vma`
 /// is being changed.
@@ -132,7 +132,7 @@ pub(super) fn mappings_of<T: DevPagemapOps>(
     mappings
 }
 
-/// Returns where in a VMA of the reverse map the page with offset `index` is, or `None` if the
+/// Returns the place of the page with offset `index` in a VMA of the reverse map, or `None` if the
 /// address space has no users any more.
 fn mapping_in(vma: &VmaRef, index: usize) -> Option<Mapping> {
     // SAFETY: The VMA is valid, and this member never changes.
@@ -177,7 +177,7 @@ struct AnonVmaGuard {
 }
 
 impl AnonVmaGuard {
-    /// Locks the `anon_vma` of a folio that the caller has a reference to. Does not sleep.
+    /// Locks the `anon_vma` of a folio to which the caller has a reference. Does not sleep.
     ///
     /// C function: `folio_lock_anon_vma_read()`, which modules cannot call.
     fn try_lock(folio: *mut bindings::folio) -> Option<Self> {

@@ -26,7 +26,7 @@ const HPAGE_PMD_SIZE: usize = HPAGE_PMD_NR * PAGE_SIZE;
 struct FaultPage {
     /// The page. The core has locked it and holds a reference to it.
     page: NonNull<bindings::page>,
-    /// Whether it belongs to a huge page that other processes may share.
+    /// Set if it belongs to a huge page that other processes may share.
     is_shared: bool,
 }
 
@@ -77,8 +77,8 @@ impl<'a, T: DevPagemapOps> Migration<'a, Collected, ToSystem<'a, T>> {
         fault: FaultPage,
     ) -> Result<Self> {
         // mm warns when a huge page that other processes may share has to stay, or has to be split
-        // (see Documentation/known-mm-issues.md). So try hard to allocate a huge folio, and before
-        // the page is collected.
+        // (see Documentation/known-mm-issues.md). So try hard to allocate a huge folio, and do so
+        // before the page is collected.
         let huge = if fault.is_shared {
             alloc_huge(pagemap, vma, range.start, Reclaim::RetryMayFail).ok()
         } else {
@@ -343,7 +343,7 @@ impl<T: DevPagemapOps> CpuFault<'_, T> {
         populated?;
         refused?;
         if stays {
-            // Perhaps mm itself holds the reference, in the batch of an idle CPU.
+            // mm itself may hold the reference, in the batch of an idle CPU.
             drain_lru_batches();
         }
         Ok(())

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` and nothing
-//! else.
+//! The pure logic of the driver and of `emu`, compiled as in the kernel: with `core` only.
 //!
-//! That it compiles is all there is to this crate. The tests, which do use `std`, include the same
+//! The only purpose of this crate is to compile. The tests, which do use `std`, include the same
 //! files and work from outside: `tests/alloc`, `tests/table`, and one file for each of the others.
 
 #![no_std]

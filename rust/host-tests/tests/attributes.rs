@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of what is advised for ranges, `rust/dmirror/attributes.rs`, compared with a model that
-//! knows each page.
+//! Tests of the advice for ranges, `rust/dmirror/attributes.rs`, compared with a model that knows
+//! each page.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ use attributes::Slot;
 
 type Map = AttributeMap<Vec<Slot>>;
 
-/// A map of `places` places.
+/// Creates a map of `places` places.
 fn map(places: usize) -> Map {
     AttributeMap::new(vec![Slot::default(); places], vec![Slot::default(); places])
 }
@@ -35,7 +35,7 @@ fn reach(reach: Reach) -> Change {
     }
 }
 
-/// All ranges with advice, in order.
+/// Returns all ranges with advice, in order.
 fn ranges(map: &Map) -> Vec<(Range<usize>, Attributes)> {
     let mut ranges = Vec::new();
     let mut at = 0;
@@ -116,7 +116,7 @@ fn forgetting_trims_splits_and_removes() {
     assert_eq!(bounds(&map), [10..12, 31..40]);
     assert_eq!(map.forget(0..usize::MAX), 0);
     assert!(bounds(&map).is_empty() && !map.denies());
-    // A range that is empty is none.
+    // An empty range changes nothing.
     map.set(10..20, &reach(Reach::Denied)).unwrap();
     assert_eq!(map.forget(15..15), 0);
     map.set(15..15, &reach(Reach::Any)).unwrap();
@@ -133,7 +133,7 @@ fn half_of_the_places_can_be_set() {
     let before = ranges(&map);
     let one_more = map.set(100..105, &reach(Reach::Denied));
     assert_eq!(one_more, Err(Full));
-    // In the midst of one, there would be two more.
+    // A change in the middle of a range would make two more.
     assert_eq!(map.set(1..2, &reach(Reach::Any)), Err(Full));
     assert_eq!(ranges(&map), before);
     map.set(5..10, &reach(Reach::Denied)).unwrap();
@@ -152,7 +152,7 @@ fn a_split_without_a_place_keeps_the_longer_part() {
     assert_eq!(map.forget(10..11), 10);
     assert_eq!(map.forget(90..91), 9);
     assert_eq!(bounds(&map), [11..40, 41..60, 61..80, 81..90]);
-    // What is above the bound can be changed and taken back, but not become more.
+    // The ranges above the bound can be changed and removed, but their number cannot grow.
     assert_eq!(map.set(20..21, &reach(Reach::Any)), Err(Full));
     map.set(11..40, &reach(Reach::Migrate)).unwrap();
     map.set(11..60, &reach(Reach::Any)).unwrap();
@@ -201,7 +201,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What each page should have.
+/// Applies a step to the model, which has the attributes of each page.
 fn apply(model: &mut [Attributes], step: &Step) {
     match step {
         Step::Set(range, change) => {
@@ -218,7 +218,7 @@ fn apply(model: &mut [Attributes], step: &Step) {
     }
 }
 
-/// The number of ranges that pages make.
+/// Returns the number of ranges that the pages form.
 fn count(model: &[Attributes]) -> usize {
     let chunks = model.chunk_by(|a, b| a == b);
     chunks

@@ -84,7 +84,7 @@ fn blocks_64_apart_share_a_counter() {
 }
 
 proptest! {
-    /// A list of all accesses since the counter began, and the last block that got hot.
+    /// The model has all accesses since the counter began, and the last block that got hot.
     #[test]
     fn hot_is_what_the_model_says(
         limit in 1_u32..6,

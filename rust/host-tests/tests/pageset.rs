@@ -25,7 +25,7 @@ fn set_of(pages: impl IntoIterator<Item = usize>) -> PageSet {
     set
 }
 
-/// All runs, one after the other.
+/// Returns all runs, in order.
 fn runs(set: &PageSet, end: usize) -> Vec<(usize, usize)> {
     let mut runs = Vec::new();
     let mut from = 0;
@@ -58,7 +58,7 @@ fn a_full_set_is_one_run() {
     assert_eq!(set.run(100, 200), Some(100..200));
     assert_eq!(set.run(PAGES - 1, PAGES), Some(PAGES - 1..PAGES));
     assert_eq!(set.run(PAGES, PAGES), None);
-    // Where the window ends, so does a run.
+    // A run ends at the end of the window.
     assert_eq!(set.run(0, usize::MAX), Some(0..PAGES));
 }
 

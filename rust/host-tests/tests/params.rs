@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of what module parameters mean, `rust/dmirror/params.rs`.
+//! Tests of the meaning of module parameters, `rust/dmirror/params.rs`.
 
 #[path = "../../dmirror/params.rs"]
 mod params;

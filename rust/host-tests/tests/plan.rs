@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of how a step towards the device goes on, `rust/dmirror/plan.rs`.
+//! Tests of the plan of a step to the device, `rust/dmirror/plan.rs`.
 
 #[path = "../src/pages.rs"]
 #[allow(dead_code, reason = "some tests use a part")]
@@ -14,7 +14,7 @@ use plan::{Next, Outcome, Plan, ReserveRequest, WhenFull};
 use plan::{DRAIN_EVERY, FAULT_IDLE_PASSES, IDLE_PASSES, MAX_PASSES};
 use proptest::prelude::*;
 
-/// The same decisions, written as a loop over variables: the model.
+/// The model: the same decisions, written as a loop over variables.
 struct Model {
     huge: bool,
     block: bool,
@@ -33,7 +33,7 @@ impl Model {
         }
     }
 
-    /// Whether another pass comes, and whether after a pause.
+    /// Returns whether the next pass comes after a pause, or `None` if no pass follows.
     fn after(&mut self, outcome: &Outcome, missing: usize) -> Option<bool> {
         if missing == 0 {
             return None;
@@ -122,9 +122,9 @@ proptest! {
             let Some((after, pause)) = plan_of(plan.next(&outcome, missing)) else { break };
             given_up |= outcome.is_shared;
             prop_assert_eq!(after.keeps_large, !given_up);
-            // What is free costs nobody anything; others are evicted at once or never.
+            // A pass after a pause takes only free pages; a pass without one evicts others.
             prop_assert_eq!(after.request.when_full == WhenFull::TakeWhatIsFree, pause);
-            // A pass that asks for nothing would come to nothing.
+            // A pass that requests no pages would move none.
             prop_assert!(after.request.block || after.request.pages > 0 || outcome.lacking == 0);
             plan = after;
         }
@@ -159,8 +159,8 @@ fn a_window_asks_for_a_block_and_less_for_its_pages() {
     }
 }
 
-/// Passes until it is done, when each comes to the same; and after which of them mm is made to let
-/// go of pages.
+/// Returns the number of passes if all have the same outcome, and the indices of those after which
+/// mm is made to drop its references.
 fn passes(outcome: &Outcome) -> (usize, Vec<usize>) {
     let mut plan = Plan::first(WINDOW, true);
     let mut drained = Vec::new();

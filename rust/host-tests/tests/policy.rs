@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of what an engine does about a missing page, `rust/dmirror/policy.rs`.
+//! Tests of the policy of a device, `rust/dmirror/policy.rs`.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ fn each_setting_has_a_file_of_its_own_in_the_order_of_the_enum() {
     }
 }
 
-/// What values of a setting make sense.
+/// Returns the range of the sensible values of a setting.
 fn range_of(setting: Setting) -> std::ops::RangeInclusive<u32> {
     match setting {
         Setting::Window | Setting::Granule => 4096..=LARGEST,
@@ -136,7 +136,7 @@ fn a_limit_is_no_setting_of_presets_and_at_least_a_block() {
         (512, device, device),
         (513, device, device),
         (u32::MAX, device, device),
-        // A device of one block, or of none.
+        // A device of one block, or without any.
         (1, BLOCK, BLOCK),
         (3, BLOCK, BLOCK),
         (1, 0, 0),
@@ -144,7 +144,7 @@ fn a_limit_is_no_setting_of_presets_and_at_least_a_block() {
     for (mib, npages, expected) in table {
         assert_eq!(limit_pages(mib, npages, PAGE, BLOCK), expected, "{mib} MiB");
     }
-    // Pages of 64 KiB, and what a page table of them maps.
+    // Pages of 64 KiB, and blocks of the size that a page table of them maps.
     assert_eq!(limit_pages(1, 1 << 20, 65536, 8192), 8192);
     assert_eq!(limit_pages(1024, 1 << 20, 65536, 8192), 16384);
 }
@@ -168,17 +168,17 @@ fn a_granule_is_the_largest_that_fits() {
         (3, 1..512, LARGEST, 1),
         (4, 1..512, LARGEST, 2),
         (256, 1..512, LARGEST, 8),
-        // One page, which is all.
+        // One page, which is the whole range.
         (7, 7..8, LARGEST, 0),
         (usize::MAX >> 12, (usize::MAX >> 12)..(usize::MAX >> 12) + 1, LARGEST, 0),
-        // Less is asked for; what is no power of two counts as the one below.
+        // A lower limit; one that is no power of two counts as the next lower power.
         (300, 0..1024, 4096, 0),
         (300, 0..1024, 8191, 0),
         (300, 0..1024, 8192, 1),
         (300, 0..1024, 3 * 4096, 1),
         (300, 0..1024, 65536, 4),
         (300, 0..1024, LARGEST - 1, 8),
-        // More or less than there can be.
+        // A limit above the maximum, or below the minimum.
         (300, 0..4096, u32::MAX, 9),
         (300, 0..4096, 0, 0),
         (300, 0..4096, 1, 0),
@@ -199,7 +199,7 @@ fn a_part_is_moved_whole_where_more_than_so_much_of_it_is_there() {
         // missed, bounds, percent, pages there, expected
         (0..1, 0..512, 0, 0..512, 0..1),
         (0..1, 0..512, 51, 0..0, 0..1),
-        // One of two is half, and not more than that.
+        // One of two is half, but not more.
         (0..1, 0..512, 50, 0..0, 0..1),
         (0..1, 0..512, 49, 0..0, 0..2),
         (1..2, 0..512, 49, 0..0, 0..2),
@@ -211,10 +211,10 @@ fn a_part_is_moved_whole_where_more_than_so_much_of_it_is_there() {
         (3..4, 0..512, 75, 1..3, 2..4),
         // The largest part counts, even if one in between is not dense.
         (0..1, 0..512, 51, 250..512, 0..512),
-        // The last page that makes it more than half.
+        // The last page makes it more than half.
         (0..1, 0..512, 50, 256..511, 0..1),
         (0..1, 0..512, 50, 256..512, 0..512),
-        // What lies outside of the mapping does not count, and is not moved.
+        // Pages outside the bounds do not count, and do not move.
         (4..5, 4..8, 51, 0..4, 4..5),
         (4..5, 4..7, 51, 5..6, 4..7),
         (6..7, 4..7, 60, 0..0, 6..7),
@@ -224,7 +224,7 @@ fn a_part_is_moved_whole_where_more_than_so_much_of_it_is_there() {
         (16..32, 0..512, 51, 0..1, 0..32),
         (16..32, 0..512, 51, 0..0, 16..32),
         (0..512, 0..512, 51, 0..0, 0..512),
-        // Never.
+        // More than 100 percent is impossible.
         (0..1, 0..512, 100, 0..512, 0..1),
         (0..1, 0..512, u32::MAX / 512, 0..512, 0..1),
     ];
@@ -238,7 +238,7 @@ fn a_part_is_moved_whole_where_more_than_so_much_of_it_is_there() {
     }
 }
 
-/// As the comment says it: all parts, the largest first.
+/// The model: tries all parts, the largest first.
 fn naive(
     missed: &Range<usize>,
     bounds: &Range<usize>,
@@ -263,7 +263,7 @@ fn naive(
     missed.clone()
 }
 
-/// The range between two numbers, which may be one.
+/// Returns the range between two numbers, which may be equal.
 fn between(a: usize, b: usize) -> Range<usize> {
     a.min(b)..a.max(b) + 1
 }

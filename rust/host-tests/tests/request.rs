@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the checks of a caller's words, `rust/dmirror/request.rs`.
+//! Tests of the checks of requests, `rust/dmirror/request.rs`.
 
 #[path = "../../dmirror/request.rs"]
 mod request;
@@ -86,14 +86,14 @@ fn a_range_that_wraps_around_is_refused() {
 
 #[test]
 fn a_length_whose_bytes_wrap_around_is_refused() {
-    // 2^52 pages are 0 bytes modulo 2^64, and one more would be a page.
+    // 2^52 pages are 0 bytes modulo 2^64, and one page more would be one page.
     assert_eq!(range(0x7000, 1 << 52), Err(BadRange));
     assert_eq!(range(0x7000, (1 << 52) + 1), Err(BadRange));
     assert_eq!(range(0x7000, 1 << 63), Err(BadRange));
     assert_eq!(range(0x7000, u64::MAX), Err(BadRange));
 }
 
-/// Numbers near the bounds and away from them.
+/// Generates numbers near the bounds and away from them.
 fn any_number() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
@@ -103,7 +103,7 @@ fn any_number() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// Addresses: mostly aligned.
+/// Generates addresses, most of them aligned.
 fn any_address(shift: u32) -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => any_number().prop_map(move |addr| addr >> shift << shift),

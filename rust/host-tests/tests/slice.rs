@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the time slices of what a device has fetched, `rust/dmirror/slice.rs`.
+//! Tests of the time slices of fetched pages, `rust/dmirror/slice.rs`.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use slice::{Slices, MAX_DOUBLED};
 
 const SLICE: u64 = 1000;
 
-/// Fetches one granule at some times, and returns how long it stays each time.
+/// Fetches one granule at the given times; returns the duration of each slice.
 fn granted(times: &[u64]) -> Vec<u64> {
     let mut slices = Slices::default();
     let mut grant = |&now: &u64| slices.grant(7, now, SLICE) - now;
@@ -23,15 +23,15 @@ fn a_granule_that_is_missed_again_too_soon_gets_twice_the_time() {
     #[rustfmt::skip]
     let table: [(&[u64], &[u64]); 7] = [
         (&[0], &[1000]),
-        // Within a slice after the end of the last one, which is the latest that counts.
+        // A fetch counts as early up to one slice after the end of the last one.
         (&[0, 1000], &[1000, 2000]),
         (&[0, 2000], &[1000, 2000]),
         (&[0, 2001], &[1000, 1000]),
-        // Up to eight times.
+        // A slice is at most eight times as long.
         (&[0, 1000, 3000, 7000, 15000, 23000], &[1000, 2000, 4000, 8000, 8000, 8000]),
         // The end of the last, longer slice counts.
         (&[0, 1000, 4000, 9001], &[1000, 2000, 4000, 1000]),
-        // Still within its slice.
+        // The granule is fetched while its slice lasts.
         (&[5000, 5000, 5001], &[1000, 2000, 4000]),
     ];
     for (times, expected) in table {
@@ -75,7 +75,7 @@ fn time_does_not_wrap_around() {
 }
 
 proptest! {
-    /// The last 16 granules that were new, each with the ends of all its slices.
+    /// The model has the last 16 new granules, each with the times of all its fetches.
     #[test]
     fn grants_are_those_of_the_model(
         spread in 1_usize..20,
@@ -95,7 +95,7 @@ proptest! {
             let Some((_, granted)) = known else {
                 panic!("it was just added");
             };
-            // Runs end where one slice has passed since the last end.
+            // A run ends when more than one slice has passed since the last end.
             granted.push(now);
             let mut until = 0;
             let mut doubled = 0;

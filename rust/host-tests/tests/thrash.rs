@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of what a device and CPUs take from each other, `rust/dmirror/thrash.rs`.
+//! Tests of the detection of thrashing, `rust/dmirror/thrash.rs`.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ const LIMITS: Limits = Limits {
     pin_ns: 1000,
 };
 
-/// Misses one granule at some times.
+/// Misses one granule at the given times; returns the verdicts.
 fn verdicts(limits: Limits, times: &[u64]) -> Vec<Verdict> {
     let mut thrashing = Thrashing::default();
     let missed = |&now: &u64| thrashing.missed(512, now, &limits);
@@ -34,14 +34,14 @@ fn many_events_in_a_short_time_are_too_many() {
     let table: [(&[u64], &[Verdict]); 8] = [
         (&[5], &[Move]),
         (&[5, 5, 5], &[Move, Move, Nap]),
-        // The end of the window is in it.
+        // The window includes its end.
         (&[5, 50, 105], &[Move, Move, Nap]),
         (&[5, 50, 106], &[Move, Move, Move]),
-        // That was the first of another run.
+        // The event at 106 is the first one of another run.
         (&[5, 50, 106, 107, 108], &[Move, Move, Move, Move, Nap]),
-        // Rarely is never too often.
+        // Rare events are never too many.
         (&[0, 101, 202, 303, 404, 505, 606], &[Move; 7]),
-        // After all naps, for so long.
+        // After all naps, a pin follows, until its end.
         (&[0, 0, 0, 0, 0, 999, 1000], &[Move, Move, Nap, Nap, Pin, Pin, Move]),
         (&[0, 0, 0, 0, 0, 1000, 1000, 1000], &[Move, Move, Nap, Nap, Pin, Move, Move, Nap]),
     ];
@@ -52,11 +52,11 @@ fn many_events_in_a_short_time_are_too_many() {
 
 #[test]
 fn naps_are_counted_over_runs_until_one_was_not_too_long() {
-    // Each nap lasts longer than a run: the next miss begins another.
+    // Each nap lasts longer than a run: the next miss begins another run.
     let times = [0, 1, 2, 200, 201, 202, 400, 401, 402];
     let expected = [Move, Move, Nap, Move, Move, Nap, Move, Move, Pin];
     assert_eq!(verdicts(LIMITS, &times), expected);
-    // A run of two in between.
+    // A run of two events comes in between.
     let times = [
         0, 1, 2, 200, 201, 400, 401, 402, 600, 601, 602, 800, 801, 802,
     ];
@@ -153,7 +153,7 @@ fn what_is_pinned_is_so_for_a_while_and_by_its_first_page() {
     assert_eq!(is_pinned(&thrashing, end), [false; 5]);
 }
 
-/// However often it is missed, the device moves, naps and pins by turns: none goes on for ever.
+/// Checks that the device moves, naps and pins in turn: no verdict lasts for ever.
 #[test]
 fn each_verdict_comes_again() {
     for step in [0, 1, 30, 50, 99, 100] {
@@ -167,28 +167,28 @@ fn each_verdict_comes_again() {
     }
 }
 
-/// The granules that are watched, with all that has happened to each.
+/// The watched granules, each with its whole history.
 #[derive(Default)]
 struct Model(VecDeque<Watched>);
 
 struct Watched {
     first: usize,
-    /// When it was missed, but for when it was pinned: runs of events, oldest first.
+    /// The times at which it was missed, except while it was pinned: runs of events, oldest first.
     runs: Vec<Vec<u64>>,
-    /// Naps since the last pin, or since a run that was not too long.
+    /// Number of naps since the last pin, or since a run that was not too long.
     naps: u32,
     pin: Option<u64>,
 }
 
 impl Model {
-    /// As the comments say it.
+    /// Decides according to the rules in the comments.
     fn missed(&mut self, first: usize, now: u64, limits: &Limits) -> Verdict {
         if limits.events == 0 {
             return Move;
         }
         if self.0.iter().all(|it| it.first != first) {
             if self.0.len() == 16 {
-                // Those that are pinned stay, and are thought of as missed now.
+                // Pinned granules stay, and count as missed now.
                 let is_pinned = |it: &Watched| it.pin.is_some_and(|pin| now < pin + limits.pin_ns);
                 let free = self.0.iter().position(|it| !is_pinned(it)).unwrap_or(0);
                 self.0.rotate_left(free);
@@ -229,7 +229,7 @@ impl Model {
         }
         granule.naps = 0;
         granule.pin = Some(now);
-        // The miss that was too many begins the next run, at the time of the old one.
+        // The miss that caused the pin begins the next run, at the start of the old one.
         let since = granule.runs[last][0];
         granule.runs.push(vec![since]);
         Pin
@@ -248,7 +248,7 @@ proptest! {
         let mut model = Model::default();
         let mut now = 1;
         for (granule, pause) in steps {
-            // Often the same few, so that they are missed again and again.
+            // Often the same few granules, so that they are missed again and again.
             let first = granule % spread * 512;
             now += pause / 2;
             let seen = thrashing.missed(first, now, &limits);

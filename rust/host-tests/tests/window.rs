@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the window of a CPU's fault, `rust/dmirror/window.rs`.
+//! Tests of the window of a CPU fault, `rust/dmirror/window.rs`.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ const MOST: u32 = 9;
 struct Program {
     windows: Windows,
     most: u32,
-    /// What has come back.
+    /// The pages that have come back.
     back: BTreeSet<usize>,
     touched: BTreeSet<usize>,
     faults: usize,
@@ -46,7 +46,7 @@ impl Program {
         self.back.extend(start..start + (1 << order));
     }
 
-    /// Pages that came back and that the program has not touched.
+    /// Returns the number of pages that came back, but that the program has not touched.
     fn in_vain(&self) -> usize {
         self.back.difference(&self.touched).count()
     }
@@ -116,7 +116,7 @@ fn runs_begin_anew_with_another_limit() {
 }
 
 proptest! {
-    /// One that jumps pays for what it touches, and little more.
+    /// Checks that a program that jumps gets few pages that it does not touch.
     #[test]
     fn jumps_bring_little_in_vain(pages in prop::collection::vec(0_usize..1 << 22, 1..300)) {
         let mut program = Program::new(MOST);
@@ -124,7 +124,7 @@ proptest! {
         prop_assert!(program.in_vain() <= program.touched.len() / 4 + 8);
     }
 
-    /// Whatever it does, each window is at most twice what came before it in its run.
+    /// Checks that the number of untouched pages that came back is bounded for any program.
     #[test]
     fn what_comes_in_vain_is_bounded(
         steps in prop::collection::vec((0_usize..1 << 14, 1_usize..200, 1_usize..4), 1..20)
@@ -135,12 +135,12 @@ proptest! {
                 program.touch(start + n * stride);
             }
         }
-        // A run skips at most two pages of three, and ends in a window of twice what it has seen.
+        // A run skips at most two of three pages, and ends in a window of twice its earlier pages.
         let bound = 3 * 3 * program.touched.len() + steps.len();
         prop_assert!(program.in_vain() <= bound, "{} > {bound}", program.in_vain());
     }
 
-    /// The last 16 runs that were new, each with the pages of its last window.
+    /// The model has the last 16 new runs, each with the pages of its last window.
     #[test]
     fn orders_are_those_of_the_model(
         most in 0_u32..6,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One behaviour a test, which the test's name says.
+//! Tests of one behaviour each, which the name of the test states.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ fn alloc_pages(device: &mut Device, count: usize) -> Vec<usize> {
     (0..count).map(|_| alloc_page(device).unwrap()).collect()
 }
 
-/// The page is refused, and nothing of the allocator is changed by it.
+/// Checks that the allocator refuses to free the page, and does not change.
 #[track_caller]
 fn refused(device: &mut Device, page: usize, order: u32) {
     let before = format!("{device:?}");
@@ -39,8 +39,8 @@ fn block(page: usize) -> usize {
     page / BLOCK_PAGES
 }
 
-/// Blocks in use from the least to the most recently used one: they are all touched in turn, so
-/// that the order is the same afterwards.
+/// Returns the blocks in use, from the least to the most recently used one. Touches all of them in
+/// turn, so that the order is the same afterwards.
 fn order_of_use(device: &mut Device, len: usize) -> Vec<usize> {
     let mut turn = || {
         let oldest = device.victim(Eviction::Lru).unwrap();
@@ -312,7 +312,7 @@ fn an_order_too_large_for_any_device_is_refused() {
 fn a_page_past_the_end_of_the_device_is_refused() {
     let mut device = device(1);
     alloc_pages(&mut device, BLOCK_PAGES);
-    // The third one is in block 2^32, whose number would be 0 if cut off.
+    // The third one is in block 2^32, whose number would be 0 if truncated.
     for page in [
         BLOCK_PAGES,
         2 * BLOCK_PAGES - 1,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which block has to go when the device is full.
+//! Tests of the choice of the block to evict when the device is full.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +14,22 @@ type Device = Allocator<Vec<Block>>;
 
 const ALL: [Eviction; 3] = [Eviction::Lru, Eviction::Fifo, Eviction::Random];
 
-/// A device whose blocks are all in use, and the first page of each in the order in which they were
-/// taken.
+/// Returns a device whose blocks are all in use, and the first page of each in the order of
+/// allocation.
 fn full(blocks: usize, seed: u64) -> (Device, Vec<usize>) {
     let mut device = Allocator::new(vec![Block::default(); blocks]).with_seed(seed);
     let taken = (0..blocks).map(|_| device.alloc_block().unwrap()).collect();
     (device, taken)
 }
 
-/// What has to go next, so many times, where nothing goes.
+/// Returns the next `len` victims, none of which is evicted.
 fn victims(device: &mut Device, eviction: Eviction, len: usize) -> Vec<usize> {
     (0..len)
         .map(|_| device.next_victim(eviction).unwrap())
         .collect()
 }
 
-/// The block that has to go does, and is taken again.
+/// Evicts the next victim, and allocates it again.
 fn replace(device: &mut Device, eviction: Eviction) -> usize {
     let victim = device.next_victim(eviction).unwrap();
     device.free(victim, BLOCK_ORDER).unwrap();
@@ -149,7 +149,7 @@ fn chance_reaches_each_block_however_many_it_has_tried_before() {
 fn chance_picks_each_block_as_often_as_the_others() {
     const BLOCKS: usize = 8;
     const TIMES: usize = 8000;
-    // One generator for all, and each time another one.
+    // One generator for all picks, and then another one for each pick.
     let (mut device, _) = full(BLOCKS, 5);
     let one: Vec<_> = (0..TIMES)
         .map(|_| replace(&mut device, Eviction::Random))
@@ -199,7 +199,7 @@ fn policies_do_not_disturb_each_other() {
     assert_eq!(victims(&mut device, Eviction::Lru, 5), taken);
     let turned = [&taken[2..], &taken[..2]].concat();
     assert_eq!(victims(&mut device, Eviction::Fifo, 5), turned);
-    // Chance has two left of its round.
+    // Random choice has two blocks left in its round.
     let all: BTreeSet<_> = victims(&mut device, Eviction::Random, 9)
         .into_iter()
         .collect();

@@ -11,7 +11,7 @@ use crate::alloc::NotInUse;
 use crate::pages::BLOCK_ORDER;
 use crate::pages::BLOCK_PAGES;
 
-/// What a block is used for.
+/// The use of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Free,
@@ -20,16 +20,16 @@ pub(crate) enum Use {
     Small(BTreeSet<usize>),
 }
 
-/// What the allocator ought to know. Blocks are named by their index.
+/// The expected state of the allocator. Blocks are named by their index.
 #[derive(Debug)]
 pub(crate) struct Model {
     blocks: Vec<Use>,
     /// Blocks in use, the least recently used one first.
     order: Vec<usize>,
-    /// Blocks in use, in the order in which they were taken, but for those that had to go and did
-    /// not.
+    /// Blocks in use, in the order of allocation, except that each victim that was not evicted has
+    /// moved to the end.
     taken: Vec<usize>,
-    /// Blocks in use that chance has not picked.
+    /// Blocks in use that random choice has not picked.
     untried: BTreeSet<usize>,
     /// Blocks that were in use at some time.
     known: BTreeSet<usize>,
@@ -60,7 +60,7 @@ impl Model {
         (0..self.blocks.len()).filter(free).collect()
     }
 
-    /// Blocks in small pages, some of which are free.
+    /// Returns the blocks in small pages of which some are free.
     fn partial_blocks(&self) -> Vec<usize> {
         let partial = |&block: &usize| match &self.blocks[block] {
             Use::Small(used) => used.len() < BLOCK_PAGES,
@@ -76,7 +76,7 @@ impl Model {
         }
     }
 
-    /// A free block goes into use.
+    /// Puts a free block in use.
     fn take(&mut self, block: usize, how: Use) {
         assert_eq!(self.blocks[block], Use::Free, "block {block} is not free");
         let known = |block: &usize| self.known.contains(block);
@@ -109,7 +109,7 @@ impl Model {
         self.touch(block);
     }
 
-    /// Whether these pages are a whole block, or small pages of one that are all in use.
+    /// Returns whether these pages are a whole block, or small pages of one that are all in use.
     fn may_free(&self, page: usize, order: u32) -> bool {
         let (block, first) = (page / BLOCK_PAGES, page % BLOCK_PAGES);
         if order > BLOCK_ORDER || block >= self.blocks.len() {
@@ -140,7 +140,7 @@ impl Model {
         self.untried.remove(&block);
     }
 
-    /// The blocks of which one has to go next.
+    /// Returns the blocks of which one must be evicted next.
     fn victims(&self, eviction: Eviction) -> Vec<usize> {
         match eviction {
             Eviction::Lru => self.order.iter().take(1).copied().collect(),
@@ -150,7 +150,7 @@ impl Model {
         }
     }
 
-    /// A block had to go, and is still there.
+    /// Records that a block was the victim, but was not evicted.
     fn tried(&mut self, eviction: Eviction, block: usize) {
         match eviction {
             Eviction::Lru => self.touch(block),
@@ -206,7 +206,7 @@ impl Checked {
         }
     }
 
-    /// A block has to go, and stays.
+    /// Picks the next victim, which is not evicted.
     pub(crate) fn next_victim(&mut self, eviction: Eviction) {
         let announced = self.real.victim(eviction);
         let victim = self.real.next_victim(eviction);
@@ -217,7 +217,7 @@ impl Checked {
         self.check();
     }
 
-    /// Pages in use: small ones, and the first ones of whole blocks.
+    /// Returns the pages in use: small ones, and the first ones of whole blocks.
     pub(crate) fn in_use(&self) -> Vec<usize> {
         let blocks = self.model.blocks.iter().enumerate();
         let pages = blocks.flat_map(|(block, how)| match how {
@@ -228,7 +228,7 @@ impl Checked {
         pages.collect()
     }
 
-    /// What the block of this page is used for.
+    /// Returns the use of the block of this page.
     pub(crate) fn block_of(&self, page: usize) -> &Use {
         &self.model.blocks[page / BLOCK_PAGES]
     }
@@ -256,7 +256,7 @@ impl Checked {
         page
     }
 
-    /// Right or wrong: what is wrong must be refused, and must change nothing at all.
+    /// Frees pages, rightly or wrongly: a wrong request must be refused, and must change nothing.
     pub(crate) fn free(&mut self, page: usize, order: u32) {
         if self.model.may_free(page, order) {
             assert_eq!(self.real.free(page, order), Ok(()));
@@ -302,8 +302,8 @@ impl Checked {
         }
     }
 
-    /// Takes each page that is left, gives everything back, and takes all of it as blocks: what is
-    /// wrong inside of the allocator shows by the end of this.
+    /// Allocates each page that is left, frees everything, and allocates all of it as blocks: this
+    /// shows whether the allocator is still consistent.
     pub(crate) fn finish(mut self) {
         self.check_order();
         while self.alloc_page().is_some() {}
@@ -318,7 +318,7 @@ impl Checked {
         self.check_order();
     }
 
-    /// Runs an operation after which each bit of the allocator must be what it was.
+    /// Runs an operation that must not change a single bit of the allocator.
     fn without_effect(&mut self, run: impl FnOnce(&mut Allocator<Vec<Block>>)) {
         let before = format!("{:?}", self.real);
         run(&mut self.real);

@@ -11,24 +11,24 @@ use crate::model::Use;
 use crate::pages::BLOCK_ORDER;
 use crate::pages::BLOCK_PAGES;
 
-/// Blocks of the largest device that is tried.
+/// Number of blocks of the largest device that is tested.
 const BLOCKS: usize = 5;
 
-/// An operation. A `pick` chooses among what is in use when the operation runs.
+/// An operation. A `pick` chooses among the pages in use when the operation runs.
 #[derive(Clone, Debug)]
 enum Op {
     AllocPages {
         count: usize,
     },
     AllocBlock,
-    /// Gives back something in use, as it is right for a whole block, in pieces of this order for
-    /// small pages (right only if all of the piece is in use).
+    /// Frees pages in use: a whole block correctly, small pages in pieces of this order (which is
+    /// correct only if the whole piece is in use).
     FreeUsed {
         pick: usize,
         order: u32,
     },
-    /// Gives back small pages of one block one by one, each `stride` after the last, which gets at
-    /// all of them since it is odd; `keep` of those in use stay.
+    /// Frees small pages of one block one by one, each `stride` after the last. Since `stride` is
+    /// odd, this reaches all of them; `keep` of those in use stay.
     FreeMost {
         pick: usize,
         stride: usize,
@@ -57,13 +57,13 @@ enum Op {
     },
 }
 
-/// A page that may be in use, free, past the end, or so far past it that it is no page at all.
+/// Generates pages in use, free pages, pages past the end, and numbers too large for any page.
 fn any_page() -> impl Strategy<Value = usize> {
     let near = 0..(BLOCKS + 1) * BLOCK_PAGES;
     prop_oneof![
         8 => near.clone(),
         1 => any::<usize>(),
-        // Where the index of the block does not fit in 32 bits: cut off, it would be a good one.
+        // The index of the block does not fit in 32 bits: if truncated, it would be valid.
         1 => near.clone().prop_map(|page| (BLOCK_PAGES << 32) + page),
         1 => near.prop_map(|page| usize::MAX - page),
     ]
@@ -81,7 +81,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let pick = any::<usize>;
     let offset = || 0..BLOCK_PAGES;
     let odd = (0..BLOCK_PAGES / 2).prop_map(|half| 2 * half + 1);
-    // A few, or one more or less than fill a block, or any number.
+    // A few, or about as many as fill a block, or any number.
     let count = prop_oneof![
         1..8_usize,
         BLOCK_PAGES - 1..=BLOCK_PAGES + 1,
@@ -102,7 +102,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// One of the blocks in use, or the first block if none is: its first page.
+/// Returns the first page of one of the blocks in use, or of the first block if none is.
 fn pick_block(device: &Checked, pick: usize) -> usize {
     let mut blocks: Vec<_> = device.in_use();
     blocks
@@ -160,7 +160,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: 256,
         max_shrink_time: 20_000, // milliseconds
-        // The smallest failing case is printed: it belongs in `directed`, not in a file of seeds.
+        // The smallest failing case is printed: add it to `directed`, not to a file of seeds.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much the allocator looks at for an operation. All of them run under a
-//! spinlock with interrupts off, so that must not grow with the device.
+//! The number of times that an operation of the allocator looks into its array. All operations run
+//! under a spinlock with interrupts off, so this must not grow with the device.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -13,10 +13,10 @@ use crate::alloc::Eviction;
 use crate::pages::BLOCK_ORDER;
 use crate::pages::BLOCK_PAGES;
 
-/// More than any operation needs.
+/// Maximum number of looks per operation.
 const MOST: usize = 64;
 
-/// An array of blocks that counts how often somebody looks into it.
+/// An array of blocks that counts the looks into it.
 struct Counted<'c> {
     blocks: Vec<Block>,
     looks: &'c Cell<usize>,
@@ -52,7 +52,7 @@ fn each_operation_takes_a_bounded_number_of_steps_however_large_the_device() {
         assert!(steps <= MOST, "{what} took {steps} steps");
     };
     looks.set(0);
-    // Small pages and blocks by turns, until the device is full.
+    // Allocate small pages and blocks by turns, until the device is full.
     let (mut pages, mut whole) = (Vec::new(), Vec::new());
     for nth in 0..BLOCKS {
         if nth % 4 == 0 {

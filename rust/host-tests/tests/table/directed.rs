@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One behaviour a test, which the test's name says.
+//! Tests of one behaviour each, which the name of the test states.
 
 use std::ops::Range;
 
@@ -15,13 +15,13 @@ use crate::table::END;
 use crate::table::FANOUT;
 use crate::table::MAX_SPARES;
 
-/// The first pages that share no node of a level with page 0.
+/// The first pages that do not share a node of a level with page 0.
 const LEVEL1: usize = FANOUT;
 const LEVEL2: usize = FANOUT * FANOUT;
 const LEVEL3: usize = FANOUT * LEVEL2;
 const LEVEL4: usize = FANOUT * LEVEL3;
 
-/// A table that is given all the spares that a change may need.
+/// A table that gets all the spares that a change may need.
 struct Bench {
     nodes: Nodes,
     table: Table<Counted>,
@@ -41,12 +41,12 @@ fn entry(pfn: usize) -> Entry {
 }
 
 impl Bench {
-    /// Returns how many nodes there are, without those that are kept for use again.
+    /// Returns the number of nodes, without those that are kept for reuse.
     fn live(&self) -> usize {
         self.nodes.live() - self.table.emptied()
     }
 
-    /// Returns how many nodes it took: those that the table has kept, and spares.
+    /// Maps a page; returns the number of nodes that this took, kept ones and spares.
     #[track_caller]
     fn set(&mut self, page: usize, entry: Entry) -> usize {
         let mut spares = self.nodes.spares(MAX_SPARES);
@@ -55,7 +55,7 @@ impl Bench {
         MAX_SPARES - left(&spares) + kept - self.table.emptied()
     }
 
-    /// Returns how many nodes it took, in the same way.
+    /// Maps a run; returns the number of nodes that this took, kept ones and spares.
     #[track_caller]
     fn set_run(&mut self, page: usize, entry: Entry) -> usize {
         let mut spares = self.nodes.spares(MAX_SPARES);
@@ -64,7 +64,7 @@ impl Bench {
         MAX_SPARES - left(&spares) + kept - self.table.emptied()
     }
 
-    /// Pages of the range that are mapped.
+    /// Returns the mapped pages of the range.
     fn mapped(&self, pages: Range<usize>) -> Vec<usize> {
         pages
             .filter(|&page| self.table.get(page).is_some())
@@ -175,7 +175,7 @@ fn too_few_spares_change_no_mapping() {
             let answer = bench.table.set(page, entry(7), &mut spares);
             assert_eq!(answer, Err(NoSpare), "{count} spares");
             assert_eq!(bench.table.find(0..END), None);
-            // Whatever became of the spares: it ends with the pages.
+            // Spares that are now in the table are freed with the pages.
             drop(spares);
             bench.table.clear(page..page + 1, || ());
             assert_eq!(bench.live(), 1, "{count} spares");
@@ -463,7 +463,7 @@ fn nodes_that_were_emptied_are_used_again_before_others() {
         assert_eq!((left(&spares), bench.table.emptied()), (MAX_SPARES, 0));
         assert_eq!(bench.table.get(7), Some(entry(8)));
     }
-    // No more are kept than one change needs.
+    // The table keeps at most as many nodes as one change needs.
     for page in 1..10 {
         bench.set(page * LEVEL1, entry(7));
     }

@@ -2,7 +2,7 @@
 
 //! Tests of the page table of a device, `rust/emu/table.rs`.
 //!
-//! - `directed`: one behaviour a test, which the test's name says.
+//! - `directed`: tests of one behaviour each, which the name of the test states.
 //! - `random`: sequences of operations, compared at each step with a model.
 //! - `model`: the model, made of sets, and the comparison.
 //! - `nodes`: nodes that are counted while they live.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a table should do, in sets and maps: pages, runs, and which nodes there are.
+//! A model of a table, made of sets and maps: pages, runs, and nodes.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -16,20 +16,20 @@ use crate::table::END;
 use crate::table::FANOUT;
 use crate::table::MAX_SPARES;
 
-/// Pages below a node of a level.
+/// Returns the number of pages below a node of a level.
 fn span(level: u32) -> usize {
     FANOUT.pow(level + 1)
 }
 
-/// The level of the root, which is always there.
+/// The level of the root, which always exists.
 const ROOT: u32 = 4;
 
 #[derive(Debug, Default)]
 struct Model {
     pages: BTreeMap<usize, Entry>,
-    /// By their first pages.
+    /// The runs, by their first pages.
     runs: BTreeMap<usize, Entry>,
-    /// All but the root: level, and the first page below the node.
+    /// All nodes except the root: level, and the first page below the node.
     nodes: BTreeSet<(u32, usize)>,
 }
 
@@ -58,8 +58,8 @@ impl Model {
             .min_by_key(|(page, _)| *page)
     }
 
-    /// Adds the nodes above what is mapped at level `at`, as far as the spares go; returns how
-    /// many are left, or `None` if they were too few.
+    /// Adds the nodes above a mapping at level `at`, as far as the spares suffice; returns the
+    /// number of spares left, or `None` if they were too few.
     fn grow(&mut self, page: usize, at: u32, mut spares: usize) -> Option<usize> {
         for level in (at..ROOT).rev() {
             let node = (level, page / span(level) * span(level));
@@ -95,7 +95,7 @@ impl Model {
         let before = self.pages.len() + FANOUT * self.runs.len();
         self.pages.retain(|page, _| !meets(*page, 1));
         self.runs.retain(|first, _| !meets(*first, FANOUT));
-        // From below: a node goes with the last of what it holds.
+        // Begin at the lowest level: a node is removed when it has become empty.
         for level in 0..ROOT {
             let (empty, _): (Vec<_>, Vec<_>) = self
                 .nodes
@@ -109,7 +109,7 @@ impl Model {
         before - self.pages.len() - FANOUT * self.runs.len()
     }
 
-    /// Whether the node of this level that begins with page `first` holds anything.
+    /// Returns whether the node of this level that begins with page `first` is not empty.
     fn holds(&self, level: u32, first: usize) -> bool {
         let below = first..first + span(level);
         match level {
@@ -143,7 +143,7 @@ impl Checked {
     /// Maps a page, or a run, with this many spares.
     pub(crate) fn set(&mut self, page: usize, run: bool, entry: Entry, count: usize) {
         let mut spares = self.nodes.spares(count);
-        // Those that the table has kept are as good.
+        // The table can also use the nodes that it has kept.
         let kept = self.real.emptied();
         let real = if run {
             self.real.set_run(page, entry, &mut spares)
@@ -184,7 +184,7 @@ impl Checked {
         );
     }
 
-    /// Compares the nodes, and what is mapped at and near a page.
+    /// Compares the nodes, and the mappings at and near a page.
     fn check_around(&self, page: usize) {
         let emptied = self.real.emptied();
         assert!(emptied <= MAX_SPARES);
@@ -214,7 +214,7 @@ impl Checked {
         self.find(page..END);
     }
 
-    /// Compares how many pages follow a page, up to the end of the node.
+    /// Compares the number of pages that follow a page, up to the end of the node.
     fn check_row(&self, page: usize, entry: Option<Entry>) {
         let follows = |&n: &usize| {
             let next = self.model.find(page + n..page + n + 1);
@@ -234,7 +234,7 @@ impl Checked {
         }
     }
 
-    /// Compares what follows a page without a gap: rows, each as long as it can be.
+    /// Checks the rows that follow a page without a gap: each is as long as possible.
     fn check_rows(&self, page: usize, most: usize) {
         let (mut at, end) = (page, page.saturating_add(most));
         for (entry, npages) in self.real.rows(page, most) {
@@ -250,7 +250,7 @@ impl Checked {
         assert!(is_over || self.real.get(at).is_none(), "page {at:#x}");
     }
 
-    /// Compares all that is mapped.
+    /// Compares all mappings.
     pub(crate) fn check(&self) {
         let mut start = 0;
         while let Some((page, _)) = self.model.find(start..END) {
@@ -266,7 +266,7 @@ impl Checked {
         self.find(start..END);
     }
 
-    /// Clears everything and lets the table go: no node may be left.
+    /// Clears everything if `clear` is true, and drops the table: no node may be left.
     pub(crate) fn finish(mut self, clear: bool) {
         self.check();
         if clear {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nodes that are counted while they live, so that a lost one is found.
+//! Nodes that are counted while they exist, so that a lost one is found.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -40,7 +40,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes nodes, and knows how many there are.
+/// Creates nodes, and counts those that exist.
 #[derive(Default)]
 pub(crate) struct Nodes(Rc<Cell<usize>>);
 
@@ -60,7 +60,7 @@ impl Nodes {
         Table::new(self.node())
     }
 
-    /// `count` spares, at the places where they are often not: the last ones.
+    /// Creates `count` spares, in the last places, where there are often none.
     pub(crate) fn spares(&self, count: usize) -> Spares<Counted> {
         let mut spares = Spares([const { None }; MAX_SPARES]);
         for spare in spares.0.iter_mut().rev().take(count) {
@@ -69,13 +69,13 @@ impl Nodes {
         spares
     }
 
-    /// How many nodes there are, in tables and as spares.
+    /// Returns the number of nodes, in tables and as spares.
     pub(crate) fn live(&self) -> usize {
         self.0.get()
     }
 }
 
-/// How many spares are left.
+/// Returns the number of spares left.
 pub(crate) fn left(spares: &Spares<Counted>) -> usize {
     spares.0.iter().flatten().count()
 }

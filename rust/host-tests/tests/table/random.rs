@@ -41,7 +41,7 @@ enum Op {
     },
 }
 
-/// Runs of pages that share nodes of each level with others, and that share none.
+/// Generates runs of pages that share nodes of each level with others, and that share none.
 fn any_run() -> impl Strategy<Value = usize> {
     let last = END / FANOUT - 1;
     let level = prop_oneof![Just(0_u32), Just(1), Just(2), Just(3)];
@@ -55,7 +55,7 @@ fn any_run() -> impl Strategy<Value = usize> {
     .prop_map(|run| run * FANOUT)
 }
 
-/// Pages: at the ends of runs and inside of them.
+/// Generates pages at the ends of runs and inside of them.
 fn any_page() -> impl Strategy<Value = usize> {
     let offset = prop_oneof![
         Just(0),
@@ -80,12 +80,12 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     (0..1_usize << 40, access).prop_map(|(pfn, access)| Entry { pfn, access })
 }
 
-/// Enough mostly, as it is where they are used.
+/// Generates numbers of spares: mostly enough, as in real use.
 fn any_spares() -> impl Strategy<Value = usize> {
     prop_oneof![4 => Just(MAX_SPARES), 1 => 0..MAX_SPARES]
 }
 
-/// Ranges: short ones, whole runs, long ones, and some of no page.
+/// Generates ranges: short ones, whole runs, long ones, and empty ones.
 fn any_range() -> impl Strategy<Value = (usize, usize)> {
     let length = prop_oneof![
         0..4_usize,
@@ -141,7 +141,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: 512,
         max_shrink_time: 20_000, // milliseconds
-        // The smallest failing case is printed: it belongs in `directed`, not in a file of seeds.
+        // The smallest failing case is printed: add it to `directed`, not to a file of seeds.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
