@@ -38,14 +38,15 @@ if [ "${ACCEL:-}" = tcg ] || ! kvm_works; then options+=(--disable-kvm); fi
 [ "$MODULE" != none ] || MODULE=
 # shellcheck disable=SC2206 # several words
 options+=(${VNG:-})
-# shellcheck disable=SC2086 # several parameters
-options+=(--exec "$(quoted "$SCRIPTS/guest/inside/vng" "$BUILD/kdir" "$programs" "$FILES" "$CMD" ${MODULE:+$MODULE ${ARGS:-}})")
-
 log=$BUILD/log/$NAME-kdir.log status=0
 mkdir -p "$BUILD/log"
+# What --exec names goes to the kernel's command line, which has room for 2 KiB in all.
+# shellcheck disable=SC2086 # several parameters
+quoted "$BUILD/kdir" "$programs" "$FILES" "$CMD" ${MODULE:+$MODULE ${ARGS:-}} >"$log.settings"
+options+=(--exec "$(quoted "$SCRIPTS/guest/inside/vng" "$log.settings")")
 timeout -k 5 "$TIMEOUT" vng "${options[@]}" 2>"$log.raw" </dev/null || status=$?
 tr -d '\r' <"$log.raw" >"$log"
-rm "$log.raw"
+rm "$log.raw" "$log.settings"
 
 if ! "$SCRIPTS/guest/complaints.sh" "$log" >&2; then
 	note "the kernel complained (all of its log: $log)"

@@ -14,6 +14,9 @@ cp -r "$top/scripts" "$tmp/checkout"
 cat >"$tmp/bin/vng" <<'VNG'
 #!/bin/bash
 printf '%s\n' "$@" >"$ARGUMENTS"
+# The last argument is a program in the guest, and the file that tells it what to do.
+eval "words=(${!#})"
+cat "${words[1]}" >>"$ARGUMENTS"
 printf "$SAYS" >&2
 exit "$STATUS"
 VNG
@@ -54,7 +57,8 @@ exits 125 0 "$whole" CMD=
 exits 125 0 "$whole" CMD=true MODULE=test_hmm
 
 exits 0 0 "$whole" CMD="echo 'a b'; ls \$HOME" ARGS='capacity=1 engines=0' APPEND='memmap=512M$0x160000000' MEM=8G CPUS=3 ACCEL=tcg VNG='--force-9p --rw'
-inside="$tmp/checkout/scripts/guest/inside/vng $tmp/checkout/build/kdir $tmp/checkout/build/cargo-release/$(uname -m)-unknown-linux-gnu/release"
+passes "$tmp/checkout/scripts/guest/inside/vng $tmp/checkout/build/log/guest-kdir.log.settings "
+inside="$tmp/checkout/build/kdir $tmp/checkout/build/cargo-release/$(uname -m)-unknown-linux-gnu/release"
 passes "$tmp/kernel/$(. "$top/scripts/lib/lib.sh" && echo "$BOOT_IMAGE")"
 passes 8G
 passes 3
