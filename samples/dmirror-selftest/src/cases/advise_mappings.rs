@@ -16,10 +16,10 @@ use crate::worker::open;
 
 cases! { "advise":
     unmapped = "munmap of a part takes the advice of that part along.",
-    replaced = "What is mapped over memory with advice has none, and engines may access it.",
+    replaced = "A mapping over memory with advice has none, and engines may access it.",
     moved = "Memory that mremap moves has no advice, neither at its new address nor at the old one.",
     left_mapped = "MREMAP_DONTUNMAP leaves no advice either.",
-    grown = "What mremap adds has no advice; what it cuts off loses it.",
+    grown = "Memory that mremap adds has no advice; memory that it cuts off loses it.",
     forked = "A child's memory has no advice, and what it unmaps is not its parent's.",
     kept = "mprotect, madvise, mlock, and mappings that are split and merged leave advice alone.",
     holes = "Advice for a range with a hole is EFAULT, and nothing changes.",

@@ -9,11 +9,11 @@ use crate::prelude::*;
 cases! { "dirty":
     clear_refs = "Clearing the referenced bits leaves resident pages there, and the program their data."
         => resident(PAGES, clear_refs),
-    out = "What was written since soft-dirty bits were cleared shows after it went to the device."
+    out = "Pages written since soft-dirty bits were cleared are soft-dirty after they went to the device."
         => kept(in_system(PAGES), out),
-    back = "What was written since soft-dirty bits were cleared shows after it came back.",
+    back = "Pages written since soft-dirty bits were cleared are soft-dirty after they came back.",
     cleared_on_the_device = "Soft-dirty bits cleared on the device stay clear until the program writes.",
-    huge_page = "What was written of a huge page since soft-dirty bits were cleared shows on the device and back."
+    huge_page = "A huge page written since soft-dirty bits were cleared is soft-dirty on the device and back."
         => kept(|_| huge(1), huge_page),
 }
 

@@ -21,7 +21,7 @@ cases! { "engine":
         => over_kinds(atomic),
     prefetch = "PREFETCH moves pages to the device and back, and changes none.",
     fence_and_jump = "FENCE writes its value; JUMP goes on elsewhere, and loops end with the job.",
-    stays = "What is on the device an engine reads and writes there; other memory it leaves where it is.",
+    stays = "An engine accesses device pages on the device, and leaves other memory where it is.",
     packets_on_the_device = "An engine fetches packets that are on the device, and leaves them there.",
     packet_writes_packet = "A packet that was written by the one before it is executed as it is then.",
     packet_after_a_cpu_wrote_it = "A CPU's write to packets that were on the device counts.",

@@ -11,7 +11,7 @@ use crate::prelude::*;
 use crate::worker::{open, soon};
 
 cases! { "engine":
-    other_device_waits = "What another device has in a time slice an engine gets when that is over.",
+    other_device_waits = "An engine gets a page that another device has in a time slice when the slice is over.",
     other_device_again = "An engine and READ get a page that another device refuses for a while.",
     other_device_locked = "An engine and READ get what a CPU's fault on another device has locked for a while, small and huge.",
     killed_while_locked = "A process that waits for that can be killed, and a queue ends.",

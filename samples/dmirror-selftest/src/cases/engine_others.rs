@@ -21,7 +21,7 @@ cases! { "engine":
     hugetlb = "On huge pages of the pool packets do what the interpreter says, under each policy, and leave them where they are.",
     hugetlb_packets = "Packets in a huge page of the pool are executed.",
     executed_elsewhere = "An opener that executes another program ends its queues, with a job that runs and others behind it.",
-    file_kept_in_exec = "Where others keep the file, the job that runs and those behind it fail when the opener executes another program.",
+    file_kept_in_exec = "If others keep the file, the job that runs and those behind it fail when the opener executes another program.",
     spawned = "Another program that begins in the memory of this one (vfork) leaves a job at work.",
 }
 

@@ -30,7 +30,7 @@ cases! { "fork":
     while_another_migrates = "Forks in a loop while another process moves the pages give each child the data of its moment."
         => kept(in_system(PAGES), while_another_migrates),
     child_of_a_child_on_the_device = "Pages that a child moved and wrote are its own child's, and none of its parent's.",
-    device_writes_of_both = "What the device writes for a parent and for its child stays each one's own.",
+    device_writes_of_both = "A parent and its child each see only what the device writes for them.",
     child_unmaps = "A child that unmaps the shared resident pages takes nothing from its parent.",
 }
 

@@ -15,7 +15,7 @@ use crate::prelude::*;
 cases! { "fork_huge":
     before_migration = "A huge page that was shared by fork goes to the device for both, and each side's writes stay its own."
         => shared(false, |device, memory| memory.out(device)),
-    small_before_migration = "Where the device has no block for one, it goes in small pages, for both."
+    small_before_migration = "A huge page goes in small pages, for both, if the device has no block for it."
         => shared(false, small_before_migration),
     part_before_migration = "A part of one goes for both, and the rest stays."
         => shared(false, |device, memory| {
@@ -30,7 +30,7 @@ cases! { "fork_huge":
         => shared(true, back_in_small_pages),
     part_back = "A part of one comes back by command, and both have their data.",
     touched_without_huge_page = "A CPU touches one when there is no huge page for it at first: it gets the data.",
-    touched_without_any = "Where there is none at all, a CPU that touches one gets a small page. DMIRROR_KNOWN=1 has kernels with checks run it, too.",
+    touched_without_any = "If there is none at all, a CPU that touches one gets a small page. DMIRROR_KNOWN=1 has kernels with checks run it, too.",
     read_only = "A huge page on the device that is read-only comes back in small pages.",
     child_unmaps = "A child that unmaps a part of one takes nothing from its parent."
         => leaves_nothing(child_unmaps),

@@ -20,43 +20,43 @@ use crate::prelude::*;
 use crate::worker::Work;
 
 cases! { "held":
-    out_collected = "Whatever happens to pages that are collected for the device, data and other sides are right."
+    out_collected = "Data and other sides are right, whatever happens to pages that are collected for the device."
         => small("out_collected", Mover::Out),
-    out_copied = "Whatever happens to pages that were copied to the device, data and other sides are right."
+    out_copied = "Data and other sides are right, whatever happens to pages that were copied to the device."
         => small("out_copied", Mover::Out),
-    out_moved = "Whatever happens to pages that have moved to the device and are not mapped, it sees no old data."
+    out_moved = "The device sees no old data, whatever happens to pages that have moved to the device and are not mapped."
         => small("out_moved", Mover::Out),
-    out_mapped = "Whatever happens to pages that the device has mapped, and the program not yet, data are right."
+    out_mapped = "Data are right, whatever happens to pages that the device has mapped, and the program not yet."
         => small("out_mapped", Mover::Out),
-    out_huge = "Whatever happens to a huge page that has moved to the device and is not mapped, data are right."
+    out_huge = "Data are right, whatever happens to a huge page that has moved to the device and is not mapped."
         => huge("out_moved", Mover::Out),
-    back_collected = "Whatever happens to pages that are collected to come back, no write of the device is lost."
+    back_collected = "No write of the device is lost, whatever happens to pages that are collected to come back."
         => small("back_collected", Mover::Back),
-    back_copied = "Whatever happens to pages that were copied back, no write of the device is lost."
+    back_copied = "No write of the device is lost, whatever happens to pages that were copied back."
         => small("back_copied", Mover::Back),
-    back_moved = "Whatever happens to pages that came back and are not mapped, data are right."
+    back_moved = "Data are right, whatever happens to pages that came back and are not mapped."
         => small("back_moved", Mover::Back),
-    fault_begun = "Whatever happens to a page that a CPU has touched, and that is still there, data are right."
+    fault_begun = "Data are right, whatever happens to a page that a CPU has touched, and that is still there."
         => small("fault", Mover::Fault),
-    fault_begun_huge = "Whatever happens to a huge page that a CPU has touched, and that is still there, data are right."
+    fault_begun_huge = "Data are right, whatever happens to a huge page that a CPU has touched, and that is still there."
         => huge("fault", Mover::Fault),
-    fault_collected = "Whatever happens to a page that a CPU has touched, data are right."
+    fault_collected = "Data are right, whatever happens to a page that a CPU has touched."
         => small("back_collected", Mover::Fault),
-    fault_copied = "Whatever happens to a page that was copied back for a CPU, every open file sees right data."
+    fault_copied = "Every open file sees right data, whatever happens to a page that was copied back for a CPU."
         => small("back_copied", Mover::Fault),
-    fault_moved = "Whatever happens to a page that came back for a CPU, every open file sees right data."
+    fault_moved = "Every open file sees right data, whatever happens to a page that came back for a CPU."
         => small("back_moved", Mover::Fault),
-    fault_huge = "Whatever happens to a huge page that was copied back for a CPU, data are right."
+    fault_huge = "Data are right, whatever happens to a huge page that was copied back for a CPU."
         => huge("back_copied", Mover::Fault),
-    release_collected = "Whatever happens to pages that RELEASE has collected, data are right."
+    release_collected = "Data are right, whatever happens to pages that RELEASE has collected."
         => small("back_collected", Mover::Release),
-    release_copied = "Whatever happens to pages that RELEASE has copied, data are right."
+    release_copied = "Data are right, whatever happens to pages that RELEASE has copied."
         => small("back_copied", Mover::Release),
-    release_huge = "Whatever happens to a huge page that RELEASE has copied, data are right."
+    release_huge = "Data are right, whatever happens to a huge page that RELEASE has copied."
         => huge("back_copied", Mover::Release),
-    walked = "Whatever happens to pages that a device fault has found, the device maps nothing that is gone."
+    walked = "The device maps nothing that is gone, whatever happens to pages that a device fault has found."
         => small("walked", Mover::Read),
-    exclusive = "Whatever happens to a page that was made exclusive, the device maps nothing that is gone."
+    exclusive = "The device maps nothing that is gone, whatever happens to a page that was made exclusive."
         => small("exclusive", Mover::Exclusive),
 }
 

@@ -11,12 +11,12 @@ use crate::worker::over_each_kind;
 cases! { "policy":
     presets = "The file with the policy shows which preset the settings have, and gives them those of another.",
     nonsense = "It refuses what is no preset with EINVAL, and changes nothing.",
-    interpreter = "Whatever the policy, packets do what the interpreter says, over memory of each kind."
+    interpreter = "Packets do what the interpreter says under each policy, over memory of each kind."
         => for_each(&PRESETS, |context, _, _| over_each_kind(context, packets)),
     explicit = "With test_hmm, an engine leaves pages where they are.",
     whole_granule = "With xe and kfd, 2 MiB move for one page."
         => for_each(&["xe", "kfd"], whole_granule),
-    fits_the_mapping = "Where a mapping is smaller, the largest part moves that fits.",
+    fits_the_mapping = "If a mapping is smaller than the granule, the largest part that fits moves.",
     dense_rest = "With uvm, single pages move, and the rest of a part of which more than half is there.",
     granule = "A granule of a page to a huge page moves, aligned to its size.",
     all_that_is_used = "An engine that goes through memory moves all of it, whatever the granule.",

@@ -13,7 +13,7 @@ cases! { "policy":
         => |context: &Context| migrates(context, 0),
     atomic_slice = "A CPU does not get a page that an engine has made exclusive before the slice of that is over.",
     atomic_slice_ends = "A CPU gets it then, however many operations are left and however large the file's number.",
-    atomic_slice_and_unmap = "Who unmaps the page, or takes it away otherwise, does not wait for the engine's job.",
+    atomic_slice_and_unmap = "Unmapping the page, or taking it away otherwise, does not wait for the engine's job.",
 }
 
 /// Returns whether the single page of some memory is on the device, and whether it is exclusive to

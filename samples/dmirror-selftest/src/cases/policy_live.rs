@@ -17,7 +17,7 @@ cases! { "policy":
     thrashing = "A granule that a CPU wants back again and again is left alone for a while, then used where it is.",
     pinned_beside_others = "A page that is used where it is does not move with what is missed near it.",
     pinned_for_a_while = "When that time is over it moves again.",
-    fight = "Whatever the policy, CPUs and engines that want one page all make progress, and lose nothing.",
+    fight = "CPUs and engines that want one page all make progress under each policy, and lose nothing.",
     small_buffer = "A fault buffer of one entry, in batches of one, serves two engines; what found no room is counted.",
     one_granule_for_two = "Two engines that miss the same granule both go on.",
     changed_meanwhile = "Policies that change under engines at work make no difference to what memory holds.",

@@ -16,7 +16,7 @@ cases! { "policy":
     least_used_out = "With eviction 0, what the device has just read stays."
         => |context: &Context| is_first_kept(context, 0, true),
     any_out = "With eviction 2 and above, any block comes back: of four in turn on a device of three, some stay.",
-    evicting_engines = "Whatever is evicted, an engine that goes through more than the device finds all data right.",
+    evicting_engines = "An engine that goes through more memory than the device has finds all data right.",
     limited = "With a limit, no more is in use at any time, however much a program moves, which finds its data right."
         => within_each(&[1, 2, 4, 6], || Memory::new(pages(4))),
     limited_huge = "So it is with huge pages, also where the limit is no multiple of them."

@@ -20,7 +20,7 @@ cases! { "queue":
     waiters_with_limits = "Of threads that wait for one job those whose time is over get ETIME, and all others the outcome.",
     destroyed_with_signals = "QUEUE_DESTROY returns when the engine touches no memory any more, whatever signals arrive.",
     reset = "RESET fails the jobs of all queues that have not ended with EIO, and what comes then runs.",
-    event_after_data = "Who is told of a job by its eventfd sees what it has written, and its outcome.",
+    event_after_data = "A program that an eventfd tells of a job sees the job's writes and its outcome.",
     in_order = "Jobs of several queues and engines end once each and in the order of SUBMIT in each queue.",
     ended_in_all_ways = "Queues that end with jobs in them, in all ways, leave no thread, no page, and no fault.",
 }

@@ -37,7 +37,7 @@ cases! { "read":
         => |device: Device| untouched(&device, Region::options(PAGES).huge(false)),
     untouched_huge = "Memory that may be huge and was never touched reads as zero."
         => |device: Device| untouched(&device, huge::options(1)?),
-    written_after_untouched = "What the CPU writes to memory that the device read untouched, the device sees."
+    written_after_untouched = "The device sees CPU writes to memory that it first read untouched."
         => steps(|| Memory::untouched(PAGES), [
             (A, ReadsZeros(ALL)), (Cpu, Fills(HALF)), (A, Reads(HALF)),
             (A, ReadsZeros(PAGES / 2..PAGES)), (Cpu, Fills(PAGES / 2..PAGES)), (A, Reads(ALL)),
@@ -69,7 +69,7 @@ cases! { "read":
             (A, Out(ALL)), (Cpu, Protects(ALL, Protection::Read)), (A, Reads(ALL)),
             (Cpu, Finds(ALL, Where::Device)), (Cpu, Reads(ALL)), (A, Reads(ALL)),
         ]),
-    cpu_writes = "What the CPU writes, the device sees, again and again."
+    cpu_writes = "The device sees each of many CPU writes."
         => steps(small, [(Cpu, Times(18, vec![(A, Reads(ALL)), (Cpu, Writes)])), (A, Reads(ALL))]),
     migration_in_between = "The device reads the right data before, during and after a stay of the pages on it."
         => steps(small, [

@@ -40,12 +40,12 @@ cases! { "stats":
         => kept(in_system(SMALL), copy_fails),
     invalidated = "Dropped memory counts as an invalidation, and as pages that the device has lost.",
     phases = "Time counts in the phase that it was spent in.",
-    second_device = "What one device does does not count for another.",
+    second_device = "The operations of one device do not count for another.",
     of_a_file = "A file counts what its own commands and faults have done, and what is mapped for it.",
     blocks = "The pages that move and come back are in use and free again in the blocks that have their frames.",
     unprivileged = "Anybody may read the fdinfo of his own file, and only root that of the device.",
     kept_by_a_reader = "The module stays while somebody has the file open.",
-    read_meanwhile = "Whoever reads while pages move sees numbers that only grow, and sums that agree later.",
+    read_meanwhile = "A reader sees numbers that only grow while pages move, and sums that agree later.",
 }
 
 const SMALL: usize = 24;

@@ -29,7 +29,7 @@ cases! { "swap":
         => swapping(PAGES, device_reads_swapped_out),
     device_writes_swapped_out = "The device writes pages that are swapped out."
         => swapping(PAGES, device_writes_swapped_out),
-    device_writes_reach_swap = "What the device wrote, wherever, is not lost to an older copy in swap space."
+    device_writes_reach_swap = "Device writes, to memory on either side, are not lost to an older copy in swap space."
         => swapping(PAGES, device_writes_reach_swap),
     came_back_and_out = "Pages that came back from the device can be swapped out, and keep their data."
         => swapping(PAGES, came_back_and_out),

@@ -22,7 +22,7 @@ cases! { "trace":
     hot_block = "A block that an engine has accessed often enough is posted as hot, and moves.",
     batches = "Posts, overflows, batches and merged entries are as many as statistics say.",
     serviced = "Granules, naps, pins, pages that moved, ahead or not: as many as statistics say.",
-    serviced_where = "What is done about a page shows the granule that it is about.",
+    serviced_where = "The event of a serviced fault shows the granule that it is about.",
 }
 
 /// Creates a buffer for the events of the threads of the device.

@@ -30,11 +30,11 @@ cases! { "window":
         => wide(kept(in_system(PAGES), ends_where_nothing_is)),
     leaves_exclusive_pages = "Pages that are exclusive to the device stay so when a CPU touches their neighbours."
         => wide(kept(in_system(PAGES), leaves_exclusive_pages)),
-    neighbour_without_memory = "Where there is memory for the touched page alone, that one comes."
+    neighbour_without_memory = "Only the touched page comes if there is memory for no other."
         => wide(neighbour_without_memory),
-    neighbour_not_copied = "Where a neighbour cannot be copied, it stays, and the touched page comes."
+    neighbour_not_copied = "A neighbour that cannot be copied stays, and the touched page comes."
         => wide(kept(on_device(PAGES), |_, memory| not_copied(memory, Often::EveryThird))),
-    touched_not_copied = "Where the touched page cannot be copied, the program gets SIGBUS, whatever its neighbours do."
+    touched_not_copied = "The program gets SIGBUS if the touched page cannot be copied, whatever its neighbours do."
         => wide(kept(on_device(PAGES), |_, memory| not_copied(memory, Often::Always))),
     small_pages_of_huge_memory = "A huge page comes whole, whatever the limit is."
         => within(page_size() as u32, kept(|device| huge_out(device, 1), |_, memory| {

@@ -22,7 +22,7 @@ cases! { "write":
             (A, Out(ALL)), (A, Writes), (Cpu, Finds(ALL, Where::Device)), (A, Reads(ALL)),
             (Cpu, Reads(HALF)), (A, Back(ALL, PAGES / 2)), (Cpu, Reads(ALL)),
         ]))]),
-    once_before_a_hole = "What the device has written it does not write again when it meets a hole behind it.",
+    once_before_a_hole = "The device does not write data twice when it meets a hole behind it.",
     part = "The device changes the pages that it is told, and no others.",
     mixed = "The device writes a range of which every third page is on it."
         => |device: Device| every_third(&device, |all| all.device_refills(&device, 2).map(drop)),
@@ -64,28 +64,28 @@ cases! { "write":
     fork_with_a_writable_entry = "A device that could write to pages before a fork does not write to the child's."
         => |context: &Context| fork(context, 0..PAGES / 2, true),
     shared_memory = "A child sees what the device writes to memory that is shared with it.",
-    shared_file = "What the device writes to a shared mapping of a file is in the file, and survives the mapping.",
-    private_file = "What the device writes to a private mapping of a file is not in the file.",
+    shared_file = "Device writes to a shared mapping of a file are in the file, and survive the mapping.",
+    private_file = "Device writes to a private mapping of a file are not in the file.",
     writable_again = "Memory that was read-only for a while takes writes of the device again."
         => steps(small, [
             (A, Out(HALF)), (A, Writes), (Cpu, Protects(ALL, Protection::Read)), (A, Reads(ALL)),
             (Cpu, Protects(ALL, Protection::ReadWrite)), (A, Writes), (A, Reads(ALL)),
             (Cpu, Reads(ALL)),
         ]),
-    survives_madv_free = "What the device wrote to a page given up by MADV_FREE is not dropped when memory is reclaimed.",
-    survives_madv_free_there = "What the device wrote to its own page, given up by MADV_FREE before, survives reclaim after it came back."
+    survives_madv_free = "Reclaim does not drop device writes to a page that MADV_FREE gave up before.",
+    survives_madv_free_there = "Device writes to a page on the device that MADV_FREE gave up before survive reclaim after it came back."
         => again(3, steps(small, [
             (Cpu, Advises(ALL, Advice::Free)), (A, Out(ALL)), (A, Writes), (A, Back(ALL, PAGES)),
             (Cpu, Advises(ALL, Advice::PageOut)), (Cpu, Reads(ALL)),
         ])),
-    survives_swapping = "What the device wrote to shared memory that had only been read survives swapping."
+    survives_swapping = "Device writes to shared memory that had only been read survive swapping."
         => swapping(steps(shared, [
             (Cpu, ReadsZeros(ALL)), (A, Fills(ALL)),
             (Cpu, Times(3, vec![
                 (Cpu, Advises(ALL, Advice::PageOut)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
             ])),
         ])),
-    reclaimed_after_the_write = "What the device wrote to private memory survives reclaim."
+    reclaimed_after_the_write = "Device writes to private memory survive reclaim."
         => swapping(steps(small, [(Cpu, Times(4, vec![
             (A, Writes), (Cpu, Advises(ALL, Advice::PageOut)), (A, Reads(ALL)), (Cpu, Reads(ALL)),
         ]))])),
