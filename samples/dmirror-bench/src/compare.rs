@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What got slower from one report to another.
+//! Comparison of two reports: the operations that got slower.
 
 use anyhow::Result;
 use anyhow::ensure;
@@ -8,13 +8,13 @@ use anyhow::ensure;
 use crate::report::Clock;
 use crate::report::Report;
 
-/// Says what takes more in `new` than in `old`, a line each: by more than
-/// `threshold` percent of instructions, and by more than `clock_threshold` percent
-/// of time, if that is given.
+/// Returns a line for each operation and clock for which `new` takes more than `old`: more than
+/// `threshold` percent more instructions, or, if `clock_threshold` is given, more than that many
+/// percent more time.
 ///
 /// # Errors
 ///
-/// If nothing was measured in both.
+/// If no operation was measured in both reports by a clock that is compared.
 pub fn compare(
     old: &Report,
     new: &Report,

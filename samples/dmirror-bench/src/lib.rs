@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures devices with the ABI of the kernel's lib/test_hmm, and compares what it
-//! measured on one module with what it measured on another, or before.
+//! Measures devices with the ABI of the kernel's lib/test_hmm, and compares the results of one
+//! module with those of another, or with earlier ones.
 //!
-//! `run` is for a guest; the other subcommands read what it wrote, but for `policy`,
-//! which simulates a device and needs none.
+//! `run` is for a guest. The other subcommands read its results, except `policy`, which simulates a
+//! device and needs none.
 
 mod compare;
 mod limits;
@@ -28,7 +28,7 @@ use crate::report::Clock;
 use crate::report::Group;
 use crate::report::Report;
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure the device, and write a JSON file
@@ -145,7 +145,7 @@ pub enum Command {
     },
 }
 
-/// Reads a number of MiB that is a whole number of huge pages, as bytes.
+/// Parses an even number of MiB from 2 to 1024, a whole number of huge pages; returns it in bytes.
 fn even_mib(text: &str) -> Result<u64, String> {
     match text.parse::<u64>() {
         Ok(mib) if mib % 2 == 0 && (2..=1024).contains(&mib) => Ok(mib << 20),
@@ -153,11 +153,13 @@ fn even_mib(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Measures, or reads what was measured; returns whether it is as good as it should be.
+/// Runs a subcommand. Returns false if `compare` finds an operation that got slower, or a case of
+/// `check` fails.
 ///
 /// # Errors
 ///
-/// If there is no device, a command of it fails, or a file cannot be read or written.
+/// If there is no device, the machine stays busy, reports do not match, or a file cannot be read or
+/// written.
 pub fn run(command: Command) -> Result<bool> {
     Ok(match command {
         Command::Run {

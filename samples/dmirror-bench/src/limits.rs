@@ -23,7 +23,7 @@ pub struct Limits {
     limit: Vec<Limit>,
 }
 
-/// The most that the ratio of an operation may be.
+/// The maximum ratio of an operation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limit {
@@ -43,7 +43,7 @@ impl Limit {
 ///
 /// # Errors
 ///
-/// If it cannot be read, is no such file, or has no limit.
+/// If the file cannot be read, is not a file of limits, or contains no limit.
 pub fn load(path: &Path) -> Result<Limits> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     parse(&text).with_context(|| path.display().to_string())
@@ -55,15 +55,15 @@ fn parse(text: &str) -> Result<Limits> {
     Ok(limits)
 }
 
-/// What became of each case.
+/// The result of each case of a check.
 #[derive(Debug, Default)]
 pub struct Verdict {
     cases: Vec<(bool, String)>,
 }
 
 impl Limits {
-    /// Compares what two reports counted with the limits. Nothing passes by not
-    /// having been measured, and nothing that was measured is without a limit.
+    /// Compares the ratios of two reports with the limits. A limit fails if its operation was not
+    /// measured on both modules; an operation in `ours` without a limit fails, too.
     pub fn check(&self, ours: &Report, theirs: &Report) -> Verdict {
         let clock = Clock::Instructions;
         let mut verdict = Verdict::default();
@@ -92,8 +92,8 @@ impl Limits {
 }
 
 impl Verdict {
-    /// Prints the cases and the totals, as all parts of `make test` do; says
-    /// whether all of them passed.
+    /// Prints the cases and the totals, as all parts of `make test` do; returns whether all cases
+    /// passed.
     pub fn print(&self) -> bool {
         for (passed, case) in &self.cases {
             println!("{}  {case}", if *passed { "passed" } else { "failed" });

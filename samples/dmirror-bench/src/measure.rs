@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measuring a device through its ABI.
+//! Measurement of a device through its ABI.
 
 mod bench;
 mod meeting;
@@ -29,18 +29,18 @@ use crate::report::Outcome;
 use crate::report::Record;
 use crate::report::Run;
 
-/// What is measured, and how.
+/// The parameters of a run.
 #[derive(Debug)]
 pub struct Settings {
     /// The device file.
     pub device: PathBuf,
-    /// Bytes of memory of the group `ops`.
+    /// Size of the memory of the group `ops`, in bytes.
     pub size: u64,
-    /// Samples of each operation, at least.
+    /// Number of samples of each operation; some groups take more or fewer.
     pub rounds: usize,
-    /// What a nanosecond is.
+    /// The meaning of a nanosecond.
     pub clock: Clock,
-    /// The groups.
+    /// The groups to measure.
     pub groups: Vec<Group>,
 }
 
@@ -48,9 +48,9 @@ pub struct Settings {
 ///
 /// # Errors
 ///
-/// If no module of this ABI is loaded, the machine is busy with something else, or
-/// the device cannot be opened. What the
-/// module refuses is no error, but stands in the run with its reason.
+/// If no module of this ABI is loaded, the machine stays busy, or the device cannot be opened. A
+/// command that the module refuses is not an error: the run contains it as skipped, with the
+/// reason.
 pub fn run(settings: &Settings) -> Result<Run> {
     let module = Module::loaded().context("no module with /dev/hmm_dmirror* is loaded")?;
     let mut session = Session {
@@ -91,7 +91,7 @@ struct Session<'a> {
     records: Vec<Record>,
 }
 
-/// The place of measurements: all that names them but the operation.
+/// The key of measurements, except for the operation.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     group: Group,
@@ -100,8 +100,8 @@ struct Place {
 }
 
 impl Session<'_> {
-    /// Has `work` measure `operations` at `place`, and records what it found. An
-    /// error is the reason why an operation has no sample.
+    /// Calls `work` to measure `operations` at `place`, and records the samples. An operation
+    /// without samples is recorded as skipped; the error of `work`, if any, is the reason.
     fn measure<const N: usize>(
         &mut self,
         place: Place,
@@ -146,8 +146,8 @@ struct Samples {
 }
 
 impl Samples {
-    /// Adds a sample of `ns` nanoseconds for `pages` pages, of which all samples
-    /// of an operation have as many.
+    /// Adds a sample of `ns` nanoseconds for `pages` pages. All samples of an operation have the
+    /// same number of pages.
     fn add(&mut self, pages: u64, ns: u64) {
         self.pages = pages;
         self.ns.push(ns);

@@ -28,11 +28,11 @@ use self::bars::Bars;
 use self::lines::Lines;
 use self::panels::Panels;
 
-/// What the font is called here. In an SVG the name stands alone, and a viewer takes
-/// the one that it has.
+/// The name of the font. An SVG contains the name only, and a viewer uses its own font of that
+/// name.
 const FONT: &str = "sans-serif";
 
-/// Of all pictures, in pixels.
+/// The width of all pictures, in pixels.
 const WIDTH: u32 = 1100;
 
 const COLOURS: [RGBColor; 6] = [
@@ -44,12 +44,12 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(70, 70, 70),
 ];
 
-/// A picture, without the file that it becomes.
+/// A picture, independent of the format of its file.
 trait Picture {
-    /// Its height in pixels.
+    /// Returns the height in pixels.
     fn height(&self) -> u32;
 
-    /// Draws it.
+    /// Draws the picture.
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Result<()>
     where
         DB::ErrorType: 'static;
@@ -90,7 +90,7 @@ pub fn plot_policy(simulation: &Simulation, out: &Path) -> Result<[PathBuf; 2]> 
     store(&Panels::of(simulation), out, "policy")
 }
 
-/// Makes the font known, and the folder.
+/// Registers the font, and creates the folder.
 fn prepare(out: &Path) -> Result<()> {
     register_font(FONT, FontStyle::Normal, UBUNTU_LIGHT)
         .map_err(|_| anyhow!("the font cannot be read"))?;
@@ -119,7 +119,7 @@ where
     Ok(())
 }
 
-/// What the vertical or horizontal axis of times says.
+/// Returns the unit in the label of an axis of times.
 fn unit_of(clock: Clock) -> &'static str {
     match clock {
         Clock::Instructions => "instructions",
@@ -127,7 +127,7 @@ fn unit_of(clock: Clock) -> &'static str {
     }
 }
 
-/// The style of text of `size` pixels.
+/// Returns the style of text of `size` pixels.
 fn text(size: u32) -> TextStyle<'static> {
     (FONT, size).into_font().color(&BLACK)
 }

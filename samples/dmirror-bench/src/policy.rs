@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the presets of a device would do with patterns of accesses: a simulation that
-//! is made of the heuristics of the kernel module, and needs no kernel.
+//! Simulation of patterns of accesses under the presets of a device. It consists of the heuristics
+//! of the kernel module, and needs no kernel.
 
 mod cost;
 mod device;
@@ -36,7 +36,7 @@ use self::trace::Pattern;
 use self::trace::trace;
 use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Patterns of accesses
@@ -86,7 +86,7 @@ pub struct Options {
     plot: Option<PathBuf>,
 }
 
-/// Which block has to go when the device is full: the values of the setting `eviction`,
+/// The choice of the block to evict when the device is full: the values of the setting `eviction`,
 /// in their order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -100,7 +100,7 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    /// The name, as on the command line.
+    /// Returns the name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lru => "lru",
@@ -110,7 +110,7 @@ impl Eviction {
     }
 }
 
-/// Simulates what the options say, and shows what came of it.
+/// Runs the simulations that the options describe, and shows the results.
 ///
 /// # Errors
 ///
@@ -182,7 +182,7 @@ fn simulate(options: &Options) -> Result<Simulation> {
     Ok(Simulation::new(bytes, options.seed, rows))
 }
 
-/// Each preset with each eviction, if it evicts anything.
+/// Returns each requested preset with each eviction; with `None` if the preset moves nothing.
 fn policies(options: &Options) -> Vec<(&'static Preset, Option<Eviction>)> {
     let mut policies = Vec::new();
     for preset in &PRESETS {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is being measured, on standard error: a bar on a terminal, lines elsewhere.
+//! The current measurement, on standard error: a bar on a terminal, lines elsewhere.
 
 use std::env;
 
@@ -15,11 +15,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The progress of `steps` groups.
+    /// Creates the progress of a run of `steps` steps.
     ///
     /// # Errors
     ///
-    /// None that the fixed template of the bar gives.
+    /// The error of an invalid template of the bar; the template is fixed and valid.
     pub fn new(steps: usize) -> Result<Self> {
         let bar = ProgressBar::new(steps as u64);
         // A guest's serial port is a terminal that cannot draw.
@@ -31,7 +31,7 @@ impl Progress {
         })
     }
 
-    /// Says what comes next.
+    /// Shows the next operation, or a note about it.
     pub fn say(&self, what: &str) {
         match &self.bar {
             Some(bar) => {
@@ -42,14 +42,14 @@ impl Progress {
         }
     }
 
-    /// A group has been measured.
+    /// Records that a step has ended.
     pub fn step(&self) {
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
     }
 
-    /// All groups have been measured.
+    /// Removes the bar after the last step.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

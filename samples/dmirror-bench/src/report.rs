@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What was measured, as it stands in a JSON file.
+//! The results of measurements, as stored in a JSON file.
 
 use std::fmt;
 use std::fs;
@@ -19,10 +19,10 @@ use serde::Serialize;
 
 use crate::units;
 
-/// The version of the file's layout; a reader takes no other.
+/// The version of the file's layout; a reader accepts no other.
 const FORMAT: u32 = 1;
 
-/// A set of operations that is measured together.
+/// A set of operations that are measured together.
 #[derive(
     Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, ValueEnum,
 )]
@@ -43,7 +43,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// The name, as on the command line.
+    /// Returns the name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ops => "ops",
@@ -55,7 +55,7 @@ impl Group {
         }
     }
 
-    /// Writes a place on the axis of the group, with its unit.
+    /// Formats a place on the axis of the group, with its unit.
     pub fn place(self, at: u64) -> String {
         match self {
             Self::Threads => at.to_string(),
@@ -71,11 +71,11 @@ impl fmt::Display for Group {
     }
 }
 
-/// The pages that the memory consists of.
+/// The kind of pages of the memory.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Memory {
-    /// Of 4 KiB.
+    /// Pages of 4 KiB.
     Small,
     /// Transparent huge pages.
     Huge,
@@ -90,7 +90,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// What the nanoseconds of a run are.
+/// The meaning of the nanoseconds of a run.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clock {
@@ -101,7 +101,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// Writes a number of its nanoseconds, as what they are.
+    /// Formats a number of its nanoseconds, in the unit that they stand for.
     pub fn write(self, ns: f64) -> String {
         match self {
             Self::Instructions => units::count(ns),
@@ -119,7 +119,7 @@ impl fmt::Display for Clock {
     }
 }
 
-/// What names a record: two runs measured the same thing if these are equal.
+/// The identity of a record: two runs measured the same thing if their keys are equal.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Key {
     /// The set it belongs to.
@@ -144,32 +144,32 @@ impl fmt::Display for Key {
     }
 }
 
-/// What came of a measurement.
+/// The result of a measurement.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The nanoseconds that each sample took, at least one, for so many pages.
+    /// The nanoseconds of each sample, at least one, and the number of pages.
     Measured {
         /// Pages that one sample handled.
         pages: u64,
-        /// One number a sample.
+        /// One number per sample.
         ns: Vec<u64>,
     },
-    /// Nothing, for this reason.
+    /// No sample, for this reason.
     Skipped(String),
 }
 
 /// One operation on one size of memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Record {
-    /// What it is.
+    /// The key of the measurement.
     #[serde(flatten)]
     pub key: Key,
-    /// What came of it.
+    /// The result of the measurement.
     pub outcome: Outcome,
 }
 
-/// All that one process measured on one module.
+/// All measurements of one process on one module.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Run {
     /// The module's name.
@@ -180,14 +180,14 @@ pub struct Run {
     pub kernel: String,
     /// The number of processors.
     pub cpus: usize,
-    /// What a nanosecond is.
+    /// The meaning of a nanosecond.
     pub clock: Clock,
     /// The measurements.
     pub records: Vec<Record>,
 }
 
 impl Run {
-    /// The one number that stands for a measurement: the median of its samples.
+    /// Returns the number that stands for a measurement: the median of its samples.
     pub fn total(&self, key: &Key) -> Option<Total> {
         let record = self.records.iter().find(|record| record.key == *key)?;
         match &record.outcome {
@@ -200,7 +200,7 @@ impl Run {
     }
 }
 
-/// What an operation took, and for how many pages.
+/// The time of an operation, and its number of pages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Total {
     /// Nanoseconds.
@@ -210,19 +210,19 @@ pub struct Total {
 }
 
 impl Total {
-    /// Nanoseconds per page.
+    /// Returns the nanoseconds per page.
     pub fn per_page(self) -> f64 {
         self.ns as f64 / self.pages.max(1) as f64
     }
 
-    /// How many times as long a page took as in `other`; `None` if that took no
-    /// time at all.
+    /// Returns the time per page as a multiple of that of `other`; `None` if `other` took no time
+    /// at all.
     pub fn ratio(self, other: Self) -> Option<f64> {
         (other.ns > 0).then(|| self.per_page() / other.per_page())
     }
 }
 
-/// The middle sample, or the lower one of two.
+/// Returns the middle sample, or the lower one of two; `None` if there is no sample.
 fn median(samples: &[u64]) -> Option<u64> {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable();
@@ -238,7 +238,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of these runs.
+    /// Creates a report of these runs.
     pub fn new(runs: Vec<Run>) -> Self {
         Self {
             format: FORMAT,
@@ -250,7 +250,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// If it cannot be read, is no report, or has no run.
+    /// If the file cannot be read, is not a report of this format, or contains no run.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Self::parse(&text).with_context(|| path.display().to_string())
@@ -271,7 +271,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn store(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
@@ -282,17 +282,17 @@ impl Report {
         fs::write(path, text).with_context(|| path.display().to_string())
     }
 
-    /// The name of the module.
+    /// Returns the name of the module.
     pub fn module(&self) -> &str {
         self.runs.first().map_or("none", |run| &run.module)
     }
 
-    /// What an operation took by a clock.
+    /// Returns the total of an operation by a clock; `None` if it was not measured.
     pub fn total(&self, clock: Clock, key: &Key) -> Option<Total> {
         self.runs_by(clock).find_map(|run| run.total(key))
     }
 
-    /// Why an operation was not measured by a clock, if a run says so.
+    /// Returns the reason why an operation was not measured by a clock, if a run has recorded one.
     pub fn reason(&self, clock: Clock, key: &Key) -> Option<&str> {
         let mut records = self.runs_by(clock).flat_map(|run| &run.records);
         records.find_map(|record| match &record.outcome {
@@ -301,7 +301,7 @@ impl Report {
         })
     }
 
-    /// The keys of all records by a clock, in the order of measurement.
+    /// Returns the keys of all records by a clock, in the order of measurement.
     pub fn keys(&self, clock: Clock) -> impl Iterator<Item = &Key> {
         let records = self.runs_by(clock).flat_map(|run| &run.records);
         records.map(|record| &record.key)
@@ -334,12 +334,12 @@ fn join_runs(runs: Vec<Run>) -> Result<Report> {
     Ok(report)
 }
 
-/// Reports to test with.
+/// Reports for tests.
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// The key of an operation on 4 MiB of small pages.
+    /// Returns the key of an operation on 4 MiB of small pages.
     pub fn key(operation: &str) -> Key {
         Key {
             group: Group::Ops,
@@ -349,7 +349,7 @@ pub mod tests {
         }
     }
 
-    /// A report of one run in which each operation took these samples for 4 pages.
+    /// Returns a report of one run in which each operation took these samples for 4 pages.
     pub fn report(clock: Clock, operations: &[(&str, &[u64])]) -> Report {
         let records = operations.iter().map(|(operation, ns)| Record {
             key: key(operation),

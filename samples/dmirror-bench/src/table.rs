@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What two modules took, side by side.
+//! The results of two modules, side by side.
 
 use comfy_table::CellAlignment;
 use comfy_table::Table;
@@ -12,9 +12,9 @@ use crate::report::Group;
 use crate::report::Key;
 use crate::report::Report;
 
-/// Makes a table with a row for each operation of `groups`, or of all groups if
-/// that is empty: what it took on each module, in instructions and by the clock,
-/// and how many times as much on the first one as on the second.
+/// Returns a table with a row for each operation of `groups`, or of all groups if that is empty:
+/// its time on each module, in instructions and by the clock, and the ratio of the first module to
+/// the second.
 pub fn table(ours: &Report, theirs: &Report, groups: &[Group], markdown: bool) -> String {
     let clocks: Vec<Clock> = [Clock::Instructions, Clock::Host]
         .into_iter()
@@ -56,7 +56,7 @@ pub fn table(ours: &Report, theirs: &Report, groups: &[Group], markdown: bool) -
     format!("{table}\n")
 }
 
-/// The keys by any clock, each once, in the order of groups.
+/// Returns the keys by any clock, each once, in the order of groups.
 fn keys<'a>(report: &'a Report, clocks: &[Clock]) -> Vec<&'a Key> {
     let mut keys: Vec<&Key> = Vec::new();
     for key in clocks.iter().flat_map(|clock| report.keys(*clock)) {
@@ -68,7 +68,7 @@ fn keys<'a>(report: &'a Report, clocks: &[Clock]) -> Vec<&'a Key> {
     keys
 }
 
-/// The cells of one clock: our time, that of one page, theirs, and the ratio.
+/// Returns the cells of one clock: our time, our time per page, their time, and the ratio.
 fn cells(ours: &Report, theirs: &Report, clock: Clock, key: &Key) -> [String; 4] {
     let total = |report: &Report| report.total(clock, key);
     let time = |report: &Report| match total(report) {

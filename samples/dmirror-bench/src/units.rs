@@ -14,7 +14,7 @@ const TIMES: [(f64, &str); 3] = [(1e9, " s"), (1e6, " ms"), (1e3, " µs")];
 
 const COUNTS: [(f64, &str); 3] = [(1e9, " G"), (1e6, " M"), (1e3, " k")];
 
-/// Writes a number of bytes in the largest unit of which it is a multiple.
+/// Formats a number of bytes in the largest unit of which it is a multiple.
 pub fn bytes(bytes: u64) -> String {
     let unit = BYTES
         .into_iter()
@@ -25,8 +25,8 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Writes a number of bytes with three digits, in the largest unit of which they are
-/// at least one.
+/// Formats a number of bytes with three digits, in the largest unit that leaves a number of at
+/// least 1.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0 => "0".to_owned(),
@@ -34,13 +34,12 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Writes nanoseconds with three digits, in the largest unit of which they are at
-/// least one.
+/// Formats nanoseconds with three digits, in the largest unit that leaves a number of at least 1.
 pub fn time(ns: f64) -> String {
     three_digits(ns, &TIMES, " ns")
 }
 
-/// Writes a large number with three digits: in thousands, in millions, and so on.
+/// Formats a large number with three digits: in thousands, in millions, and so on.
 pub fn count(number: f64) -> String {
     three_digits(number, &COUNTS, "")
 }
@@ -56,7 +55,7 @@ fn three_digits(number: f64, units: &[(f64, &str)], smallest: &str) -> String {
     format!("{value:.decimals$}{name}")
 }
 
-/// Takes the zeroes from the end of a number that has a unit.
+/// Removes the zeroes at the end of the fraction of a number that has a unit.
 #[cfg(feature = "plot")]
 pub fn shorten(text: &str) -> String {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));

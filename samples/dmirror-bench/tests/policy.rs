@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs `dmirror-bench policy` as a person does.
+//! Runs `dmirror-bench policy` as a user does.
 
 use std::env;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What the program prints, and whether it succeeded.
+/// Runs the program; returns its output, and whether it succeeded.
 fn policy(arguments: &[&str]) -> (String, bool) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dmirror-bench"));
     let output = command.arg("policy").args(arguments).output().unwrap();

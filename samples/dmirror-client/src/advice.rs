@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Advice for ranges of addresses: where memory should be, and how engines access it.
+//! Advice for ranges of addresses: the preferred location of memory, and its access by engines.
 //!
 //! # Examples
 //!
@@ -33,7 +33,7 @@ use crate::sys;
 /// Maximum number of ranges with advice per open file.
 pub const MOST: usize = abi::DMIRROR_MAX_ADVICE as usize;
 
-/// Where memory should be, as a program requests it.
+/// The preferred location of memory, as a program requests it.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
     /// No advice.
@@ -46,7 +46,7 @@ pub enum Target<'a> {
     Peer(BorrowedFd<'a>),
 }
 
-/// Where memory should be, as the device reports it.
+/// The preferred location of memory, as the device reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Location {
     /// No advice.
@@ -97,7 +97,7 @@ macro_rules! values {
 }
 
 values! {
-    /// How the device accesses memory that it does not map.
+    /// The way in which the device accesses memory that it does not map.
     Access {
         /// It moves the memory to its preferred location.
         Migrate = DMIRROR_ADVICE_ACCESS_MIGRATE,
@@ -109,7 +109,7 @@ values! {
 }
 
 values! {
-    /// Where the device performs atomic operations.
+    /// The place where the device performs atomic operations.
     Atomics {
         /// In its own memory.
         Device = DMIRROR_ADVICE_ATOMICS_DEVICE,
@@ -120,7 +120,7 @@ values! {
     }
 }
 
-/// What [`Device::advise`] changes; other attributes stay.
+/// A change by [`Device::advise`]; attributes that are not set stay.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct Change<'a> {
@@ -145,25 +145,25 @@ impl<'a> Change<'a> {
             .granule(0)
     }
 
-    /// Sets where the memory should be.
+    /// Sets the preferred location of the memory.
     pub fn location(mut self, location: Target<'a>) -> Self {
         self.location = Some(location);
         self
     }
 
-    /// Sets how the device accesses the memory.
+    /// Sets the way in which the device accesses the memory.
     pub fn access(mut self, access: Access) -> Self {
         self.access = Some(access);
         self
     }
 
-    /// Sets where the device performs atomic operations.
+    /// Sets the place where the device performs atomic operations.
     pub fn atomics(mut self, atomics: Atomics) -> Self {
         self.atomics = Some(atomics);
         self
     }
 
-    /// Sets how much moves at once, in bytes; 0 is the default.
+    /// Sets the number of bytes that move at once; 0 is the default.
     pub fn granule(mut self, bytes: u32) -> Self {
         self.granule = Some(bytes);
         self
@@ -199,13 +199,13 @@ impl<'a> Change<'a> {
 /// The advice for an address, and the end of the range with the same advice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Advised {
-    /// Where the memory should be.
+    /// The preferred location of the memory.
     pub location: Location,
-    /// How the device accesses the memory.
+    /// The way in which the device accesses the memory.
     pub access: Access,
-    /// Where the device performs atomic operations.
+    /// The place where the device performs atomic operations.
     pub atomics: Atomics,
-    /// How much moves at once, in bytes; 0 without advice.
+    /// Number of bytes that move at once; 0 without advice.
     pub granule: u32,
     /// The end of the range, exclusive, or the limit.
     pub end: u64,
@@ -238,7 +238,7 @@ impl Advised {
     }
 }
 
-/// A command about advice failed.
+/// The error of a command about advice.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("{command} at {addr:#x}: {errno}")]
 pub struct AdviceError {
@@ -246,7 +246,7 @@ pub struct AdviceError {
     pub command: &'static str,
     /// The first address of the range.
     pub addr: u64,
-    /// Why it failed.
+    /// The error number.
     pub errno: Errno,
 }
 

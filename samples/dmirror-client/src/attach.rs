@@ -104,7 +104,7 @@ impl Space {
     }
 }
 
-/// What happens to a program and its descendants.
+/// An event of a program or its descendants.
 #[derive(Debug)]
 pub enum Event {
     /// A process begins to run with an address space of its own: it was forked, or has executed
@@ -117,7 +117,7 @@ pub enum Event {
     Missed {
         /// The process.
         pid: i32,
-        /// Why it cannot.
+        /// The reason why the device cannot be opened.
         error: io::Error,
     },
     /// A process has ended.
@@ -127,7 +127,7 @@ pub enum Event {
     },
 }
 
-/// How a program ended.
+/// The exit status of a program, or the signal that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It exited with this status.
@@ -168,7 +168,7 @@ fn open_unmasked(pid: i32, device: &Path) -> io::Result<Space> {
     ptrace::seize(process, options)?;
     ptrace::interrupt(process)?;
     let opened = wait_group(pid).and_then(|way| {
-        // Only now: its own new threads are none of ours.
+        // Only now, so that the new threads of the process itself are not traced.
         ptrace::setoptions(process, options | Options::PTRACE_O_TRACECLONE)?;
         // The kernel knows by itself whether a process stays stopped when it is detached.
         open_stopped(pid, device, false, way).0
@@ -326,7 +326,7 @@ impl Tracer {
         })
     }
 
-    /// Makes each address space get a page for the packets of engines.
+    /// Maps a page for the packets of engines in each address space.
     #[must_use]
     pub fn with_code(mut self) -> Self {
         self.with_code = true;
@@ -403,8 +403,8 @@ impl Tracer {
         go_on(thread, way, 0)
     }
 
-    /// After exec by a thread that is not the first one, the process continues with the first
-    /// thread's number.
+    /// Forgets the former number of a thread. After exec by a thread that is not the first one, the
+    /// process continues with the first thread's number.
     fn forget_former(&mut self, process: i32) -> io::Result<()> {
         // CAST: The kernel reports a thread number.
         let former = ptrace::getevent(Pid::from_raw(process))? as i32;
@@ -454,8 +454,7 @@ fn family(thread: i32) -> Option<(i32, i32)> {
     Some((number("Tgid:")?, number("PPid:")?))
 }
 
-/// Returns what the kernel says of a thread in the line of `/proc/PID/status` that begins with
-/// `key`.
+/// Returns the value in the line of a thread's `/proc/PID/status` that begins with `key`.
 fn of_status(thread: i32, key: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;

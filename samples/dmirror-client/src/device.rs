@@ -40,7 +40,7 @@ pub mod prot {
     }
 
     values! {
-        /// Nothing that the device can use as it is.
+        /// No page, or one that the device cannot use as it is.
         NONE = DMIRROR_PROT_NONE;
         /// Mapped for reading.
         READ = DMIRROR_PROT_READ;
@@ -121,7 +121,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// The kernel's counts of what a command did.
+/// The kernel's counts for a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Number of pages that the command moved, copied or looked at.
@@ -130,7 +130,7 @@ pub struct Counts {
     pub faults: u64,
 }
 
-/// A command failed.
+/// The error of a command.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("{command} of {pages} pages at {addr:#x}: {errno}, {}", .counts.map_or("no counts".into(), |c| format!("{} pages done", c.pages)))]
 pub struct CallError {
@@ -140,9 +140,9 @@ pub struct CallError {
     pub addr: u64,
     /// The number of pages of the range.
     pub pages: u64,
-    /// Why it failed.
+    /// The error number.
     pub errno: Errno,
-    /// What the command had done before; `None` if the kernel returned no counts, as for an invalid
+    /// The counts at the time of the failure; `None` if the kernel returned none, as for an invalid
     /// range.
     pub counts: Option<Counts>,
 }
@@ -163,7 +163,7 @@ pub enum Buffer<'a> {
 }
 
 impl Buffer<'_> {
-    /// Returns the buffer's address, and for how many pages of a range it has room.
+    /// Returns the buffer's address, and the number of pages of a range for which it has room.
     fn parts(&mut self) -> Option<(u64, usize)> {
         match self {
             Self::Null => None,
@@ -206,8 +206,8 @@ impl Device {
         Ok(Self { file })
     }
 
-    /// Returns what is free on the device, from `/proc/self/fdinfo`; `None` for a module that does
-    /// not report it, such as test_hmm.
+    /// Returns the size of the device's memory and the free part, from `/proc/self/fdinfo`; `None`
+    /// for a module that does not report them, such as test_hmm.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ use crate::range::page_size;
 pub use check::is_well_formed;
 pub use image::Image;
 
-/// Why memory cannot be accessed.
+/// The reason why memory cannot be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// Nothing is mapped.
@@ -70,18 +70,18 @@ pub trait Memory {
     ///
     /// # Errors
     ///
-    /// Why the bytes cannot be read.
+    /// The reason why the bytes cannot be read.
     fn read(&mut self, addr: u64, bytes: &mut [u8]) -> Result<(), Denied>;
 
     /// Replaces the bytes from address `addr` on.
     ///
     /// # Errors
     ///
-    /// Why the bytes cannot be written.
+    /// The reason why the bytes cannot be written.
     fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Denied>;
 }
 
-/// Why a job ended before its last packet.
+/// The failure that ended a job before its last packet.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     errno: Errno,

@@ -3,26 +3,26 @@
 //! Client library of dmirror, an emulated device with private memory.
 //!
 //! It implements the ABI of `rust/uapi/dmirror.h`, from which its numbers and layouts are
-//! generated, with typed calls and typed errors. It provides memory to use them on. It asks the
-//! kernel, not the module, where pages are.
+//! generated, with typed calls and typed errors. It provides memory to use them on. For the places
+//! of pages, it asks the kernel, not the module.
 //!
 //! | module | for |
 //! | --- | --- |
 //! | [`device`] | an open `/dev/hmm_dmirror*` and its commands |
 //! | [`attach`] | devices for the memory of another program |
-//! | [`advice`] | where memory should be, and how engines access it |
+//! | [`advice`] | the preferred location of memory, and its access by engines |
 //! | [`queue`] | queues of jobs, which the engines of a device execute |
-//! | [`policy`] | how a device handles pages that its engines miss |
-//! | [`packet`] | what the engines execute |
+//! | [`policy`] | the handling of pages that the engines of a device miss |
+//! | [`packet`] | the operations of the engines |
 //! | [`program`] | packets for tests: random ones, malformed ones |
-//! | [`interpreter`] | what packets do to memory: the oracle of tests |
+//! | [`interpreter`] | the effect of packets on memory: the oracle of tests |
 //! | [`range`] | page-aligned ranges of an address space |
 //! | [`region`] | anonymous and file mappings owned by a value |
 //! | [`pattern`] | data that shows which page and which round it belongs to |
-//! | [`map`] | where the memory of any process is, mapping by mapping |
-//! | [`place`] | where pages are, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
+//! | [`map`] | the places of the memory of any process, mapping by mapping |
+//! | [`place`] | the places of pages, from `/proc/PID/pagemap`, `/proc/iomem`, `smaps` |
 //! | [`module`] | the kernel module's state, unloading and loading it |
-//! | [`node`] | which devices there are, and which processes have them open |
+//! | [`node`] | the existing devices, and the processes that have them open |
 //! | [`process`] | child processes |
 //! | [`trace`] | the module's trace events, in a trace buffer of its own |
 //! | [`swap`] | swap areas on block devices |

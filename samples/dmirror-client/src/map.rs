@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the memory of a process is, mapping by mapping, according to the kernel: the process need
-//! not have opened a device, and does not notice.
+//! The places of the memory of a process, mapping by mapping, according to the kernel: the process
+//! need not have opened a device, and does not notice.
 //!
 //! # Examples
 //!
@@ -33,7 +33,7 @@ use crate::sys::query::pagemap_scan_of;
 /// tell which of them are anywhere (before Linux 6.7); larger mappings are left out.
 const MOST_WITHOUT_SCAN: u64 = 1 << 20;
 
-/// Where a process's memory is.
+/// The places of the memory of a process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessMap {
     /// The process.
@@ -42,7 +42,7 @@ pub struct ProcessMap {
     pub program: String,
     /// Its mappings, by address.
     pub mappings: Vec<Mapping>,
-    /// Whether the kernel shows page frames to this program; without them, a page on a device is
+    /// Set if the kernel shows page frames to this program; without them, a page on a device is
     /// only known not to be present.
     pub frames_shown: bool,
 }
@@ -152,7 +152,7 @@ impl ProcessMap {
         Ok(map)
     }
 
-    /// Returns how many pages are in each kind of place.
+    /// Returns the number of pages in each kind of place.
     pub fn counts(&self) -> Counts {
         let mut all = Counts::default();
         for mapping in &self.mappings {
@@ -163,7 +163,7 @@ impl ProcessMap {
 }
 
 impl Mapping {
-    /// Returns how many pages are in each kind of place.
+    /// Returns the number of pages in each kind of place.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for place in self.runs.iter().flat_map(|(_, places)| places) {
@@ -173,7 +173,7 @@ impl Mapping {
     }
 
     /// Divides the mapping into at most `parts` parts. Returns the number of pages of a part,
-    /// rounded up, and how many pages of each part are in each kind of place. Rounding may leave
+    /// rounded up, and the number of pages in each kind of place for each part. Rounding may leave
     /// fewer parts.
     pub fn parts(&self, parts: u64) -> (u64, Vec<Counts>) {
         let pages = self.range.pages().div_ceil(parts.max(1));

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-/// What the program may do with memory.
+/// The accesses to memory that the program may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// Nothing (`PROT_NONE`).

@@ -61,7 +61,7 @@ impl Module {
         self.folder().join("initstate").exists()
     }
 
-    /// Returns how many users it has; each open device file counts as one.
+    /// Returns the number of its users; each open device file counts as one.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl Module {
         text.trim().parse().map_err(io::Error::other)
     }
 
-    /// Returns what distinguishes its builds, if the kernel shows that: a version, or a checksum of
-    /// its source.
+    /// Returns a text that distinguishes its builds, if the kernel shows one: a version, or a
+    /// checksum of its source.
     pub fn version(&self) -> Option<String> {
         let read = |file| fs::read_to_string(self.folder().join(file)).ok();
         let text = read("version").or_else(|| read("srcversion"))?;

@@ -122,7 +122,7 @@ pub struct OpenFile {
     pub stats: Option<FileStats>,
     /// Number of its queues.
     pub queues: u64,
-    /// How long each engine has worked for it, in nanoseconds.
+    /// Time that each engine has worked for it, in nanoseconds.
     pub engine_ns: Vec<u64>,
 }
 

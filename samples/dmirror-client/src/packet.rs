@@ -22,7 +22,7 @@ pub mod flag {
     pub const PREFETCH_SYSTEM: u32 = abi::DMIRROR_PREFETCH_SYSTEM;
 }
 
-/// What a packet does.
+/// The operation of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Opcode {

@@ -22,7 +22,7 @@ const WORD_BITS: u32 = 13;
 const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
 const UNSCRAMBLE: u64 = inverse(SCRAMBLE);
 
-/// The inverse of an odd number modulo 2^64, by Newton's method.
+/// Returns the inverse of an odd number modulo 2^64, by Newton's method.
 const fn inverse(odd: u64) -> u64 {
     let mut x = odd;
     let mut bits = 3;
@@ -33,7 +33,7 @@ const fn inverse(odd: u64) -> u64 {
     x
 }
 
-/// Where a word of a pattern belongs.
+/// The origin of a word of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The round in which the word was written.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where pages are, from evidence that the module does not produce.
+//! The places of pages, from evidence that the module does not produce.
 //!
 //! `/proc/PID/pagemap` shows a page in a device's private memory like a swapped one: not present, a
 //! type of 5 bits, and a number above it (fs/proc/task_mmu.c). The number is the page frame of the
@@ -52,7 +52,7 @@ pub enum Place {
     Hidden,
 }
 
-/// The letters of pictures of memory, and what they stand for; the last two are for pages in several
+/// The letters of pictures of memory, and their meanings; the last two are for pages in several
 /// places, and for none. All programs draw with these, so that a reader learns them once.
 pub const LETTERS: [(char, &str); 7] = [
     ('D', "on a device"),
@@ -64,7 +64,7 @@ pub const LETTERS: [(char, &str); 7] = [
     ('-', "nothing"),
 ];
 
-/// What to say of a picture that was drawn without page frames.
+/// The note about a picture that was drawn without page frames.
 pub const FRAMES_HIDDEN: &str =
     "The kernel shows page frames to root only: ? may be on a device or swapped out.";
 
@@ -97,7 +97,7 @@ struct Physical {
     devices: Vec<DeviceMemory>,
     /// Number of pages of the largest swap area.
     swap: u64,
-    /// Whether the kernel shows frames and addresses to this program.
+    /// Set if the kernel shows frames and addresses to this program.
     shown: bool,
 }
 
@@ -255,22 +255,22 @@ impl Survey {
         self.physical.shown
     }
 
-    /// Returns how many pages are in device memory; hidden pages count as such.
+    /// Returns the number of pages in device memory; hidden pages count as such.
     pub fn on_device(&self) -> usize {
         self.count(|place| matches!(place, Place::Device { .. } | Place::Hidden))
     }
 
-    /// Returns how many pages are in system memory.
+    /// Returns the number of pages in system memory.
     pub fn in_system(&self) -> usize {
         self.count(|place| matches!(place, Place::System { .. }))
     }
 
-    /// Returns how many pages are nowhere.
+    /// Returns the number of pages that are nowhere.
     pub fn absent(&self) -> usize {
         self.count(|place| matches!(place, Place::Absent))
     }
 
-    /// Returns how many pages are of a kind.
+    /// Returns the number of pages of a kind.
     pub fn count(&self, kind: impl Fn(&Place) -> bool) -> usize {
         self.places.iter().filter(|place| kind(place)).count()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The policy of a device: how it handles pages that its engines miss. Root sets it through files
+//! The policy of a device: its handling of pages that its engines miss. Root sets it through files
 //! in debugfs; Documentation/device.md describes the settings.
 //!
 //! # Examples
@@ -45,7 +45,7 @@ pub const SETTINGS: [&str; 16] = [
     "eviction",
 ];
 
-/// The files of a device's folder that are no settings of any kind.
+/// The files of a device's folder that are not settings of any kind.
 const NO_SETTINGS: [&str; 3] = ["policy", "stats", "blocks"];
 
 /// The file of the limit, which is not a setting of the policy.

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use crate::sys;
 
-/// How a process ended.
+/// The exit status of a process, or the signal that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It exited with this status.

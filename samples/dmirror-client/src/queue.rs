@@ -101,7 +101,7 @@ impl fmt::Display for Request {
     }
 }
 
-/// A command for queues failed.
+/// The error of a command for queues.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("{request}{}: {errno}", .queue.map_or(String::new(), |queue| format!(" of queue {queue}")))]
 pub struct QueueError {
@@ -109,7 +109,7 @@ pub struct QueueError {
     pub request: Request,
     /// The queue, for a command that refers to one.
     pub queue: Option<u32>,
-    /// Why it failed.
+    /// The error number.
     pub errno: Errno,
 }
 
@@ -126,25 +126,25 @@ pub struct Query {
     pub opcodes: u32,
     /// Memory of the device in bytes.
     pub memory: u64,
-    /// How much of the memory is free.
+    /// Free memory of the device in bytes.
     pub free_memory: u64,
-    /// How often the engines were reset.
+    /// Number of resets of the engines.
     pub generation: u64,
 }
 
-/// What a failed packet tried to do.
+/// The access that a failed packet attempted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// The failure is not a memory access.
     #[default]
     None,
-    /// To fetch a packet.
+    /// A fetch of a packet.
     Fetch,
-    /// To read.
+    /// A read.
     Read,
-    /// To write.
+    /// A write.
     Write,
-    /// To perform an atomic operation.
+    /// An atomic operation.
     Atomic,
     /// A number that the header does not define.
     Unknown(u32),
@@ -166,13 +166,13 @@ impl Access {
 /// The outcome of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why it failed, if it did.
+    /// The error number; `None` for success.
     pub error: Option<Errno>,
     /// Number of packets that were executed completely.
     pub executed: u64,
     /// The address that the failed packet could not access, or its own; 0 for success.
     pub fault_addr: u64,
-    /// What the failed packet tried to do.
+    /// The access that the failed packet attempted.
     pub access: Access,
 }
 
@@ -382,7 +382,7 @@ pub struct Queue {
     file: Arc<File>,
     number: u32,
     entry: Entry,
-    /// Whether dropping this value ends the queue.
+    /// Set if dropping this value ends the queue.
     ours: bool,
 }
 

@@ -26,7 +26,7 @@ pub fn hpage_pmd_size() -> usize {
     static SIZE: OnceLock<usize> = OnceLock::new();
     *SIZE.get_or_init(|| {
         let size = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-        // Where nobody says it: a page is a table of entries of 8 bytes.
+        // Without that file: a page table is one page, with an entry of 8 bytes for each page.
         size.ok()
             .and_then(|size| size.trim().parse().ok())
             .unwrap_or(page_size() / 8 * page_size())
@@ -38,7 +38,7 @@ pub fn hpage_pmd_nr() -> usize {
     hpage_pmd_size() / page_size()
 }
 
-/// Why an address and a length are not a valid [`PageRange`].
+/// The reason why an address and a length are not a valid [`PageRange`].
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RangeError {
     /// The address is not a multiple of the page size.

@@ -37,7 +37,7 @@ macro_rules! numbers {
         impl Sub for $name {
             type Output = Self;
 
-            /// Returns what was added since `before`.
+            /// Returns the increase since `before`.
             fn sub(self, before: Self) -> Self {
                 Self { $($field: self.$field.wrapping_sub(before.$field),)* }
             }
@@ -143,9 +143,9 @@ numbers! {
         prefetched = "service_prefetched_pages",
         /// Blocks that an engine has accessed often enough to move them.
         hot_blocks = "service_hot_blocks",
-        /// How often an engine has left a granule alone for a while.
+        /// Number of times that an engine has left a granule alone for a while.
         naps = "service_naps",
-        /// How often an engine has used a granule where it was.
+        /// Number of times that an engine has used a granule where it was.
         pins = "service_pins",
         /// CPU faults that waited for the end of a time slice.
         timeslices = "service_timeslices",
@@ -203,12 +203,12 @@ impl Stats {
         read(name, "stats")?.map_or(Ok(None), |text| Self::parse(&text).map(Some))
     }
 
-    /// Reads how many pages are in use of each block of 2 MiB of device `name`, in the order of
-    /// their frames; `None` where there is no such file, or it may not be read.
+    /// Reads the number of used pages of each block of 2 MiB of device `name`, in the order of
+    /// their frames; `None` if there is no such file, or it may not be read.
     ///
     /// # Errors
     ///
-    /// `InvalidData` for what is no number, and what reading the file fails with.
+    /// `InvalidData` if the file contains anything but numbers, or the error of reading the file.
     pub fn blocks_of(name: &str) -> io::Result<Option<Vec<u64>>> {
         let Some(text) = read(name, "blocks")? else {
             return Ok(None);
@@ -267,7 +267,7 @@ impl Stats {
     }
 }
 
-/// A file of a device in debugfs, where there is one and it may be read.
+/// Reads a file of a device in debugfs; `None` if there is no such file, or it may not be read.
 fn read(name: &str, file: &str) -> io::Result<Option<String>> {
     match fs::read_to_string(Path::new(DEBUGFS).join(name).join(file)) {
         Ok(text) => Ok(Some(text)),

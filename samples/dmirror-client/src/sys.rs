@@ -286,7 +286,7 @@ pub(crate) fn ioctl_at(
     if size > argument.len() {
         return Err(Errno::E2BIG);
     }
-    // What cannot be read here, the kernel cannot read there either.
+    // If this read fails, the kernel cannot read the struct either.
     let ptr = peek(argument.addr() + offset_of!(dmirror_cmd, ptr)).unwrap_or(0);
     if ptr != 0 && !abi::takes_no_pointer(nr) {
         return Err(Errno::EADDRNOTAVAIL);

@@ -322,8 +322,8 @@ impl Trace {
         Ok(events)
     }
 
-    /// The first event of a program may be recorded before its name is, so all events are
-    /// considered.
+    /// Records the names of the threads of all events: the first event of a program may be recorded
+    /// before its name is.
     fn note_names(&mut self, events: &[Event]) {
         for event in events.iter().filter(|event| event.task != NAMELESS) {
             self.tasks.insert(event.tid, event.task.clone());
@@ -338,7 +338,7 @@ impl Trace {
         })
     }
 
-    /// Returns how many events were overwritten before they were read.
+    /// Returns the number of events that were overwritten before they were read.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -372,7 +372,7 @@ fn instances() -> io::Result<PathBuf> {
     Err(answer)
 }
 
-/// Parses lines; returns the events, and how many more the lines report as lost.
+/// Parses lines; returns the events, and the number of lost events that the lines report.
 fn parse(text: &str, formats: &BTreeMap<String, Format>) -> (Vec<Event>, u64) {
     let mut lost = 0;
     let mut events = Vec::new();

@@ -20,7 +20,7 @@ use crate::range::page_size;
 use crate::region::Region;
 use crate::sys::uffd;
 
-/// Which faults of a registered range are reported.
+/// The faults of a registered range that are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Faults on holes.
@@ -36,9 +36,9 @@ pub enum Mode {
 pub struct Fault {
     /// The page-aligned address.
     pub addr: u64,
-    /// Whether it is a write.
+    /// Set if it is a write.
     pub write: bool,
-    /// Whether it is a write to a protected page.
+    /// Set if it is a write to a protected page.
     pub protected: bool,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The steps of the demo. Those of its first part are here: pages that a program moves.
+//! The steps of the demo. This file has those of the first part: a program moves pages.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::engines;
 use crate::picture;
 use crate::transcript::Transcript;
 
-/// The memory of the program, and what it should hold.
+/// The memory of the program, and its expected content.
 pub struct Memory {
     pub region: Region,
     pub data: Pattern,
@@ -164,7 +164,7 @@ fn across_fork(
     memory.move_out(device, out)?;
     let writable = Survey::of(memory.region.range())?.entry_types();
 
-    // The child starts when the parent has written its half of the memory.
+    // The child waits until the parent has written its half of the memory.
     let (mut hold, release) = std::os::unix::net::UnixStream::pair()?;
     let region = &memory.region;
     let child = fork_child(|| {
@@ -197,7 +197,7 @@ fn across_fork(
         );
     }
     memory.show(out, "parent", pages)?;
-    // Single pages are counted: as a program goes on, a fault brings back more of what follows.
+    // Single pages are counted, but in sequential access a fault brings back the next pages, too.
     let window = window.filter(|file| file.exists());
     let before = window.map(std::fs::read_to_string).transpose()?;
     if let Some(file) = window {
@@ -301,7 +301,7 @@ fn without_the_module(
 }
 
 impl Memory {
-    /// Maps memory, nothing of which is there yet, aligned so that any granule fits.
+    /// Maps memory without touching it, aligned so that any granule fits.
     pub fn new(pages: usize) -> Result<Self> {
         let region = Region::options(pages)
             .align(2 << 20)
@@ -329,7 +329,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Draws where the pages are, and checks how many are on the device.
+    /// Draws the places of the pages, and checks how many pages are on the device.
     pub fn show(&self, out: &mut Transcript, label: &str, on_device: usize) -> Result<()> {
         let range = self.region.range();
         let survey = Survey::of(range)?;
@@ -347,7 +347,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Compares every byte by the CPU.
+    /// Checks every byte with the CPU.
     fn verify(&self, out: &mut Transcript, label: &str, how: &str) {
         let pages = self.region.pages();
         out.check(
@@ -395,7 +395,7 @@ fn called(
     out.check(label, result);
 }
 
-/// Compares a number with what it should be.
+/// Compares a value with the expected one; returns `found` if they are equal.
 pub fn expect<T: PartialEq + Display>(
     found: String,
     seen: T,

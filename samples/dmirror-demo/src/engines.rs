@@ -44,10 +44,10 @@ use crate::demo::expect;
 use crate::picture;
 use crate::transcript::Transcript;
 
-/// How long a job may take that ends by itself.
+/// The time limit for a job that ends by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the end of a queue may take, and a wait for a job that does not end takes.
+/// The time limits for the end of a queue, and for a wait for a job that does not end.
 const SOON: Duration = Duration::from_secs(5);
 const BRIEFLY: Duration = Duration::from_millis(50);
 
@@ -58,12 +58,12 @@ struct Worker {
 }
 
 impl Worker {
-    /// Pages of packets.
+    /// The number of pages for packets.
     const PAGES: usize = 2;
-    /// Jobs that the queue holds.
+    /// The number of jobs that the queue holds.
     const DEPTH: u32 = 2;
 
-    /// Makes a queue on an engine.
+    /// Creates a queue on an engine.
     fn new(device: &Device, engine: u32) -> Result<Self> {
         Ok(Self {
             queue: device.queue(Options::new(Self::DEPTH).engine(engine))?,
@@ -71,23 +71,23 @@ impl Worker {
         })
     }
 
-    /// Writes packets to memory, has the engine execute them, and returns the number of that job.
+    /// Writes packets to memory, submits them to the engine, and returns the number of that job.
     ///
-    /// The engine fetches each packet when its turn comes, so they have to stay until it ends.
+    /// The engine fetches each packet when its turn comes, so they must stay until the job ends.
     fn submit(&self, packets: &[Packet]) -> Result<u64> {
         let first = packet::store(&self.code, 0, packets);
         Ok(self.queue.submit(first, packets.len() as u32)?)
     }
 
-    /// Waits for the end of a job. One that failed is no error here: the outcome says so.
+    /// Waits for the end of a job. A failed job is no error here: its outcome reports the failure.
     fn wait(&self, job: u64) -> Result<Outcome> {
         Ok(self.queue.wait(job, Some(PATIENCE))?)
     }
 
-    /// Waits until all of `npackets` packets were executed, of which `job` is to execute the first.
+    /// Waits until all of `npackets` packets were executed; `job` executes the first of them.
     ///
-    /// A job ends with EBUSY where others take a page away all the time. What it executed counts,
-    /// and an atomic operation that failed was not made; so another job goes on from there.
+    /// A job ends with EBUSY where others take a page away all the time. The packets that it
+    /// executed count, and a failed atomic operation has no effect; so another job goes on there.
     fn finish(&self, mut job: u64, npackets: usize) -> Result<()> {
         let (start, npackets) = (Instant::now(), npackets as u64);
         let mut executed = 0;
@@ -106,7 +106,7 @@ impl Worker {
         }
     }
 
-    /// Has the engine execute packets, and waits for that.
+    /// Makes the engine execute packets, and waits for their end.
     fn does(&self, packets: &[Packet]) -> Result<()> {
         self.finish(self.submit(packets)?, packets.len())
     }
@@ -149,7 +149,7 @@ pub fn run(arguments: &Arguments, out: &mut Transcript) -> Result<()> {
     endless(&device, engines, out)
 }
 
-/// The steps that depend on what the device does about pages that it misses.
+/// Runs the steps that depend on the policy for pages that the device misses.
 fn under_policies(
     device: &Device,
     policy: &Policy,
@@ -166,7 +166,7 @@ fn under_policies(
     histogram(device, engines, Bins::OnDevice, out)
 }
 
-/// Where a policy leaves pages that an engine has read.
+/// The effect of a policy on pages that an engine has read.
 #[derive(Clone, Copy)]
 enum End {
     Stay,
@@ -236,7 +236,7 @@ fn sum(
     Ok(())
 }
 
-/// Where the bins of a histogram are when an engine adds to them.
+/// The place of the bins of a histogram when an engine adds to them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bins {
     InSystem,
@@ -251,9 +251,9 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
     const QUEUES: u32 = 4;
     const CPUS: u64 = 2;
     const JOBS: usize = 2;
-    /// Samples of one job, each of which is a packet.
+    /// The number of samples of one job, each of which is a packet.
     const SAMPLES: usize = 64;
-    /// What a CPU adds before it rests.
+    /// The number of samples that a CPU adds before it pauses.
     const BURST: usize = 32;
     const PAUSE: Duration = Duration::from_micros(500);
 
@@ -278,7 +278,7 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
             .collect::<Vec<_>>()
     };
 
-    // What the CPUs add they count apart, each for itself, until the engines have ended.
+    // Each CPU counts its own additions separately, until the engines have ended.
     let over = AtomicBool::new(false);
     let by_cpu = |seed| {
         let (mut dice, mut counts) = (Dice::new(seed), [0u64; BINS]);
@@ -289,7 +289,7 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
                 memory.fetch_add(bin * Region::words_per_page(), 1);
                 counts[bin] += 1;
             }
-            // So that the engines get the processors, where these are few.
+            // Leave the CPUs to the engines, where there are few CPUs.
             thread::sleep(PAUSE);
         }
         counts
@@ -338,7 +338,7 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
     );
     out.check("sums", compare(&memory, &counts, who));
 
-    // Now an engine alone, so that the pages stay as it leaves them.
+    // Now an engine adds alone, so that the pages stay as it leaves them.
     let samples: [usize; SAMPLES] = from_fn(|nth| BINS / 4 + nth % (BINS / 2));
     samples.iter().for_each(|bin| counts[*bin] += 1);
     Worker::new(device, 0)?.does(&packets_of(&samples))?;
@@ -367,12 +367,12 @@ fn histogram(device: &Device, engines: u32, bins: Bins, out: &mut Transcript) ->
     Ok(())
 }
 
-/// Draws a bin: how many of 64 coins show heads.
+/// Draws a bin: the number of heads among 64 coins.
 fn sample(dice: &mut Dice) -> usize {
     (dice.any().count_ones() as usize).min(BINS - 1)
 }
 
-/// Compares bins, as the CPU reads them, with what is to be in them.
+/// Compares bins, as the CPU reads them, with the expected counts.
 fn compare(memory: &Region, counts: &[u64; BINS], found: String) -> Result<String, String> {
     let seen: [u64; BINS] = from_fn(|bin| memory.load(bin * Region::words_per_page()));
     match (0..BINS).find(|bin| seen[*bin] != counts[*bin]) {
@@ -384,7 +384,7 @@ fn compare(memory: &Region, counts: &[u64; BINS], found: String) -> Result<Strin
     }
 }
 
-/// Has an engine read memory in the middle of which nothing is mapped.
+/// Makes an engine read a range with a hole in its middle.
 fn run_into_hole(device: &Device, out: &mut Transcript) -> Result<()> {
     out.step("A packet runs into a hole: the job fails there, and the queue goes on");
     let mut before = Region::anonymous(3)?;
@@ -417,7 +417,7 @@ fn run_into_hole(device: &Device, out: &mut Transcript) -> Result<()> {
     Ok(())
 }
 
-/// Has an engine spin for days, and ends the queue.
+/// Makes an engine spin for days, and destroys the queue.
 fn endless(device: &Device, engines: u32, out: &mut Transcript) -> Result<()> {
     out.step("A job that never ends: the others go on, and it ends with its queue");
     let word = Region::anonymous(1)?;
@@ -469,7 +469,7 @@ fn endless(device: &Device, engines: u32, out: &mut Transcript) -> Result<()> {
     Ok(())
 }
 
-/// Compares what became of a job with what was to become of it.
+/// Compares the outcome of a job with the expected one.
 fn came_to(outcome: Outcome, expected: Outcome, how: &str) -> Result<String, String> {
     if outcome == expected {
         Ok(format!("{outcome}{how}"))

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Shows a program's pages going to device memory and coming back: by ioctl, by
-//! a CPU fault, across fork, and when the module goes; and a device that works by
-//! itself, and faults in what it needs.
+//! a CPU fault, across fork, and when the module is unloaded; and a device that
+//! works by itself, and faults in the pages that it needs.
 //!
 //! To learn how pages are moved, read `demo`; to learn how a computation is offloaded,
 //! `engines`.
 //!
-//! Where pages are is what the kernel says in `/proc/self/pagemap`, `/proc/iomem`
+//! The kernel reports the places of pages, in `/proc/self/pagemap`, `/proc/iomem`
 //! and `/proc/self/smaps`; the module is not asked. Every byte is compared after
-//! each step. Exits with 0 if all was as it should be.
+//! each step. Exits with 0 if all checks passed.
 
 mod demo;
 mod engines;
@@ -44,13 +44,13 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// How many pages to show it on.
+    /// Returns the number of pages to show it on.
     fn pages(&self) -> usize {
         usize::from(self.size) * (1 << 20) / page_size()
     }
 }
 
-/// Shows it, on standard output.
+/// Runs the demo, on standard output.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let mut transcript = Transcript::new();
     let outcome = demo::run(arguments, &mut transcript);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror demo` as a program by itself.
+//! `dmirror demo` as a standalone program.
 
 use std::process::ExitCode;
 

@@ -6,22 +6,22 @@ use dmirror_client::Place;
 use dmirror_client::Survey;
 use dmirror_client::place::LETTERS;
 
-/// How many characters a row has.
+/// The number of characters in a row.
 const WIDTH: usize = 64;
 
-/// What the characters stand for.
+/// Returns the meanings of the characters.
 pub fn legend() -> String {
     LETTERS
         .map(|(letter, what)| format!("{letter} {what}"))
         .join(", ")
 }
 
-/// Draws the places of pages, several a character if they are many.
+/// Draws the places of pages, several per character if there are many.
 pub fn draw(survey: &Survey) -> String {
     row(survey.places(), WIDTH)
 }
 
-/// What is known of pages that [`Survey::on_device`] counts.
+/// Returns the known place of the pages that [`Survey::on_device`] counts.
 pub fn there(survey: &Survey) -> &'static str {
     if survey.frames_shown() {
         "on the device"
@@ -30,7 +30,7 @@ pub fn there(survey: &Survey) -> &'static str {
     }
 }
 
-/// Draws numbers, one a character, in parts of the largest.
+/// Draws numbers, one per character, relative to the largest.
 pub fn bars(numbers: &[u64]) -> String {
     const HEIGHTS: &[u8; 9] = b"_.:-=+*#@";
     let most = numbers.iter().max().copied().unwrap_or(0).max(1);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anstream::println;
 use owo_colors::OwoColorize;
 
-/// What one step has come to.
+/// The result of one step.
 #[derive(Debug)]
 struct Step {
     title: String,
@@ -25,7 +25,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// An empty transcript.
+    /// Creates an empty transcript.
     pub fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -33,7 +33,7 @@ impl Transcript {
         }
     }
 
-    /// Writes the headline and what belongs to it.
+    /// Writes the headline and the lines that belong to it.
     pub fn headline(&self, title: &str, lines: &[(&str, String)]) {
         println!("{}", title.bold());
         for (label, text) in lines {
@@ -62,8 +62,8 @@ impl Transcript {
         println!("   {:9}{text}", label.dimmed());
     }
 
-    /// Writes the result of a check: what was found if it was right, what was
-    /// expected and what was seen if not.
+    /// Writes the result of a check: the finding if it passed, the expected and the
+    /// seen value if it failed.
     pub fn check(&mut self, label: &str, result: Result<String, String>) {
         if let Some(step) = self.steps.last_mut() {
             step.checks += 1;
@@ -83,7 +83,7 @@ impl Transcript {
         self.check("error", Err(error.to_owned()));
     }
 
-    /// Writes the summary; says whether all checks passed.
+    /// Writes the summary; returns whether all checks passed.
     pub fn summary(&self) -> bool {
         println!();
         println!("{}", "Summary".bold());

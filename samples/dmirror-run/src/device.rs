@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device that the program gets: its settings, which are put back afterwards, and what it
-//! counts.
+//! The device that the program uses: its settings, which are restored afterwards, and its
+//! statistics.
 
 use std::io;
 use std::path::Path;
@@ -15,24 +15,24 @@ use dmirror_client::Policy;
 use dmirror_client::Stats;
 use dmirror_client::policy::Values;
 
-/// The settings of a device. Those that were changed are put back on drop.
+/// The settings of a device. A drop restores those that were changed.
 #[derive(Debug)]
 pub struct Settings {
     name: String,
-    /// Bytes of its memory.
+    /// The size of its memory, in bytes.
     memory: u64,
     policy: Option<Policy>,
     before: Option<Values>,
-    /// The limit before, if there is one now.
+    /// The limit before the run, in MiB, if the run sets one.
     limit: Option<u32>,
 }
 
 impl Settings {
-    /// Looks at a device, and gives it a policy, and room for a limit if there is to be one.
+    /// Looks at a device, and sets its policy; if `limited`, also saves its limit.
     ///
     /// # Errors
     ///
-    /// Words for what cannot be done, and what to do.
+    /// An error that names the problem, and the remedy if there is one.
     pub fn take(path: &Path, name: &str, policy: Option<&str>, limited: bool) -> Result<Self> {
         let memory = match Device::open(path) {
             Ok(device) => {
@@ -78,11 +78,11 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Lets all programs together have so many MiB of the device.
+    /// Limits all programs together to `mib` MiB of the device.
     ///
     /// # Errors
     ///
-    /// What writing the file fails with.
+    /// The error of writing the file.
     pub fn limit_to(&self, mib: u32) -> io::Result<()> {
         match &self.policy {
             Some(files) => files.set_limit_mib(mib),
@@ -90,21 +90,21 @@ impl Settings {
         }
     }
 
-    /// What the device has done; `None` if this program may not know.
+    /// Returns the statistics of the device; `None` if this program may not read them.
     ///
     /// # Errors
     ///
-    /// What reading the file fails with.
+    /// The error of reading the file.
     pub fn stats(&self) -> io::Result<Option<Stats>> {
         Stats::of(&self.name)
     }
 
-    /// The device's name.
+    /// Returns the name of the device.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bytes of its memory.
+    /// Returns the size of its memory, in bytes.
     pub fn memory(&self) -> u64 {
         self.memory
     }

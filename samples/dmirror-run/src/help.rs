@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is said when something does not work: what is wrong with this machine, and what to do.
+//! Advice for errors: their causes on this machine, and their remedies.
 
 use std::io;
 
@@ -8,16 +8,16 @@ use anyhow::Error;
 use dmirror_client::Module;
 use nix::unistd::geteuid;
 
-/// How to load the module, for where it is wanted and not there.
+/// The advice to load the module, for programs that need it and do not find it.
 pub const LOAD: &str = "Load it as root: modprobe dmirror if its package is installed, or else \
     insmod dmirror.ko (in the project's guest: load-module).";
 
-/// Whether this is root.
+/// Returns whether this process runs as root.
 fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// What to do about an error.
+/// Returns advice for an error, in lines of text; none if there is nothing to advise.
 pub fn for_error(error: &Error) -> Vec<String> {
     let Some(cause) = error
         .chain()

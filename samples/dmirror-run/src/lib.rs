@@ -2,20 +2,20 @@
 
 //! Runs any program with its memory on a device.
 //!
-//! The program knows nothing of it. Each of its processes is made to open the device as it begins
+//! The program does not notice. This crate makes each of its processes open the device as it begins
 //! (see [`dmirror_client::attach`]), so that the device works on its memory. Beside the program, a
-//! thread moves its pages to the device again and again, or has engines access them, which moves
-//! them as the policy of the device says; CPUs that touch them bring them back.
+//! thread moves its pages to the device again and again, or makes engines access them, which moves
+//! them by the policy of the device. CPUs that touch the pages bring them back.
 //!
 //! | module | for |
 //! | --- | --- |
-//! | `spaces` | the processes, and who works on their memory |
-//! | `scan` | what memory a process has |
-//! | `signals` | what ends this program is passed on |
-//! | `touch` | engines that access it |
-//! | `device` | settings of the device, which are put back afterwards |
-//! | `summary` | what happened, in words |
-//! | `help` | what to do when something does not work |
+//! | `spaces` | the processes, and the work on their memory |
+//! | `scan` | the memory of a process that can move |
+//! | `signals` | signals for `dmirror run`, which are passed on to the program |
+//! | `touch` | engines that access the memory |
+//! | `device` | settings of the device, which are restored afterwards |
+//! | `summary` | the summary of a run, in words |
+//! | `help` | advice for errors |
 
 mod device;
 pub mod help;
@@ -114,8 +114,8 @@ pub struct Arguments {
     program: Vec<OsString>,
 }
 
-/// Runs the program, as `arguments` say; `again` is how this program calls itself for this command
-/// (such as `run`).
+/// Runs the program, as `arguments` say. `again` are the arguments with which this program calls
+/// itself for this command (such as `run`).
 pub fn main(arguments: &Arguments, again: &[&str]) -> ExitCode {
     if arguments.stopped {
         let error = match signals::unblock() {
@@ -179,7 +179,7 @@ fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
     let tracer = Tracer::seize(pid, &path)
         .context("cannot trace the program")
         .inspect_err(|_| {
-            // It waits to be told to go on.
+            // The child waits for the order to go on.
             let _ = child.kill();
             let _ = child.wait();
         })?;
@@ -213,7 +213,7 @@ fn run(arguments: &Arguments, again: &[&str]) -> Result<Exit> {
     let exit = exit.context("cannot wait for the program")?;
     if !arguments.quiet {
         let text = summary.text(&settings, exit, start.elapsed(), before, peak)?;
-        // Whoever is not there to read it misses nothing else.
+        // Ignore an error: without a reader, only the summary is lost.
         let _ = anstream::stderr().write_all(text.as_bytes());
     }
     Ok(exit)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a process that can move: its private pages that are there.
+//! The memory of a process that can move: its private pages that exist.
 
 use std::io;
 
@@ -15,26 +15,26 @@ use procfs::process::PageInfo;
 use procfs::process::PageMap;
 use procfs::process::Process;
 
-/// Pages of a huge page, within which a run stays, so that none is cut.
+/// Returns the number of pages of a huge page. A run stays within one, so that none is cut.
 pub fn block() -> u64 {
     hpage_pmd_nr() as u64
 }
 
-/// What a process has in private memory.
+/// The private memory of a process.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan {
     /// Runs of pages in system memory, none across the border of a block.
     pub here: Vec<PageRange>,
-    /// Pages that are there, wherever they are.
+    /// The number of pages that exist, in any place.
     pub pages: u64,
 }
 
 impl Scan {
-    /// Looks at a process.
+    /// Scans the memory of a process.
     ///
     /// # Errors
     ///
-    /// What reading its files in `/proc` fails with, as when it is gone.
+    /// The error of reading its files in `/proc`, for example because the process is gone.
     pub fn of(pid: i32) -> io::Result<Self> {
         let other = |error| io::Error::other(error);
         let process = Process::new(pid).map_err(other)?;
@@ -51,7 +51,7 @@ impl Scan {
         let size = page_size() as u64;
         let (mut at, end) = (start / size, end / size);
         while at < end {
-            // No more at a time than a reasonable amount.
+            // Read a limited number of pages at a time.
             let next = (at + 64 * block()).min(end);
             let pages = pagemap
                 .get_range_info(at as usize..next as usize)
@@ -88,8 +88,8 @@ impl Scan {
 
 /// A second look at parts of a process, right before they move.
 ///
-/// After the first one the program may have mapped other memory there. What it has not touched of
-/// that must not be asked for, because it would come into being on the device.
+/// After the first look the program may have mapped other memory there. Pages of it that are not
+/// yet touched must not be requested, because they would be allocated on the device.
 pub struct SecondLook(PageMap);
 
 impl SecondLook {
@@ -97,13 +97,13 @@ impl SecondLook {
     ///
     /// # Errors
     ///
-    /// What opening its files in `/proc` fails with, as when it is gone.
+    /// The error of opening its files in `/proc`, for example because the process is gone.
     pub fn at(pid: i32) -> io::Result<Self> {
         let pagemap = Process::new(pid).and_then(|process| process.pagemap());
         pagemap.map(Self).map_err(io::Error::other)
     }
 
-    /// What of a run is there in system memory now.
+    /// Returns the parts of a run that are in system memory now.
     pub fn of(&mut self, run: PageRange) -> Vec<PageRange> {
         let first = run.addr() / page_size() as u64;
         let numbers = first as usize..(first + run.pages()) as usize;
@@ -115,20 +115,20 @@ impl SecondLook {
     }
 }
 
-/// Whether a mapping may have pages that can move: private, and of a kind that the kernel has
-/// struct pages for.
+/// Returns whether a mapping may have pages that can move: private, and of a kind that the kernel
+/// has struct pages for.
 fn may_move(map: &MemoryMap) -> bool {
     let wanted = MMPermissions::PRIVATE | MMPermissions::READ;
     let special = match &map.pathname {
         MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall => true,
-        // The others are the kernel's.
+        // The other names are mappings of the kernel.
         MMapPath::Other(name) => !name.starts_with("anon:"),
         _ => false,
     };
     map.perms.contains(wanted) && !special
 }
 
-/// Whether a page is private memory of the system.
+/// Returns whether a page is private memory, in system memory.
 fn is_here(page: &PageInfo) -> bool {
     match page {
         PageInfo::MemoryPage(flags) => {
@@ -138,7 +138,7 @@ fn is_here(page: &PageInfo) -> bool {
     }
 }
 
-/// Whether a page is private memory: of the system, of a device, or swapped out.
+/// Returns whether a page is private memory: in system memory, on a device, or swapped out.
 fn is_there(page: &PageInfo) -> bool {
     is_here(page) || matches!(page, PageInfo::SwapPage(_))
 }

@@ -24,26 +24,26 @@ fn signals() -> SigSet {
     .collect()
 }
 
-/// Lets them come again, in a process that was started while they were blocked.
+/// Unblocks the signals, in a process that was started while they were blocked.
 ///
 /// # Errors
 ///
-/// What sigprocmask fails with.
+/// The error of sigprocmask.
 pub fn unblock() -> io::Result<()> {
     Ok(signals().thread_unblock()?)
 }
 
-/// Signals that would end this process, which are blocked from now on in this thread, and in those
-/// that it starts.
+/// The signals that would end this process. They are blocked in the thread that created this value,
+/// and in the threads that it starts.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks them.
+    /// Blocks the signals.
     ///
     /// # Errors
     ///
-    /// What sigprocmask and signalfd fail with.
+    /// The error of sigprocmask or signalfd.
     pub fn block() -> io::Result<Self> {
         let signals: SigSet = [
             Signal::SIGINT,
@@ -57,15 +57,15 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?))
     }
 
-    /// Passes them on to the program.
+    /// Passes the signals on to the program.
     pub fn pass_on(self, program: i32) {
         thread::spawn(move || {
             while let Ok(Some(arrival)) = self.0.read_signal() {
-                // A terminal sends it to the program as well.
+                // A terminal sends the signal to the program as well.
                 let by_terminal = arrival.ssi_code == libc::SI_KERNEL;
                 let signal = Signal::try_from(arrival.ssi_signo as i32);
                 if let (Ok(signal), false) = (signal, by_terminal) {
-                    // It may have ended.
+                    // The program may have ended.
                     let _ = kill(Pid::from_raw(program), signal);
                 }
             }

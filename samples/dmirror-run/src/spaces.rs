@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The processes of the program, and who moves their memory.
+//! The processes of the program, and the work on their memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::scan::SecondLook;
 use crate::scan::block;
 use crate::touch::Toucher;
 
-/// What is done with the memory of the program.
+/// The work on the memory of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// Whether it is moved to the device in each round.
+    /// Set if the memory is moved to the device in each round.
     pub moves: bool,
-    /// How engines access it.
+    /// The access pattern of engines.
     pub touch: Touch,
-    /// How long to wait after each round.
+    /// The time to wait after each round.
     pub pause: Duration,
-    /// How many times as much memory the program has as it may have on the device.
+    /// The ratio of all memory of the program to the memory that it may have on the device.
     pub oversubscribe: Option<f64>,
 }
 
-/// The smallest limit of a device, in MiB: a huge page has to find room.
+/// The smallest limit of a device, in MiB: a huge page must fit.
 const SMALLEST_LIMIT: u32 = 4;
 
 #[derive(Default)]
@@ -53,25 +53,25 @@ pub struct Spaces {
 }
 
 impl Spaces {
-    /// A process begins with an address space of its own; what it had before is gone.
+    /// Adds a process that starts with a new address space, which replaces its old one.
     pub fn add(&self, space: Space) {
         self.lock().spaces.insert(space.pid, Arc::new(space));
     }
 
-    /// A process has ended.
+    /// Removes a process that has ended.
     pub fn remove(&self, pid: i32) {
         let gone = self.lock().spaces.remove(&pid);
         drop(gone);
     }
 
-    /// All have.
+    /// Stops the work, because all processes have ended.
     pub fn stop(&self) {
         self.lock().is_over = true;
         self.changed.notify_all();
     }
 
-    /// Works on the memory of the program, until it is over; returns the largest number of pages
-    /// that were on the device.
+    /// Works on the memory of the program, until `stop` is called; returns the largest number of
+    /// pages that were on the device.
     pub fn work(&self, work: &Work, settings: &Settings) -> u64 {
         let mut touchers: HashMap<i32, (Arc<Space>, Option<Toucher>)> = HashMap::new();
         let mut dice = ChaCha8Rng::seed_from_u64(0);
@@ -85,7 +85,7 @@ impl Spaces {
             });
             let mut total = 0;
             for space in &spaces {
-                // It may have ended.
+                // The process may have ended.
                 let Ok(scan) = Scan::of(space.pid) else {
                     continue;
                 };
@@ -103,7 +103,7 @@ impl Spaces {
             }
             if let Some(factor) = work.oversubscribe {
                 let now = limit_for(total, factor);
-                // If that fails, the summary says how much there was.
+                // If that fails, the summary shows how much memory was on the device.
                 if limit.replace(now) != Some(now) {
                     let _ = settings.limit_to(now);
                 }
@@ -115,7 +115,7 @@ impl Spaces {
         peak
     }
 
-    /// Waits for a while; returns the processes that there are then, or `None` at the end.
+    /// Waits for `pause`; returns the current processes, or `None` once `stop` was called.
     fn wait(&self, pause: Duration) -> Option<Vec<Arc<Space>>> {
         let state = self.lock();
         let waited = self
@@ -131,13 +131,13 @@ impl Spaces {
     }
 }
 
-/// The limit for a program that has so many pages, in MiB.
+/// Returns the limit for a program that has `pages` pages, in MiB.
 fn limit_for(pages: u64, factor: f64) -> u32 {
     let mib = (pages * page_size() as u64) as f64 / (1 << 20) as f64;
     ((mib / factor) as u32).max(SMALLEST_LIMIT)
 }
 
-/// Moves pages to the device, as far as they can be moved now: others may unmap, pin or lock them.
+/// Moves the pages that can move now to the device: others may unmap, pin or lock them.
 fn move_out(space: &Space, runs: &[PageRange], view: &mut [u8]) {
     let Ok(mut look) = SecondLook::at(space.pid) else {
         return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happened to the program, in words.
+//! The summary of a run, in words.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use dmirror_client::page_size;
 
 use crate::device::Settings;
 
-/// What is counted while the program runs.
+/// The address spaces of the program, counted while it runs.
 #[derive(Debug)]
 pub struct Summary {
     program: OsString,
@@ -23,7 +23,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Nothing yet.
+    /// Creates an empty summary.
     pub fn new(program: &OsStr) -> Self {
         Self {
             program: program.to_owned(),
@@ -32,21 +32,21 @@ impl Summary {
         }
     }
 
-    /// The device was opened in one more address space.
+    /// Counts one more address space in which the device was opened.
     pub fn reached(&mut self) {
         self.reached += 1;
     }
 
-    /// It could not be.
+    /// Records a process in which the device could not be opened.
     pub fn missed(&mut self, pid: i32, error: &io::Error) {
         self.missed.push((pid, error.to_string()));
     }
 
-    /// The text.
+    /// Returns the text.
     ///
     /// # Errors
     ///
-    /// What reading the statistics fails with.
+    /// The error of reading the statistics.
     pub fn text(
         &self,
         settings: &Settings,

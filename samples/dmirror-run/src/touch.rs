@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Engines that access the memory of another process, and change nothing in it.
+//! Engines that access the memory of another process without changing it.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use crate::Touch;
 /// The most packets of a job, which all fit in front of the last word of the page.
 const MOST: usize = 60;
 
-/// How long a job may take before the next process has its turn. It goes on.
+/// The time for a job before the next process has its turn. The job goes on.
 const TURN: Duration = Duration::from_millis(500);
 
-/// An engine's queue for one process, and where its packets are.
+/// An engine's queue for one process, and the address of its packets.
 #[derive(Debug)]
 pub struct Toucher {
     queue: Queue,
     code: u64,
-    /// A job that was not over in its turn.
+    /// A job that did not end in its turn.
     late: Option<u64>,
 }
 
 impl Toucher {
-    /// A queue for a process that has a page for packets. `None` if it has none, or no queue can
-    /// be had.
+    /// Creates a queue for a process that has a page for packets. Returns `None` if it has no such
+    /// page, or if no queue can be created.
     pub fn new(space: &Space) -> Option<Self> {
         Some(Self {
             code: space.code?,
@@ -43,8 +43,8 @@ impl Toucher {
         })
     }
 
-    /// Has an engine access some of `runs`, and waits for a while. What fails does so because the
-    /// program has unmapped it.
+    /// Makes an engine access some of `runs`, and waits for a while. Ignores failed jobs: the
+    /// program has unmapped their memory.
     pub fn touch(&mut self, space: &Space, runs: &[PageRange], how: Touch, dice: &mut ChaCha8Rng) {
         if let Some(job) = self.late.take() {
             if self.queue.wait(job, Some(TURN)).is_err() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Commands for a range: what a device may answer, and what follows from it.
+//! Commands for a range: the answers that a device may give, and their effects on the model.
 
 use std::ops::Range;
 
@@ -24,17 +24,17 @@ use crate::world::Outcome;
 use crate::world::Where;
 use crate::world::World;
 
-/// A device of the tests has at least as many blocks; fewer pages than half of
-/// them hold are not evicted by the command that moves them.
+/// A command that moves at most this many pages evicts none of them itself, if the device
+/// has at least four times as many pages.
 const CERTAIN_PAGES: u64 = 1024;
 
-/// How an access by a device goes: as far as the first page that refuses it.
+/// The expected result of an access by a device: it ends at the first page that refuses it.
 struct Expected {
     error: Option<Errno>,
     pages: usize,
 }
 
-/// What an access to pages comes to that each page allows or refuses by `refuse`.
+/// Returns the expected result of an access; `refuse` returns the error of a page, if any.
 fn expect(pages: &[Page], refuse: impl Fn(&Page) -> Option<Errno>) -> Expected {
     let first = pages.iter().position(|page| refuse(page).is_some());
     Expected {
@@ -55,17 +55,17 @@ fn refuse_write(page: &Page) -> Option<Errno> {
     }
 }
 
-/// What others may cause who use the same devices or memory.
+/// Returns whether other users of the same devices or memory may cause an error.
 fn is_of_others(errno: Errno) -> bool {
     matches!(errno, Errno::EBUSY | Errno::ENOMEM)
 }
 
 impl<W: World> Runner<W> {
-    /// Sends a command for pages of a slot, and compares the answer.
+    /// Sends a command for pages of a slot, and compares the answer with the model.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn device(
         &mut self,
         what: Command,
@@ -120,7 +120,7 @@ impl<W: World> Runner<W> {
             .map_or_else(|| "ok".into(), |errno| format!("{errno:?}")))
     }
 
-    /// What holds right after a command has succeeded, if nobody else is about.
+    /// Checks the effect of a command that has just succeeded, while nobody else moves pages.
     fn check_effect(
         &mut self,
         what: Command,
@@ -159,7 +159,7 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// Compares the outcome with what was to be expected; the pages that were done.
+    /// Compares the answer with the expected result; returns the number of pages that were done.
     fn compare(&self, expected: &Expected, answer: &Answer) -> Result<usize, Failure> {
         let done = answer.pages.ok_or("no counts")? as usize;
         if answer.error == expected.error && done == expected.pages {
@@ -179,7 +179,7 @@ impl<W: World> Runner<W> {
         let done = self.compare(&expect(pages, refuse_read), answer)?;
         check_view(pages, answer, done)?;
         for page in &mut pages[..done] {
-            // The device's own pages are read where they are.
+            // A device reads its own pages where they are.
             page.devices &= 1 << node;
         }
         Ok(())
@@ -294,7 +294,7 @@ impl<W: World> Runner<W> {
         };
         check_view(pages, answer, done)?;
         for (nth, page) in pages.iter_mut().enumerate() {
-            // What came after may have been made exclusive before the command failed.
+            // The command may have made later pages exclusive before it failed.
             page.exclusive |= 1 << handle;
             page.held = true;
             if nth < done {
@@ -305,7 +305,7 @@ impl<W: World> Runner<W> {
         Ok(())
     }
 
-    /// Compares a byte of SNAPSHOT with what a page can be.
+    /// Compares a byte of SNAPSHOT with the possible states of a page.
     fn check_byte(&self, page: &Page, byte: u8, handle: usize) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("SNAPSHOT says {byte:#x}, {what}"));
         if page.access == Access::None {
@@ -316,7 +316,7 @@ impl<W: World> Runner<W> {
         }
         match byte {
             // A huge page on another device: hmm_vma_handle_absent_pmd() of the kernel
-            // calls an entry of 2 MiB an error that it calls absent if it is of 4 KiB.
+            // reports an entry of 2 MiB as an error, where one of 4 KiB counts as absent.
             prot::ERROR
                 if (0..NODES)
                     .any(|other| other != node_of(handle) && self.model.may_be_on(page, other)) =>
@@ -346,7 +346,7 @@ impl<W: World> Runner<W> {
     }
 }
 
-/// The queues of a handle, a bit each.
+/// Returns the queues of a handle, a bit each.
 fn queues_of(handle: usize) -> u8 {
     let queues = (0..QUEUES).filter(|queue| handle_of(*queue) == handle);
     queues.fold(0, |all, queue| all | (1 << queue))
@@ -362,14 +362,14 @@ fn judge_check(pages: &mut [Page], handle: usize, answer: &Answer) -> Result<(),
             Ok(())
         }
         Some(Errno::EPERM) if pages.iter().any(|page| page.exclusive & bit != 0) => Ok(()),
-        // Whether a job in flight is atomic is noted when it lands.
+        // A job in flight may be atomic: the model records that only when the job has ended.
         Some(Errno::EPERM) if pages.iter().any(|page| page.busy & queues_of(handle) != 0) => Ok(()),
         Some(Errno::EPERM) => Err("the device cannot have exclusive access".into()),
         Some(_) => Err("expected success or EPERM".into()),
     }
 }
 
-/// Compares the pages that a device handed out, which are the first `done`.
+/// Compares the pages that a device returned with the model: they are the first `done`.
 fn check_view(pages: &mut [Page], answer: &Answer, done: usize) -> Result<(), Failure> {
     for (nth, (page, seen)) in pages.iter_mut().zip(&answer.view).enumerate() {
         if nth >= done {

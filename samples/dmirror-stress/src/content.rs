@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What pages hold: a pattern that fills the page and says where and when it was
-//! written, so that any wrong page is told apart.
+//! The content of pages: a pattern that fills the page and encodes where and when it
+//! was written, so that any wrong page is recognised.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,14 @@ use dmirror_client::page_size;
 const WORD_BITS: u32 = 12;
 const PAGE_BITS: u32 = 24;
 
-/// Odd, so that multiplication by it can be undone.
+/// An odd factor, so that multiplication by it can be undone.
 const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
 const UNSCRAMBLE: u64 = inverse(SCRAMBLE);
 
-/// What a buffer is filled with before a device writes to it.
+/// The byte that fills a buffer before a device writes to it.
 pub const UNTOUCHED: u8 = 0xa5;
 
-/// The inverse of an odd number modulo 2^64, by Newton's method.
+/// Returns the inverse of an odd number modulo 2^64, by Newton's method.
 const fn inverse(odd: u64) -> u64 {
     let mut x = odd;
     let mut round = 0;
@@ -30,7 +30,7 @@ const fn inverse(odd: u64) -> u64 {
     x
 }
 
-/// The words of 8 bytes in a page.
+/// Returns the number of words of 8 bytes in a page.
 pub fn words_per_page() -> usize {
     page_size() / size_of::<u64>()
 }
@@ -38,14 +38,14 @@ pub fn words_per_page() -> usize {
 /// The pattern of one page at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Which page it was written to.
+    /// The page that it was written to.
     pub page: u32,
-    /// The how manieth write it was, from 1 on.
+    /// The number of the write, counted from 1.
     pub version: u32,
 }
 
 impl Stamp {
-    /// Word `nth` of the page.
+    /// Returns word `nth` of the page.
     pub fn word(self, nth: usize) -> u64 {
         let raw = (u64::from(self.version) << (PAGE_BITS + WORD_BITS))
             | (u64::from(self.page) << WORD_BITS)
@@ -53,7 +53,7 @@ impl Stamp {
         raw.wrapping_mul(SCRAMBLE)
     }
 
-    /// What a page's first word says.
+    /// Decodes the first word of a page.
     fn of_first_word(word: u64) -> Self {
         let raw = word.wrapping_mul(UNSCRAMBLE);
         Self {
@@ -74,12 +74,12 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// What a page holds that does not hold zeroes.
+/// The content of a page that is not all zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A whole pattern.
     Pattern(Stamp),
-    /// What engines have made of it: its digest.
+    /// Other content, written by engines: its digest.
     Other(u64),
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for Content {
 pub struct Library(BTreeMap<u64, Rc<[u8]>>);
 
 impl Library {
-    /// Says what a page of these bytes holds, and keeps them if that does not say all.
+    /// Returns the content of a page of these bytes; keeps them if neither zeroes nor a pattern.
     pub fn keep(&mut self, bytes: Vec<u8>) -> Option<Content> {
         let word = |nth: usize| {
             let word = bytes[nth * 8..nth * 8 + 8].try_into();
@@ -114,7 +114,7 @@ impl Library {
         }
     }
 
-    /// The bytes of a page that holds this.
+    /// Returns the bytes of a page with this content.
     pub fn bytes(&self, content: Option<Content>) -> Vec<u8> {
         match content {
             None => vec![0; page_size()],
@@ -129,14 +129,14 @@ impl Library {
     }
 }
 
-/// A number that stands for the words of a page.
+/// Returns a number that stands for the words of a page.
 fn digest(word: impl Fn(usize) -> u64) -> u64 {
     (0..words_per_page()).fold(SCRAMBLE, |digest, nth| {
         (digest ^ word(nth)).wrapping_mul(SCRAMBLE).rotate_left(23)
     })
 }
 
-/// What was found in a page.
+/// The content that was found in a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Zeroes.
@@ -145,13 +145,13 @@ pub enum Seen {
     Data(Stamp),
     /// A buffer that nothing wrote to.
     Untouched,
-    /// None of these: the word at which that shows, what it is, what the first word
-    /// stands for, and the digest of all.
+    /// None of these: the index and the value of the first unexpected word, the stamp in
+    /// the first word of the page, and the digest of all words.
     Torn(usize, u64, Stamp, u64),
 }
 
 impl Seen {
-    /// Looks at a page, word by word.
+    /// Examines a page, word by word.
     pub fn in_words(word: impl Fn(usize) -> u64) -> Self {
         let first = word(0);
         let stamp = Stamp::of_first_word(first);
@@ -167,7 +167,7 @@ impl Seen {
         })
     }
 
-    /// Looks at the pages of a buffer.
+    /// Examines the pages of a buffer.
     pub fn in_bytes(bytes: &[u8]) -> Vec<Self> {
         let page = |bytes: &[u8]| {
             Self::in_words(|nth| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The queues of this process, and the words that their engines and it add to.
+//! The queues of this process, and the counters that engines and the CPU add to.
 
 use std::io;
 use std::time::Duration;
@@ -23,23 +23,23 @@ use crate::op::HANDLES;
 use crate::op::QUEUES;
 use crate::world::Add;
 
-/// How long a job may take.
+/// The time limit for a job.
 const PATIENCE: Duration = Duration::from_secs(200);
 
-/// Pages that counters are on, by turns.
+/// The number of pages that hold the counters, in turn.
 const PAGES: usize = 2;
 
-/// Queues, and counters.
+/// The queues and the counters.
 pub struct Engines {
     queues: [Option<Queue>; QUEUES],
     counters: Region,
-    /// The packets of additions, by turns: as many as can fly.
+    /// The packets of additions, used in turn: at least as many as can be in flight.
     code: Region,
     turn: usize,
 }
 
 impl Engines {
-    /// No queue, and counters that are 0.
+    /// Maps counters that are 0, and creates no queue.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             queues: [const { None }; QUEUES],
@@ -52,7 +52,7 @@ impl Engines {
     fn queue(&mut self, queue: usize, device: &Device) -> Result<&Queue, Errno> {
         if self.queues[queue].is_none() {
             let engines = device.query().map_err(|error| error.errno)?.engines;
-            // One handle's queues are on several engines.
+            // The queues of one handle use several engines.
             let engine = (queue / HANDLES) as u32 % engines.max(1);
             let options = queue::Options::new(DEPTH as u32).engine(engine);
             let made = device.queue(options).map_err(|error| error.errno)?;
@@ -61,7 +61,7 @@ impl Engines {
         self.queues[queue].as_ref().ok_or(Errno::ENOENT)
     }
 
-    /// Has an engine execute packets; makes the queue on `device` if there is none.
+    /// Submits packets to an engine; creates the queue on `device` if there is none.
     pub fn submit(
         &mut self,
         queue: usize,
@@ -74,20 +74,20 @@ impl Engines {
         job.map_err(|error| error.errno)
     }
 
-    /// Waits for a job.
+    /// Waits for a job; returns its outcome.
     pub fn wait(&self, queue: usize, job: u64) -> Result<queue::Outcome, Errno> {
         let queue = self.queues[queue].as_ref().ok_or(Errno::ENOENT)?;
         let outcome = queue.wait(job, Some(PATIENCE));
         outcome.map_err(|error| error.errno)
     }
 
-    /// Ends a queue, if there is one.
+    /// Destroys a queue, if there is one.
     pub fn destroy(&mut self, queue: usize) -> Result<(), Errno> {
         let ended = self.queues[queue].take().map_or(Ok(()), Queue::destroy);
         ended.map_err(|error| error.errno)
     }
 
-    /// The address of a counter, and how wide it is.
+    /// Returns the address and the width of a counter.
     fn place(&self, counter: usize) -> (u64, Width) {
         let offset = self.word(counter) * size_of::<u64>();
         let width = match counter < COUNTERS / 2 {
@@ -97,12 +97,12 @@ impl Engines {
         (self.counters.addr() + offset as u64, width)
     }
 
-    /// The word of 8 bytes that a counter is, or the first half of.
+    /// Returns the index of the 8-byte word that is a counter, or whose first half is one.
     fn word(&self, counter: usize) -> usize {
         counter % PAGES * Region::words_per_page() + counter / PAGES
     }
 
-    /// Has an engine add to a counter.
+    /// Makes an engine add to a counter; returns the job number.
     pub fn count(
         &mut self,
         queue: usize,
@@ -117,7 +117,7 @@ impl Engines {
         self.submit(queue, device, at, 1)
     }
 
-    /// A processor adds to a counter, and then has the pages go elsewhere.
+    /// Adds to a counter with the CPU, and then moves the pages or makes them exclusive.
     pub fn add(&self, device: &Device, counter: usize, add: &Add) {
         for _ in 0..add.times {
             self.counters.fetch_add(self.word(counter), add.value);
@@ -128,11 +128,11 @@ impl Engines {
             1 => (Command::Exclusive, Buffer::Output(&mut view)),
             _ => (Command::MigrateToDevice, Buffer::Output(&mut view)),
         };
-        // Whatever the answer is: the sum is looked at.
+        // Ignore the answer: only the sum is checked.
         let _ = device.call(command, self.counters.addr(), PAGES as u64, buffer);
     }
 
-    /// What a counter holds, and perhaps what is behind it.
+    /// Returns the word of a counter: for one of 4 bytes also the 4 bytes behind it.
     pub fn counter(&self, counter: usize) -> u64 {
         self.counters.load(self.word(counter))
     }

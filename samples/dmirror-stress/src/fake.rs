@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A world of plain lists, for tests of the stress test itself: it can be told to
-//! have a bug, which must be found and shrunk to the steps that show it.
+//! A world of plain lists, for tests of the stress test itself: it can have a bug, which
+//! the stress test must find, and shrink to the steps that show it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,21 +45,21 @@ use crate::world::World;
 
 mod tests;
 
-/// What is wrong with a fake.
+/// The bug of a fake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     None,
-    /// A page that is moved to a device and then to another address is stale there.
+    /// A page on a device has stale content after a move to another address.
     StaleAfterMove,
     /// A device writes where it may only read.
     WritesReadOnly,
-    /// MIGRATE_TO_SYS leaves the last page.
+    /// MIGRATE_TO_SYS leaves the last page on the device.
     LeavesOne,
     /// A page of the second device is not freed.
     Leaks,
     /// An engine writes where it may only read.
     EngineWritesReadOnly,
-    /// An engine that fails executes the packet behind, too.
+    /// An engine executes the packet after a failed one, too.
     EngineGoesOn,
     /// One of several additions is lost.
     LosesAddition,
@@ -82,7 +82,7 @@ const FRESH: Page = Page {
     exclusive: None,
 };
 
-/// How far the slots of a fake are apart.
+/// The distance between the slots of a fake, in bytes.
 const SLOT_SIZE: u64 = 1 << 40;
 
 /// A fake process.
@@ -90,11 +90,11 @@ const SLOT_SIZE: u64 = 1 << 40;
 pub struct Fake {
     slots: [Option<(Kind, Vec<Page>)>; SLOTS],
     library: Library,
-    /// What became of the jobs of each queue.
+    /// The outcomes of the jobs of each queue.
     jobs: [Vec<queue::Outcome>; QUEUES],
     counters: [u64; COUNTERS],
     bug: Bug,
-    /// Pages that are never freed.
+    /// The number of pages that are never freed.
     lost: Rc<RefCell<u64>>,
 }
 
@@ -122,7 +122,7 @@ impl Fake {
         }
     }
 
-    /// The page at an address, and where in it that is.
+    /// Returns the page at an address, and the offset of the address in it.
     fn page_at(&mut self, addr: u64) -> Result<(&mut Page, usize), Denied> {
         let slot = (addr / SLOT_SIZE).checked_sub(1).ok_or(Denied::Unmapped)?;
         let slot = self.slots.get_mut(slot as usize).and_then(Option::as_mut);
@@ -169,15 +169,15 @@ impl Fake {
 /// The memory of a fake while an engine works on it.
 struct Engine<'f> {
     fake: &'f mut Fake,
-    /// What it has read or written, by the address of the page.
+    /// The pages that it has read or written, by their address.
     pages: BTreeMap<u64, Vec<u8>>,
-    /// It has met an atomic operation.
+    /// Set if it has met an atomic operation.
     is_atomic: bool,
 }
 
 impl<'f> Engine<'f> {
-    /// Executes packets at once. Those with an atomic operation leave all pages that they have
-    /// worked on exclusive.
+    /// Executes packets at once. A job with an atomic operation leaves all writable pages that
+    /// it has used exclusive.
     fn run(fake: &'f mut Fake, handle: usize, packets: u64, npackets: u64) -> queue::Outcome {
         let mut engine = Self {
             fake,
@@ -481,7 +481,7 @@ impl World for Fake {
     }
 }
 
-/// A process that is forked from a fake one.
+/// A child of a fake process.
 pub struct FakeChild(Box<Runner<Fake>>);
 
 impl Child for FakeChild {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs that fly: waiting for them, ending them, and additions to counters.
+//! Jobs in flight: waiting for them, ending them, and additions to counters.
 
 use std::ops::Range;
 
@@ -38,7 +38,7 @@ pub(crate) enum Work {
     /// Packets on an area.
     Packets {
         area: Area,
-        /// It can have exclusive access to pages.
+        /// Set if the job can get exclusive access to pages.
         is_atomic: bool,
     },
     /// Additions to a counter.
@@ -46,11 +46,11 @@ pub(crate) enum Work {
 }
 
 impl<W: World> Runner<W> {
-    /// Waits for the jobs that work with pages of a slot, but for those of queues not in `of`.
+    /// Waits for the queues in `of`, a bit each, that have jobs on pages of a slot.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn settle(
         &mut self,
         slot: usize,
@@ -65,11 +65,11 @@ impl<W: World> Runner<W> {
         Ok(())
     }
 
-    /// Waits for all jobs of a queue, and compares what they say; what the last one ended with.
+    /// Waits for all jobs of a queue, and checks their outcomes; returns that of the last job.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn collect(&mut self, queue: usize) -> Result<Outcome, Failure> {
         self.collect_after(queue, false)
     }
@@ -105,8 +105,8 @@ impl<W: World> Runner<W> {
         Ok(outcome)
     }
 
-    /// Notes that no job of a queue is at work; what they have written is unknown if they were
-    /// `upset`.
+    /// Records that the jobs of a queue have ended. If they were `upset`, their results are
+    /// unknown, so it rewrites the pages that they may have written.
     fn land(&mut self, queue: usize, flights: &[Flight], upset: bool) {
         let (handle, bit) = (handle_of(queue), 1 << queue);
         self.model.flying &= !bit;
@@ -144,7 +144,7 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// A processor writes a page whose content is not known.
+    /// Writes a page of unknown content with the CPU.
     pub(crate) fn refill(&mut self, slot: usize, nth: usize) {
         let range = nth..nth + 1;
         for stamp in self.model.new_stamps(slot, &range) {
@@ -156,11 +156,11 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// Waits for the jobs of a queue, or has them end.
+    /// Waits for the jobs of a queue, destroys the queue, or resets its device.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn queue(&mut self, what: Queue, queue: usize) -> Result<Outcome, Failure> {
         if self.model.is_child {
             return Ok(SKIPPED.into());
@@ -168,7 +168,7 @@ impl<W: World> Runner<W> {
         match what {
             Queue::Wait => self.collect(queue),
             Queue::Destroy => {
-                // Rather one with work in flight.
+                // Prefer a queue with work in flight.
                 let mut busy = (queue..QUEUES).filter(|queue| !self.flights[*queue].is_empty());
                 let queue = busy.next().unwrap_or(queue);
                 self.destroy(queue)
@@ -196,11 +196,11 @@ impl<W: World> Runner<W> {
         Ok(if is_idle { "idle" } else { "at work" }.into())
     }
 
-    /// Ends the queues of a handle.
+    /// Destroys the queues of a handle.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn destroy_all_of(&mut self, handle: usize) -> Result<(), Failure> {
         for queue in (handle % HANDLES..QUEUES).step_by(HANDLES) {
             self.destroy(queue)?;
@@ -208,11 +208,11 @@ impl<W: World> Runner<W> {
         Ok(())
     }
 
-    /// Has an engine add to a counter, and adds to it meanwhile.
+    /// Makes an engine add to a counter, and adds to an 8-byte one with the CPU meanwhile.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn count(
         &mut self,
         queue: usize,
@@ -248,11 +248,11 @@ impl<W: World> Runner<W> {
         Ok("ok".into())
     }
 
-    /// Waits for all jobs, and compares the counters.
+    /// Waits for all jobs, and compares the counters with the model.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn collect_all(&mut self) -> Result<(), Failure> {
         for queue in 0..QUEUES {
             self.collect(queue)?;

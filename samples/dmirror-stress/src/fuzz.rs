@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random requests: commands, addresses, sizes, flags and pointers that make no
-//! sense or nearly none, from threads, from a child with descriptors of its parent,
-//! and from one whose parent is gone.
+//! Random requests: commands, addresses, sizes, flags and pointers that are invalid
+//! or nearly so. They come from threads, from a child that inherits descriptors of
+//! its parent, and from a child whose parent has ended.
 //!
 //! A playground has four parts: free memory, canaries that may be read, canaries
-//! that nobody may read, and memory whose protection changes all the time. Nothing
-//! may change a canary, and nothing may hand out one that nobody may read.
+//! that nobody may read, and memory whose protection changes all the time. No
+//! request may change a canary, or return one that nobody may read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,23 +42,23 @@ use crate::leavers::leavers;
 use crate::op::NODES;
 use crate::real::open;
 
-/// Pages of each part of the playground.
+/// The number of pages of each part of the playground.
 pub const FREE: usize = 1024;
 const READABLE: usize = 16;
 const HIDDEN: usize = 16;
 const CHANGING: usize = 64;
 pub const PAGES: usize = FREE + READABLE + HIDDEN + CHANGING;
 
-/// What canaries hold.
+/// The value of each word of a canary.
 const CANARY: u64 = 0x6361_6e61_7279_2121;
 
-/// How long a thread may take for a request.
+/// The time limit for a request of a thread, and for the end of a process that leaves work.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
-/// How long a process goes on whose opener has ended.
+/// The time for which a process goes on after its opener has ended.
 const ORPHAN_TIME: Duration = Duration::from_secs(3);
 
-/// The requests of the ABI: read and write, 40 bytes, 'H'.
+/// The first request number of the ABI: direction read and write, size 40 bytes, type 'H'.
 const FIRST: u64 = 0xc028_4800;
 const READ: u64 = FIRST;
 const READ_UNLOCKED: u64 = FIRST + 9;
@@ -66,13 +66,13 @@ const COMMANDS: usize = 10;
 
 pub type Counts = BTreeMap<String, u64>;
 
-/// What requests are sent to, and from.
+/// The memory, the open files and the jobs that random requests use.
 pub struct Scene {
     pub ground: Playground,
     pub devices: Vec<Device>,
     pub jobs: Jobs,
     others: Vec<OwnedFd>,
-    /// The device belongs to another process, so what is mapped here does not count.
+    /// Set if the devices belong to another process: mappings of this process do not count.
     foreign: bool,
 }
 
@@ -105,7 +105,7 @@ impl Scene {
         })
     }
 
-    /// An address, `part` times of a hundred one in the playground.
+    /// Returns a random address, in `part` percent of the calls one in the playground.
     pub fn address(&self, dice: &mut Dice, part: usize) -> u64 {
         let inside = self.ground.addr() + dice.below(PAGES * page_size()) as u64;
         if dice.chance(part) {
@@ -143,17 +143,17 @@ impl Scene {
         let command = FIRST + dice.below(COMMANDS) as u64;
         match dice.below(20) {
             0 => FIRST + dice.below(256) as u64,
-            // Another size, or another direction, of a command.
+            // A command with another size, or with another direction.
             1 => command & !0x3fff_0000 | ((dice.below(1 << 12) as u64) << 16),
             2 => command & 0x3fff_ffff | ((dice.below(4) as u64) << 30),
             _ => command,
         }
     }
 
-    /// Sends a random request; a failure is what must not be.
+    /// Sends a random request; returns an error if READ of a hidden canary succeeds.
     fn send(&self, dice: &mut Dice, counts: &mut Counts) -> Result<()> {
         let mut request = Self::request(dice);
-        // The struct is written by this program, so it lies where that is allowed.
+        // This program writes the struct, so its address is in memory that it may write.
         let free = (FREE * page_size() / 8 - 5) as u64;
         let argument = match dice.chance(95) {
             true => self.ground.addr() + (dice.any() % free) * 8,
@@ -165,7 +165,7 @@ impl Scene {
         let device = dice.below(self.devices.len());
         let file = match dice.chance(97) {
             true => self.devices[device].as_fd(),
-            // They know no such numbers, and shall get no others.
+            // Other files do not know our requests, and must not get requests that they know.
             false => {
                 request = FIRST + dice.below(COMMANDS) as u64;
                 self.others[dice.below(self.others.len())].as_fd()
@@ -200,7 +200,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Whether the canaries are as they were.
+    /// Checks that the canaries are unchanged; makes the hidden ones readable for that.
     fn check(&self) -> Result<()> {
         self.ground
             .protect(FREE + READABLE, HIDDEN, Protection::Read)?;
@@ -217,7 +217,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Sends requests until time is up.
+    /// Sends requests until `end`; returns the counts of their outcomes.
     fn go(&self, seed: u64, end: Instant, beats: &AtomicU64) -> Result<Counts> {
         let (mut dice, mut counts) = (Dice::new(seed), Counts::new());
         let mut own = Own::default();
@@ -236,7 +236,7 @@ impl Scene {
     }
 }
 
-/// Runs threads on a scene; fails also if one of them gets stuck.
+/// Runs threads on a scene; ends the process with status 1 if one of them gets stuck.
 fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts> {
     let mut dice = Dice::new(seed);
     let beats: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
@@ -255,7 +255,7 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
                 if now != last.0 || running[nth].is_finished() {
                     *last = (now, Instant::now());
                 } else if last.1.elapsed() > LIMIT {
-                    // The thread cannot be stopped: all of the process ends.
+                    // The thread cannot be stopped, so end the whole process.
                     println!("thread {nth} is stuck in its request {now}");
                     print_stacks();
                     std::process::exit(1);
@@ -275,7 +275,7 @@ fn threads(scene: &Scene, seed: u64, end: Instant, count: u32) -> Result<Counts>
     })
 }
 
-/// Prints where the threads of this process and the engines are in the kernel.
+/// Prints the kernel stacks of the threads of this process and of the engines.
 fn print_stacks() {
     let threads = |folder: &str| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -291,7 +291,7 @@ fn print_stacks() {
     }
 }
 
-/// A part of the run, in a process: what it prints says which.
+/// Runs `body`, prints its result under the name `what`, and returns the exit status.
 fn process(what: &str, body: impl FnOnce() -> Result<Counts>) -> i32 {
     match body() {
         Ok(counts) => {
@@ -306,19 +306,19 @@ fn process(what: &str, body: impl FnOnce() -> Result<Counts>) -> i32 {
     }
 }
 
-/// Fuzzes until time is up; whether all went well.
+/// Fuzzes for `time`; returns whether all checks passed.
 ///
 /// # Errors
 ///
-/// That the devices cannot be used, or processes not be started.
+/// An error if the devices cannot be used, or if a process cannot be started.
 pub fn run(seed: u64, time: Duration, count: u32) -> Result<bool> {
     let mut dice = Dice::new(seed);
     let end = Instant::now() + time;
     let seeds = [dice.any(), dice.any(), dice.any()];
     let leaving = dice.any();
-    // Held by all processes of this run: when it is closed, all of them have ended.
+    // The opener and its children hold it: when it is closed, all of them have ended.
     let (mut rest, held) = UnixStream::pair()?;
-    // The opener is a child too: another one outlives it.
+    // The opener is a child too: one of its own children outlives it.
     let opener = fork_child(move || {
         let _held = held;
         process("the opener", || opener(seeds, end, count))
@@ -332,7 +332,7 @@ pub fn run(seed: u64, time: Duration, count: u32) -> Result<bool> {
     Ok(passed && clean && failures.is_empty())
 }
 
-/// The process that opens the devices, and its children.
+/// Opens the devices, starts two children, and sends requests from `count` threads.
 fn opener(seeds: [u64; 3], end: Instant, count: u32) -> Result<Counts> {
     let mut scene = Scene::new()?;
     let opener = std::process::id();
@@ -341,7 +341,7 @@ fn opener(seeds: [u64; 3], end: Instant, count: u32) -> Result<Counts> {
         process("a child", || threads(&scene, seeds[0], end, 1))
     })?;
     let orphan = fork_child(|| {
-        // Until the opener has ended, and with it its address space.
+        // Wait until the opener has ended, and its address space with it.
         while parent_id() == opener {
             thread::sleep(Duration::from_millis(10));
         }
@@ -349,7 +349,7 @@ fn opener(seeds: [u64; 3], end: Instant, count: u32) -> Result<Counts> {
         let end = Instant::now() + ORPHAN_TIME;
         process("an orphan", || threads(&scene, seeds[1], end, 1))
     })?;
-    // Dropping it would end it.
+    // A drop would kill the process.
     std::mem::forget(orphan);
     let counts = threads(&scene, seeds[2], end, count)?;
     scene.check()?;
@@ -357,7 +357,7 @@ fn opener(seeds: [u64; 3], end: Instant, count: u32) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Whether the devices work and nothing is left on them.
+/// Checks that the devices work; returns whether all their pages are free.
 fn check_devices() -> Result<bool> {
     crate::real::frames()?;
     for node in 0..NODES {
@@ -366,7 +366,7 @@ fn check_devices() -> Result<bool> {
             let room = device.room()?;
             Ok::<_, anyhow::Error>(room.filter(|room| room.free_pages != room.pages))
         };
-        // An engine lets go of a process that has ended a moment later.
+        // An engine releases a process only a moment after the process has ended.
         let start = Instant::now();
         while is_used()?.is_some() && start.elapsed() < Duration::from_secs(10) {
             thread::sleep(Duration::from_millis(100));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random queues, jobs and packets: those that make sense, and those that do not.
+//! Random queues, jobs and packets, both valid and invalid.
 //!
-//! The first pages of the playground hold packets, which are changed while engines execute them.
-//! Packets work on all of the playground: what the program may not write no engine may write, and
-//! what becomes of a job must be something that the header allows, the same for all who ask.
+//! The first pages of the playground hold packets, which change while engines execute them.
+//! Packets work on all of the playground: an engine must not write memory that the program may not
+//! write. The header must allow the outcome of a job, which must be the same for all who ask.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -36,7 +36,7 @@ use crate::generate::Dice;
 use crate::op::NODES;
 use crate::real::open;
 
-/// Pages for packets.
+/// The number of pages for packets.
 pub const CODE: usize = 16;
 
 /// The most packets of a job.
@@ -45,16 +45,16 @@ pub const MAX_PACKETS: u64 = 65536;
 /// The most queues that a thread keeps.
 const KEPT: usize = 12;
 
-/// How many jobs and outcomes are remembered.
+/// The number of jobs, and of outcomes, that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// A job: the device that it was sent by, its queue, and its number.
+/// The name of a job: the index of its device, its queue, and its number.
 type Name = (usize, u32, u64);
 
-/// What threads know of jobs.
+/// The jobs and the outcomes that all threads know.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    /// Those that were submitted last, with the number of their packets.
+    /// The jobs that were submitted last, with the number of their packets.
     recent: Mutex<Vec<(Name, u64)>>,
     outcomes: Mutex<BTreeMap<Name, Outcome>>,
 }
@@ -72,14 +72,14 @@ impl Jobs {
         recent.push((name, npackets));
     }
 
-    /// One that was submitted not long ago.
+    /// Returns a job that was submitted recently, with the number of its packets.
     fn pick(&self, dice: &mut Dice) -> Option<(Name, u64)> {
         let recent = locked(&self.recent);
         let back = 1 + dice.below(12);
         recent.len().checked_sub(back).map(|nth| recent[nth])
     }
 
-    /// Fails if somebody else was told something else.
+    /// Records the outcome of a job; fails if an earlier wait returned another outcome.
     fn ended(&self, name: Name, outcome: Outcome) -> Result<()> {
         let mut outcomes = locked(&self.outcomes);
         if outcomes.len() >= REMEMBERED {
@@ -94,7 +94,7 @@ impl Jobs {
     }
 }
 
-/// Whether the header allows an outcome of a job of so many packets.
+/// Returns whether the header allows an outcome of a job of `npackets` packets.
 fn is_possible(outcome: &Outcome, npackets: u64) -> bool {
     let Outcome {
         error,
@@ -115,7 +115,7 @@ fn is_possible(outcome: &Outcome, npackets: u64) -> bool {
     }
 }
 
-/// Whether the header allows a command to fail so.
+/// Returns whether the header allows a command to fail with `errno`.
 fn is_allowed(request: Request, errno: Errno) -> bool {
     match errno {
         Errno::EINVAL | Errno::E2BIG | Errno::EFAULT | Errno::ENOENT | Errno::ENOMEM => true,
@@ -126,11 +126,11 @@ fn is_allowed(request: Request, errno: Errno) -> bool {
     }
 }
 
-/// The queues of a thread, each with the device of the scene that it is of.
+/// The queues of a thread, each with the index of its device in the scene.
 #[derive(Debug, Default)]
 pub struct Own(Vec<(usize, Queue)>);
 
-/// The answer of a command, if the header allows it and it is one of `expected` where it fails.
+/// Returns the value of a command, or `None` if it failed with one of `expected`.
 fn answer<T>(
     answer: Result<T, QueueError>,
     expected: &[Errno],
@@ -148,7 +148,7 @@ fn answer<T>(
 }
 
 impl Scene {
-    /// Does something with queues; a failure is what must not be.
+    /// Does something with queues; returns an error for a violation.
     pub fn engine(&self, own: &mut Own, dice: &mut Dice, counts: &mut Counts) -> Result<()> {
         match dice.below(100) {
             0..10 => self.create(own, dice, counts),
@@ -176,7 +176,7 @@ impl Scene {
             false => options.engine(dice.below(2) as u32),
         };
         let made = self.devices[device].queue(options);
-        // The module may have one engine a device.
+        // The module may have only one engine per device.
         let expected = [Errno::EINVAL, Errno::EMFILE, Errno::ENOMEM];
         if let Some(queue) = answer(made, &expected, counts)? {
             own.0.push((device, queue));
@@ -207,7 +207,7 @@ impl Scene {
         let is_wrong = at % 64 != 0 || npackets == 0 || npackets > MAX_PACKETS;
         let expected: &[Errno] = match is_wrong {
             true => &[Errno::EINVAL],
-            // Others may have ended it.
+            // Others may have destroyed the queue.
             false => &[Errno::EAGAIN, Errno::ENOENT],
         };
         if let Some(job) = answer(submitted, expected, counts)? {
@@ -271,7 +271,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Sends a struct of any numbers.
+    /// Sends a request with a struct of random numbers.
     fn send_struct(&self, dice: &mut Dice, counts: &mut Counts) -> Result<()> {
         let request = dice.pick(&Request::ALL);
         let right = request.size() as u64;
@@ -306,7 +306,7 @@ impl Scene {
             }
         }
         if dice.chance(10) {
-            // Not the time that WAIT takes.
+            // Never a random time limit of WAIT.
             let nth = dice.pick(&[1, 2, tail - 1, tail, tail + 1, 15]);
             words[nth] = if nth == 3 { 0 } else { any >> dice.below(64) };
         }
@@ -328,18 +328,18 @@ impl Scene {
         Ok(())
     }
 
-    /// The address of a packet.
+    /// Returns the address of a random packet.
     pub fn code(&self, dice: &mut Dice) -> u64 {
         self.ground.addr() + (dice.below(CODE * page_size() / Packet::SIZE) * Packet::SIZE) as u64
     }
 
-    /// An address to work on, for the most part one that packets can work on.
+    /// Returns an address to work on, in most cases one that packets may access.
     fn place(&self, dice: &mut Dice) -> u64 {
         let (start, end) = (CODE * page_size(), FREE * page_size());
         match dice.below(20) {
             0 => self.address(dice, 0),
             1 => self.address(dice, 100),
-            // Where it runs into what may not be written.
+            // Right before memory that must not be written.
             2 => self.ground.addr() + (end - dice.below(2 * page_size())) as u64,
             3..6 => self.ground.addr() + (start + dice.below(end - start)) as u64,
             _ => (self.ground.addr() + (start + dice.below(end - start)) as u64) & !7,
@@ -355,7 +355,7 @@ impl Scene {
         }
     }
 
-    /// How often: seldom for longer than anybody waits.
+    /// Returns a number of repetitions, seldom one that takes longer than anybody waits.
     fn times(dice: &mut Dice) -> u64 {
         match dice.below(1000) {
             0 => 1 << 40,
@@ -384,7 +384,7 @@ impl Scene {
         let page = page_size() as u64;
         match dice.pick(&Opcode::ALL) {
             Opcode::Fill => Packet::fill(to, Self::len(dice), dice.any()),
-            // Over other packets.
+            // Overwrite other packets.
             Opcode::Copy if dice.chance(20) => {
                 Packet::copy(self.code(dice), self.code(dice), Packet::SIZE as u64)
             }
@@ -420,13 +420,13 @@ impl Scene {
                 1..10 => dice.below(20_000_000) as u64,
                 _ => dice.below(50_000) as u64,
             }),
-            // A word of another packet, which becomes one that it could have had.
+            // Change a word of another packet to one that a random packet could have.
             Opcode::Fence if dice.chance(30) => {
                 let word = dice.below(6);
                 let at = self.code(dice) + word as u64 * 8;
                 Packet::fence(at, self.packet(dice).to_words()[word])
             }
-            // Something for CHASE.
+            // Write a pointer for CHASE.
             Opcode::Fence => Packet::fence(to & !7, from & !7),
             Opcode::Jump => Packet::jump(self.code(dice)),
         }

@@ -23,36 +23,36 @@ use crate::op::Span;
 use crate::op::Step;
 use crate::op::Whole;
 
-/// Pages that one entry for a huge page maps.
+/// Returns the number of pages that one entry for a huge page maps.
 fn huge() -> u16 {
     hpage_pmd_nr() as u16
 }
 
-/// Random numbers.
+/// A generator of random numbers.
 pub struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// Those of a seed.
+    /// Creates the generator of a seed.
     pub fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn any(&mut self) -> u64 {
         self.0.next_u64()
     }
 
-    /// A number below `limit`, which is above 0.
+    /// Returns a number below `limit`, which is above 0.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.any() % limit as u64) as usize
     }
 
-    /// One of some.
+    /// Returns one element of `from`.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
-    /// True so many times of a hundred.
+    /// Returns true in `percent` percent of the calls.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -147,7 +147,7 @@ impl Dice {
         }
     }
 
-    /// What engines do; if not `beside` other steps, then before the next one.
+    /// Returns an operation of engines; only with `beside` can it leave a job in flight.
     fn engine(&mut self, slot: u8, beside: bool) -> Op {
         let queue = self.below(QUEUES) as u8;
         let what = match self.below(20) {
@@ -196,18 +196,18 @@ impl Dice {
     }
 }
 
-/// The program of a seed.
+/// Returns the program of a seed.
 pub fn program(seed: u64, steps: usize) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     let first = (0..3).map(|slot| dice.map(slot)).collect::<Vec<_>>();
     let first = first.into_iter().map(|op| (Side::Parent, op));
-    // A program without jobs beside its steps is judged by where pages are, too.
+    // In a program without jobs beside its steps, the places of pages are checked, too.
     let beside = dice.chance(50);
     let mut program: Vec<Step> = first.map(|(side, op)| Step { side, op }).collect();
     while program.len() < steps {
         let child = dice.chance(35);
         let op = dice.op(beside);
-        // A child's child would be one more model, and find no more.
+        // A child of a child would need one more model, and find no more bugs.
         let parents = matches!(op, Op::Fork | Op::Exit);
         let side = if child && !parents {
             Side::Child

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs: what engines make of memory, and what they say of it.
+//! Jobs: the changes that engines make to memory, and the outcomes that they report.
 //!
 //! A job works on an area: a part of a slot, one of whose pages holds the packets, and a part of
-//! another slot. While it flies, nothing else writes there, nor changes what may be done there or
-//! where it is: a step that would waits for the job first. So what comes of it is known before it
-//! is submitted. Everything that leaves the content as it is goes on meanwhile: pages move to
-//! either device and back, are read, swapped out, made exclusive, forked, merged; jobs of other
-//! queues work on other areas, and later jobs of the same queue on the same one.
+//! another slot. While it is in flight, nothing else writes to the area, or changes its protection
+//! or its address: a step that would do so waits for the job first. So the result of a job is known
+//! before it is submitted. All that keeps the content goes on meanwhile: pages move to either
+//! device and back, are read, swapped out, made exclusive, forked, merged; jobs of other queues
+//! work on other areas, and later jobs of the same queue on the same area.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,7 +43,7 @@ const MOST: usize = 64;
 /// The most packets that a job executes.
 const PACKETS: u64 = 48;
 
-/// Nothing is mapped below (mmap_min_addr), nor above unless a program asks for it.
+/// Below this (mmap_min_addr), and from `NOWHERE_FROM` on by default, nothing is mapped.
 const NOWHERE_BELOW: u64 = 1 << 16;
 const NOWHERE_FROM: u64 = 1 << 47;
 
@@ -59,7 +59,7 @@ struct View<'m> {
     addrs: &'m [Option<u64>],
     area: &'m Area,
     pages: BTreeMap<At, Copied>,
-    /// It was to access memory that the job must not.
+    /// Set if the job would access memory outside its area that can be mapped.
     strayed: bool,
 }
 
@@ -69,16 +69,16 @@ struct Copied {
     is_changed: bool,
 }
 
-/// What comes of a job.
+/// The expected result of a job.
 struct Forecast {
     outcome: queue::Outcome,
     npackets: u64,
-    /// The pages that change.
+    /// The pages that change, with their new bytes.
     changed: Vec<(At, Vec<u8>)>,
 }
 
 impl View<'_> {
-    /// The slot and page of an address.
+    /// Returns the slot and page of an address.
     fn page_at(&mut self, addr: u64) -> Result<At, Denied> {
         let page = page_size() as u64;
         for (slot, range) in self.area {
@@ -96,7 +96,7 @@ impl View<'_> {
         Err(Denied::Unmapped)
     }
 
-    /// The page of an address, if it may be accessed so.
+    /// Returns the page of an address, if this access to it is allowed.
     fn page(&mut self, addr: u64, access: Access) -> Result<&mut Copied, Denied> {
         let at = self.page_at(addr)?;
         let page = self.model.page(at);
@@ -129,7 +129,7 @@ impl interpreter::Memory for View<'_> {
     }
 }
 
-/// What a job was to do, as a step has it.
+/// The parameters of a job, as a step gives them.
 pub(crate) struct Order {
     pub what: Job,
     pub queue: usize,
@@ -138,12 +138,12 @@ pub(crate) struct Order {
 }
 
 impl<W: World> Runner<W> {
-    /// The area of a job on a part of a slot and on what is there of another.
+    /// Returns the area of a job: a part of a slot, and one of `other` if that is mapped.
     pub(crate) fn area(&self, slot: usize, range: &Range<usize>, other: usize) -> Area {
         let cut = |range: &Range<usize>| range.start..range.end.min(range.start + MOST);
         let pages = self.model.slots[slot].as_ref();
         let pages = pages.map_or(0, |slot| slot.pages.len());
-        // One for the packets, and one to work on.
+        // One page for the packets, and one to work on.
         let start = range.start.min(pages.saturating_sub(2));
         let mut area = vec![(slot, cut(&(start..range.end.max(start + 2).min(pages))))];
         if let Some(mapped) = self.model.slots[other].as_ref().filter(|_| other != slot) {
@@ -153,11 +153,11 @@ impl<W: World> Runner<W> {
         area
     }
 
-    /// Has an engine execute packets.
+    /// Makes an engine execute packets.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub(crate) fn job(&mut self, order: &Order) -> Result<Outcome, Failure> {
         let Order {
             what,
@@ -186,7 +186,7 @@ impl<W: World> Runner<W> {
         let mut forecast = self.foresee(area, &addrs, at, npackets);
         let changes_itself = forecast.as_ref().is_some_and(changes);
         if changes_itself && !self.flights[queue].is_empty() {
-            // If a job before it comes to something else, such a job may do anything.
+            // If an earlier job has another result, such a job may do anything.
             self.collect(queue)?;
             forecast = self.foresee(area, &addrs, at, npackets);
         }
@@ -232,8 +232,8 @@ impl<W: World> Runner<W> {
         Ok(outcome)
     }
 
-    /// Has all of an area be of known content, with no other queue at work there; and the page
-    /// for the packets free. Whether that can be.
+    /// Waits for other queues that use an area, and for all that use the page for the packets;
+    /// rewrites pages of unknown content. Returns false if such a page is not writable.
     fn prepare(&mut self, queue: usize, area: &Area, code: At) -> Result<bool, Failure> {
         let others = !(1 << queue);
         for (slot, range) in area {
@@ -258,7 +258,7 @@ impl<W: World> Runner<W> {
         Ok(true)
     }
 
-    /// Where the packets of a job may work.
+    /// Returns the memory that the packets of a job may use.
     fn ground(
         &self,
         area: &Area,
@@ -275,7 +275,7 @@ impl<W: World> Runner<W> {
                 false => vec![range.clone()],
             };
             for part in parts {
-                // The last page is what packets run into that go too far.
+                // The last page is for packets that go too far.
                 let pages = (part.len() as u64).saturating_sub(1).max(1);
                 if !part.is_empty() {
                     data.extend(PageRange::new(start + part.start as u64 * page, pages));
@@ -299,8 +299,8 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// What comes of a job, cut short before it does what nobody can foresee; `None` if nothing
-    /// is left of it.
+    /// Returns the expected result of a job, cut short before the first packet whose result is
+    /// unknown; `None` if nothing is left of the job.
     fn foresee(
         &self,
         area: &Area,

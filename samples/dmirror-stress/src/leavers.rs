@@ -26,11 +26,11 @@ use crate::fuzz_engines::CODE;
 use crate::fuzz_engines::MAX_PACKETS;
 use crate::generate::Dice;
 
-/// Starts processes that end with work in flight, and sees to it that they do.
+/// Starts processes that end with work in flight, and checks that they do end.
 ///
 /// # Errors
 ///
-/// That one does not end, or fails.
+/// An error if a process cannot be started, fails, or does not end within `LIMIT`.
 pub fn leavers(seed: u64, end: Instant) -> Result<Counts> {
     let (mut dice, mut counts) = (Dice::new(seed), Counts::new());
     while Instant::now() < end {
@@ -58,7 +58,7 @@ pub fn leavers(seed: u64, end: Instant) -> Result<Counts> {
     Ok(counts)
 }
 
-/// A process that leaves work behind: its queues are never destroyed.
+/// Leaves work behind: submits jobs to queues that this process never destroys.
 fn leave(seed: u64) -> Result<()> {
     let scene = Scene::new()?;
     let mut dice = Dice::new(seed);
@@ -68,7 +68,7 @@ fn leave(seed: u64) -> Result<()> {
     let device: &Device = &scene.devices[dice.below(scene.devices.len())];
     for _ in 0..1 + dice.below(4) {
         let queue = device.queue(queue::Options::new(4))?;
-        // The first one ends late, or never.
+        // The first job ends late, or never.
         let data = scene.ground.addr() + (CODE * page_size()) as u64;
         let word = dice.below(512);
         scene

@@ -4,7 +4,7 @@
 //!
 //! `run` compares what programs see, in their memory and through the devices, with
 //! an oracle; `fuzz` sends requests that make no sense, and checks that nothing
-//! breaks. Both begin with a seed that they print.
+//! breaks. Both print the seed that they start from.
 
 mod command;
 mod content;
@@ -112,7 +112,7 @@ pub struct Common {
 }
 
 impl Common {
-    /// The seed, which is printed.
+    /// Prints and returns the seed.
     fn begin(&self, what: &str) -> u64 {
         let clock = || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -128,11 +128,11 @@ impl Common {
     }
 }
 
-/// Runs random programs, or sends random requests; returns whether all was well.
+/// Runs random programs, or sends random requests; returns whether all checks passed.
 ///
 /// # Errors
 ///
-/// If there is no device, or what is needed besides is not there.
+/// An error if there is no device, or if another requirement is missing.
 pub fn run(command: &Command) -> Result<bool> {
     match command {
         Command::Run {
@@ -165,11 +165,11 @@ pub fn run(command: &Command) -> Result<bool> {
     }
 }
 
-/// Sends random requests; returns whether all was well.
+/// Sends random requests; returns whether all checks passed.
 ///
 /// # Errors
 ///
-/// If there is no device, or what is needed besides is not there.
+/// An error if there is no device, or if another requirement is missing.
 pub fn fuzz(arguments: &FuzzArguments) -> Result<bool> {
     let seed = arguments.common.begin("fuzz");
     fuzz::run(seed, arguments.common.time(), arguments.threads)

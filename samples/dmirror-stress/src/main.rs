@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror stress` and `dmirror fuzz` as a program by itself.
+//! `dmirror stress` and `dmirror fuzz` as a standalone program.
 
 use std::process::ExitCode;
 

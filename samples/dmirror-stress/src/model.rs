@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The oracle: what each page holds, who may access it, and where it can be.
+//! The oracle: the content, the access rights and the possible places of each page.
 //!
-//! What is known for sure is said by what is *not* possible: a page that cannot be
-//! on a device must not be seen there. Nothing says that a page is on a device for
-//! long, since a device may always have to evict it.
+//! The model states only what is *not* possible: a page that cannot be on a device
+//! must not be seen there. It never assumes that a page stays on a device, because a
+//! device may have to evict it at any time.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::op::Kind;
 use crate::op::NODES;
 use crate::op::SLOTS;
 
-/// What a program may do with a page.
+/// The access to a page that a program has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     None,
@@ -28,31 +28,31 @@ pub enum Access {
 /// A page of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// What it holds; zeroes if there is none.
+    /// The content; `None` for zeroes.
     pub content: Option<Content>,
-    /// It may hold zeroes instead.
+    /// Set if it may hold zeroes instead.
     pub maybe_zero: bool,
-    /// What the program may do with it.
+    /// The access that the program has.
     pub access: Access,
     /// The devices on which it can be, a bit each.
     pub devices: u8,
-    /// Another process may have it too, and can move it.
+    /// Set if another process may have it too, and can move it.
     pub shared: bool,
-    /// It can be in swap space, or have a place there.
+    /// Set if it can be in swap space, or have a place there.
     pub swapped: bool,
     /// The handles that can have exclusive access, a bit each.
     pub exclusive: u8,
-    /// Its entry can be an exclusive one, whoever has it.
+    /// Set if its entry can be an exclusive one, of any owner.
     pub held: bool,
-    /// The kernel may merge it.
+    /// Set if the kernel may merge it.
     pub mergeable: bool,
-    /// A child does not get it.
+    /// Set if a child does not get it.
     pub not_forked: bool,
-    /// A child finds zeroes.
+    /// Set if a child finds zeroes.
     pub wiped: bool,
-    /// The queues with jobs that work with it, a bit each: nobody else writes it.
+    /// The queues with jobs that use it, a bit each: nobody else writes it.
     pub busy: u8,
-    /// The queues with jobs that write it: nobody knows how far they are.
+    /// The queues with jobs that write it, a bit each: their progress is unknown.
     pub changing: u8,
 }
 
@@ -74,11 +74,11 @@ impl Page {
         changing: 0,
     };
 
-    /// Takes notice of what was read from it; fails if that cannot be.
+    /// Records the content that was read; fails if that content is not possible.
     ///
     /// # Errors
     ///
-    /// What should have been there.
+    /// A description of the content that was read, and of the expected content.
     pub fn observe(&mut self, seen: Seen) -> Result<(), String> {
         let right = match seen {
             Seen::Untouched => false,
@@ -101,26 +101,26 @@ impl Page {
         Ok(())
     }
 
-    /// All of it was written.
+    /// Records that the whole page was written.
     pub fn written(&mut self, stamp: Stamp) {
         self.holds(Some(Content::Pattern(stamp)));
     }
 
-    /// All of it was written, and this came of it.
+    /// Records that the whole page was written, and has this content now.
     pub fn holds(&mut self, content: Option<Content>) {
         self.content = content;
         self.maybe_zero = false;
         self.shared = false;
     }
 
-    /// A processor has accessed it.
+    /// Records an access by the CPU.
     pub fn touched(&mut self) {
         self.devices = 0;
         self.exclusive = 0;
         self.held = false;
     }
 
-    /// Its content is gone, its mapping stays.
+    /// Records that the content is gone, while the mapping stays.
     pub fn emptied(&mut self) {
         self.content = None;
         self.maybe_zero = false;
@@ -135,14 +135,14 @@ impl Page {
 pub struct Slot {
     pub kind: Kind,
     pub pages: Vec<Page>,
-    /// It is not where it was mapped. Linux 7.3 with CONFIG_DEBUG_VM warns in `vma_add_pgoff()`
-    /// when a child cuts such a mapping that is to be wiped in children, whoever has moved it: the
-    /// child's has no anon_vma, and the offset of one that has.
+    /// Set if it was moved to another address, by any process. Linux 7.3 with CONFIG_DEBUG_VM warns
+    /// in `vma_add_pgoff()` when a child cuts such a mapping that is to be wiped in children: the
+    /// child's mapping has no anon_vma, but the offset of one that has.
     pub moved: bool,
 }
 
 impl Slot {
-    /// One that was just mapped.
+    /// Creates a slot that was just mapped.
     pub fn new(kind: Kind, pages: usize) -> Self {
         let pages = vec![Page::FRESH; pages];
         Self {
@@ -152,40 +152,40 @@ impl Slot {
         }
     }
 
-    /// The pages `range`.
+    /// Returns the pages `range`.
     pub fn part(&self, range: &Range<usize>) -> &[Page] {
         &self.pages[range.clone()]
     }
 
-    /// The pages `range`, to be changed.
+    /// Returns the pages `range`, for changes.
     pub fn part_mut(&mut self, range: &Range<usize>) -> &mut [Page] {
         &mut self.pages[range.clone()]
     }
 }
 
-/// What a process has mapped.
+/// The model of a process: its mappings, its jobs and its counters.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub slots: [Option<Slot>; SLOTS],
-    /// Nobody else uses the devices, nor moves pages of this process.
+    /// Set if nobody else uses the devices or moves pages of this process.
     pub alone: bool,
-    /// The kernel has swap space.
+    /// Set if the kernel has swap space.
     pub swap: bool,
     /// The queues with jobs that nobody has waited for, a bit each.
     pub flying: u8,
-    /// The program has jobs beside its steps.
+    /// Set if the program has jobs beside its steps.
     pub asynchronous: bool,
-    /// This is the model of a child, which has no jobs beside its steps.
+    /// Set if this is the model of a child, which has no jobs beside its steps.
     pub is_child: bool,
     /// The pages that hold no pattern.
     pub library: Library,
-    /// What the counters hold when all jobs have ended; `None` if nobody knows.
+    /// The values of the counters once all jobs have ended; `None` if unknown.
     pub counters: [Option<u64>; COUNTERS],
     version: u32,
 }
 
 impl Model {
-    /// A process with nothing mapped.
+    /// Creates the model of a process with nothing mapped.
     pub fn new(alone: bool, swap: bool) -> Self {
         Self {
             slots: [const { None }; SLOTS],
@@ -200,12 +200,12 @@ impl Model {
         }
     }
 
-    /// Nobody but the steps of the program moves pages.
+    /// Returns whether only the steps of the program move pages.
     pub fn is_quiet(&self) -> bool {
         self.alone && self.flying == 0
     }
 
-    /// A pattern for each page of a range of a slot, never used before.
+    /// Returns a pattern for each page of a range of a slot; none was used before.
     pub fn new_stamps(&mut self, slot: usize, range: &Range<usize>) -> Vec<Stamp> {
         let stamp = |page| {
             self.version += 1;
@@ -217,17 +217,17 @@ impl Model {
         range.clone().map(stamp).collect()
     }
 
-    /// Whether a page can be on a device.
+    /// Returns whether a page can be on a device.
     pub fn may_be_on(&self, page: &Page, node: usize) -> bool {
         !self.is_quiet() || page.shared || page.devices & (1 << node) != 0
     }
 
-    /// Whether a page can be in swap space, or have a place there.
+    /// Returns whether a page can be in swap space, or have a place there.
     pub fn may_be_swapped(&self, page: &Page) -> bool {
         self.swap && (page.swapped || page.shared || !self.is_quiet())
     }
 
-    /// Whether there can be a reason for which a page does not move to a device.
+    /// Returns whether there can be a reason for a page not to move to a device.
     pub fn may_stay(&self, kind: Kind, page: &Page, node: usize) -> bool {
         matches!(kind, Kind::Shared | Kind::File)
             || !self.is_quiet()
@@ -237,35 +237,35 @@ impl Model {
             || (0..NODES).any(|other| other != node && self.may_be_on(page, other))
     }
 
-    /// Whether a part of a slot is to be wiped in children.
+    /// Returns whether a part of a slot is to be wiped in children.
     pub fn is_wiped(&self, slot: u8) -> bool {
         let slot = self.slots[usize::from(slot)].as_ref();
         slot.is_some_and(|slot| slot.pages.iter().any(|page| page.wiped))
     }
 
-    /// A page of a slot.
+    /// Returns a page of a slot; a fresh one if the slot is empty.
     pub fn page(&self, (slot, page): (usize, usize)) -> Page {
         let slot = self.slots[slot].as_ref();
         slot.map_or(Page::FRESH, |slot| slot.pages[page])
     }
 
-    /// Pages of a slot, to be changed; none if it is empty.
+    /// Returns pages of a slot, for changes; none if the slot is empty.
     pub fn part_mut(&mut self, slot: usize, range: &Range<usize>) -> &mut [Page] {
         let slot = self.slots[slot].as_mut();
         slot.map_or(&mut [], |slot| slot.part_mut(range))
     }
 
-    /// Forks: this is the parent's afterwards, and what it returns the child's.
+    /// Forks: makes this the model of the parent after the fork, and returns that of the child.
     pub fn fork(&mut self) -> Self {
         let mut child = self.clone();
-        // A stamp of the child's is none of the parent's.
+        // The child and the parent must not use the same stamps.
         child.version += 1 << 24;
-        // The jobs are those of the parent, and can move what is shared.
+        // The jobs belong to the parent, and can move shared pages.
         child.alone &= !child.asynchronous;
         (child.flying, child.is_child) = (0, true);
         for slot in &mut child.slots {
-            // The child lets go of what it would have to keep in step with its parent,
-            // of mappings with holes, and of what was written while it was copied.
+            // The child drops mappings that it would have to keep in step with its parent,
+            // mappings with holes, and mappings with pages that jobs wrote during the fork.
             let is_lost = |page: &Page| page.not_forked || page.changing != 0;
             *slot = slot
                 .take()
@@ -281,14 +281,14 @@ impl Model {
         }
         for slot in self.slots.iter_mut().flatten() {
             for page in &mut slot.pages {
-                // Also what a child does not get: one entry can map many pages.
+                // Also pages that a child does not get: one entry can map many pages.
                 page.shared = true;
             }
         }
         child
     }
 
-    /// All pages, to be changed.
+    /// Returns all pages, for changes.
     pub fn pages_mut(&mut self) -> impl Iterator<Item = &mut Page> {
         self.slots
             .iter_mut()

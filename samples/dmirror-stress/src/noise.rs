@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A thread that moves the pages of a program about while it runs, and changes
-//! nothing that the program could see, but for time.
+//! A thread that moves the pages of a program while it runs, and changes nothing that
+//! the program could see, except the timing.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,10 +20,10 @@ use dmirror_client::page_size;
 
 use crate::generate::Dice;
 
-/// The most pages that one request is for.
+/// The most pages of one request.
 const MOST: usize = 600;
 
-/// Where the memory of the program is.
+/// The ranges of the memory of the program.
 #[derive(Debug, Default)]
 pub struct Targets {
     ranges: Mutex<Vec<PageRange>>,
@@ -31,12 +31,12 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Says where it is now.
+    /// Sets the current ranges.
     pub fn set(&self, ranges: Vec<PageRange>) {
         *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
     }
 
-    /// Says that there will be no more.
+    /// Makes the thread end.
     pub fn end(&self) {
         // ORDERING: nothing is published through it.
         self.over.store(true, Ordering::Relaxed);
@@ -70,7 +70,7 @@ fn disturb(targets: &Targets, devices: &[Device], dice: &mut Dice, view: &mut [u
     };
     let at = dice.below(range.pages() as usize);
     let pages = (range.pages() as usize - at).min(1 + dice.below(MOST));
-    // It may be gone by now, or somebody else's: no command changes what is there.
+    // The range may be unmapped by now, or mapped anew: no command changes its content.
     let addr = range.addr() + (at * page_size()) as u64;
     let device = &devices[dice.below(devices.len())];
     let (command, buffer) = match dice.below(8) {
@@ -80,6 +80,6 @@ fn disturb(targets: &Targets, devices: &[Device], dice: &mut Dice, view: &mut [u
         6 => (Command::CheckExclusive, Buffer::Null),
         _ => (Command::Read, Buffer::Output(view)),
     };
-    // Whatever the answer is: who judges is the program.
+    // Ignore the answer: the program checks its memory itself.
     let _ = device.call(command, addr, pages as u64, buffer);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a program does: steps, one a line of text.
+//! The steps of a program, one per line of text.
 //!
 //! A step names slots, devices and pages by numbers that are made to fit when it
-//! runs; a step for which there is nothing, such as an empty slot, is skipped. So
-//! a program from which any step is taken away is a program still.
+//! runs; a step that has nothing to work on, such as an empty slot, is skipped. So
+//! a program stays valid when any step is removed.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,26 +14,26 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
-/// How many mappings a program can have at a time.
+/// The number of mappings that a program can have at a time.
 pub const SLOTS: usize = 5;
 /// The most pages of a mapping.
 pub const MAX_PAGES: usize = 1024;
-/// How many open device files a program has.
+/// The number of open device files of a program.
 pub const HANDLES: usize = 3;
-/// How many queues a program has, by turns on its handles.
+/// The number of queues of a program, created on its handles in turn.
 pub const QUEUES: usize = 6;
-/// How many words engines and processors add to. The first half has 8 bytes, and is for both;
-/// the others have 4.
+/// The number of counters. Those of the first half have 8 bytes, and both engines and CPUs add
+/// to them; the others have 4 bytes, and only engines add to them.
 pub const COUNTERS: usize = 8;
-/// How many private devices there are.
+/// The number of private devices.
 pub const NODES: usize = 2;
 
-/// The device that a handle is open on: the last one is a second open of the first.
+/// Returns the device that a handle is open on: the last handle is a second open of the first.
 pub fn node_of(handle: usize) -> usize {
     handle % NODES
 }
 
-/// The handle that a queue is made with.
+/// Returns the handle that a queue is created with.
 pub fn handle_of(queue: usize) -> usize {
     queue % HANDLES
 }
@@ -46,10 +46,10 @@ macro_rules! words {
         pub enum $name { $(#[doc = $word] $value,)* }
 
         impl $name {
-            /// All of them.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$value,)*];
 
-            /// As it is written.
+            /// Returns the word of the value.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$value => $word,)* }
             }
@@ -68,17 +68,17 @@ macro_rules! words {
 }
 
 words! {
-    /// Whose step it is.
+    /// The process that runs a step.
     Side { Parent = "parent", Child = "child", }
 }
 
 words! {
-    /// What a mapping is of.
+    /// The kind of memory of a mapping.
     Kind { Small = "small", Huge = "huge", Shared = "shared", File = "file", }
 }
 
 words! {
-    /// What is done with pages by a processor or its kernel.
+    /// An operation on pages by a CPU or its kernel.
     Memory {
         Read = "read",
         Write = "write",
@@ -107,7 +107,7 @@ words! {
 }
 
 impl Memory {
-    /// Whether it changes what comes of jobs on the pages, or ignores what they have written.
+    /// Returns whether it changes the results of jobs on the pages, or discards their writes.
     pub fn changes_jobs(self) -> bool {
         matches!(
             self,
@@ -137,21 +137,21 @@ words! {
 }
 
 words! {
-    /// What concerns a device or its file as a whole.
+    /// An operation on a device or its file as a whole.
     Whole { Release = "RELEASE", FailAlloc = "FAIL_ALLOC", Reopen = "reopen", }
 }
 
 words! {
-    /// How engines execute packets.
+    /// The mode of a job: `run` waits for its end, `submit` leaves it in flight.
     Job { Run = "run", Submit = "submit", }
 }
 
 words! {
-    /// What concerns a queue, or all queues of its device.
+    /// An operation on a queue, or on all queues of its device.
     Queue { Wait = "wait", Destroy = "destroy", Reset = "reset", }
 }
 
-/// Pages of a slot, before they are made to fit.
+/// A range of pages, before it is made to fit a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub at: u16,
@@ -159,7 +159,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// The pages of a slot of `pages` pages.
+    /// Returns the range in a slot of `pages` pages.
     pub fn within(self, pages: usize) -> Range<usize> {
         let start = usize::from(self.at) % pages;
         let len = usize::from(self.len).clamp(1, pages - start);
@@ -170,29 +170,29 @@ impl Span {
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Map memory, where the slot is empty.
+    /// Map memory, if the slot is empty.
     Map { slot: u8, kind: Kind, pages: u16 },
-    /// Unmap the slot from a page on; all of it from page 0 on.
+    /// Unmap the slot from page `at` on, which is all of it for page 0.
     Unmap { slot: u8, at: u16 },
-    /// The part of a slot from a page on becomes the slot `into`, if that is empty.
+    /// Split off the part of a slot from page `at` on as the slot `into`, if that is empty.
     Split { slot: u8, at: u16, into: u8 },
     /// Move to another address, and change the size.
     Move { slot: u8, pages: u16 },
     /// Move the pages to the slot `into`, if that is empty, and stay mapped.
     Take { slot: u8, into: u8 },
-    /// By a processor.
+    /// An operation on pages by a CPU or its kernel.
     Memory { what: Memory, slot: u8, span: Span },
-    /// By a device.
+    /// A command for a range, to a device.
     Device {
         what: Command,
         handle: u8,
         slot: u8,
         span: Span,
     },
-    /// By or to a whole device.
+    /// An operation on a whole device.
     Whole { what: Whole, handle: u8 },
-    /// Have an engine execute the packets of a seed on a part of a slot and of another, and
-    /// wait for it, or go on.
+    /// Make an engine execute the packets of a seed on a part of a slot and of another; then
+    /// wait for the job, or go on.
     Job {
         what: Job,
         queue: u8,
@@ -201,11 +201,11 @@ pub enum Op {
         other: u8,
         seed: u32,
     },
-    /// Wait for the jobs of a queue, or have them end.
+    /// Wait for the jobs of a queue, destroy the queue, or reset its device.
     Queue { what: Queue, queue: u8 },
-    /// Have an engine add to a counter so many times, and add as often oneself.
+    /// Make an engine add 4 * `times` + 1 times to a counter; the CPU adds as often to 8-byte ones.
     Count { queue: u8, counter: u8, times: u8 },
-    /// Have the kernel reclaim so many MiB.
+    /// Make the kernel reclaim `mib` MiB.
     Reclaim { mib: u8 },
     /// Check everything.
     Verify,
@@ -216,7 +216,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether it leaves a job at work.
+    /// Returns whether it leaves a job in flight.
     pub fn is_beside(&self) -> bool {
         matches!(
             self,
@@ -228,7 +228,7 @@ impl Op {
         )
     }
 
-    /// What its outcomes are counted under.
+    /// Returns the name under which its outcomes are counted.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Map { .. } => "map",
@@ -408,7 +408,7 @@ impl FromStr for Op {
     }
 }
 
-/// An operation and who does it.
+/// An operation, and the process that runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     pub side: Side,
@@ -431,11 +431,11 @@ impl FromStr for Step {
     }
 }
 
-/// Reads a program: a step a line; empty lines and what follows `#` say nothing.
+/// Reads a program, one step per line; ignores empty lines and the text after `#`.
 ///
 /// # Errors
 ///
-/// What is wrong with which line.
+/// An error that names the line and its fault.
 pub fn parse_program(text: &str) -> Result<Vec<Step>> {
     let mut program = Vec::new();
     for (nth, line) in text.lines().enumerate() {

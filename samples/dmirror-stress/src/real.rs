@@ -60,7 +60,7 @@ use crate::world::Outcome;
 use crate::world::Where;
 use crate::world::World;
 
-/// How long a child may take for a step.
+/// The time limit for a step of a child, and for its end.
 pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Opens device `node`.
@@ -68,14 +68,14 @@ pub fn open(node: usize) -> io::Result<Device> {
     Device::open(format!("/dev/hmm_dmirror{node}"))
 }
 
-/// Which sums of a device's statistics do not agree, if it has any.
+/// Returns the sums of a device's statistics that do not agree, if it has statistics.
 pub fn disagreements(node: usize) -> Vec<String> {
     let seen = || {
         let stats = Stats::of(&format!("hmm_dmirror{node}"));
         let stats = stats.ok().flatten();
         stats.map_or_else(Vec::new, |stats| stats.disagreements())
     };
-    // A process that has ended gives its pages back a moment later.
+    // A process gives its pages back only a moment after it has ended.
     for _ in 0..100 {
         if seen().is_empty() {
             return Vec::new();
@@ -85,7 +85,7 @@ pub fn disagreements(node: usize) -> Vec<String> {
     seen()
 }
 
-/// The page frames of each device: found out by moving a page there.
+/// Finds the page frames of each device, by moving a page there.
 pub fn frames() -> Result<Vec<Range<u64>>> {
     let frames = |node| {
         let device = open(node).context("cannot open a device: is the module loaded?")?;
@@ -98,19 +98,19 @@ pub fn frames() -> Result<Vec<Range<u64>>> {
             let holds = |place: &Place| matches!(place, Place::Device { frame, .. } if memory.frames.contains(frame));
             survey.places().iter().any(holds)
         });
-        // Without privilege nobody is told.
+        // Without privileges the frames are unknown: the range is empty.
         Ok(memory.map_or(0..0, |memory| memory.frames))
     };
     (0..NODES).map(frames).collect()
 }
 
-/// This process.
+/// This process, with its memory and its open devices.
 pub struct Real {
     regions: [Option<Region>; SLOTS],
     devices: Vec<Device>,
     engines: Engines,
     frames: Vec<Range<u64>>,
-    /// Who else wants to know where the regions are.
+    /// The ranges for the noise thread, if there is one.
     targets: Option<Arc<Targets>>,
 }
 
@@ -121,7 +121,7 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 impl Real {
-    /// A process with all handles open and nothing mapped.
+    /// Opens all handles, and maps no slot.
     pub fn new(frames: Vec<Range<u64>>, targets: Option<Arc<Targets>>) -> io::Result<Self> {
         let devices = (0..HANDLES).map(|handle| open(node_of(handle)));
         Ok(Self {
@@ -138,7 +138,7 @@ impl Real {
         self.regions[slot].as_ref().expect("the slot is mapped")
     }
 
-    /// Keeps a region, or none, in a slot.
+    /// Puts a region, or none, into a slot, and updates the targets.
     fn put(&mut self, slot: usize, region: Option<Region>) {
         self.regions[slot] = region;
         if let Some(targets) = &self.targets {
@@ -147,14 +147,14 @@ impl Real {
         }
     }
 
-    /// Serves a parent, step by step; the exit status.
+    /// Serves a parent, step by step, up to a line that is no operation.
     fn serve(runner: &mut Runner<Self>, stream: UnixStream) -> io::Result<()> {
         let mut out = stream.try_clone()?;
         for line in BufReader::new(stream).lines() {
             let line = line?;
             let op = line.parse::<Op>();
-            // What is no operation is the end. The stream has none: this process has
-            // inherited its other side, too.
+            // A line that is no operation is the last one. The stream itself never ends:
+            // this process has inherited its other side, too.
             let ends = op.is_err();
             let answer = match op {
                 Ok(op) => runner.run(&op),
@@ -436,7 +436,7 @@ impl World for Real {
     }
 }
 
-/// A file of zeroes that nobody else knows.
+/// Creates a file of zeroes that has no name.
 fn empty_file() -> io::Result<File> {
     let path = format!("/dev/shm/dmirror-stress-{}", std::process::id());
     let file = File::options()
@@ -450,7 +450,7 @@ fn empty_file() -> io::Result<File> {
     Ok(file)
 }
 
-/// A forked process that does what it is told.
+/// A forked process that runs steps on request.
 pub struct RealChild {
     child: process::Child,
     stream: BufReader<UnixStream>,

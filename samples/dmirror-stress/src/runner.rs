@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs steps: does in the world and in the model what they say, and compares.
+//! Runs steps: applies them to the world and to the model, and compares the two.
 
 use std::ops::Range;
 
@@ -29,10 +29,10 @@ use crate::world::Outcome;
 use crate::world::Where;
 use crate::world::World;
 
-/// What a step answers that has nothing to work on.
+/// The outcome of a step that has nothing to work on.
 pub(crate) const SKIPPED: &str = "skipped";
 
-/// A process, what it should be like, and its child.
+/// A process, its model, and its child.
 pub struct Runner<W: World> {
     pub(crate) model: Model,
     pub(crate) world: W,
@@ -41,13 +41,13 @@ pub struct Runner<W: World> {
     child: Option<W::Child>,
 }
 
-/// The outcome of a call that may fail.
+/// Returns the outcome of a call that may fail.
 fn outcome(answer: Result<(), Errno>) -> Outcome {
     answer.map_or_else(|errno| format!("{errno:?}"), |()| "ok".into())
 }
 
 impl<W: World> Runner<W> {
-    /// A process that has nothing mapped.
+    /// Creates a runner without jobs in flight and without a child.
     pub fn new(model: Model, world: W) -> Self {
         Self {
             model,
@@ -61,7 +61,7 @@ impl<W: World> Runner<W> {
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub fn step(&mut self, step: &Step) -> Result<Outcome, Failure> {
         match step.side {
             Side::Parent => self.run(&step.op),
@@ -75,11 +75,11 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// Ends the child, checks everything, and lets go of all memory.
+    /// Ends the child, checks everything, and unmaps all memory.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.exit()?;
         self.verify()?;
@@ -91,7 +91,7 @@ impl<W: World> Runner<W> {
         if self.model.alone {
             for handle in 0..NODES {
                 self.check_empty(handle, "after all was unmapped")?;
-                // While others move pages the sums need not agree.
+                // While others move pages, the sums need not agree.
                 if let Some(sum) = self.world.disagreements(handle).first() {
                     let node = node_of(handle);
                     return Err(format!("statistics of device {node} do not agree: {sum}"));
@@ -105,7 +105,7 @@ impl<W: World> Runner<W> {
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub fn run(&mut self, op: &Op) -> Result<Outcome, Failure> {
         let skipped = Ok(SKIPPED.into());
         let size = |slot: u8| self.model.slots[usize::from(slot)].as_ref();
@@ -235,7 +235,7 @@ impl<W: World> Runner<W> {
         let mapped = &mut self.model.slots[slot];
         match mapped {
             Some(mapped) if answer.is_ok() => {
-                // What is added has the properties of what it is added to.
+                // Added pages have the properties of the last page.
                 let mut fresh = mapped.pages.last().copied().unwrap_or(Page::FRESH);
                 fresh.emptied();
                 mapped.pages.resize(pages, fresh);
@@ -271,7 +271,7 @@ impl<W: World> Runner<W> {
             self.settle(slot, range, u8::MAX)?;
         }
         match what {
-            // It would be private from then on, and the rest of it not.
+            // The replaced part would be private from then on, but the rest would not.
             Memory::Replace if kind == Some(Kind::Shared) => return Ok(SKIPPED.into()),
             Memory::WipeOnFork if self.model.slots[slot].as_ref().is_some_and(|s| s.moved) => {
                 return Ok(SKIPPED.into());
@@ -299,14 +299,14 @@ impl<W: World> Runner<W> {
             return Ok(SKIPPED.into());
         };
         let done = answer.is_ok();
-        // Its content is not the mapping's.
+        // The content of shared memory does not belong to the mapping.
         let keeps = kind == Some(Kind::Shared);
         for page in mapped.part_mut(range) {
             match what {
                 Memory::Replace if done => *page = Page::FRESH,
                 Memory::DontNeed if keeps => {}
                 Memory::DontNeed if done => page.emptied(),
-                // Before it failed it may have done a part.
+                // A call that failed may have done a part of the pages.
                 Memory::DontNeed | Memory::Free if !keeps => page.maybe_zero = true,
                 Memory::ProtectNone if done => page.access = Access::None,
                 Memory::ProtectRead if done => page.access = Access::Read,
@@ -323,7 +323,7 @@ impl<W: World> Runner<W> {
         Ok(outcome(answer))
     }
 
-    /// A processor reads what it may of a range.
+    /// Reads the readable pages of a range with the CPU.
     fn read(&mut self, slot: usize, range: &Range<usize>) -> Result<Outcome, Failure> {
         let Some(mapped) = &mut self.model.slots[slot] else {
             return Ok(SKIPPED.into());
@@ -382,11 +382,11 @@ impl<W: World> Runner<W> {
         ended.map_err(|failure| format!("at the end of the child: {failure}"))
     }
 
-    /// Compares everything: first without touching it, then by reading it.
+    /// Compares everything with the model: first without touching pages, then by reading them.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// A description of the first violation.
     pub fn verify(&mut self) -> Result<(), Failure> {
         self.collect_all()?;
         let mut on_device = [0; NODES];
@@ -435,7 +435,7 @@ impl<W: World> Runner<W> {
         }
     }
 
-    /// Compares where pages are with where they can be; does not touch them.
+    /// Compares the places of pages with the possible ones, without touching the pages.
     pub(crate) fn check_places(
         &mut self,
         slot: usize,

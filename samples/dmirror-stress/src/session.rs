@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs programs, each in a process of its own, so that one that dies or hangs is
-//! a failure like any other; and makes those that fail short.
+//! Runs programs, each in a process of its own, so that a crash or a hang is a failure
+//! like any other; and shrinks the programs that fail.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,29 +33,29 @@ use crate::real::Real;
 use crate::runner::Runner;
 use crate::shrink::shrink;
 
-/// How long a program may take: much more than it does on a busy host, and less than
-/// a guest has.
+/// The time limit for a program: much more than it takes on a busy host, and less than
+/// the time limit of a guest.
 const LIMIT: Duration = Duration::from_secs(500);
 
 /// The presets of policies.
 const PRESETS: [&str; 4] = ["test_hmm", "xe", "kfd", "uvm"];
 
-/// How long is tried to make a failing program short.
+/// The time limit for shrinking a failing program.
 const SHRINK_TIME: Duration = Duration::from_secs(60);
 
 /// The bit of /proc/sys/kernel/tainted for a warning.
 const TAINT_WARN: u64 = 1 << 9;
 
-/// How often each operation came to each outcome.
+/// The number of times that each operation had each outcome.
 type Counts = BTreeMap<String, u64>;
 
-/// The policies of the devices; none where they cannot be set.
+/// Returns the policies of the devices, without those that this program cannot set.
 fn policies() -> Result<Vec<Policy>> {
     let named = |node| Policy::of(&format!("hmm_dmirror{node}")).transpose();
     Ok((0..NODES).filter_map(named).collect::<Result<_, _>>()?)
 }
 
-/// The presets that go with a seed, one a device.
+/// Returns the presets that go with a seed, one per device.
 fn presets_of(seed: u64) -> [&'static str; NODES] {
     std::array::from_fn(|node| PRESETS[(seed >> (2 * node)) as usize % PRESETS.len()])
 }
@@ -68,14 +68,14 @@ fn choose_policies(seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// What there is for programs to run on.
+/// The environment that programs run in.
 pub struct Session {
     frames: Vec<Range<u64>>,
     swap: Option<SwapArea>,
     alone: bool,
 }
 
-/// What a program came to.
+/// The result of a program.
 struct Report {
     failure: Option<String>,
     counts: Counts,
@@ -87,11 +87,11 @@ fn kernel_warned() -> bool {
 }
 
 impl Session {
-    /// Looks at the devices, and switches swap on if that is wanted.
+    /// Finds the page frames of the devices, and enables swap space if `swap` is set.
     ///
     /// # Errors
     ///
-    /// That the devices cannot be used, or that there is no ram disk to swap to.
+    /// An error if the devices cannot be used, or if there is no ram disk to swap to.
     pub fn new(swap: bool, alone: bool) -> Result<Self> {
         let area = || SwapArea::on_blank("/dev/ram0").context("cannot swap to /dev/ram0");
         Ok(Self {
@@ -101,11 +101,11 @@ impl Session {
         })
     }
 
-    /// Runs programs until time is up; whether all went well.
+    /// Runs programs for `time`, or until one fails; returns whether all passed.
     ///
     /// # Errors
     ///
-    /// That processes cannot be started.
+    /// An error if a process cannot be started.
     pub fn run(&self, seed: u64, time: Duration, ops: usize) -> Result<bool> {
         let (start, mut counts, mut programs) = (Instant::now(), Counts::new(), 0);
         let mut dice = Dice::new(seed);
@@ -128,11 +128,11 @@ impl Session {
         Ok(true)
     }
 
-    /// Runs one program; whether it went well.
+    /// Runs one program; returns whether it passed.
     ///
     /// # Errors
     ///
-    /// That processes cannot be started.
+    /// An error if a process cannot be started.
     pub fn replay(&self, program: &[Step], whole: bool) -> Result<bool> {
         let report = self.try_program(program, None)?;
         print_counts(&report.counts);
@@ -147,13 +147,13 @@ impl Session {
         Ok(false)
     }
 
-    /// Runs programs in several processes at once until time is up; whether all
-    /// went well. Every second program has a thread beside it. With each program one of the
-    /// processes gives both devices other policies, whatever the others do just then.
+    /// Runs programs in several processes at once for `time`; returns whether all passed.
+    /// Every second program has a thread beside it. Before each program, its process sets
+    /// other policies for both devices, regardless of the other processes.
     ///
     /// # Errors
     ///
-    /// That processes cannot be started.
+    /// An error if a process cannot be started.
     pub fn soak(&self, seed: u64, time: Duration, ops: usize, procs: u32) -> Result<bool> {
         let start = Instant::now();
         let mut dice = Dice::new(seed);
@@ -214,7 +214,7 @@ impl Session {
         Ok(true)
     }
 
-    /// Prints the shortest program found that fails.
+    /// Prints the shortest failing program that it finds.
     fn shorten(&self, program: &[Step], failure: &str) -> Result<()> {
         if kernel_warned() {
             println!("the kernel has warned, so no shorter program is tried; all of it:");
@@ -356,8 +356,8 @@ impl Report {
     }
 }
 
-/// What a failure says, but for where and with which numbers: a program shall not
-/// be shrunk to another failure.
+/// Returns the text of a failure without its place and its numbers, so that a program
+/// is not shrunk to another failure.
 fn kind_of(failure: &str) -> String {
     let what = failure.rsplit(": ").next().unwrap_or(failure);
     what.chars().filter(|c| c.is_ascii_alphabetic()).collect()

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Makes a failing list shorter: delta debugging, as Zeller and Hildebrandt have it.
+//! Makes a failing list shorter: delta debugging, after Zeller and Hildebrandt.
 
-/// Takes away what the failure does not need, as long as `fails` says that what is
-/// left fails; `fails` may also say no when time is up.
+/// Removes the parts that the failure does not need: a part goes if `fails` returns true
+/// for the rest. `fails` may also return false because its time is over.
 pub fn shrink<T: Clone>(list: &[T], mut fails: impl FnMut(&[T]) -> bool) -> Vec<T> {
     let mut list = list.to_vec();
     let mut parts = 2;
     while list.len() > 1 {
         let size = list.len().div_ceil(parts);
         let mut shorter = None;
-        // What comes late is taken away first: most of it is after the cause.
+        // Remove the latest parts first: most of them come after the cause.
         for start in (0..list.len()).step_by(size).rev() {
             let end = (start + size).min(list.len());
             let rest = [&list[..start], &list[end..]].concat();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a program runs on: real memory and devices, or a fake for tests of the
-//! stress test itself.
+//! The world that a program runs in: real memory and devices, or a fake for tests of
+//! the stress test itself.
 
 use std::ops::Range;
 
@@ -17,13 +17,13 @@ use crate::op::Memory;
 use crate::op::Op;
 use crate::op::Whole;
 
-/// What a step has come to, as it is counted.
+/// The result of a step, as it is counted.
 pub type Outcome = String;
 
-/// Something that must not be, in words.
+/// A description of a violation, or of an error that prevents a check.
 pub type Failure = String;
 
-/// Where a page was found.
+/// The place where a page was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
     /// Nowhere, or in system memory.
@@ -32,54 +32,54 @@ pub enum Where {
     Device(Option<usize>),
     /// In swap space.
     Swapped,
-    /// Behind an entry that says it moves, or is exclusive.
+    /// In system memory behind an entry for a page that moves, or is exclusive.
     Held,
 }
 
 /// Additions to a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Add {
-    /// What is added.
+    /// The value that is added.
     pub value: u64,
-    /// How often.
+    /// The number of additions.
     pub times: u64,
 }
 
-/// What a device answered.
+/// The answer of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Why it failed, if it did.
+    /// The error, if the command failed.
     pub error: Option<Errno>,
-    /// The count of pages; `None` if none came back.
+    /// The number of pages that were done; `None` if the device returned no counts.
     pub pages: Option<u64>,
-    /// What it handed out, a page each.
+    /// The pages that it returned, an element each.
     pub view: Vec<Seen>,
-    /// What it said of each page.
+    /// The byte of SNAPSHOT for each page.
     pub bytes: Vec<u8>,
 }
 
-/// A process with memory and devices. Slots and pages are there when they are named.
+/// A process with memory and devices. Callers name only slots and pages that exist.
 pub trait World {
     /// A child process.
     type Child: Child;
 
     /// Maps memory, readable and writable.
     fn map(&mut self, slot: usize, kind: Kind, pages: usize) -> Result<(), Errno>;
-    /// Unmaps a slot from a page on; all of it from page 0 on.
+    /// Unmaps a slot from page `at` on, which is all of it for page 0.
     fn unmap(&mut self, slot: usize, at: usize);
-    /// Makes the part from page `at` on, which is above 0, the slot `into`.
+    /// Splits off the part from page `at` on, which is above 0, as the slot `into`.
     fn split(&mut self, slot: usize, at: usize, into: usize);
-    /// Moves a slot to where it has `pages` pages. On failure it is unmapped.
+    /// Moves a slot to another address, with `pages` pages. On failure the slot is unmapped.
     fn relocate(&mut self, slot: usize, pages: usize) -> Result<(), Errno>;
     /// Moves the pages of a slot to the slot `into`.
     fn take(&mut self, slot: usize, into: usize) -> Result<(), Errno>;
-    /// A processor reads a page.
+    /// Reads a page with the CPU.
     fn load(&mut self, slot: usize, page: usize) -> Seen;
-    /// A processor writes a page.
+    /// Writes a page with the CPU.
     fn store(&mut self, slot: usize, page: usize, stamp: Stamp);
-    /// Anything but reading and writing.
+    /// Does an operation on memory that is neither a read nor a write.
     fn manage(&mut self, what: Memory, slot: usize, range: &Range<usize>) -> Result<(), Errno>;
-    /// A command for a range; `stamps` is what WRITE writes.
+    /// Sends a command for a range; WRITE writes the patterns of `stamps`.
     fn device(
         &mut self,
         what: Command,
@@ -87,42 +87,42 @@ pub trait World {
         place: (usize, &Range<usize>),
         stamps: &[Stamp],
     ) -> Answer;
-    /// What concerns a whole device.
+    /// Does an operation on a whole device.
     fn whole(&mut self, what: Whole, handle: usize) -> Answer;
-    /// Has the kernel reclaim memory.
+    /// Makes the kernel reclaim `mib` MiB of memory.
     fn reclaim(&mut self, mib: usize) -> Result<(), Errno>;
-    /// Where pages are, without touching them.
+    /// Returns the places of pages, without touching the pages.
     fn places(&mut self, slot: usize, range: &Range<usize>) -> Result<Vec<Where>, Failure>;
-    /// How many pages of a device are not free, and how many it has.
+    /// Returns the number of used pages of a device, and of all its pages, if known.
     fn used(&mut self, handle: usize) -> Option<(u64, u64)>;
-    /// Which sums of a device's statistics do not agree, if it has any.
+    /// Returns the sums of a device's statistics that do not agree, if it has statistics.
     fn disagreements(&mut self, handle: usize) -> Vec<String>;
-    /// The address of a slot.
+    /// Returns the address of a slot.
     fn addr(&self, slot: usize) -> u64;
-    /// A processor writes a page that is no pattern.
+    /// Writes a page with the CPU, with bytes that are no pattern.
     fn fill(&mut self, slot: usize, page: usize, bytes: &[u8]);
-    /// Has an engine execute packets; the number of the job. Makes the queue if there is none.
+    /// Submits packets to an engine; returns the job number. Creates the queue if there is none.
     fn submit(&mut self, queue: usize, packets: u64, npackets: u32) -> Result<u64, Errno>;
-    /// Waits for a job.
+    /// Waits for a job; returns its outcome.
     fn wait(&mut self, queue: usize, job: u64) -> Result<queue::Outcome, Errno>;
-    /// Ends a queue, if there is one.
+    /// Destroys a queue, if there is one.
     fn destroy(&mut self, queue: usize) -> Result<(), Errno>;
     /// Resets the engines of the device that a handle is open on.
     fn reset(&mut self, handle: usize) -> Result<(), Errno>;
-    /// Has an engine add to a counter; the number of the job.
+    /// Makes an engine add to a counter; returns the job number.
     fn count(&mut self, queue: usize, counter: usize, add: &Add) -> Result<u64, Errno>;
-    /// A processor adds to a counter.
+    /// Adds to a counter with the CPU.
     fn add(&mut self, counter: usize, add: &Add);
-    /// What a counter holds.
+    /// Returns the value of a counter.
     fn counter(&mut self, counter: usize) -> u64;
-    /// Starts a child, whose model is given.
+    /// Forks a child with the given model.
     fn fork(&mut self, model: Model) -> Result<Self::Child, Errno>;
 }
 
-/// A child process that does what it is told.
+/// A child process that runs steps on request.
 pub trait Child {
-    /// Has it do a step.
+    /// Makes the child run a step.
     fn step(&mut self, op: &Op) -> Result<Outcome, Failure>;
-    /// Has it check everything and end.
+    /// Makes the child check everything and exit.
     fn end(self) -> Result<(), Failure>;
 }

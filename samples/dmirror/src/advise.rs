@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror advise`: says where memory of a process should be, to the devices that it has open.
-//! Each open file has advice of its own, so the process's own files are taken over for a moment.
+//! `dmirror advise`: tells the devices that a process has open where its memory should be. Each
+//! open file has its own advice, so this program takes over the process's files for a moment.
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ use crate::needs;
 use crate::ranges;
 use crate::ranges::Part;
 
-/// Whose memory, and what to advise.
+/// The arguments of `dmirror advise`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// The process, which has a device open
@@ -56,7 +56,7 @@ pub struct Arguments {
     device: Option<u32>,
 }
 
-/// Where memory should be.
+/// The preferred location of memory.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Place {
     /// The policy of the device decides
@@ -67,7 +67,7 @@ enum Place {
     Device,
 }
 
-/// How engines get at memory.
+/// The way in which engines access memory.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Access {
     /// The policy of the device decides
@@ -80,7 +80,7 @@ enum Access {
     None,
 }
 
-/// Where atomic operations are made.
+/// The place of atomic operations.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Atomics {
     /// The policy of the device decides
@@ -94,7 +94,7 @@ enum Atomics {
 }
 
 impl Arguments {
-    /// Tells the devices.
+    /// Gives the advice to the devices, and prints the advice that they then have.
     pub fn run(&self) -> Result<()> {
         needs::ours("advice")?;
         let change = self.change()?;
@@ -180,7 +180,7 @@ fn describe(file: &OpenFile) -> String {
     format!("{} ({}), {}", file.program, file.pid, path.display())
 }
 
-/// What is advised, in words.
+/// Returns the advice in words.
 fn words(now: &advice::Advised) -> String {
     let location = match now.location {
         advice::Location::Default => String::new(),

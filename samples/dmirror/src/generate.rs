@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is made of the arguments of this program: completions and manual pages.
+//! Completions and manual pages, generated from the arguments of this program.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use clap_complete::Shell;
 
 use crate::Arguments;
 
-/// Of which shell.
+/// The arguments of `dmirror completions`.
 #[derive(Args, Debug)]
 pub struct Completions {
     /// The shell
@@ -22,7 +22,7 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Prints them.
+    /// Prints the completions.
     pub fn run(&self) -> Result<()> {
         let mut text = Vec::new();
         let mut command = Arguments::command();
@@ -31,7 +31,7 @@ impl Completions {
     }
 }
 
-/// Where manual pages go.
+/// The arguments of `dmirror man`.
 #[derive(Args, Debug)]
 pub struct Man {
     /// The folder for the pages, such as /usr/local/share/man/man1; it is made if it is not there

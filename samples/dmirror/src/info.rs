@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror info`: devices, memory, policy, engines, and who uses what.
+//! `dmirror info`: devices, their memory, policy, engines and users.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use crate::state::DeviceState;
 use crate::state::State;
 use crate::words;
 
-/// What to show.
+/// The arguments of `dmirror info`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Print the same data as JSON, for programs
@@ -23,7 +23,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Shows it.
+    /// Prints the state of the devices.
     pub fn run(&self) -> Result<()> {
         let state = State::look()?;
         if self.json {
@@ -36,7 +36,7 @@ impl Arguments {
     }
 }
 
-/// A table of columns, without lines.
+/// Returns an empty table with these columns, without lines.
 pub fn table<const N: usize>(columns: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING);
@@ -86,7 +86,7 @@ fn show(state: &State, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Without the blanks at the ends of lines.
+/// Returns a table as text, without blanks at the ends of lines.
 pub fn trimmed(table: &Table) -> String {
     let lines: Vec<String> = table
         .lines()
@@ -129,7 +129,7 @@ fn devices(state: &State) -> Table {
     table
 }
 
-/// What has moved, if anything has.
+/// Prints how much a device has moved and faulted in, if anything.
 fn moved(device: &DeviceState, out: &mut impl Write) -> Result<()> {
     let Some(stats) = device.stats else {
         return Ok(());
@@ -162,7 +162,7 @@ fn moved(device: &DeviceState, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// The settings, once for all devices that have the same.
+/// Prints the settings, once for all devices with the same settings.
 fn settings(state: &State, out: &mut impl Write) -> Result<()> {
     let mut shown: Vec<&DeviceState> = Vec::new();
     for device in &state.devices {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One tool for all that dmirror's devices do: shows them and what they do, has them do something,
-//! and tests them.
+//! One tool for dmirror's devices: it shows their state and activity, makes them do something, and
+//! tests them.
 //!
-//! Each subcommand is a module with its arguments and a function `run`. What is a program by
-//! itself, too, is a library of its own.
+//! Each subcommand is a module with its arguments and a function `run`. A subcommand that is also a
+//! separate program is a separate library.
 
 mod advise;
 mod generate;
@@ -95,7 +95,7 @@ enum Command {
     Man(generate::Man),
 }
 
-/// Whether the program has done what it should, or a test has failed.
+/// Runs a subcommand; returns the exit status of this program.
 fn run(command: Command) -> Result<ExitCode> {
     let exit = |good| {
         if good {
@@ -124,8 +124,8 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// The arguments of this program. A link to it that is called `dmirror-SUBCOMMAND` is that
-/// subcommand: a guest has one program then, and all names that scripts know.
+/// Returns the arguments of this program. A link to it with the name `dmirror-SUBCOMMAND` runs that
+/// subcommand: so a guest has one program, and all names that scripts know.
 fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = given.into_iter().collect();
     let name = all
@@ -141,7 +141,7 @@ fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 fn main() -> ExitCode {
     match run(Arguments::parse_from(arguments(env::args_os())).command) {
         Ok(exit) => exit,
-        // Who reads has read enough, as `head` does.
+        // The reader has closed the pipe, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dmirror: {error:#}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror map`: where a process's memory is, mapping by mapping, as a picture.
+//! `dmirror map`: draws where a process's memory is, mapping by mapping.
 
 use std::io;
 use std::io::IsTerminal as _;
@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::words;
 
-/// How many characters a mapping has.
+/// Maximum number of characters in the picture of a mapping.
 const WIDTH: u64 = 64;
 
 /// The colours of [`LETTERS`].
@@ -39,7 +39,7 @@ const COLOURS: [AnsiColors; LETTERS.len()] = [
     AnsiColors::BrightBlack,
 ];
 
-/// Whose memory, and how to show it.
+/// The arguments of `dmirror map`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// The process
@@ -66,7 +66,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Reads a time in seconds.
+/// Parses a time in seconds, from 0.01 to 86400.
 pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=86400.0).contains(&seconds) => Ok(seconds),
@@ -75,7 +75,7 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Arguments {
-    /// Shows it.
+    /// Prints the map, once or repeatedly.
     pub fn run(&self) -> Result<()> {
         let look = || ProcessMap::look(self.pid);
         let ended = || !Path::new(&format!("/proc/{}", self.pid)).exists();
@@ -120,7 +120,7 @@ impl Arguments {
     }
 }
 
-/// How many pages are in each place where some are, with its letter and words.
+/// Returns the number of pages in each place that has any, with its letter and words.
 fn kinds(counts: &Counts) -> impl Iterator<Item = (u64, char, &'static str)> {
     let numbers = [
         counts.device,
@@ -135,7 +135,7 @@ fn kinds(counts: &Counts) -> impl Iterator<Item = (u64, char, &'static str)> {
         .map(|(pages, (letter, what))| (pages, letter, what))
 }
 
-/// The character of some pages.
+/// Returns the character that stands for some pages.
 fn character(counts: &Counts) -> char {
     let mut there = kinds(counts);
     match (there.next(), there.next()) {

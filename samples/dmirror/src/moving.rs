@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `dmirror move`: moves memory of a process to a device, or back. The process need not have a
-//! device open: it is made to open it, for a moment.
+//! device open: this program makes the process open it, for a moment.
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ use crate::ranges;
 use crate::ranges::Part;
 use crate::words;
 
-/// Whose memory, and where to.
+/// The arguments of `dmirror move`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// The process; it stops for a moment
@@ -40,7 +40,7 @@ pub struct Arguments {
     device: u32,
 }
 
-/// A side to which pages move.
+/// The destination of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Side {
     /// The memory of the device
@@ -50,7 +50,7 @@ enum Side {
 }
 
 impl Arguments {
-    /// Moves it.
+    /// Moves the memory, and prints the number of pages that moved.
     pub fn run(&self) -> Result<()> {
         needs::module()?;
         let path = needs::device(self.device)?.path();
@@ -61,7 +61,7 @@ impl Arguments {
             format!("cannot open {shown} in process {}", self.pid)
         })?;
         let ranges = match self.to {
-            // What is nowhere stays so.
+            // Absent pages stay absent.
             Side::Device => clipped(&Scan::of(self.pid)?.here, &ranges),
             Side::System => ranges,
         };
@@ -75,7 +75,7 @@ impl Arguments {
             match answer {
                 Ok(counts) => moved += counts.pages,
                 Err(error) => {
-                    // Some stay, which is told by how many have moved.
+                    // Some pages stay; the output says how many have moved.
                     moved += match (self.to, error.errno) {
                         (Side::Device, Errno::ENOENT) => 0,
                         _ => error.counts.unwrap_or_default().pages,
@@ -100,7 +100,7 @@ impl Arguments {
     }
 }
 
-/// The parts of `runs` that lie in one of `ranges`.
+/// Returns the parts of `runs` that lie in one of `ranges`.
 fn clipped(runs: &[PageRange], ranges: &[PageRange]) -> Vec<PageRange> {
     let parts = runs.iter().flat_map(|run| {
         ranges.iter().filter_map(|range| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What subcommands need, checked before they begin.
+//! The requirements of subcommands, checked before they begin.
 
 use anyhow::Result;
 use anyhow::bail;
@@ -8,7 +8,7 @@ use dmirror_client::Module;
 use dmirror_client::node::Node;
 use dmirror_run::help::LOAD;
 
-/// Fails in words unless a module that offers the device files is loaded.
+/// Returns the module that provides the device files; fails with a hint if none is loaded.
 pub fn module() -> Result<Module> {
     match Module::loaded() {
         Some(module) => Ok(module),
@@ -16,7 +16,7 @@ pub fn module() -> Result<Module> {
     }
 }
 
-/// The device file of a number; fails in words unless it is there.
+/// Returns the device file with a number; fails with a hint if it does not exist.
 pub fn device(number: u32) -> Result<Node> {
     let node = Node::of_number(number);
     let path = node.path();
@@ -29,8 +29,8 @@ pub fn device(number: u32) -> Result<Node> {
     Ok(node)
 }
 
-/// Fails in words unless this project's module is loaded: the kernel's own offers the same device
-/// files and no more.
+/// Fails with a hint unless this project's module is loaded: the kernel's own module provides the
+/// same device files and no more.
 pub fn ours(what: &str) -> Result<()> {
     let module = self::module()?;
     if !module.is_ours() {

@@ -11,7 +11,7 @@ use dmirror_client::map::Mapping;
 use dmirror_client::map::ProcessMap;
 use dmirror_client::page_size;
 
-/// How a part is named, for help.
+/// The help text for the forms of a part.
 pub const HELP: &str = "START-END or START+LENGTH: addresses in hexadecimal as in dmirror map, a \
                         length in decimal, with K, M or G, or in hexadecimal with 0x; heap, stack; \
                         or all, which is all private memory that is writable and of no file";
@@ -23,7 +23,7 @@ pub enum Part {
     Addresses(PageRange),
     /// The mapping of this name.
     Named(&'static str),
-    /// All that can move.
+    /// All memory that can move.
     All,
 }
 
@@ -62,7 +62,7 @@ fn address(text: &str) -> Result<u64, String> {
     u64::from_str_radix(digits, 16).map_err(|_| format!("{text:?} is no hexadecimal address"))
 }
 
-/// A length: hexadecimal with 0x, decimal otherwise, with a unit if there is one.
+/// Parses a length: hexadecimal with 0x; otherwise decimal, with an optional unit.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no length; try 2M");
     if text.starts_with("0x") {
@@ -81,7 +81,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Part {
-    /// The whole ranges that it stands for in a process.
+    /// Returns the whole ranges that it stands for in a process.
     pub fn ranges(&self, map: &ProcessMap) -> Result<Vec<PageRange>> {
         let wants = |mapping: &&Mapping| match self {
             Self::Addresses(_) => false,
@@ -103,7 +103,7 @@ impl Part {
     }
 }
 
-/// Whether the pages of a mapping are ones that devices can hold.
+/// Returns whether devices can hold the pages of a mapping.
 fn is_movable(mapping: &Mapping) -> bool {
     let private = mapping.permissions.starts_with("rw") && mapping.permissions.ends_with('p');
     private && !mapping.name.starts_with('/')

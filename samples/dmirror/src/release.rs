@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror release`: brings back all that is on a device.
+//! `dmirror release`: moves everything on a device back to system memory.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ use dmirror_client::node::nodes;
 use crate::needs;
 use crate::words;
 
-/// What to bring back.
+/// The arguments of `dmirror release`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Bring back what is on this device only: N of /dev/hmm_dmirrorN
@@ -25,7 +25,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Brings it back, whoever owns it.
+    /// Moves everything back, whoever owns it, and prints the number of pages.
     pub fn run(&self) -> Result<()> {
         needs::module()?;
         let chosen = match self.device {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What there is to say of devices and their users at one moment, as `info` and `top` show it.
+//! The state of devices and their users at one moment, as `info` and `top` show it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,16 +21,16 @@ use serde_json::Value;
 
 use crate::needs;
 
-/// All of it.
+/// The state of the module, the devices and their users.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct State {
     /// The module.
     pub module: ModuleState,
     /// The devices, by number.
     pub devices: Vec<DeviceState>,
-    /// Who has devices open.
+    /// The open device files.
     pub files: Vec<FileState>,
-    /// What could not be looked at, in words.
+    /// The information that was not accessible, in words.
     pub hidden: Vec<String>,
 }
 
@@ -39,9 +39,9 @@ pub struct State {
 pub struct ModuleState {
     /// `dmirror`, or `test_hmm`, the kernel's own.
     pub name: String,
-    /// What tells one build from another.
+    /// A version, or a checksum of the source, that distinguishes builds.
     pub version: Option<String>,
-    /// Open device files, and whatever else keeps it loaded.
+    /// Number of open device files, and of other users that keep it loaded.
     pub users: Option<u64>,
     /// Parameters as the kernel shows them.
     pub parameters: Vec<String>,
@@ -58,22 +58,22 @@ pub struct DeviceState {
     pub memory: &'static str,
     /// Its memory in pages.
     pub pages: Option<u64>,
-    /// Pages that hold somebody's data.
+    /// Pages that hold data.
     pub resident_pages: Option<u64>,
-    /// Pages that are held for data on its way.
+    /// Pages that reservations hold, and those that have just moved.
     pub reserved_pages: Option<u64>,
-    /// Pages that nobody uses.
+    /// Pages that are free.
     pub free_pages: Option<u64>,
-    /// Blocks of a huge page each that nobody uses.
+    /// Blocks of a huge page each that are free as a whole.
     pub free_blocks: Option<u64>,
-    /// Pages in use of each of its blocks, in the order of their frames. Only `top` looks at them.
+    /// Number of used pages of each block, in the order of their frames. Only `top` reads it.
     #[serde(skip)]
     pub blocks: Vec<u64>,
-    /// Engines.
+    /// Number of engines.
     pub engines: Option<u32>,
-    /// How often the engines were reset.
+    /// Number of resets of the engines.
     pub resets: Option<u64>,
-    /// The preset whose values all settings have, or `custom`.
+    /// The preset that all settings match, or `custom`.
     pub policy: Option<String>,
     /// Settings of the policy.
     pub settings: BTreeMap<String, Value>,
@@ -81,13 +81,13 @@ pub struct DeviceState {
     pub moved_out: BTreeMap<&'static str, u64>,
     /// Pages that came back, by cause.
     pub moved_back: BTreeMap<&'static str, u64>,
-    /// Pages that were on the device when their last user let go of them.
+    /// Pages that were on the device when they were freed.
     pub freed_pages: Option<u64>,
     /// Faults of CPUs on its pages.
     pub cpu_faults: Option<u64>,
     /// Windows of up to a huge page that it has faulted in.
     pub device_faults: Option<u64>,
-    /// Blocks that had to go back.
+    /// Blocks whose pages had to move back.
     pub evictions: Option<u64>,
     /// All statistics.
     #[serde(skip)]
@@ -97,11 +97,11 @@ pub struct DeviceState {
 /// An open device file.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FileState {
-    /// Who has it open.
+    /// The process that has it open.
     pub pid: i32,
-    /// Whose memory it is for.
+    /// The process whose memory it is for.
     pub opener: i32,
-    /// The name of the opener; of who has the file open if the opener has ended.
+    /// The name of the opener, or of the process that has the file open if the opener has ended.
     pub program: String,
     /// The descriptor.
     pub fd: i32,
@@ -109,22 +109,22 @@ pub struct FileState {
     pub device: u32,
     /// A number that no other open file has; several descriptors may stand for one open file.
     pub client: Option<u64>,
-    /// Device memory that the device has mapped for it.
+    /// Device memory that the device has mapped for it, in KiB.
     pub device_kib: Option<u64>,
-    /// Other memory that it has mapped for it.
+    /// Other memory that the device has mapped for it, in KiB.
     pub system_kib: Option<u64>,
     /// Pages that its commands have moved to the device.
     pub out_pages: Option<u64>,
     /// Pages that its commands have brought back.
     pub back_pages: Option<u64>,
-    /// Queues that it has.
+    /// Number of its queues.
     pub queues: u64,
-    /// How long engines have worked for it.
+    /// Time that each engine has worked for it, in nanoseconds.
     pub engine_ns: Vec<u64>,
 }
 
 impl State {
-    /// Looks at everything.
+    /// Reads the state of everything.
     pub fn look() -> Result<Self> {
         let module = needs::module()?;
         let mut hidden = Vec::new();
@@ -154,7 +154,7 @@ impl State {
         })
     }
 
-    /// Whether the devices are this project's.
+    /// Returns whether the devices belong to this project's module.
     pub fn is_ours(&self) -> bool {
         Module::named(&self.module.name).is_ours()
     }
@@ -234,13 +234,13 @@ impl DeviceState {
 /// A cause, with the number of pages that moved for it.
 pub type CausePages = (&'static str, fn(&Stats) -> u64);
 
-/// Why pages move to a device.
+/// The causes of moves to a device.
 pub const OUT: [CausePages; 2] = [
     ("request", |stats| stats.out_request),
     ("device_fault", |stats| stats.out_device_fault),
 ];
 
-/// Why they come back.
+/// The causes of moves back.
 pub const BACK: [CausePages; 5] = [
     ("request", |stats| stats.back_request),
     ("device_fault", |stats| stats.back_device_fault),

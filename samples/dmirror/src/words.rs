@@ -2,8 +2,8 @@
 
 //! Numbers and causes in words.
 
-/// Why pages moved, in words, by the name of a cause in trace events and statistics; `to_device`
-/// says which way. A cause that is not known stays as it is.
+/// Returns the reason for moves of pages in words, by the name of a cause in trace events and
+/// statistics; `to_device` gives the direction. Returns an unknown name as it is.
 pub fn cause(name: &str, to_device: bool) -> &str {
     match (name, to_device) {
         ("request", true) => "a program asked for it",
@@ -18,7 +18,7 @@ pub fn cause(name: &str, to_device: bool) -> &str {
     }
 }
 
-/// Bytes in the largest unit that leaves a number of at least 1.
+/// Formats bytes in the largest unit that leaves a number of at least 1.
 pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;
@@ -34,17 +34,17 @@ pub fn bytes(number: u64) -> String {
     }
 }
 
-/// Pages, as bytes.
+/// Formats a number of pages as bytes.
 pub fn pages(number: u64) -> String {
     bytes(number * dmirror_client::page_size() as u64)
 }
 
-/// A number with its noun: `1 page`, `2 pages`.
+/// Formats a number with its noun: `1 page`, `2 pages`.
 pub fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// What is not known is a question mark.
+/// Formats a value; an unknown one is a question mark.
 pub fn or_unknown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "?".to_owned(), show)
 }

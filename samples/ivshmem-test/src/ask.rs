@@ -14,13 +14,13 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
 
-/// How a question begins.
+/// The prefix of a question.
 pub(crate) const QUESTION: &str = "# host: ";
 
-/// What the host may take for an answer, in milliseconds.
+/// The time limit for an answer of the host, in milliseconds.
 const PATIENCE: u16 = 60_000;
 
-/// Asks the host, and returns what it says after `ok`.
+/// Asks the host, and returns the rest of its answer after `ok`.
 pub(crate) fn host(question: &str) -> Result<String> {
     let mut out = io::stdout().lock();
     writeln!(out, "{QUESTION}{question}")?;

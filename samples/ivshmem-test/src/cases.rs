@@ -31,13 +31,13 @@ use crate::device::Device;
 use crate::device::Outcome;
 use crate::pattern;
 
-/// Pages that a case moves, if their number does not matter.
+/// The number of pages that a case moves, if the number does not matter.
 const PAGES: usize = 64;
 
-/// How long the system may take for what happens behind a program's back.
+/// The time limit for background work of the system, and for a sign of another process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A behaviour, and the function that looks at it.
+/// A behaviour, and the function that checks it.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: fn() -> Result<()>,
@@ -53,7 +53,7 @@ macro_rules! cases {
 }
 use cases;
 
-/// All cases, in the order in which they run.
+/// Returns all cases, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
     pages::CASES.iter().chain(gone::CASES)
 }
@@ -81,14 +81,14 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, seen: T, expected: T) -> Re
     Ok(())
 }
 
-/// Memory with the pattern of this process, in small pages.
+/// Maps memory in small pages, and fills it with the pattern of this process.
 fn filled(pages: usize) -> Result<Region> {
     let region = Region::options(pages).huge(false).map()?;
     pattern::fill(&region, me());
     Ok(region)
 }
 
-/// The same, on the device.
+/// Does the same, and moves the memory to the device.
 fn moved(device: &Device, pages: usize) -> Result<Region> {
     let region = filled(pages)?;
     equal("to the device", device.to_device(&region), all_moved(pages))?;
@@ -96,7 +96,7 @@ fn moved(device: &Device, pages: usize) -> Result<Region> {
     Ok(region)
 }
 
-/// Checks, by what the kernel says, how many pages of a region are on the device.
+/// Checks the number of pages of a region that the kernel reports on the device.
 fn on_device(region: &Region, pages: usize) -> Result<()> {
     let survey = Survey::of(region.range())?;
     equal("pages on a device", survey.on_device(), pages)?;
@@ -105,12 +105,12 @@ fn on_device(region: &Region, pages: usize) -> Result<()> {
     equal("devices", &names[..], expected)
 }
 
-/// Checks that nothing is on the device, by the host.
+/// Makes the host check that nothing is on the device.
 fn empty() -> Result<()> {
     ask::host("used 0").map(drop)
 }
 
-/// Waits until something is true.
+/// Waits until `is_true` returns true; fails after `PATIENCE`.
 fn wait_for(what: &str, is_true: impl Fn() -> bool) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !is_true() {

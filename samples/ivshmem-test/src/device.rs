@@ -22,7 +22,7 @@ use crate::abi::Request;
 const PATH: &str = "/dev/hmm_ivshmem";
 const DRIVER: &str = "/sys/bus/pci/drivers/ivshmem";
 
-/// How a command ended, and how many pages had moved then.
+/// The result of a command, and the number of pages that it had moved by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) result: Result<(), Errno>,
@@ -62,7 +62,7 @@ impl Device {
         }
     }
 
-    /// How many pages are on the device on account of this file.
+    /// Returns the number of pages on the device that are accounted to this file.
     pub(crate) fn pages(&self) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         let line = text
@@ -72,12 +72,12 @@ impl Device {
     }
 }
 
-/// Whether the device file is there.
+/// Returns whether the device file exists.
 pub(crate) fn file_is_there() -> bool {
     Path::new(PATH).exists()
 }
 
-/// The PCI devices that are bound to the driver: their folders in sysfs.
+/// Returns the folders in sysfs of the PCI devices that are bound to the driver.
 pub(crate) fn bound() -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(DRIVER)?;
     let entries = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -86,7 +86,7 @@ pub(crate) fn bound() -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The PCI devices of the kind, bound or not.
+/// Returns the folders in sysfs of the PCI devices of the kind, bound or not.
 pub(crate) fn present() -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir("/sys/bus/pci/devices")?;
     let entries = entries.filter_map(|entry| Some(entry.ok()?.path()));

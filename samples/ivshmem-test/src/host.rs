@@ -5,15 +5,15 @@
 //! | question | the host |
 //! | --- | --- |
 //! | `size` | says how many data pages there are |
-//! | `holds PID N` | checks that N pages are those of a process, by the directory and by each byte |
+//! | `holds PID N` | checks that a process has N pages, by the directory and by each byte |
 //! | `zeroes PID N` | the same for pages of zeroes |
-//! | `used N` | checks that N pages are somebody's |
+//! | `used N` | checks that N pages have an owner |
 //! | `released` | checks that no driver uses the memory |
-//! | `lose`, `restore` | makes the driver believe that the device has gone, or is there |
+//! | `lose`, `restore` | makes the driver believe that the device has gone, or is back |
 //! | `unplug`, `plug` | takes the device out of its slot, or puts it in again |
 //! | `unplug second`, `plug second` | the same with another one, in another slot |
 //!
-//! Answers are `ok`, and perhaps more, or what is wrong.
+//! An answer is `ok`, with a value for some questions, or a description of the error.
 
 use std::env;
 use std::fs::File;
@@ -36,10 +36,10 @@ use crate::ask::QUESTION;
 use crate::monitor::Monitor;
 use crate::pattern;
 
-/// How long to look for what will be true in a moment, such as that a process is gone.
+/// The time limit for a condition that becomes true soon, such as the end of a process.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Answers the questions of a guest, until it ends.
+/// Answers the questions of a guest, until the guest ends.
 pub(crate) fn answer() -> Result<()> {
     let path = env::var("IVSHMEM_FILE").context("IVSHMEM_FILE")?;
     let mut host = None;
@@ -50,7 +50,7 @@ pub(crate) fn answer() -> Result<()> {
         };
         let host = match &mut host {
             Some(host) => host,
-            // QEMU makes it when it starts, which is before the guest asks.
+            // QEMU creates the file when it starts, which is before the guest asks.
             none => none.insert(Host::new(&path)?),
         };
         match host.answer(question) {
@@ -109,7 +109,7 @@ impl Host {
             ["restore"] => self.file.write_all_at(&abi::MAGIC.to_le_bytes(), 0)?,
             ["unplug"] => Monitor::connect()?.unplug("ivshmem")?,
             ["plug"] => {
-                // QEMU does not give a device memory that another one has had.
+                // QEMU does not give memory that one device has had to another.
                 let mut monitor = Monitor::connect()?;
                 monitor.remove_memory("memory")?;
                 let bytes = self.file.metadata()?.len();
@@ -133,7 +133,7 @@ impl Host {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// How the memory is divided, which the driver must have written into it.
+    /// Returns the layout of the memory; fails unless the driver has written it there.
     fn layout(&self) -> Result<Layout> {
         let header = [
             self.word(0)?,
@@ -155,7 +155,7 @@ impl Host {
         Ok(layout)
     }
 
-    /// The directory: pages that are somebody's, and whose, and where there.
+    /// Returns the entries of the directory in use: page, process and address in the process.
     fn used(&self) -> Result<Vec<(usize, u64, u64)>> {
         let layout = self.layout()?;
         let mut bytes = vec![0; layout.data];
@@ -214,7 +214,7 @@ impl Host {
     }
 }
 
-/// Tries until it succeeds, or for too long.
+/// Repeats a check until it succeeds; returns its last error after `PATIENCE`.
 fn eventually(check: impl Fn() -> Result<()>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {

@@ -3,7 +3,7 @@
 //! Behaviour tests of the driver `samples/ivshmem`, seen from both sides.
 //!
 //! In a guest, `ivshmem-test` moves pages of its processes to the device and back, takes the device
-//! away, and writes KTAP. What it claims of the device's memory it has checked by the host, where
+//! away, and writes KTAP. The host checks the claims about the memory of the device: there,
 //! `ivshmem-test host` reads the file that is that memory. `scripts/guest/guest.sh` connects the
 //! two.
 
@@ -60,7 +60,7 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-/// Runs all cases, and says whether none failed.
+/// Runs all cases; returns whether none failed.
 fn run() -> bool {
     println!("KTAP version 1\n1..{}", cases::all().count());
     let mut failed = 0;

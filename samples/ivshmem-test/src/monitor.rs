@@ -13,10 +13,10 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
-/// How long a guest may take to let go of a device.
+/// The time limit for a guest to release a device.
 const PATIENCE: Duration = Duration::from_secs(50);
 
-/// A connection to the monitor `MONITOR`, which speaks QMP: a JSON object a line.
+/// A connection to the monitor `MONITOR`, which speaks QMP: one JSON object per line.
 pub(crate) struct Monitor(BufReader<UnixStream>);
 
 impl Monitor {
@@ -37,19 +37,19 @@ impl Monitor {
         self.command("device_add", &arguments)
     }
 
-    /// Has the guest let go of a device, and waits until that is unplugged.
+    /// Makes the guest release a device, and waits until the device is unplugged.
     pub(crate) fn unplug(&mut self, id: &str) -> Result<()> {
         self.command("device_del", &format!(r#""id":"{id}""#))?;
         self.wait_for(&["\"DEVICE_DELETED\"", &format!("\"{id}\"")])
     }
 
-    /// Makes memory for a device.
+    /// Creates memory for a device.
     pub(crate) fn add_memory(&mut self, id: &str, bytes: u64) -> Result<()> {
         let arguments = format!(r#""qom-type":"memory-backend-ram","id":"{id}","size":{bytes}"#);
         self.command("object-add", &arguments)
     }
 
-    /// Makes memory for a device of a file.
+    /// Creates memory for a device, backed by a file.
     pub(crate) fn add_memory_file(&mut self, id: &str, bytes: u64, path: &str) -> Result<()> {
         let arguments = format!(
             r#""qom-type":"memory-backend-file","id":"{id}","size":{bytes},"mem-path":"{path}","share":true"#
@@ -57,7 +57,7 @@ impl Monitor {
         self.command("object-add", &arguments)
     }
 
-    /// Frees memory that no device has any more.
+    /// Frees memory that no device uses any more.
     pub(crate) fn remove_memory(&mut self, id: &str) -> Result<()> {
         self.command("object-del", &format!(r#""id":"{id}""#))
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Data that says whose it is and where it belongs.
+//! Data that encodes its owner and its address.
 
 use anyhow::Result;
 use anyhow::ensure;
@@ -9,7 +9,7 @@ use dmirror_client::page_size;
 
 const WORD: usize = size_of::<u64>();
 
-/// The word that a process keeps at an address (bytes).
+/// Returns the word that a process keeps at an address (in bytes).
 pub(crate) fn word(pid: u64, address: u64) -> u64 {
     (pid << 32) | ((address / WORD as u64) & 0xffff_ffff)
 }
@@ -38,7 +38,7 @@ pub(crate) fn check(region: &Region, pid: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether the bytes of a page are the pattern of a process for the page at an address.
+/// Returns whether a page holds the pattern of a process for the page at an address.
 pub(crate) fn is_pattern(page: &[u8], pid: u64, address: u64) -> bool {
     page.chunks_exact(WORD)
         .zip((address..).step_by(WORD))

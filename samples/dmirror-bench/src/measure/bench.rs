@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory, a device and a buffer, and the operations on them, each with its time.
+//! Memory, a device and a buffer, and timed operations on them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use dmirror_client::region::Advice;
 
 use crate::report::Memory;
 
-/// What one entry of a page table can map, and the size of a huge page.
+/// The size of a huge page in bytes: one PMD entry maps it.
 pub const BLOCK: u64 = 2 << 20;
 
 /// Memory, and a device to move it to.
@@ -37,7 +37,7 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// What mapping fails with, or that huge pages were not to be had.
+    /// If mapping or SNAPSHOT fails, or the pages are not of the requested kind.
     pub fn new(device: Arc<Device>, memory: Memory, bytes: u64) -> Result<Self> {
         let pages = usize::try_from(bytes)? / page_size();
         let region = Region::options(pages)
@@ -48,24 +48,24 @@ impl Bench {
             device,
             region,
             memory,
-            // Not zero, so that the kernel has given all of its pages.
+            // Not zero, so that the kernel has allocated all of its pages.
             buffer: vec![0xa5; pages * page_size()],
         };
         bench.refresh()?;
         Ok(bench)
     }
 
-    /// The number of pages.
+    /// Returns the number of pages.
     pub fn pages(&self) -> u64 {
         self.region.pages() as u64
     }
 
-    /// Replaces the memory by fresh pages in system memory, all of them touched,
-    /// and huge if they are to be.
+    /// Replaces the memory with fresh pages in system memory, all of them touched, and huge if that
+    /// is the kind of the memory.
     ///
     /// # Errors
     ///
-    /// If huge pages were not to be had.
+    /// If madvise or SNAPSHOT fails, or the pages are not of the requested kind.
     pub fn refresh(&self) -> Result<()> {
         let pages = self.region.pages();
         self.region.advise(0..pages, Advice::DontNeed)?;
@@ -87,20 +87,20 @@ impl Bench {
         Ok(())
     }
 
-    /// MIGRATE_TO_DEV of all pages.
+    /// Moves all pages to the device with MIGRATE_TO_DEV; returns the time that this took.
     ///
     /// # Errors
     ///
-    /// What the command fails with, or that it moved too few.
+    /// If the command fails, or handles too few pages.
     pub fn move_out(&mut self) -> Result<Duration> {
         self.move_part_out(0..self.region.pages())
     }
 
-    /// MIGRATE_TO_DEV of some pages.
+    /// Moves some pages to the device with MIGRATE_TO_DEV; returns the time that this took.
     ///
     /// # Errors
     ///
-    /// What the command fails with, or that it moved too few.
+    /// If the command fails, or handles too few pages.
     pub fn move_part_out(&mut self, pages: Range<usize>) -> Result<Duration> {
         let range = self.region.part(pages);
         let (counts, time) = timed(|| self.device.migrate_to_device(range, &mut self.buffer))?;
@@ -108,20 +108,20 @@ impl Bench {
         Ok(time)
     }
 
-    /// MIGRATE_TO_SYS of all pages, all of which are on the device.
+    /// Moves all pages, which must be on the device, back with MIGRATE_TO_SYS; returns the time.
     ///
     /// # Errors
     ///
-    /// What the command fails with, or that it left some.
+    /// If MIGRATE_TO_SYS or SNAPSHOT fails, or some pages stay on the device.
     pub fn move_back(&self) -> Result<Duration> {
         let (_, time) = timed(|| self.device.migrate_to_system(self.region.range()))?;
-        // The count says nothing: test_hmm counts a huge page as one.
+        // The count is not usable: test_hmm counts a huge page as one.
         let left = self.on_device(0..self.region.pages())?;
         ensure!(left == 0, "{left} pages stayed on the device");
         Ok(time)
     }
 
-    /// The CPU reads a word of each page, in order.
+    /// Makes the CPU read a word of each page, in order; returns the time that this took.
     pub fn touch(&self) -> Duration {
         let start = Instant::now();
         for page in 0..self.region.pages() {
@@ -130,11 +130,11 @@ impl Bench {
         start.elapsed()
     }
 
-    /// READ of all pages.
+    /// Reads all pages with READ; returns the counts and the time.
     ///
     /// # Errors
     ///
-    /// What the command fails with.
+    /// If the command fails, or handles too few pages.
     pub fn read(&mut self) -> Result<(Counts, Duration)> {
         let range = self.region.range();
         let (counts, time) = timed(|| self.device.read(range, &mut self.buffer))?;
@@ -142,11 +142,11 @@ impl Bench {
         Ok((counts, time))
     }
 
-    /// WRITE of all pages.
+    /// Writes all pages with WRITE; returns the counts and the time.
     ///
     /// # Errors
     ///
-    /// What the command fails with.
+    /// If the command fails, or handles too few pages.
     pub fn write(&self) -> Result<(Counts, Duration)> {
         let range = self.region.range();
         let (counts, time) = timed(|| self.device.write(range, &self.buffer))?;
@@ -154,21 +154,21 @@ impl Bench {
         Ok((counts, time))
     }
 
-    /// SNAPSHOT of all pages.
+    /// Performs SNAPSHOT of all pages; returns the time that this took.
     ///
     /// # Errors
     ///
-    /// What the command fails with.
+    /// The error of SNAPSHOT.
     pub fn snapshot(&self) -> Result<Duration> {
         let (_, time) = timed(|| self.device.snapshot(self.region.range()))?;
         Ok(time)
     }
 
-    /// How many of some pages are on the device.
+    /// Returns how many of some pages are on the device.
     ///
     /// # Errors
     ///
-    /// What SNAPSHOT fails with.
+    /// The error of SNAPSHOT.
     pub fn on_device(&self, pages: Range<usize>) -> Result<u64> {
         // The places are values of a field, not flags.
         const PLACE: u8 = 0x70;
@@ -178,7 +178,7 @@ impl Bench {
     }
 }
 
-/// Calls `work`, and says how long that took.
+/// Calls `work`; returns its result, and the time that it took.
 fn timed<T>(work: impl FnOnce() -> Result<T, CallError>) -> Result<(T, Duration)> {
     let start = Instant::now();
     let answer = work();
@@ -197,7 +197,7 @@ fn all_of(range: PageRange, counts: Counts, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The nanoseconds of a time; more than fit take 584 years.
+/// Converts a time to nanoseconds; more than fit would be 584 years.
 pub fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

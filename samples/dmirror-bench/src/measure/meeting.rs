@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Workers, threads or processes, that begin together and note when they ended.
+//! Workers (threads or processes) that begin together, and record their times.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::bench::ns;
 /// The phase of a worker that has failed, for which nobody waits.
 const GONE: u64 = u64::MAX;
 
-/// What the workers share: memory that a fork leaves shared.
+/// The data that the workers share, in memory that stays shared after fork.
 #[derive(Debug)]
 pub struct Meeting {
     words: Region,
@@ -27,11 +27,11 @@ pub struct Meeting {
 }
 
 impl Meeting {
-    /// A meeting of `workers` workers for `samples` samples.
+    /// Creates a meeting of `workers` workers for `samples` samples.
     ///
     /// # Errors
     ///
-    /// What mmap fails with.
+    /// The error of mmap.
     pub fn new(workers: usize, samples: usize) -> io::Result<Self> {
         let words = workers * (1 + 2 * samples);
         Ok(Self {
@@ -44,12 +44,11 @@ impl Meeting {
         })
     }
 
-    /// Has worker `worker` do `work` once a sample, each time together with all
-    /// others.
+    /// Calls `work` for worker `worker` once per sample, each time together with all other workers.
     ///
     /// # Errors
     ///
-    /// The first error of `work`; the others go on without this worker.
+    /// The first error of `work`; the others continue without this worker.
     pub fn attend(&self, worker: usize, mut work: impl FnMut() -> Result<()>) -> Result<()> {
         for sample in 0..self.samples {
             self.wait_for_all(worker, 2 * sample as u64 + 1);
@@ -63,24 +62,24 @@ impl Meeting {
             let [at_start, at_end] = self.times(worker, sample);
             self.words.store(at_start, start);
             self.words.store(at_end, end);
-            // Nobody closes a device while others work: test_hmm would take their
-            // pages from it.
+            // No worker closes a device while others work: test_hmm would bring back everything
+            // that is on it.
             self.wait_for_all(worker, 2 * sample as u64 + 2);
         }
         Ok(())
     }
 
-    /// Has nobody wait for worker `worker`, which cannot go on.
+    /// Makes the others stop waiting for worker `worker`, which cannot continue.
     pub fn leave(&self, worker: usize) {
         self.words.store(worker, GONE);
     }
 
-    /// From when the first worker began to when the last one ended, a number a
-    /// sample, in nanoseconds.
+    /// Returns, for each sample, the time from the start of the first worker to the end of the last
+    /// one, in nanoseconds.
     ///
     /// # Errors
     ///
-    /// If a worker has not noted its times.
+    /// If a worker has not recorded its times.
     pub fn elapsed(&self) -> Result<Vec<u64>> {
         (0..self.samples)
             .map(|sample| {
@@ -111,7 +110,7 @@ impl Meeting {
         fence(Ordering::SeqCst);
     }
 
-    /// The words for the start and the end of a sample, behind those for phases.
+    /// Returns the words for the start and the end of a sample, which follow those for phases.
     fn times(&self, worker: usize, sample: usize) -> [usize; 2] {
         let first = self.workers + 2 * (worker * self.samples + sample);
         [first, first + 1]

@@ -26,7 +26,7 @@ const OPERATIONS: [&str; 6] = [
     "SNAPSHOT",
 ];
 
-/// Samples for each one that is asked for: they are quick, and differ more.
+/// Number of samples per requested sample: one page is quick, and its times vary more.
 const SAMPLES: usize = 20;
 
 /// Measures the group.
@@ -54,7 +54,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One sample of each operation.
+/// Takes one sample of each operation.
 fn round(bench: &mut Bench, samples: &mut [Samples; 6]) -> Result<()> {
     let [to_device, to_system, fault, read, write, snapshot] = samples;
     to_device.add(1, ns(bench.move_out()?));

@@ -36,7 +36,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
         };
         session.measure(place, OPERATIONS, |samples| {
             let mut bench = Bench::new(Arc::clone(&device), memory, size)?;
-            // What the module takes once, and keeps, belongs to no sample.
+            // Move once before the samples: the module allocates some memory once, and keeps it.
             bench.move_out()?;
             (0..rounds).try_for_each(|_| round(&mut bench, samples))
         });
@@ -44,7 +44,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One sample of each operation.
+/// Takes one sample of each operation.
 fn round(bench: &mut Bench, samples: &mut [Samples; 6]) -> Result<()> {
     let pages = bench.pages();
     let [to_device, to_system, fault, cold, warm_read, warm_write] = samples;
@@ -55,7 +55,7 @@ fn round(bench: &mut Bench, samples: &mut [Samples; 6]) -> Result<()> {
     bench.move_out()?;
     fault.add(pages, ns(bench.touch()));
 
-    // The device lost sight of the pages when they came back.
+    // The device lost its mappings of the pages when they came back.
     let (counts, time) = bench.read()?;
     if counts.faults > 0 {
         cold.add(pages, ns(time));

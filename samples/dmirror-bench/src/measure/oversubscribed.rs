@@ -2,10 +2,10 @@
 
 //! Working sets smaller and larger than the memory of the device.
 //!
-//! A program has the device work on its memory in steps of 2 MiB, one
-//! MIGRATE_TO_DEV each, in order or at random. Where the memory is not on the device
-//! by then it moves, and if the device is full something else moves out for it. What
-//! counts is the time of these steps for each page that moved to the device.
+//! A program makes the device work on its memory in steps of 2 MiB, one MIGRATE_TO_DEV each, in
+//! order or at random. Memory that is not on the device then moves there; if the device is full,
+//! other memory moves out for it. The result is the time of these steps for each page that moved to
+//! the device.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ use crate::report::Memory;
 /// Sizes of the working set, in percent of the device.
 const PERCENT: [u64; 8] = [50, 75, 100, 125, 150, 200, 300, 400];
 
-/// How often the program goes over its memory, or as many steps at random.
+/// Number of passes over the memory; the random order has as many steps.
 const PASSES: usize = 2;
 
-/// The most memory that a device may have for this to be done in time and in the
+/// Maximum memory of a device, in bytes, for which this group does not exceed the time and the
 /// memory of a guest.
 const LARGEST_DEVICE: u64 = 256 << 20;
 
@@ -54,7 +54,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
                 let steps = (bytes / BLOCK) as usize;
                 let order = (0..PASSES).flat_map(|_| 0..steps);
                 sample(&device, &mut bench, order, in_order)?;
-                // Always the same: what is compared shall be the same work.
+                // Always the same seed, so that all runs do the same work.
                 let mut rng = ChaCha8Rng::seed_from_u64(percent);
                 let random = (0..PASSES * steps).map(|_| rng.random_range(0..steps));
                 sample(&device, &mut bench, random, at_random)
@@ -64,7 +64,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of memory of the device.
+/// Returns the memory of the device in bytes.
 fn capacity(device: &Device) -> Result<u64> {
     let Some(room) = device.room()? else {
         bail!("n/a: the memory of this device grows without a bound");
@@ -78,8 +78,8 @@ fn capacity(device: &Device) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Goes over the memory from an empty device on, and adds up the steps that moved
-/// something.
+/// Executes the steps, beginning with an empty device, and adds one sample: the sum of the steps
+/// that moved pages.
 fn sample(
     device: &Device,
     bench: &mut Bench,
@@ -103,7 +103,7 @@ fn sample(
     Ok(())
 }
 
-/// The pages of a step.
+/// Returns the pages of a step.
 fn pages_of(step: usize) -> Range<usize> {
     let pages = BLOCK as usize / page_size();
     step * pages..(step + 1) * pages

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting until the machine has nothing else to do.
+//! Waiting until the machine is idle.
 //!
-//! For some seconds after boot threads of the kernel are busy, and what is measured
-//! then takes two or three times as long.
+//! For some seconds after boot, kernel threads are busy, and operations take two or three times as
+//! long.
 
 use std::fs;
 use std::thread;
@@ -15,20 +15,20 @@ use anyhow::bail;
 
 const STEP: Duration = Duration::from_millis(500);
 
-/// The processors count as idle when they are for this part of a step, in percent.
+/// Minimum idle time of the processors in an idle step, in percent of the step.
 const IDLE_PERCENT: u64 = 95;
 
-/// How many steps in a row.
+/// Number of consecutive idle steps after which the machine counts as idle.
 const IDLE_STEPS: usize = 2;
 
-/// How many steps this waits at most.
+/// Maximum number of steps to wait.
 const MOST_STEPS: usize = 120;
 
 /// Waits until the processors are idle.
 ///
 /// # Errors
 ///
-/// If they are not after a minute, or `/proc/stat` cannot be read.
+/// If they are not idle after a minute, or `/proc/stat` cannot be read.
 pub fn settle() -> Result<()> {
     let mut before = Ticks::now()?;
     let mut idle_steps = 0;
@@ -61,7 +61,7 @@ impl Ticks {
         Self::parse(&text).context("/proc/stat has no line of all processors")
     }
 
-    /// Reads the line `cpu`: user, nice, system, idle, iowait, and more of the busy.
+    /// Parses the line `cpu`: user, nice, system, idle, iowait, and more kinds of busy time.
     fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let ticks: Vec<u64> = line
@@ -69,7 +69,7 @@ impl Ticks {
             .map_while(|word| word.parse().ok())
             .collect();
         Some(Self {
-            // What guests take is part of `user` as well.
+            // Leave out the times of guests, which `user` and `nice` include.
             all: ticks.iter().take(8).sum(),
             idle: ticks.get(3)? + ticks.get(4)?,
         })

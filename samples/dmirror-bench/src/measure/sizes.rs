@@ -16,8 +16,8 @@ use super::bench::ns;
 use crate::report::Group;
 use crate::report::Memory;
 
-/// What was moved once is measured as often as asked below this size, and once
-/// above it, where one sample is an average over many pages.
+/// From this size on, one sample is enough: it is an average over many pages. Smaller sizes have as
+/// many samples as requested.
 const LARGE: u64 = 128 << 20;
 
 const SMALLEST_HUGE: u64 = BLOCK;
@@ -37,7 +37,7 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// From the smallest size on, each four times the one before, and the largest.
+/// Returns the sizes from `smallest` on, each four times the previous one, and [`LARGEST`].
 fn sizes(smallest: u64) -> Vec<u64> {
     let mut sizes: Vec<u64> = (0..)
         .map_while(|power| smallest.checked_shl(2 * power))
@@ -63,7 +63,7 @@ fn measure_size(session: &mut Session<'_>, device: &Arc<Device>, memory: Memory,
         let mut bench = Bench::new(Arc::clone(device), memory, size)?;
         let pages = bench.pages();
         for _ in 0..rounds {
-            // The first time is not measured: the module may take memory for it.
+            // The first move is not measured: the module may allocate memory for it.
             bench.move_out()?;
             fault.add(pages, ns(bench.touch()));
             to_device.add(pages, ns(bench.move_out()?));

@@ -23,14 +23,14 @@ use crate::report::Memory;
 
 const WORKERS: [u64; 3] = [1, 2, 4];
 
-/// Bytes of memory of a worker.
+/// Size of the memory of a worker, in bytes.
 const SIZE: u64 = 8 << 20;
 
-/// How often a worker moves its memory out and back, or reads it, in a sample:
-/// often enough that beginning together does not show.
+/// Number of times that a worker moves its memory out and back, or reads it, in a sample: often
+/// enough that the common start does not affect the result.
 const TIMES: u64 = 4;
 
-/// What a worker does.
+/// The work of a worker.
 #[derive(Clone, Copy, Debug)]
 enum Job {
     OutAndBack,
@@ -38,7 +38,7 @@ enum Job {
 }
 
 impl Job {
-    /// Pages that a worker handles in a sample, of `pages`.
+    /// Returns the number of pages that a worker with `pages` pages handles in a sample.
     fn pages(self, pages: u64) -> u64 {
         match self {
             Self::OutAndBack => 2 * TIMES * pages,
@@ -62,7 +62,7 @@ impl Job {
     }
 }
 
-/// What the workers are.
+/// The kind of the workers.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     OneFile,
@@ -151,7 +151,7 @@ impl Team<'_> {
         self.as_threads(&devices?)
     }
 
-    /// A thread for each of the devices. The files stay open until all have ended.
+    /// Runs a thread for each of the devices. The files stay open until all threads have ended.
     fn as_threads(&self, devices: &[Arc<Device>]) -> Result<Vec<u64>> {
         let meeting = Meeting::new(self.workers, self.rounds)?;
         let benches: Result<Vec<_>> = devices
@@ -203,7 +203,7 @@ impl Team<'_> {
         meeting.elapsed()
     }
 
-    /// Memory for a worker, which the device has seen once.
+    /// Returns memory for a worker, on which the device has worked once.
     fn prepare(&self, device: Arc<Device>) -> Result<Bench> {
         let mut bench = Bench::new(device, self.memory, SIZE)?;
         self.job.work(&mut bench)?;

@@ -24,7 +24,7 @@ use crate::report::Memory;
 
 const WINDOWS: [u64; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20];
 
-/// Bytes of memory that the CPU touches, a page at a time.
+/// Size of the memory that the CPU touches, a page at a time, in bytes.
 const SIZE: u64 = 16 << 20;
 
 /// Measures the group.
@@ -58,15 +58,15 @@ pub fn measure(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The file of a device with the most bytes that a CPU fault brings back.
+/// Returns the file of a device for the maximum number of bytes that a CPU fault brings back.
 fn setting(device: &Path) -> PathBuf {
     let name = device.file_name().unwrap_or_default();
     Path::new("/sys/kernel/debug").join(name).join("window")
 }
 
-/// Writes the setting; `false` if the module has none.
+/// Writes the setting; returns false if the module does not have it.
 fn set_window(setting: &Path, bytes: &str) -> Result<bool> {
-    // Not created where it is not.
+    // Do not create a missing file.
     match File::options().write(true).open(setting) {
         Ok(mut file) => file.write_all(bytes.as_bytes()).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

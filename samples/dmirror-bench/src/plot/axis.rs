@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An axis with ticks where they are wanted.
+//! An axis with ticks at given positions.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ use plotters::coord::ranged1d::Ranged;
 /// A linear axis from one number to another, the greater of which may come first.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// From the left or the bottom, to the right or the top.
+    /// The numbers at the left or bottom end, and at the right or top end.
     pub range: Range<f64>,
-    /// Where labels and lines are.
+    /// The positions of labels and lines.
     pub ticks: Vec<f64>,
 }
 
@@ -35,7 +35,7 @@ impl Ranged for Axis {
     }
 }
 
-/// Ticks from 0 to `end`, at equal distances that are round numbers.
+/// Returns ticks from 0 to at most `end`, at equal distances that are round numbers.
 pub fn equal_steps(end: f64) -> Vec<f64> {
     let decade = 10_f64.powf(end.log10().floor());
     let step = match end / decade {

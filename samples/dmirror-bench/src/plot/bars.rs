@@ -23,7 +23,7 @@ use crate::report::Group;
 use crate::report::Report;
 use crate::units;
 
-/// Nanoseconds a page of the operations of a group.
+/// The bars of a group: the nanoseconds per page of each operation.
 #[derive(Debug)]
 pub struct Bars {
     title: String,
@@ -38,11 +38,11 @@ struct Row {
     values: [Option<f64>; 2],
 }
 
-/// Pixels of a row.
+/// The height of a row in pixels.
 const ROW: u32 = 46;
 
 impl Bars {
-    /// The bars of a group; `None` if nothing of it was measured.
+    /// Returns the bars of a group; `None` if nothing of it was measured.
     pub fn of(ours: &Report, theirs: &Report, clock: Clock, group: Group) -> Option<Self> {
         let keys: Vec<_> = ours.keys(clock).filter(|key| key.group == group).collect();
         let value = |report: &Report, key| Some(report.total(clock, key)?.per_page());
@@ -153,7 +153,7 @@ impl Scale {
         if most < 50.0 * least {
             return Self::Linear { most };
         }
-        // The shortest bar can be seen, and the longest has room for its number.
+        // Keep the shortest bar visible, and leave room for the number of the longest.
         Self::Logarithmic {
             low: least.max(1.0).log10().floor() - 0.3,
             high: most.log10() + 0.7,

@@ -20,19 +20,19 @@ use crate::report::Memory;
 use crate::report::Report;
 use crate::units;
 
-/// What a vertical axis shows.
+/// The quantity that a vertical axis shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Measure {
     /// Instructions or time per page, logarithmic.
     Logarithmic(Clock),
     /// Instructions or time per page, from 0 on.
     Linear(Clock),
-    /// Pages a second, from 0 on.
+    /// Pages per second, from 0 on.
     Rate,
 }
 
 impl Measure {
-    /// Where a number of nanoseconds a page lies on the axis.
+    /// Returns the position of a number of nanoseconds per page on the axis.
     fn height(self, per_page: f64) -> f64 {
         match self {
             Self::Logarithmic(_) => per_page.max(1.0).log10(),
@@ -49,7 +49,7 @@ impl Measure {
         })
     }
 
-    /// The part of the axis that is shown, for heights from `bottom` to `top`.
+    /// Returns the visible part of the axis, for heights from `bottom` to `top`.
     fn range(self, bottom: f64, top: f64) -> Range<f64> {
         match self {
             Self::Logarithmic(_) => bottom - 0.1..top + 0.1,
@@ -57,7 +57,7 @@ impl Measure {
         }
     }
 
-    /// The ticks: round numbers in each decade, or equal steps.
+    /// Returns the ticks: round numbers in each decade, or equal steps.
     fn ticks(self, range: &Range<f64>) -> Vec<f64> {
         if !matches!(self, Self::Logarithmic(_)) {
             return equal_steps(range.end);
@@ -71,7 +71,7 @@ impl Measure {
     }
 }
 
-/// Pixels beside a picture for its legend.
+/// The width of the legend beside a picture, in pixels.
 const LEGEND: u32 = 360;
 
 /// A picture of a sweep.
@@ -90,14 +90,14 @@ struct Series {
     label: String,
     /// The number of its operation, which gives the colour.
     operation: usize,
-    /// Whether it is of the other module.
+    /// Set if it belongs to the other module.
     dashed: bool,
-    /// Places on the axis, and nanoseconds a page.
+    /// Places on the axis, and nanoseconds per page.
     points: Vec<(u64, f64)>,
 }
 
 impl Lines {
-    /// The pictures of all sweeps by a clock, each with its name.
+    /// Returns the pictures of all sweeps by a clock, each with its name.
     pub fn all_of(ours: &Report, theirs: &Report, clock: Clock) -> Vec<(String, Self)> {
         let mut all = Vec::new();
         for group in [
@@ -206,7 +206,7 @@ impl Lines {
         })
     }
 
-    /// Where a place of the sweep lies on the axis.
+    /// Returns the position of a place of the sweep on the axis.
     fn across(&self, at: u64) -> f64 {
         match self.group {
             Group::Oversubscribed => at as f64,
@@ -214,7 +214,7 @@ impl Lines {
         }
     }
 
-    /// Every place that was measured, in order.
+    /// Returns every place that was measured, in order.
     fn places(&self) -> Vec<u64> {
         let points = self.series.iter().flat_map(|series| &series.points);
         let mut places: Vec<u64> = points.map(|(at, _)| *at).collect();
@@ -294,7 +294,7 @@ impl Picture for Lines {
 }
 
 impl Lines {
-    /// The legend, beside the picture, where no line runs.
+    /// Draws the legend beside the picture, where no line runs.
     fn draw_legend<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Result<()>
     where
         DB::ErrorType: 'static,
@@ -320,7 +320,7 @@ impl Lines {
     }
 }
 
-/// The least and the greatest of some numbers.
+/// Returns the smallest and the largest of some numbers.
 fn ends(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
     numbers.fold(
         (f64::INFINITY, f64::NEG_INFINITY),

@@ -17,17 +17,17 @@ use super::text;
 use crate::policy::Eviction;
 use crate::policy::Simulation;
 
-/// Panels in a row.
+/// Number of panels in a row.
 const COLUMNS: usize = 2;
 
-/// The height of a panel, and of what is above all of them, in pixels.
+/// The heights of a panel, and of the part above all panels, in pixels.
 const PANEL: u32 = 300;
 const HEAD: u32 = 84;
 
-/// Between entries of the legend, in pixels.
+/// Distance between entries of the legend, in pixels.
 const STEP: i32 = 150;
 
-/// How many times as long as the best each policy takes, over the size of the memory.
+/// The time under each policy, as a multiple of the best, over the size of the memory.
 #[derive(Debug)]
 pub struct Panels {
     title: String,
@@ -50,12 +50,12 @@ struct Policy {
 #[derive(Debug)]
 struct Panel {
     pattern: &'static str,
-    /// For each policy, percents and ratios.
+    /// The percents and ratios of each policy.
     lines: Vec<Vec<(f64, f64)>>,
 }
 
 impl Panels {
-    /// The panels of a simulation.
+    /// Returns the panels of a simulation.
     pub fn of(simulation: &Simulation) -> Self {
         let mut presets = Vec::new();
         let mut policies: Vec<Policy> = Vec::new();
@@ -106,7 +106,7 @@ impl Panels {
         first - room..last + room
     }
 
-    /// Legends in two rows if there are many.
+    /// Returns the number of entries in a row of the legend.
     fn legend_columns(&self) -> usize {
         ((WIDTH as i32 - 40) / STEP) as usize
     }
@@ -116,7 +116,7 @@ impl Panels {
     }
 }
 
-/// Where something is in a list, to which it is added if it is not there.
+/// Returns the index of an item in a list, and adds the item first if it is not in the list.
 fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     list.iter().position(|it| *it == item).unwrap_or_else(|| {
         list.push(item);
@@ -151,7 +151,7 @@ impl Picture for Panels {
     }
 }
 
-/// A short line of the legend.
+/// Draws a short line of the legend.
 fn draw_line<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     policy: &Policy,
@@ -176,8 +176,8 @@ impl Policy {
         COLOURS[self.preset % COLOURS.len()]
     }
 
-    /// Of presets that do the same, the lines of some are wide and light, so that the
-    /// others are seen on them.
+    /// Returns the style of the line. Every other preset has a wide and light line, so that a line
+    /// at the same place stays visible on it.
     fn style(&self) -> ShapeStyle {
         match self.preset % 2 {
             0 => self.colour().stroke_width(2),
@@ -185,7 +185,7 @@ impl Policy {
         }
     }
 
-    /// The lengths of dashes and gaps.
+    /// Returns the lengths of dashes and gaps; `None` for a solid line.
     fn dashes(&self) -> Option<(i32, i32)> {
         match self.eviction {
             None | Some(Eviction::Lru) => None,
@@ -204,7 +204,7 @@ impl Panels {
     where
         DB::ErrorType: 'static,
     {
-        // Ratios are logarithmic, since the worst is far from the best.
+        // Ratios are logarithmic, because the worst is far from the best.
         let top = self.most.log10() + 0.1;
         let digits = [1.0, 2.0, 5.0].map(f64::log10);
         let ticks = (0..=top.ceil() as i32)

@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What things cost in a simulation. These are orders of magnitude, chosen, not measured.
+//! The costs of operations in a simulation: orders of magnitude, chosen, not measured.
 
-/// Something that takes time.
+/// An operation that takes time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// An engine posts what it misses, and is told to go on.
+    /// An engine posts missed pages, and is told to continue.
     DeviceFault,
     /// A CPU faults and returns.
     CpuFault,
-    /// A pass over pages that are to move.
+    /// A pass over pages to move.
     Pass,
     /// A page that moves.
     Move,
     /// A page that the device maps where it is.
     Map,
-    /// The device works on a page of the system.
+    /// The device accesses a page of system memory.
     BusPage,
-    /// The device works on a word of the system, and waits for it.
+    /// The device accesses a word of system memory, and waits for it.
     BusWord,
-    /// The device works on a page of its own.
+    /// The device accesses a page of its own memory.
     LocalPage,
-    /// The device works on a word of its own, and waits for it.
+    /// The device accesses a word of its own memory, and waits for it.
     LocalWord,
-    /// A CPU works on a page.
+    /// A CPU accesses a page.
     CpuPage,
-    /// A CPU works on a word, and waits for it.
+    /// A CPU accesses a word, and waits for it.
     CpuWord,
 }
 
-/// A cost, its nanoseconds, what it is, and where the number is from.
+/// A cost, its nanoseconds, its description, and the source of the number.
 pub type Entry = (Cost, u64, &'static str, &'static str);
 
-/// All costs, in the order of the enum. The numbers of dmirror are those of
-/// `Documentation/performance.md`, at three instructions a nanosecond.
+/// All costs, in the order of the enum. The numbers for dmirror come from
+/// `Documentation/performance.md`, at three instructions per nanosecond.
 pub const COSTS: [Entry; 11] = [
     (
         Cost::DeviceFault,
@@ -104,7 +104,7 @@ pub const COSTS: [Entry; 11] = [
 ];
 
 impl Cost {
-    /// Nanoseconds.
+    /// Returns the nanoseconds.
     pub fn ns(self) -> u64 {
         let (_, ns, ..) = COSTS[self as usize];
         ns

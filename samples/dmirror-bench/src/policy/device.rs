@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A simulated device: what an engine does about a page that it misses, and what a
-//! CPU's fault does, in the order in which `exec/service.rs`, `exec/memory.rs` and
-//! `device.rs` of the module decide it.
+//! A simulated device: its reaction to pages that an engine misses and to CPU faults, with the
+//! decisions in the order of `exec/service.rs`, `exec/memory.rs` and `device.rs` of the module.
 //!
-//! It has one engine, and one thing happens after the other: while a device naps the
-//! CPU does nothing, and while a CPU waits for a time slice the device does nothing.
+//! It has one engine, and one thing happens after the other: while a device naps, the CPU does
+//! nothing; while a CPU waits for a time slice, the device does nothing.
 
 use crate::pages::{BLOCK_PAGES, PAGE_SIZE};
 use std::cell::Cell;
@@ -36,42 +35,42 @@ use super::trace::By;
 use super::trace::Packet;
 use super::trace::Shape;
 
-/// Where the pages of the process begin, in pages: at a block, and not at 0.
+/// The number of the first page of the process: the start of a block, and not 0.
 pub const BASE: usize = BLOCK_PAGES;
 
-/// The most faults that an engine posts at a time.
+/// Maximum number of faults that an engine posts at a time.
 const LANES: usize = 16;
 
-/// The most pages that an engine accesses before it looks for a hot block.
+/// Maximum number of pages that an engine accesses before it looks for a hot block.
 const TURN: usize = 64;
 
-/// The most nanoseconds that a CPU waits for a time slice.
+/// Maximum time that a CPU waits for a time slice, in nanoseconds.
 const MAX_SLICE_NS: u64 = (MAX_TIMESLICE_US as u64 * 1000) << MAX_DOUBLED;
 
-/// What has happened, but for what has moved.
+/// Counts of events, except for pages that moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Pages that the engine has posted to the fault buffer.
     pub device_faults: u64,
-    /// How often it has stalled for them.
+    /// Number of times that it has stalled for them.
     pub stalls: u64,
     /// Faults of the CPU.
     pub cpu_faults: u64,
-    /// Pages that were moved along with what was missed.
+    /// Pages that were to move together with missed granules.
     pub prefetched: u64,
-    /// How often the engine left a granule alone for a while.
+    /// Number of times that the engine left a granule alone for a while.
     pub naps: u64,
-    /// How often it used a granule where it was.
+    /// Number of times that it used a granule where it was.
     pub pins: u64,
     /// Blocks that moved because they were used often.
     pub hot_blocks: u64,
-    /// How often the CPU waited for a time slice.
+    /// Number of times that the CPU waited for a time slice.
     pub slices: u64,
     /// Accesses of the engine to its own memory …
     pub local: u64,
     /// … and over the bus.
     pub remote: u64,
-    /// The sum of all that was read, each time it was.
+    /// The sum of all values that were read.
     pub sum: u64,
 }
 
@@ -81,7 +80,7 @@ pub struct Device {
     pub memory: Memory,
     pub counts: Counts,
     settings: [u32; SETTINGS],
-    /// Until when a CPU does not get what is in a block, in nanoseconds.
+    /// The time until which a CPU does not get the pages in each block, in nanoseconds.
     kept_until: Vec<u64>,
     /// The latest of those times.
     kept_longest: u64,
@@ -111,8 +110,8 @@ impl Number for Cell<usize> {
 }
 
 impl Device {
-    /// Makes a device of some blocks, and a process of some pages, none of them on it.
-    /// The seed is for eviction by chance.
+    /// Creates a device of `blocks` blocks, and a process of `npages` pages, none of them on the
+    /// device. The seed is for random eviction.
     pub fn new(
         blocks: usize,
         npages: usize,
@@ -136,7 +135,7 @@ impl Device {
         }
     }
 
-    /// Makes the accesses of a packet.
+    /// Performs the accesses of a packet.
     pub fn replay(&mut self, packet: &Packet) {
         match packet.by {
             By::Engine => self.execute(packet),
@@ -152,7 +151,7 @@ impl Device {
         self.settings[setting as usize]
     }
 
-    /// A setting of bytes, in pages.
+    /// Returns a setting of bytes as a number of pages, from 1 to a block.
     fn pages_of(&self, setting: Setting) -> usize {
         (self.setting(setting) as usize / PAGE_SIZE).clamp(1, BLOCK_PAGES)
     }
@@ -171,8 +170,8 @@ impl Device {
         }
     }
 
-    /// Makes the first of some accesses, as far as the device has the pages mapped.
-    /// Returns how many.
+    /// Performs accesses in order until the device has not mapped a page, but at most [`TURN`]
+    /// pages or one word. Returns their number.
     fn access_mapped(&mut self, accesses: &[Access], shape: Shape) -> usize {
         let (most, local, remote) = match shape {
             Shape::Pages => (TURN, Cost::LocalPage, Cost::BusPage),
@@ -219,8 +218,8 @@ impl Device {
         }
     }
 
-    /// Posts what the first of some accesses misses, and what the engine knows that
-    /// it will miss, and does about it what policy says.
+    /// Posts the page that the first access misses, and the pages that the engine knows it will
+    /// miss; then applies the policy to them.
     fn service(&mut self, accesses: &[Access], shape: Shape) {
         let ahead = match shape {
             Shape::Pages => accesses,
@@ -240,7 +239,7 @@ impl Device {
         self.serve(misses, false);
     }
 
-    /// Moves a block that the device has accessed often enough where it was.
+    /// Handles a block that the device has accessed often enough where it is.
     fn notice_hot_block(&mut self) {
         if let Some(page) = self.hits.take_hot() {
             self.counts.hot_blocks += 1;
@@ -248,7 +247,7 @@ impl Device {
         }
     }
 
-    /// Handles posted faults in batches, each sorted, and merged by granules.
+    /// Handles posted faults in batches; each batch is sorted, and merged by granules.
     fn serve(&mut self, misses: Vec<usize>, is_hot: bool) {
         self.counts.stalls += 1;
         self.counts.device_faults += misses.len() as u64;
@@ -258,7 +257,7 @@ impl Device {
             let mut batch = batch.to_vec();
             batch.sort_unstable();
             let groups = batch.chunk_by(|one, other| one / granule == other / granule);
-            // An engine begins with what it was given last.
+            // An engine takes the last group first.
             for group in groups.rev() {
                 let (Some(first), Some(last)) = (group.first(), group.last()) else {
                     continue;
@@ -271,7 +270,7 @@ impl Device {
         }
     }
 
-    /// Does what policy says for the granule of a page, and returns its end.
+    /// Applies the policy to the granule of a page; returns the end of the handled pages.
     fn see_to_granule(&mut self, page: usize, is_hot: bool) -> usize {
         if !is_hot && self.setting(Setting::Migrate) == 0 {
             return page + 1;
@@ -286,7 +285,7 @@ impl Device {
             start..start + (1 << order)
         };
         if !is_hot && self.memory.frame(page).is_some() && self.memory.is_mapped(page) {
-            // It came with another one.
+            // It moved together with another one.
             return page + 1;
         }
         let limits = self.thrash_limits();
@@ -313,7 +312,7 @@ impl Device {
         part.end
     }
 
-    /// A granule with what is to be moved together with it.
+    /// Returns a granule with the pages that move together with it.
     fn with_dense_rest(&self, part: &Range<usize>, bounds: &Range<usize>) -> Range<usize> {
         let percent = self.setting(Setting::Prefetch);
         if percent == 0 || part.len() >= BLOCK_PAGES {
@@ -341,7 +340,7 @@ impl Device {
         }
     }
 
-    /// Lets what has moved stay for a while, before a CPU gets it.
+    /// Makes moved pages stay for a time slice before a CPU gets them.
     fn grant_timeslice(&mut self, part: &Range<usize>) {
         let slice = self.setting(Setting::Timeslice).min(MAX_TIMESLICE_US);
         if slice == 0 {
@@ -356,7 +355,7 @@ impl Device {
         self.kept_longest = until.max(self.kept_longest);
     }
 
-    /// Maps what an access still misses where it is, and what comes behind it.
+    /// Maps the page that an access still misses where it is, and pages behind it.
     fn fault(&mut self, accesses: &[Access], shape: Shape) {
         let page = number(accesses[0]);
         let ahead = match shape {
@@ -392,7 +391,7 @@ impl Device {
         self.use_content(page, access.is_write);
     }
 
-    /// Waits until the time of a page of the device is over.
+    /// Waits until the time slice of a page of the device is over.
     fn wait_for_slice(&mut self, frame: usize) {
         let now = self.memory.now;
         let until = self.kept_until[frame / BLOCK_PAGES].min(now + MAX_SLICE_NS);
@@ -402,10 +401,10 @@ impl Device {
         }
     }
 
-    /// The order of the window that a CPU's fault brings back.
+    /// Returns the order of the window that a CPU fault brings back.
     fn window_order(&mut self, page: usize) -> u32 {
         let most = self.pages_of(Setting::Window).ilog2();
-        // A neighbour may be in a block whose time is not over.
+        // A neighbour may be in a block whose time slice is not over.
         if self.kept_longest > self.memory.now {
             return 0;
         }
@@ -413,12 +412,12 @@ impl Device {
     }
 }
 
-/// The number of the page of an access, as the process has it.
+/// Returns the number of the page of an access in the address space of the process.
 fn number(access: Access) -> usize {
     BASE + access.page as usize
 }
 
-/// The pages of a block of 2 MiB of the process.
+/// Returns the pages of the block of 2 MiB that contains a page of the process.
 fn block_of(page: usize) -> Range<usize> {
     let start = page & !(BLOCK_PAGES - 1);
     start..start + BLOCK_PAGES

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a simulated device, and the pages of a process that move there and
-//! back: what `migrate.rs` and `reserve.rs` of the module do, without anybody who
-//! could be in the way.
+//! The memory of a simulated device, and the pages of a process that move there and back, as in
+//! `migrate.rs` and `reserve.rs` of the module, but without anyone else who uses them.
 
 use crate::pages::{BLOCK_ORDER, BLOCK_PAGES};
 use std::ops::Range;
@@ -17,26 +16,25 @@ use super::logic::plan::Plan;
 use super::logic::plan::ReserveRequest;
 use super::logic::plan::WhenFull;
 
-/// How many blocks a reservation tries to evict before it gives up, for each block
-/// of the device.
+/// Maximum number of blocks that a reservation tries to evict, for each block of the device.
 const EVICT_ROUNDS: usize = 2;
 
-/// How long a migration waits for others, in nanoseconds.
+/// Time that a migration waits for others, in nanoseconds.
 const PAUSE_NS: u64 = 200_000;
 
 /// A page of the process.
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
-    /// The page of the device that it is in, if it is.
+    /// The page of the device that holds it; `None` if it is not on the device.
     frame: Option<usize>,
-    /// Whether the device has it mapped, wherever it is.
+    /// Set if the device has it mapped, wherever it is.
     is_mapped: bool,
-    /// What is in it, while it is not on the device.
+    /// Its content while it is not on the device.
     content: u32,
 }
 
 impl Page {
-    /// A page that a CPU has written its number to.
+    /// Returns a page to which a CPU has written its number.
     fn new(number: usize) -> Self {
         Self {
             content: number as u32,
@@ -48,19 +46,19 @@ impl Page {
 /// A page of the device.
 #[derive(Clone, Copy, Debug, Default)]
 struct Frame {
-    /// The page of the process that is in it.
+    /// The page of the process that it holds.
     owner: Option<usize>,
     content: u32,
 }
 
-/// What has moved.
+/// Numbers of pages that moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Pages to the device.
+    /// Pages that moved to the device.
     pub out: u64,
     /// Pages that CPUs brought back.
     pub back: u64,
-    /// Pages that had to go for others.
+    /// Pages that were evicted for others.
     pub evicted: u64,
 }
 
@@ -79,7 +77,7 @@ pub struct Memory {
     eviction: Eviction,
 }
 
-/// Pages of the device that were taken for a pass.
+/// Pages of the device that are reserved for a pass.
 #[derive(Debug, Default)]
 struct Reservation {
     /// The first page of a block.
@@ -88,9 +86,8 @@ struct Reservation {
 }
 
 impl Memory {
-    /// Makes the memory of a device of some blocks, all of it free, and of a process
-    /// with these pages, to which a CPU has written their numbers. The seed is for
-    /// eviction by chance.
+    /// Creates the memory of a device of `blocks` blocks, all free, and of a process with the pages
+    /// `pages`, to which a CPU has written their numbers. The seed is for random eviction.
     pub fn new(blocks: usize, pages: Range<usize>, eviction: Eviction, seed: u64) -> Self {
         Self {
             now: 0,
@@ -103,27 +100,27 @@ impl Memory {
         }
     }
 
-    /// The numbers of the pages of the process.
+    /// Returns the numbers of the pages of the process.
     pub fn pages(&self) -> Range<usize> {
         self.pages.clone()
     }
 
-    /// Lets time pass.
+    /// Adds a cost to the time.
     pub fn spend(&mut self, cost: Cost) {
         self.now += cost.ns();
     }
 
-    /// Where a page is on the device, if it is.
+    /// Returns the page of the device that holds a page, if any.
     pub fn frame(&self, page: usize) -> Option<usize> {
         self.page(page).frame
     }
 
-    /// Whether the device has a page mapped.
+    /// Returns whether the device has a page mapped.
     pub fn is_mapped(&self, page: usize) -> bool {
         self.page(page).is_mapped
     }
 
-    /// Maps the pages of a range wherever they are. Returns how many were not.
+    /// Maps the pages of a range wherever they are. Returns how many were not mapped before.
     pub fn map(&mut self, range: Range<usize>) -> usize {
         let mut mapped = 0;
         for page in range {
@@ -134,14 +131,14 @@ impl Memory {
         mapped
     }
 
-    /// What is in a page.
+    /// Returns the content of a page.
     pub fn read(&self, page: usize) -> u32 {
         let page = self.page(page);
         page.frame
             .map_or(page.content, |frame| self.frames[frame].content)
     }
 
-    /// Changes what is in a page.
+    /// Changes the content of a page.
     pub fn write(&mut self, page: usize) {
         let frame = self.frame(page);
         let content = match frame {
@@ -151,12 +148,12 @@ impl Memory {
         *content += 1;
     }
 
-    /// Notes that the device has used a page of its own.
+    /// Records that the device has used a page of its own.
     pub fn touch(&mut self, frame: usize) {
         self.allocator.touch(frame);
     }
 
-    /// Moves a range of a window to the device, as far as there is room.
+    /// Moves a range within a window to the device, as far as there is room.
     pub fn move_out(&mut self, range: &Range<usize>) {
         let mut plan = Plan::first(range.len(), true).for_fault();
         while let Some(reservation) = self.reserve(&plan.request) {
@@ -181,13 +178,13 @@ impl Memory {
         self.moved.back += self.bring_back(frames);
     }
 
-    /// The number of pages on the device.
+    /// Returns the number of pages on the device.
     pub fn resident(&self) -> usize {
         let has_owner = |frame: &&Frame| frame.owner.is_some();
         self.frames.iter().filter(has_owner).count()
     }
 
-    /// Panics if a page is in two places, or the device has one that nobody knows.
+    /// Panics if a page is in two places, or a page of the device is neither free nor owned.
     #[cfg(test)]
     pub fn check(&self) {
         for page in self.pages() {
@@ -202,7 +199,7 @@ impl Memory {
         );
     }
 
-    /// One pass to the device.
+    /// Executes one pass to the device.
     fn pass_out(&mut self, range: &Range<usize>, mut reservation: Reservation) -> Outcome {
         self.spend(Cost::Pass);
         let mut outcome = Outcome::default();
@@ -228,7 +225,7 @@ impl Memory {
         outcome
     }
 
-    /// Moves pages of the device back; returns how many.
+    /// Moves pages of the device back; returns the number of moved pages.
     fn bring_back(&mut self, frames: Vec<usize>) -> u64 {
         let mut moved = 0;
         for frame in frames {
@@ -245,7 +242,7 @@ impl Memory {
         moved
     }
 
-    /// Takes what a pass is to have; `None` if that is not to be had.
+    /// Reserves the pages that a pass requests; returns `None` if eviction cannot free enough.
     fn reserve(&mut self, request: &ReserveRequest) -> Option<Reservation> {
         let mut reservation = Reservation::default();
         let mut rounds = self.frames.len() / BLOCK_PAGES * EVICT_ROUNDS;
@@ -278,7 +275,7 @@ impl Memory {
         Some(reservation)
     }
 
-    /// Takes pages from the allocator, and evicts others if that is wanted.
+    /// Takes pages from the allocator, and evicts others if the pass requests that.
     fn take<T>(
         &mut self,
         when_full: WhenFull,
@@ -297,7 +294,7 @@ impl Memory {
         }
     }
 
-    /// Takes a page of a reservation.
+    /// Takes a page from a reservation.
     fn pop(&mut self, reservation: &mut Reservation) -> Option<usize> {
         loop {
             if let Some(pages) = reservation.pages.last_mut() {
@@ -313,7 +310,7 @@ impl Memory {
         }
     }
 
-    /// Gives back what is left of a reservation.
+    /// Frees the rest of a reservation.
     fn put(&mut self, reservation: Reservation) {
         if let Some(block) = reservation.block {
             self.give(block, BLOCK_ORDER);

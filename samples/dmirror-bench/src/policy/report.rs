@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a simulation has come to, as it stands in a JSON file.
+//! The results of a simulation, as stored in a JSON file.
 
 use crate::pages::PAGE_SIZE;
 use std::fs;
@@ -20,7 +20,7 @@ use super::trace::Pattern;
 /// The version of the file's layout.
 const FORMAT: u32 = 1;
 
-/// All that was simulated at a time.
+/// All results of one run of the simulation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulation {
     format: u32,
@@ -40,7 +40,7 @@ struct CostRecord {
     basis: &'static str,
 }
 
-/// What came of a pattern of a size under a policy.
+/// The result of a pattern of one size under one policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// The pattern.
@@ -49,29 +49,29 @@ pub struct Row {
     pub percent: u16,
     /// The preset of the device's settings.
     pub preset: &'static str,
-    /// Which blocks have to go; nothing where none moves.
+    /// The choice of the blocks to evict; `None` if no block moves.
     pub eviction: Option<Eviction>,
     /// Pages that the engine has posted.
     pub device_faults: u64,
-    /// How often it has stalled for them.
+    /// Number of times that it has stalled for them.
     pub stalls: u64,
     /// Faults of the CPU.
     pub cpu_faults: u64,
-    /// What has moved to the device, in bytes.
+    /// Number of bytes that moved to the device.
     pub out_bytes: u64,
-    /// What CPUs have brought back, in bytes.
+    /// Number of bytes that CPUs have brought back.
     pub back_bytes: u64,
-    /// What had to go for something else, in bytes.
+    /// Number of bytes that were evicted for others.
     pub evicted_bytes: u64,
-    /// Pages that moved along with what was missed.
+    /// Pages that were to move together with missed granules.
     pub prefetched_pages: u64,
-    /// How often the engine left a granule alone for a while.
+    /// Number of times that the engine left a granule alone for a while.
     pub naps: u64,
-    /// How often it used a granule where it was, since it was thrashing.
+    /// Number of times that it used a granule where it was, because of thrashing.
     pub pins: u64,
-    /// Blocks that moved since they were used often.
+    /// Blocks that moved because they were used often.
     pub hot_blocks: u64,
-    /// How often the CPU waited for a time slice.
+    /// Number of times that the CPU waited for a time slice.
     pub slices: u64,
     /// Accesses of the engine to its own memory.
     pub local_accesses: u64,
@@ -82,7 +82,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Says what a device has come to.
+    /// Creates the row for a device after its simulation.
     pub fn new(
         pattern: Pattern,
         percent: u16,
@@ -114,7 +114,7 @@ impl Row {
         }
     }
 
-    /// The policy, as a label.
+    /// Returns the label of the policy.
     #[cfg(any(feature = "plot", test))]
     pub fn policy(&self) -> String {
         match self.eviction {
@@ -125,7 +125,7 @@ impl Row {
 }
 
 impl Simulation {
-    /// Puts results together.
+    /// Creates a simulation from its results.
     pub fn new(device_bytes: u64, seed: u64, rows: Vec<Row>) -> Self {
         let cost = |(_, ns, what, basis)| CostRecord { what, ns, basis };
         Self {
@@ -145,7 +145,7 @@ impl Simulation {
             .min()
     }
 
-    /// How many times as long as the best a result took.
+    /// Returns the time of a result as a multiple of the best.
     pub fn ratio(&self, row: &Row) -> f64 {
         let best = self.best(row.pattern, row.percent).unwrap_or(0);
         row.time_ns as f64 / best.max(1) as f64
@@ -155,7 +155,7 @@ impl Simulation {
     ///
     /// # Errors
     ///
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn store(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');

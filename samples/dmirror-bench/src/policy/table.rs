@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a simulation has come to, as a table.
+//! The results of a simulation, as a table.
 
 use comfy_table::CellAlignment;
 use comfy_table::Table;

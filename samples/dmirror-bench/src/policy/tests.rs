@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What holds in each simulation, and what the papers say of some.
+//! Properties of every simulation, and results in the literature for some of them.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ fn npages(percent: usize) -> usize {
     CAPACITY * percent / 100
 }
 
-/// A packet as several, so that what happens in it can be looked at.
+/// Splits a packet, so that a test can check the device in the middle of it.
 fn parts(packet: &Packet) -> impl Iterator<Item = Packet> {
     packet.accesses.chunks(128).map(|accesses| Packet {
         accesses: accesses.to_vec(),
@@ -39,7 +39,7 @@ fn parts(packet: &Packet) -> impl Iterator<Item = Packet> {
     })
 }
 
-/// A device after a pattern.
+/// Returns a device after a pattern.
 fn after(preset: &Preset, eviction: Eviction, pattern: Pattern, percent: usize) -> Device {
     let mut device = Device::new(BLOCKS, npages(percent), preset, eviction, 1);
     for packet in trace(pattern, npages(percent), 1) {
@@ -165,7 +165,7 @@ fn only_xe_has_a_cpu_wait_for_slices() {
     }
 }
 
-/// Device faults, and pages that have moved.
+/// Returns the numbers of device faults, and of pages that moved to the device.
 fn of_range(preset: &Preset, range: Range<u32>) -> (u64, u64) {
     let mut device = Device::new(BLOCKS, CAPACITY, preset, Eviction::Lru, 1);
     let access = |page| trace::Access {
@@ -193,7 +193,7 @@ fn a_fault_moves_what_the_granule_and_the_density_say() {
 #[test]
 fn a_page_that_is_used_where_it_is_moves_when_it_is_hot() {
     let mut device = after(preset("uvm"), Eviction::Lru, Pattern::PingPong, 100);
-    // What is pinned the device uses over the bus, and soon no more.
+    // A pin ends after some time, so access page 7 until it is pinned again.
     let write = trace::Access {
         page: 7,
         is_write: true,

@@ -32,7 +32,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// The name, as on the command line.
+    /// Returns the name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stream => "stream",
@@ -45,7 +45,7 @@ impl Pattern {
     }
 }
 
-/// Who makes accesses.
+/// The source of accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// An engine of the device.
@@ -54,14 +54,14 @@ pub enum By {
     Cpu,
 }
 
-/// What accesses of a packet are to each other.
+/// The relation between the accesses of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Whole pages that follow one another.
     Pages,
-    /// Words whose places are known beforehand.
+    /// Words whose places are known in advance.
     Words,
-    /// Words, of which each says where the next one is.
+    /// Words that each contain the place of the next one.
     Chain,
 }
 
@@ -70,43 +70,43 @@ pub enum Shape {
 pub struct Access {
     /// The number of the page.
     pub page: u32,
-    /// Whether it writes.
+    /// Set if it is a write.
     pub is_write: bool,
 }
 
-/// Accesses that are made one after the other.
+/// Consecutive accesses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Who makes them.
+    /// The source of the accesses.
     pub by: By,
-    /// What they are to each other.
+    /// The relation between the accesses.
     pub shape: Shape,
     /// The accesses.
     pub accesses: Vec<Access>,
 }
 
-/// How often a sweep goes over all pages.
+/// Number of times that a sweep accesses all pages.
 pub const SWEEPS: usize = 8;
 
-/// How often a stencil computes each of its grids.
+/// Number of times that a stencil computes each of its grids.
 const ITERATIONS: usize = 4;
 
-/// Pages of a row of a stencil.
+/// Number of pages in a row of a stencil.
 const ROW: usize = 16;
 
-/// How often random words are accessed, for each page.
+/// Number of accesses to random words, for each page.
 const DRAWS: usize = 4;
 
-/// How often a chase goes through all pages.
+/// Number of times that a chase goes through all pages.
 const LAPS: usize = 2;
 
-/// In a ping-pong, the device reads a block; then it and a CPU write so many of its pages …
+/// In a ping-pong, the device reads a block; then it and a CPU write this number of its pages …
 const SHARED: usize = 8;
 
-/// … so many times, by turns.
+/// … this number of times, by turns.
 const TURNS: usize = 64;
 
-/// Makes the accesses of a pattern to the pages below `npages`. A seed always makes the same.
+/// Returns the accesses of a pattern to the pages below `npages`, always the same for a seed.
 pub fn trace(pattern: Pattern, npages: usize, seed: u64) -> Vec<Packet> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     match pattern {
@@ -124,7 +124,7 @@ pub fn trace(pattern: Pattern, npages: usize, seed: u64) -> Vec<Packet> {
             }]
         }
         Pattern::Chase => {
-            // All pages in any order, and round again.
+            // All pages in random order, repeatedly.
             let mut order: Vec<u32> = (0..npages as u32).collect();
             order.shuffle(&mut rng);
             let steps = order.iter().cycle().take(LAPS * npages);
@@ -146,7 +146,7 @@ pub fn trace(pattern: Pattern, npages: usize, seed: u64) -> Vec<Packet> {
     }
 }
 
-/// Whole pages that an engine accesses in order.
+/// Returns a packet by which an engine accesses whole pages in order.
 fn pages(range: Range<usize>, is_write: bool) -> Packet {
     Packet {
         by: By::Engine,
@@ -163,7 +163,7 @@ fn accesses(range: Range<usize>, is_write: bool) -> Vec<Access> {
     range.map(access).collect()
 }
 
-/// Two grids of as many rows, the second of which comes behind the first.
+/// Returns the accesses of a stencil: two grids with equally many rows, one behind the other.
 fn stencil(npages: usize) -> Vec<Packet> {
     let rows = npages / ROW / 2;
     let mut packets = Vec::new();
@@ -184,7 +184,7 @@ fn stencil(npages: usize) -> Vec<Packet> {
     packets
 }
 
-/// What is done with a block: the device reads it, and shares the first pages with a CPU.
+/// Returns the accesses to a block: the device reads it, and shares the first pages with a CPU.
 fn ping_pong(block: Range<usize>) -> Vec<Packet> {
     let shared = block.start..block.end.min(block.start + SHARED);
     let write = |by| Packet {
@@ -202,7 +202,7 @@ mod tests {
 
     const NPAGES: usize = 1280;
 
-    /// How often each page is accessed, by an engine and by a CPU.
+    /// Returns the number of accesses to each page, by an engine and by a CPU.
     fn uses(pattern: Pattern) -> Vec<[usize; 2]> {
         let mut uses = vec![[0; 2]; NPAGES];
         for packet in trace(pattern, NPAGES, 1) {
@@ -286,7 +286,7 @@ mod tests {
             assert_eq!(half(from) + half(to), 1);
         }
         let uses = uses(Pattern::Stencil);
-        // Read thrice, or twice at either end of a grid, and written once, each time.
+        // In each iteration: three reads, or two at the ends of a grid, and one write.
         assert_eq!(uses[0], [3 * ITERATIONS, 0]);
         assert_eq!(uses[ROW], [4 * ITERATIONS, 0]);
         assert_eq!(uses[NPAGES - 1], [3 * ITERATIONS, 0]);

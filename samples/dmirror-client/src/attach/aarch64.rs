@@ -9,8 +9,8 @@
 //! that instruction: [`Registers::entered`] sees the number.
 //!
 //! While a thread is stopped at the begin or end of a system call, x7 says which of the two it is;
-//! what is written to x7 is lost. No call here has so many arguments, and the thread gets its own
-//! x7 back elsewhere.
+//! writes to x7 are lost. No call here has so many arguments, and the thread gets its own x7 back
+//! elsewhere.
 
 use std::io;
 
@@ -23,17 +23,17 @@ use crate::sys::ptrace::set_call_number;
 /// The instruction `svc #0`.
 pub(super) const SYSCALL: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
 
-/// What the address of an instruction is a multiple of.
+/// The alignment of instructions, in bytes.
 pub(super) const ALIGNMENT: usize = 4;
 
 /// Number of bytes below the stack pointer that the program may use.
 pub(super) const RED_ZONE: u64 = 0;
 
-/// `AUDIT_ARCH_AARCH64` of `linux/audit.h`: how the kernel calls system calls of 64-bit programs.
+/// `AUDIT_ARCH_AARCH64` of `linux/audit.h`: the architecture of system calls of 64-bit programs.
 const NATIVE: u32 = 0xc000_00b7;
 
-/// The bits of `pstate` that say by which kind of branch the thread came. After some of them only a
-/// landing pad may be next, which `svc` is not.
+/// The bits of `pstate` for the kind of branch by which the thread came. After some kinds, the next
+/// instruction must be a landing pad, which `svc` is not.
 const BRANCH: u64 = 0b11 << 10;
 
 /// The register for the number of a system call.
@@ -44,7 +44,7 @@ const NUMBER: usize = 8;
 pub(super) struct Registers(user_regs_struct);
 
 impl Registers {
-    /// Returns those of a stopped thread.
+    /// Returns the registers of a stopped thread.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Registers {
         Ok(Self(ptrace::getregs(thread)?))
     }
 
-    /// Gives them to a stopped thread.
+    /// Sets the registers of a stopped thread.
     pub(super) fn set(self, thread: Pid) -> io::Result<()> {
         Ok(ptrace::setregs(thread, self.0)?)
     }
@@ -71,7 +71,7 @@ impl Registers {
         self.0.sp
     }
 
-    /// Returns what a system call has returned: a result, or an error number below 0.
+    /// Returns the result of a system call; a negative one is an error number.
     pub(super) fn result(self) -> i64 {
         self.0.regs[0] as i64
     }
@@ -86,9 +86,9 @@ impl Registers {
         Self(registers)
     }
 
-    /// Called when the thread has begun a system call, which shall be `number`. If it is another
-    /// one, then because the kernel wants to continue the interrupted call: that is what the thread
-    /// has to do later.
+    /// Handles the begin of a system call, which must be `number`. If it is another one, the kernel
+    /// wants to continue the interrupted call: the thread performs `number` now, and the other one
+    /// later.
     pub(super) fn entered(&mut self, thread: Pid, number: i64) -> io::Result<()> {
         let begun = ptrace::getregs(thread)?.regs[NUMBER];
         if begun != number as u64 {

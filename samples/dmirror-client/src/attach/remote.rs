@@ -31,8 +31,8 @@ use crate::sys::ptrace::swap_signal_mask;
 use crate::sys::ptrace::wait_end;
 use crate::sys::ptrace::wait_stop;
 
-/// The bit of SIGSYS in a set of signals, by which seccomp tells what it does not allow. The kernel
-/// takes away the handler if it is masked.
+/// The bit of SIGSYS in a set of signals, by which seccomp reports calls that it does not allow. If
+/// the signal is masked, the kernel removes its handler.
 const SIGSYS: u64 = 1 << (libc::SIGSYS - 1);
 
 /// A stopped thread of another process that makes system calls for us. Call [`end`](Self::end) at
@@ -62,7 +62,7 @@ impl<'m> Remote<'m> {
         };
         let masked = match of_status(pid, "Seccomp:").as_deref() {
             Some("1") => return Err(unsupported("its sandbox (seccomp) allows nothing")),
-            // That signal is about a call of the program. It is too early.
+            // That signal is about a call of the program itself, so it is too early.
             Some("2") if is_sandbox_signalled(pid) => return Err(Errno::EAGAIN.into()),
             Some("2") => !SIGSYS,
             _ => u64::MAX,
@@ -78,7 +78,7 @@ impl<'m> Remote<'m> {
         })
     }
 
-    /// The number of the thread.
+    /// Returns the number of the thread.
     pub(super) fn thread(&self) -> i32 {
         self.pid.as_raw()
     }
@@ -103,7 +103,7 @@ impl<'m> Remote<'m> {
         let here = libc::AT_FDCWD as u64;
         let opened = loop {
             match self.call(libc::SYS_openat, [here, at, flags, 0, 0, 0]) {
-                // A SIGSTOP has come.
+                // A SIGSTOP has arrived.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 opened => break opened,
             }
@@ -125,7 +125,7 @@ impl<'m> Remote<'m> {
     /// [`exit`](Self::exit) at the end. The tracer must have asked for `PTRACE_O_TRACECLONE`.
     pub(super) fn create(&mut self) -> io::Result<Self> {
         let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
-        // It has the stack of this thread, which is stopped: it returns to no function.
+        // The new thread uses the stack of this one, which is stopped: it returns to no function.
         let flags = (flags | libc::CLONE_SYSVSEM) as u64;
         self.call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0])?;
         let created = self.created.take().ok_or(Errno::ESRCH)?;
@@ -186,8 +186,8 @@ impl<'m> Remote<'m> {
             registers.set(self.pid)?;
             self.finish(number)?;
             match Registers::of(self.pid)?.result() {
-                // A SIGSTOP has come. The kernel would begin the call again, and does not tell
-                // programs.
+                // A SIGSTOP has arrived. The kernel would begin the call again; programs do not see
+                // these numbers.
                 -516..=-512 => {}
                 // CAST: An errno is small.
                 result @ -4095..=-1 => {
@@ -249,12 +249,12 @@ impl<'m> Remote<'m> {
     }
 }
 
-/// Whether a thread has stopped at the begin or end of a system call.
+/// Returns whether a thread has stopped at the begin or end of a system call.
 fn is_system_call(status: i32) -> bool {
     libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80
 }
 
-/// Whether a thread has stopped with its group.
+/// Returns whether a thread has stopped with its group.
 fn is_group_stop(status: i32) -> bool {
     status >> 16 == libc::PTRACE_EVENT_STOP && libc::WSTOPSIG(status) != libc::SIGTRAP
 }
@@ -268,14 +268,14 @@ fn passed_on(status: i32) -> i32 {
     }
 }
 
-/// Whether SIGSYS waits for a thread.
+/// Returns whether SIGSYS is pending for a thread.
 fn is_sandbox_signalled(thread: i32) -> bool {
     let waiting = of_status(thread, "SigPnd:");
     let waiting = waiting.and_then(|signals| u64::from_str_radix(&signals, 16).ok());
     waiting.is_some_and(|signals| signals & SIGSYS != 0)
 }
 
-/// Whether the instruction at `at` makes a system call.
+/// Returns whether the instruction at `at` makes a system call.
 fn is_syscall(memory: &File, at: u64) -> bool {
     let mut code = SYSCALL;
     memory.read_exact_at(&mut code, at).is_ok() && code == SYSCALL

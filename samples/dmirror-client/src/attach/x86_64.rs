@@ -3,7 +3,7 @@
 //! Registers of a thread of another process, on x86-64.
 //!
 //! The kernel restarts an interrupted system call after ptrace has had its turn. Until then, the
-//! registers tell that the thread is in one, and which: whoever restores them restores that.
+//! registers tell whether the thread is in one, and in which: restoring them restores that.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 /// The instruction `syscall`.
 pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// What the address of an instruction is a multiple of.
+/// The alignment of instructions, in bytes.
 pub(super) const ALIGNMENT: usize = 1;
 
 /// Number of bytes below the stack pointer that the program may use.
@@ -28,7 +28,7 @@ const USER_CS: u64 = 0x33;
 pub(super) struct Registers(user_regs_struct);
 
 impl Registers {
-    /// Returns those of a stopped thread.
+    /// Returns the registers of a stopped thread.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl Registers {
         Ok(Self(registers))
     }
 
-    /// Gives them to a stopped thread.
+    /// Sets the registers of a stopped thread.
     pub(super) fn set(self, thread: Pid) -> io::Result<()> {
         Ok(ptrace::setregs(thread, self.0)?)
     }
@@ -56,7 +56,7 @@ impl Registers {
         self.0.rsp
     }
 
-    /// Returns what a system call has returned: a result, or an error number below 0.
+    /// Returns the result of a system call; a negative one is an error number.
     pub(super) fn result(self) -> i64 {
         self.0.rax as i64
     }
@@ -79,7 +79,7 @@ impl Registers {
         })
     }
 
-    /// Called when the thread has begun a system call. The kernel leaves the number alone.
+    /// Handles the begin of a system call: does nothing, because the kernel keeps the number.
     pub(super) fn entered(&mut self, _thread: Pid, _number: i64) -> io::Result<()> {
         Ok(())
     }

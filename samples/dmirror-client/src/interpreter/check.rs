@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which packets are well formed, according to the table in Documentation/device.md.
+//! The check for well-formed packets, according to the table in Documentation/device.md.
 
 use crate::packet::Opcode;
 use crate::packet::Packet;

@@ -47,7 +47,7 @@ pub fn malformed(data: u64) -> Vec<Packet> {
     packets
 }
 
-/// Undefined opcodes and flags.
+/// Returns packets with undefined opcodes and flags.
 fn unknown_numbers(data: u64) -> Vec<Packet> {
     let mut packets: Vec<Packet> = [0, 11, 0x101, u32::MAX]
         .map(|opcode| Packet {
@@ -67,7 +67,7 @@ fn unknown_numbers(data: u64) -> Vec<Packet> {
     packets
 }
 
-/// Packets in which one member that the opcode does not use is not 0.
+/// Returns packets in which one member that the opcode does not use is not 0.
 fn members_that_are_not_named(data: u64) -> Vec<Packet> {
     let unnamed: [&[usize]; 10] = [
         &[SRC, VALUE2],
@@ -122,7 +122,7 @@ fn ranges_that_wrap_around(data: u64) -> Vec<Packet> {
     ]
 }
 
-/// Overlapping ranges, misaligned addresses, and lengths that are too large or 0.
+/// Returns packets with overlapping ranges, misaligned addresses, or lengths too large or 0.
 fn numbers_that_are_not_allowed(data: u64) -> Vec<Packet> {
     let [
         _,

@@ -15,7 +15,7 @@ fn errors_say_which_queue() {
     assert!(text.starts_with("QUERY: ENOENT"), "{text}");
 }
 
-/// A file without these commands returns ENOTTY, and drop sends no more than one command.
+/// A file without these commands returns ENOTTY, and drop sends at most one command.
 #[test]
 fn what_is_no_device_refuses() {
     let device = Device::open("/dev/null").unwrap();

@@ -94,7 +94,6 @@ impl Mapping {
 
 /// Returns the NUMA node of each page of `range`. If `to` is given, first moves the pages to that
 /// node (move_pages). The result for a page is its node, or a negative errno.
-/// errno below zero.
 ///
 /// # Errors
 ///

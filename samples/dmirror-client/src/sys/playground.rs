@@ -26,7 +26,7 @@ const TAIL: usize = 1 << 36;
 const USER_END: u64 = 1 << 47;
 const LOW_END: u64 = 1 << 16;
 
-/// How far a request may reach from an address outside the playground.
+/// Maximum reach of a request from an address outside the playground, in bytes.
 const FEW_BYTES: u64 = 1 << 15;
 
 /// Memory whose content has no meaning, with no accessible memory behind it for 64 GiB, and

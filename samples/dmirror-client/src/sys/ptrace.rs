@@ -13,7 +13,7 @@ use std::ptr::without_provenance_mut;
 use nix::errno::Errno;
 use nix::libc;
 
-/// How a stopped thread continues.
+/// The way in which a stopped thread continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// Until it has something to report.

@@ -30,7 +30,7 @@ pub fn mincore(range: PageRange) -> Result<Vec<bool>, Errno> {
     Ok(answer.into_iter().map(|byte| byte & 1 != 0).collect())
 }
 
-/// What [`pagemap_scan`] looks for: bits from `PAGE_IS_*` of linux/fs.h.
+/// The kind of pages that [`pagemap_scan`] looks for: bits from `PAGE_IS_*` of linux/fs.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan(u32);
 
@@ -130,7 +130,7 @@ fn arguments(range: PageRange) -> pm_scan_arg {
     }
 }
 
-/// Sends PAGEMAP_SCAN; returns how many entries of `found` the kernel has filled.
+/// Sends PAGEMAP_SCAN; returns the number of entries of `found` that the kernel has filled.
 fn send(
     file: &File,
     argument: &mut pm_scan_arg,

@@ -27,10 +27,10 @@ extern "C" fn count(_signal: libc::c_int) {
     COUNTED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Whether system calls that were interrupted by a signal restart, if they can.
+/// The effect of a signal on the system calls that it interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// They restart.
+    /// They restart, if they can.
     Yes,
     /// They fail with `EINTR`.
     No,
@@ -84,7 +84,7 @@ pub fn default_signal(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns how many signals have been counted.
+/// Returns the number of counted signals.
 pub fn signals_counted() -> u32 {
     // ORDERING: Relaxed: the count publishes no other data.
     COUNTED.load(Ordering::Relaxed)

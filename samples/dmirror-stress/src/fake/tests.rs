@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bugs of fakes are found, and programs that show them made short.
+//! Tests that bugs of fakes are found, and that the programs that show them are shrunk.
 
 use super::Bug;
 use super::Fake;
@@ -20,7 +20,7 @@ fn run(program: &[Step], bug: Bug) -> Result<(), Failure> {
     runner.finish()
 }
 
-/// The shortest program found that shows a bug.
+/// Returns the shortest program found that shows a bug.
 fn shortest(bug: Bug) -> Vec<String> {
     let programs = (0..100).map(|seed| crate::generate::program(seed, 300));
     let found = programs

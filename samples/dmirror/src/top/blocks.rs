@@ -10,21 +10,21 @@ use ratatui::text::Span;
 
 use crate::words;
 
-/// The most characters that show one block.
+/// Maximum number of characters that show one block.
 const WIDEST: usize = 4;
 
-/// How full blocks are drawn: free, in three parts, full; with and without more than ASCII.
+/// The characters for free, partly used (three levels) and full blocks, in UTF-8 and in ASCII.
 const LEVELS: [[char; 2]; 5] = [['·', '.'], ['░', '-'], ['▒', '='], ['▓', '+'], ['█', '#']];
 
-/// How many blocks a character stands for, and how many characters a block has; one of the two
-/// is 1.
+/// Returns the number of blocks per character, and the number of characters per block; one of the
+/// two is 1.
 fn scale(blocks: usize, width: usize) -> (usize, usize) {
     let (blocks, width) = (blocks.max(1), width.max(1));
     (blocks.div_ceil(width), (width / blocks).clamp(1, WIDEST))
 }
 
-/// The level of so many pages in use of so many: what is used at all is seen, and only what is
-/// full looks so.
+/// Returns the level for `used` pages out of `all`: any used page is visible, and only blocks that
+/// are full look full.
 fn level(used: u64, all: u64) -> usize {
     match used {
         0 => 0,
@@ -33,8 +33,8 @@ fn level(used: u64, all: u64) -> usize {
     }
 }
 
-/// Draws blocks, of each of which so many pages are in use, in a line of at most `width`
-/// characters.
+/// Draws blocks in a line of at most `width` characters; `used` has the number of used pages of
+/// each block.
 pub fn map(used: &[u64], width: u16, utf8: bool) -> Line<'static> {
     let (together, repeat) = scale(used.len(), width.into());
     let shown = used.chunks(together).map(|blocks| {
@@ -54,7 +54,7 @@ pub fn map(used: &[u64], width: u16, utf8: bool) -> Line<'static> {
     Line::from(shown.collect::<Vec<_>>())
 }
 
-/// What a character of [`map`] stands for, in words.
+/// Returns the meaning of a character of [`map`], in words.
 pub fn legend(blocks: usize, width: u16) -> String {
     let (together, repeat) = scale(blocks, width.into());
     match (blocks, repeat) {
@@ -70,7 +70,7 @@ pub fn legend(blocks: usize, width: u16) -> String {
     }
 }
 
-/// What the characters mean, for the help.
+/// Returns the meaning of the characters, for the help.
 pub fn help(utf8: bool) -> String {
     let [free, some, half, most, full] = LEVELS.map(|glyphs| glyphs[usize::from(!utf8)]);
     format!("{free}        free memory; {some} {half} {most} partly used; {full} full")

@@ -25,10 +25,10 @@ use super::view::View;
 use crate::state::DeviceState;
 use crate::words;
 
-/// Lines of a device.
+/// Number of lines of a device.
 const DEVICE_LINES: u16 = 6;
 
-/// Draws all of it.
+/// Draws the whole view.
 pub fn draw(view: &View, frame: &mut Frame<'_>) {
     let (_, now) = view.samples();
     let devices = now.state.devices.len() as u16;
@@ -119,7 +119,7 @@ fn rate_line(way: &str, causes: &[(&'static str, f64)], all: f64) -> Line<'stati
 
 fn fault_line(faults: &[(&'static str, f64)]) -> Line<'static> {
     let mut spans = vec![Span::raw("  per second:")];
-    // What does not happen needs no room, but for the two that everybody looks for.
+    // Leave out rates of 0, except for the first two, which everybody looks for.
     let shown = faults.iter().enumerate();
     let shown = shown.filter(|(place, (_, rate))| *place < 2 || *rate > 0.0);
     spans.extend(shown.map(|(_, fault)| rate(fault)));
@@ -206,7 +206,7 @@ fn preset_lines(view: &View, presets: &[String]) -> Vec<String> {
     lines
 }
 
-/// Draws lines over the middle of the rest.
+/// Draws lines in the middle, over the rest of the view.
 fn over(frame: &mut Frame<'_>, lines: &[String]) {
     let longest = lines
         .iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmirror top`: a live view of devices, and of who uses them.
+//! `dmirror top`: a live view of devices and their users.
 
 mod blocks;
 mod draw;
@@ -28,7 +28,7 @@ use self::view::View;
 use crate::map::seconds;
 use crate::needs;
 
-/// How to look.
+/// The arguments of `dmirror top`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// How many seconds are between two looks
@@ -45,7 +45,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Looks until the user has seen enough.
+    /// Shows the view until the user quits, or the requested number of samples is reached.
     pub fn run(&self) -> Result<()> {
         needs::ours("statistics")?;
         let first = Sample::take()?;
@@ -109,7 +109,7 @@ impl Arguments {
     }
 }
 
-/// Whether the terminal shows more than ASCII, by what the environment says.
+/// Returns whether the terminal can show UTF-8, according to the locale in the environment.
 fn is_utf8() -> bool {
     let set = |name| {
         std::env::var(name)

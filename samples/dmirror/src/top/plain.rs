@@ -11,7 +11,7 @@ use super::rates::FileRates;
 use super::rates::Sample;
 use crate::words;
 
-/// Prints what has happened between two looks.
+/// Prints the state of `now`, and the rates between two samples.
 pub fn print(before: &Sample, now: &Sample, out: &mut impl Write) -> Result<()> {
     for device in &now.state.devices {
         let rates = DeviceRates::between(before, now, device.number);
@@ -57,7 +57,7 @@ pub fn print(before: &Sample, now: &Sample, out: &mut impl Write) -> Result<()> 
     Ok(out.flush()?)
 }
 
-/// The causes of which there was anything.
+/// Returns the causes with a rate above 0.
 fn causes(rates: &[(&str, f64)]) -> String {
     let some = rates.iter().filter(|(_, rate)| *rate > 0.0);
     let words: Vec<String> = some

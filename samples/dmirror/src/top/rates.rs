@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens in a second: the difference of two looks.
+//! Rates per second: the difference between two samples.
 
 use std::time::Instant;
 
@@ -14,17 +14,17 @@ use crate::state::FileState;
 use crate::state::OUT;
 use crate::state::State;
 
-/// What was there at a time.
+/// The state at one moment.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// What.
+    /// The state.
     pub state: State,
-    /// When.
+    /// The time.
     pub at: Instant,
 }
 
 impl Sample {
-    /// Looks now.
+    /// Takes a sample of the current state.
     pub fn take() -> Result<Self> {
         let mut state = State::look()?;
         for device in &mut state.devices {
@@ -38,38 +38,38 @@ impl Sample {
         })
     }
 
-    /// How many seconds it is after another one.
+    /// Returns the number of seconds since another sample, at least 0.001.
     pub fn since(&self, before: &Self) -> f64 {
         self.at.duration_since(before.at).as_secs_f64().max(1e-3)
     }
 
-    /// The device of a number.
+    /// Returns the device with a number.
     pub fn device(&self, number: u32) -> Option<&DeviceState> {
         let mut devices = self.state.devices.iter();
         devices.find(|device| device.number == number)
     }
 
-    /// What an open file was like before.
+    /// Returns the same open file in this sample.
     pub fn file(&self, like: &FileState) -> Option<&FileState> {
         let mut files = self.state.files.iter();
         files.find(|file| (file.pid, file.fd, file.client) == (like.pid, like.fd, like.client))
     }
 }
 
-/// What a device does, per second.
+/// The activity of a device, per second.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceRates {
     /// Pages to the device, by cause.
     pub out: Vec<(&'static str, f64)>,
     /// Pages back, by cause.
     pub back: Vec<(&'static str, f64)>,
-    /// Other things, each with its name.
+    /// Other events, each with its name.
     pub faults: Vec<(&'static str, f64)>,
 }
 
 type Number = (&'static str, fn(&Stats) -> u64);
 
-/// What is shown besides pages that move.
+/// The statistics that are shown besides pages that move.
 const FAULTS: [Number; 8] = [
     ("cpu faults", |stats| stats.cpu_faults),
     ("device faults", |stats| stats.device_faults),
@@ -82,7 +82,7 @@ const FAULTS: [Number; 8] = [
 ];
 
 impl DeviceRates {
-    /// What a device has done between two looks; nothing where its statistics are not shown.
+    /// Returns the rates of a device between two samples; none if its statistics are not shown.
     pub fn between(before: &Sample, now: &Sample, number: u32) -> Self {
         let stats = |sample: &Sample| sample.device(number)?.stats;
         let (Some(old), Some(new)) = (stats(before), stats(now)) else {
@@ -91,7 +91,7 @@ impl DeviceRates {
         let seconds = now.since(before);
         let rates = |numbers: &[Number]| {
             let rate = |(name, of): &Number| {
-                // A module that was loaded again begins anew.
+                // The counts of a reloaded module start at 0 again.
                 let more = of(&new).saturating_sub(of(&old));
                 (*name, more as f64 / seconds)
             };
@@ -104,35 +104,35 @@ impl DeviceRates {
         }
     }
 
-    /// Pages to the device.
+    /// Returns the number of pages per second that move to the device.
     pub fn out(&self) -> f64 {
         total(&self.out)
     }
 
-    /// Pages back.
+    /// Returns the number of pages per second that move back.
     pub fn back(&self) -> f64 {
         total(&self.back)
     }
 }
 
-/// A sum that is not -0 where there is nothing.
+/// Returns a sum that is not -0 if there are no rates.
 fn total(rates: &[(&str, f64)]) -> f64 {
     rates.iter().fold(0.0, |sum, (_, rate)| sum + rate)
 }
 
-/// What is done for an open file.
+/// The activity for an open file.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FileRates {
     /// Pages that its commands move to the device, per second.
     pub out: f64,
     /// Pages that they bring back, per second.
     pub back: f64,
-    /// How much of the time engines work for it: 1 is one engine all the time.
+    /// The part of the time that engines work for it: 1 is one engine all the time.
     pub busy: f64,
 }
 
 impl FileRates {
-    /// What was done between two looks.
+    /// Returns the rates of an open file between two samples; 0 for a new file.
     pub fn between(before: &Sample, now: &Sample, file: &FileState) -> Self {
         let Some(old) = before.file(file) else {
             return Self::default();
@@ -158,7 +158,7 @@ pub mod tests {
     use super::*;
     use crate::state::ModuleState;
 
-    /// Two looks, two seconds apart, at a device on which something happens.
+    /// Returns two samples, two seconds apart, of a device with some activity.
     pub fn samples() -> (Sample, Sample) {
         let at = Instant::now();
         let state = |round: u64| State {

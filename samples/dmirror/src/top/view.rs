@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is shown, and what keys do to it.
+//! The content of the view, and the effect of keys on it.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use super::rates::FileRates;
 use super::rates::Sample;
 use crate::state::FileState;
 
-/// What the rows of processes are sorted by.
+/// The order of the rows of processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     /// Device memory that is mapped, most first.
@@ -37,7 +37,7 @@ impl Sort {
         }
     }
 
-    /// In a word.
+    /// Returns the order in words.
     pub fn word(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -48,23 +48,23 @@ impl Sort {
     }
 }
 
-/// What stands over the rest.
+/// The part that is drawn over the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Over {
     /// Nothing.
     Nothing,
-    /// What keys do.
+    /// The help about keys.
     Help,
     /// Presets to choose from.
     Presets(Vec<String>),
 }
 
-/// What comes of a key.
+/// The action after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// It goes on.
+    /// Continue.
     GoOn,
-    /// It is over.
+    /// Quit.
     Quit,
 }
 
@@ -73,20 +73,20 @@ pub enum Then {
 pub struct View {
     before: Sample,
     now: Sample,
-    /// Seconds between two looks.
+    /// Seconds between two samples.
     pub interval: f64,
-    /// Whether more than ASCII can be shown.
+    /// Set if the terminal can show more than ASCII.
     pub utf8: bool,
     paused: bool,
     sort: Sort,
-    /// The place of the device that keys are for, among all.
+    /// The index of the device to which keys apply.
     chosen: usize,
     over: Over,
     message: String,
 }
 
 impl View {
-    /// A view of what there is now.
+    /// Creates a view of a first sample.
     pub fn new(first: Sample, interval: f64, utf8: bool) -> Self {
         Self {
             before: first.clone(),
@@ -101,44 +101,44 @@ impl View {
         }
     }
 
-    /// Shows another look from now on.
+    /// Shows another sample from now on.
     pub fn add(&mut self, sample: Sample) {
         self.before = std::mem::replace(&mut self.now, sample);
         let last = self.now.state.devices.len().saturating_sub(1);
         self.chosen = self.chosen.min(last);
     }
 
-    /// The last look and the one before.
+    /// Returns the previous sample and the last one.
     pub fn samples(&self) -> (&Sample, &Sample) {
         (&self.before, &self.now)
     }
 
-    /// Whether time stands still.
+    /// Returns whether the view is paused.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// What processes are sorted by.
+    /// Returns the order of processes.
     pub fn sort(&self) -> Sort {
         self.sort
     }
 
-    /// The place of the chosen device among all.
+    /// Returns the index of the chosen device.
     pub fn chosen(&self) -> usize {
         self.chosen
     }
 
-    /// What stands over the rest.
+    /// Returns the part that is drawn over the rest.
     pub fn over(&self) -> &Over {
         &self.over
     }
 
-    /// What is said of the last key.
+    /// Returns the message about the last key.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Open files in the order that is wanted, with what is done for them.
+    /// Returns the open files in the chosen order, with their rates.
     pub fn files(&self) -> Vec<(&FileState, FileRates)> {
         let rates = |file| (file, FileRates::between(&self.before, &self.now, file));
         let mut files: Vec<_> = self.now.state.files.iter().map(rates).collect();
@@ -152,7 +152,7 @@ impl View {
         files
     }
 
-    /// Does what a key is for.
+    /// Handles a key, and returns the action after it.
     pub fn press(&mut self, key: KeyEvent) -> Then {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         if control && key.code == KeyCode::Char('c') {
@@ -201,7 +201,7 @@ impl View {
         }
     }
 
-    /// Sets the preset of a digit; another key chooses none.
+    /// Sets the preset with the number of a digit key; other keys set none.
     fn preset(&mut self, key: KeyCode, presets: &[String]) {
         let KeyCode::Char(digit @ '1'..='9') = key else {
             return;

@@ -2,8 +2,8 @@
 
 //! The program that is traced.
 //!
-//! The standard library's `Command` would let it inherit the mask of this process, in which the
-//! signals that end a trace are blocked before there is anything to leave behind.
+//! The standard library's `Command` would let it inherit the signal mask of this process, which
+//! blocks the signals that end a trace before there is a trace buffer to remove.
 
 use std::ffi::CString;
 use std::ffi::OsString;
@@ -31,7 +31,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// That it cannot be run, with its name.
+    /// If the program cannot be run; the error contains its name.
     pub fn start(words: &[OsString], mask: &SigSet) -> Result<Self> {
         let about = || format!("cannot run {}", words[0].to_string_lossy());
         let arguments = words.iter().map(|word| CString::new(word.as_bytes()));
@@ -60,17 +60,17 @@ impl Program {
         Ok(Self(pid.context("a child without a number")?))
     }
 
-    /// Its process id.
+    /// Returns its process ID.
     pub fn pid(&self) -> i32 {
         self.0.as_raw_pid()
     }
 
-    /// What it has ended with, as shells have it: its exit status, or 128 and its signal. Does not
-    /// wait.
+    /// Returns its exit status as shells report it: the status, or 128 plus its signal; `None` if
+    /// it has not ended. Does not wait.
     ///
     /// # Errors
     ///
-    /// What waitpid(2) fails with.
+    /// The error of waitpid(2).
     pub fn status(&self) -> Result<Option<u8>> {
         let ended = waitpid(Some(self.0), WaitOptions::NOHANG);
         let ended = ended.context("cannot wait for the program")?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Trace Event Format of chrome://tracing, which Perfetto reads as well: what has a beginning
-//! and an end is a bar, other events are marks.
+//! The Trace Event Format of chrome://tracing, which Perfetto reads as well: events with a begin
+//! and an end are bars, other events are marks.
 
 use std::collections::HashSet;
 use std::io::BufWriter;
@@ -14,16 +14,16 @@ use serde_json::json;
 use super::passes::Seen;
 use super::tell;
 
-/// A file in the making.
+/// A file that is being written.
 pub struct Chrome {
     out: Box<dyn Write>,
-    /// Whether there is an event in it.
+    /// Set if there is an event in it.
     begun: bool,
     named: HashSet<i64>,
 }
 
 impl Chrome {
-    /// A file without events.
+    /// Creates a file without events.
     pub fn new(file: impl Write + 'static) -> Result<Self> {
         let mut out: Box<dyn Write> = Box::new(BufWriter::new(file));
         writeln!(out, "{{\"displayTimeUnit\":\"ms\",\"traceEvents\":[")?;
@@ -86,7 +86,7 @@ impl Chrome {
     }
 }
 
-/// What stands on the bar.
+/// Returns the label of the bar or mark.
 fn name(seen: &Seen) -> String {
     let event = &seen.event;
     match (event.text("to"), event.text("cause")) {

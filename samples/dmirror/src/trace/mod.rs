@@ -48,13 +48,13 @@ use crate::words;
 /// The trace system of the module.
 const SYSTEM: &str = "dmirror";
 
-/// How many milliseconds are between two looks into the buffer.
+/// Milliseconds between two reads of the buffer.
 const INTERVAL: u16 = 50;
 
-/// How many times the buffer is emptied at the end, at most: others may fill it all the time.
+/// Maximum number of times that the buffer is emptied at the end: others may fill it all the time.
 const LAST_LOOKS: u32 = 16;
 
-/// What to trace, and how to show it.
+/// The arguments of `dmirror trace`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Print a JSON object a line: time, event, task and fields
@@ -95,18 +95,19 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Traces until the program ends, the time is over, or a signal comes. Exits as the program.
+    /// Traces until the program ends, the time is over, or a signal arrives. Returns the exit
+    /// status of the program if it has ended, and success otherwise.
     pub fn run(&self) -> Result<ExitCode> {
         needs::ours("trace events")?;
         if let Some(number) = self.device {
             needs::device(number)?;
         }
-        // Before there is a buffer that somebody has to remove.
+        // Block signals before there is a buffer that must be removed.
         let (signals, mask) = signals()?;
         let mut trace = Trace::new("dmirror-trace").context(
             "cannot make a trace buffer; it takes root, and tracefs at /sys/kernel/tracing",
         )?;
-        // Events come in bursts, of a page each.
+        // Events come in bursts: one for each page.
         trace
             .make_room(4096)
             .context("cannot make room for events")?;
@@ -124,7 +125,7 @@ impl Arguments {
         let mut status = None;
         let mut left = LAST_LOOKS;
         loop {
-            // First, so that all is there which the program has done.
+            // Check for the end first, so that the events include all that the program has done.
             let ended = status.is_some()
                 || left < LAST_LOOKS
                 || self.is_over(child.as_ref(), &mut status, &signals, begun)?;
@@ -187,7 +188,7 @@ impl Arguments {
         }
         let signal = signals.read_signal().context("cannot read a signal")?;
         let signal = signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok());
-        // A terminal sends SIGINT to the program as well, which decides what becomes of it.
+        // A terminal sends SIGINT to the program as well, which decides whether it ends.
         let stop = match signal {
             Some(Signal::SIGINT) => child.is_none(),
             other => other.is_some(),
@@ -197,7 +198,7 @@ impl Arguments {
     }
 }
 
-/// Signals that end tracing, read from a descriptor from now on; and the mask of before.
+/// Blocks the signals that end tracing; returns a descriptor to read them, and the old mask.
 fn signals() -> Result<(SignalFd, SigSet)> {
     let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
@@ -209,7 +210,7 @@ fn signals() -> Result<(SignalFd, SigSet)> {
     Ok((signals, mask))
 }
 
-/// Where events go.
+/// The output for events.
 enum Show {
     Json(Box<dyn Write>),
     Chrome(Chrome, Passes),

@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The names of threads. The kernel notes a name when it switches from a thread to another one, so
-//! that events of a program that has just been executed bear the name of the one before.
+//! The names of threads. The kernel records a name when it switches from one thread to another, so
+//! events of a program that was just executed have the name of the previous program.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use dmirror_client::trace::Event;
 
-/// The event that tells of programs, in the system `sched`.
+/// The event for the execution of a program, in the system `sched`.
 pub const EXEC: &str = "sched_process_exec";
 
-/// As long as names are in the kernel.
+/// Maximum length of a name in the kernel.
 const LENGTH: usize = 15;
 
-/// What each thread executes.
+/// The program that each thread executes.
 #[derive(Debug, Default)]
 pub struct Names(HashMap<i32, Name>);
 
 #[derive(Debug, Default)]
 struct Name {
-    /// The name of the program that it has executed, if it has.
+    /// The name of the program that it has executed, if any.
     now: Option<String>,
-    /// Names that it had before.
+    /// Names that it had earlier.
     old: Vec<String>,
 }
 
 impl Names {
-    /// Mends the name in an event, and learns from it.
+    /// Corrects the name in an event, and learns names from it.
     pub fn mend(&mut self, event: &mut Event) {
         let name = self.0.entry(event.tid).or_default();
         if event.name == EXEC {

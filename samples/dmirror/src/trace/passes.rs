@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Joins the event that begins something with the one that ends it.
+//! Joins each event for an end with the event for its begin.
 
 use std::collections::HashMap;
 
 use dmirror_client::trace::Event;
 
-/// How the name of an event ends that begins something.
+/// The suffix of the names of events for a begin.
 pub const BEGIN: &str = "_begin";
 
-/// How the name of the event ends that ends it.
+/// The suffix of the names of events for an end.
 const END: &str = "_end";
 
-/// An event, with how long it took, if that is known.
+/// An event, and its begin, if that is known.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The event.
     pub event: Event,
-    /// When it began, in microseconds; it ended at the event's time.
+    /// The time of its begin, in microseconds; it ended at the event's time.
     pub began: Option<u64>,
 }
 
 impl Seen {
-    /// Something that takes no time.
+    /// Creates an event without a duration.
     pub fn now(event: Event) -> Self {
         Self { event, began: None }
     }
 
-    /// How long it took, in microseconds.
+    /// Returns its duration in microseconds.
     pub fn took(&self) -> Option<u64> {
         self.began
             .map(|began| self.event.micros.saturating_sub(began))
     }
 
-    /// What it is called: without a word for its end.
+    /// Returns its name, without the suffix for an end.
     pub fn name(&self) -> &str {
         self.event
             .name
@@ -42,12 +42,12 @@ impl Seen {
     }
 }
 
-/// What has begun and not ended, by thread. What a thread begins last it ends first.
+/// The begins without an end, by thread. A thread ends the latest one first.
 #[derive(Debug, Default)]
 pub struct Passes(HashMap<i32, Vec<Event>>);
 
 impl Passes {
-    /// Takes the next event; returns what has happened, nothing if it is a beginning.
+    /// Takes the next event; returns it with its begin, or `None` if it is a begin.
     pub fn join(&mut self, event: Event) -> Option<Seen> {
         let open = self.0.entry(event.tid).or_default();
         if event.name.ends_with(BEGIN) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of a trace: who has moved how much, and why.
+//! The summary at the end of a trace: the moved pages, by program and cause.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::tell;
 use crate::info;
 use crate::words;
 
-/// What was moved, by device, direction, program and cause.
+/// Moves, by device, direction, program and cause.
 #[derive(Debug, Default)]
 pub struct Sum(BTreeMap<Key, Moved>);
 
@@ -30,7 +30,7 @@ struct Moved {
 }
 
 impl Sum {
-    /// Counts an event, if it says that pages have moved.
+    /// Counts an event if it is the end of a migration.
     pub fn add(&mut self, seen: &Seen) {
         let event = &seen.event;
         if event.name != "migrate_end" {
@@ -51,7 +51,7 @@ impl Sum {
         moved.micros += seen.took().unwrap_or(0);
     }
 
-    /// What is shown last.
+    /// Returns the table that is shown at the end.
     pub fn table(&self) -> String {
         if self.0.is_empty() {
             return "No page has moved.\n".to_owned();

@@ -26,7 +26,7 @@ pub struct Json<'a> {
 }
 
 impl<'a> Json<'a> {
-    /// Borrows an event.
+    /// Creates the object for an event.
     pub fn of(event: &'a Event) -> Self {
         Self {
             time_us: event.micros,
@@ -39,8 +39,8 @@ impl<'a> Json<'a> {
     }
 }
 
-/// The fields of an event as a JSON object, in their order. Addresses are text, since not every
-/// reader of JSON has numbers of 64 bits.
+/// The fields of an event as a JSON object, in their order. Addresses are text, because not every
+/// reader of JSON supports 64-bit numbers.
 pub struct Fields<'a>(pub &'a Event);
 
 impl Serialize for Fields<'_> {
@@ -54,21 +54,21 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// Whether an event says what no other event says.
+/// Returns whether an event contains something that no other event reports.
 pub fn is_news(event: &Event) -> bool {
     match event.name.as_str() {
-        // The pass that brings pages back says it, too.
+        // The pass that brings pages back reports it, too.
         "cpu_fault" => {
             event.text("answer").as_deref() != Some("retry") || event.number("moved") == Some(0)
         }
         "reserve" => event.number("error") != Some(0),
-        // 1, or the word of another version.
+        // Otherwise, `own` is 1, or a word of another version of the module.
         "invalidate" => event.number("own") == Some(0) && event.number("cleared") != Some(0),
         _ => true,
     }
 }
 
-/// A line: when, who, on which device, what.
+/// Returns the line for an event: time, task, device, description.
 pub fn line(seen: &Seen, begin: u64) -> String {
     let event = &seen.event;
     let seconds = event.micros.saturating_sub(begin) as f64 / 1e6;
@@ -89,7 +89,7 @@ pub fn line(seen: &Seen, begin: u64) -> String {
     line
 }
 
-/// A time in a unit that suits it.
+/// Formats a time in a suitable unit.
 pub fn time(micros: u64) -> String {
     match micros {
         0..1000 => format!("{micros} us"),
@@ -98,7 +98,7 @@ pub fn time(micros: u64) -> String {
     }
 }
 
-/// What has happened.
+/// Returns the description of an event.
 fn what(seen: &Seen) -> String {
     let event = &seen.event;
     let text = |field| event.text(field).unwrap_or_else(|| "?".to_owned());
@@ -126,7 +126,7 @@ fn what(seen: &Seen) -> String {
             let wanted = pages("pages");
             let number = match event.number("moved") {
                 None => wanted,
-                // Its window is chosen later, so what is wanted is the touched page alone.
+                // Its window is chosen later, so only the touched page is requested.
                 Some(_) if cause == "cpu_fault" => pages("moved"),
                 Some(moved) if Some(moved) == event.number("pages") => wanted,
                 Some(moved) => format!("{moved} of {wanted}"),
@@ -201,7 +201,7 @@ fn what(seen: &Seen) -> String {
     }
 }
 
-/// An event of which only the format file is known.
+/// Describes an event of which only the format file is known.
 fn unknown(seen: &Seen) -> String {
     let fields = seen.event.fields.iter();
     let fields = fields.filter(|(name, _)| name != "device" && name != "pid");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose events are wanted: everybody's, or those of a program and its children.
+//! The selection of events: all, or those of a program and its children.
 
 use std::collections::HashSet;
 
@@ -8,25 +8,25 @@ use dmirror_client::trace::Event;
 
 use super::names::EXEC;
 
-/// The event that tells of children and threads, in the system `sched`.
+/// The event for the creation of children and threads, in the system `sched`.
 pub const FORK: &str = "sched_process_fork";
 
-/// The threads whose events are wanted.
+/// The threads whose events are shown.
 #[derive(Debug, Default)]
 pub struct Whose {
-    /// None of them: everybody's.
+    /// `None` means all threads.
     threads: Option<HashSet<i32>>,
 }
 
 impl Whose {
-    /// Those of a process, and of what it makes from now on.
+    /// Selects a process, and the threads and processes that it creates from now on.
     pub fn tree_of(pid: i32) -> Self {
         Self {
             threads: Some(HashSet::from([pid])),
         }
     }
 
-    /// Whether an event is wanted. Learns from it who has children.
+    /// Returns whether an event is selected. Learns children from it.
     pub fn wants(&mut self, event: &Event) -> bool {
         let Some(threads) = &mut self.threads else {
             return ![FORK, EXEC].contains(&event.name.as_str());
@@ -42,8 +42,8 @@ impl Whose {
     }
 }
 
-/// Whether a thread is one of the kernel that executes packets, `dmirrorN/M`, or handles the
-/// faults of those, `dmirrorN/f`.
+/// Returns whether a thread is a kernel thread that executes packets, `dmirrorN/M`, or handles
+/// their faults, `dmirrorN/f`.
 pub fn is_of_engine(task: &str) -> bool {
     let parts = task
         .strip_prefix("dmirror")

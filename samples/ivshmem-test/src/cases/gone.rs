@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that go while pages are on them. Those that go by a slot come last.
+//! Devices that go away while pages are on them. The cases that use a slot come last.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -47,7 +47,7 @@ cases![
     plugged_device_is_bound,
 ];
 
-/// Checks that a file of a device that has gone is of no use.
+/// Checks that an open file of a device that has gone is useless.
 fn is_gone(device: &Device, region: &Region) -> Result<()> {
     let expected = failed(Errno::ENODEV, 0);
     equal("to the device", device.to_device(region), expected)?;
@@ -83,7 +83,7 @@ fn unbind_brings_back() -> Result<()> {
     empty()
 }
 
-/// A file that was opened before the device went stays useless when it is back.
+/// A file that was opened before the device went away stays useless when the device is back.
 fn open_file_outlives_device() -> Result<()> {
     let folder = the_bound_device()?;
     let old = Device::open()?;
@@ -94,7 +94,7 @@ fn open_file_outlives_device() -> Result<()> {
     equal("by the old file", old.to_device(&region), expected)?;
     let new = Device::open()?;
     equal("by a new file", new.to_device(&region), all_moved(PAGES))?;
-    // The fault does not ask which file it was.
+    // A fault does not depend on the file.
     drop(new);
     pattern::check(&region, me())?;
     empty()
@@ -110,7 +110,7 @@ fn unbind_while_moving() -> Result<()> {
             let region = filled(PAGES)?;
             line.your_turn()?;
             let mut rounds = 0;
-            // Until the parent says something, or has gone.
+            // Go on until the parent says something, or has gone.
             while line.0.read(&mut [0]).is_err() {
                 let Ok(device) = Device::open() else { continue };
                 device.to_device(&region);
@@ -139,7 +139,7 @@ fn unbind_while_moving() -> Result<()> {
     empty()
 }
 
-/// Unloading the module brings back all pages; an open file keeps it.
+/// Unloading the module brings back all pages; an open file keeps the module loaded.
 fn unload_brings_back() -> Result<()> {
     let module = Module::named("ivshmem");
     let device = Device::open()?;
@@ -163,8 +163,8 @@ fn unload_brings_back() -> Result<()> {
     empty()
 }
 
-/// A device that is removed by sysfs, as by an unplug, gives back its pages, and works again when
-/// the bus is scanned.
+/// A device that is removed by sysfs, as by an unplug, gives back its pages. It works again after
+/// a scan of the bus.
 fn removed_device_comes_back() -> Result<()> {
     let folder = the_bound_device()?;
     let device = Device::open()?;
@@ -180,9 +180,9 @@ fn removed_device_comes_back() -> Result<()> {
     empty()
 }
 
-/// Has lockdep, where there is one, prove nothing from now on. The driver of PCIe slots takes its
-/// `reset_lock` and the lock of `pci_lock_rescan_remove()` in both orders (`pciehp_configure_device()`,
-/// `pciehp_unconfigure_device()` of Linux 7.3), for each device that comes or goes.
+/// Makes lockdep, if the kernel has it, prove nothing from now on. The driver of PCIe slots takes
+/// its `reset_lock` and the lock of `pci_lock_rescan_remove()` in both orders for each device that
+/// comes or goes (`pciehp_configure_device()`, `pciehp_unconfigure_device()` of Linux 7.3).
 fn spare_lockdep() -> Result<()> {
     match fs::write("/proc/sys/kernel/prove_locking", "0") {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
@@ -190,7 +190,7 @@ fn spare_lockdep() -> Result<()> {
     }
 }
 
-/// A second device of the kind is left alone, and does not disturb the first.
+/// The driver refuses a second device of the kind, which does not disturb the first.
 fn second_device_is_refused() -> Result<()> {
     spare_lockdep()?;
     let folder = the_bound_device()?;
@@ -219,7 +219,7 @@ fn second_device_is_refused() -> Result<()> {
     empty()
 }
 
-/// QEMU takes the device out of its slot, as one would by hand; all pages come back first.
+/// QEMU removes the device from its slot, as a user would by hand; all pages come back first.
 fn unplug_brings_back() -> Result<()> {
     spare_lockdep()?;
     let device = Device::open()?;
@@ -245,7 +245,7 @@ fn unplug_brings_back() -> Result<()> {
     ended_well(child)
 }
 
-/// A device that is put into the slot is bound by itself.
+/// A device that is plugged into the slot is bound automatically.
 fn plugged_device_is_bound() -> Result<()> {
     spare_lockdep()?;
     ask::host("plug")?;

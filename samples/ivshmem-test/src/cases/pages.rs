@@ -62,8 +62,8 @@ fn size_is_that_of_the_bar() -> Result<()> {
     empty()
 }
 
-/// While pages are on the device, their bytes are in the file on the host, and the directory says
-/// whose they are.
+/// While pages are on the device, their bytes are in the file on the host, and the directory names
+/// their owner.
 fn bytes_are_in_the_bar() -> Result<()> {
     let device = Device::open()?;
     let region = moved(&device, PAGES)?;
@@ -89,7 +89,7 @@ fn cpu_fault_brings_back() -> Result<()> {
     pattern::check(&region, me())?;
     on_device(&region, 0)?;
     empty()?;
-    // A page that was changed meanwhile goes with its new content.
+    // A page that was changed meanwhile moves with its new content.
     region.store(0, 42);
     equal("again", device.to_device(&region), all_moved(PAGES))?;
     equal("the first word", region.load(0), 42)?;
@@ -108,10 +108,10 @@ fn ioctl_brings_back() -> Result<()> {
     equal("what is back", device.to_system(&region), all_moved(0))
 }
 
-/// What was never touched is zero on the device.
+/// Pages that were never touched are zero on the device.
 fn holes_are_zeroed() -> Result<()> {
     let device = Device::open()?;
-    // So that there is something else where the zeroes go.
+    // Leave other data in the pages of the device that get the zeroes.
     drop(moved(&device, PAGES)?);
     empty()?;
     let region = Region::options(PAGES).huge(false).map()?;
@@ -121,7 +121,7 @@ fn holes_are_zeroed() -> Result<()> {
     empty()
 }
 
-/// A huge page goes in small ones.
+/// A huge page moves as small pages.
 fn huge_pages_are_split() -> Result<()> {
     let pages = hpage_pmd_nr();
     let device = Device::open()?;
@@ -161,7 +161,7 @@ fn processes_are_told_apart() -> Result<()> {
     empty()
 }
 
-/// Parent and child share pages on the device; each sees its own afterwards.
+/// Parent and child share pages on the device; afterwards each sees its own content.
 fn forked_pages_are_both_right() -> Result<()> {
     let device = Device::open()?;
     let region = moved(&device, PAGES)?;
@@ -187,7 +187,7 @@ fn forked_pages_are_both_right() -> Result<()> {
     empty()
 }
 
-/// A process that ends gives its pages back, without looking at them.
+/// A process that ends gives its pages back, without accessing them.
 fn exit_frees() -> Result<()> {
     let (child, mut line) = child(|line| {
         let _region = moved(&Device::open()?, PAGES)?;
@@ -201,7 +201,7 @@ fn exit_frees() -> Result<()> {
     empty()
 }
 
-/// A device that is full says so; what fits has moved, and nothing is lost.
+/// A full device reports that; the pages that fit have moved, and no data is lost.
 fn full_device_takes_what_fits() -> Result<()> {
     let fit: usize = ask::host("size")?.parse()?;
     let device = Device::open()?;
@@ -224,7 +224,7 @@ fn full_device_takes_what_fits() -> Result<()> {
     empty()
 }
 
-/// Requests that make no sense are refused, and say that nothing has moved.
+/// Requests that make no sense are refused, and report that nothing has moved.
 fn nonsense_is_refused() -> Result<()> {
     let device = Device::open()?;
     let region = filled(2)?;
@@ -268,7 +268,7 @@ fn nonsense_is_refused() -> Result<()> {
     empty()
 }
 
-/// When the device has gone without a word, nobody gets what is read instead of the data.
+/// If the device is lost without notice, a process gets SIGBUS or an error, and no wrong data.
 fn lost_device_is_a_bus_error() -> Result<()> {
     let device = Device::open()?;
     let (child, mut line) = child(|line| {
