@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use clap::Args;
 use clap::ValueEnum;
-use dmirror_client::Errno;
 use dmirror_client::PageRange;
 use dmirror_client::attach;
 use dmirror_client::map::ProcessMap;
@@ -76,10 +75,7 @@ impl Arguments {
                 Ok(counts) => moved += counts.pages,
                 Err(error) => {
                     // Some pages stay; the output says how many have moved.
-                    moved += match (self.to, error.errno) {
-                        (Side::Device, Errno::ENOENT) => 0,
-                        _ => error.counts.unwrap_or_default().pages,
-                    };
+                    moved += error.counts.unwrap_or_default().pages;
                     failures.push(error);
                 }
             }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Keeps pages on the device: holder PAGES. Moves as many to /dev/hmm_dmirror0, says so, and waits
- * to be killed. It never touches them again, so that they stay where others put them.
+ * to be killed. It never touches them again, so that they stay where others put them. With
+ * `holder PAGES pinned` they are in system memory, and a pipe holds the first, which cannot move.
  */
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,20 +12,23 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "dmirror.h"
 
 int main(int argc, char **argv)
 {
-	size_t pages = argc == 2 ? strtoul(argv[1], NULL, 0) : 0;
+	int pinned = argc == 3 && !strcmp(argv[2], "pinned");
+	size_t pages = argc == 2 || pinned ? strtoul(argv[1], NULL, 0) : 0;
 	size_t size = pages * sysconf(_SC_PAGESIZE);
 	struct dmirror_cmd cmd = { 0 };
-	int fd = open("/dev/hmm_dmirror0", O_RDWR);
+	int fd = open("/dev/hmm_dmirror0", O_RDWR), ends[2];
+	struct iovec first = { .iov_len = 1 };
 	char *memory, *view;
 
 	if (!pages) {
-		fprintf(stderr, "usage: holder PAGES\n");
+		fprintf(stderr, "usage: holder PAGES [pinned]\n");
 		return 2;
 	}
 	/* A mapping by itself, whatever is next to it. */
@@ -39,6 +44,17 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	memset(memory, 7, size);
+	if (pinned) {
+		first.iov_base = memory;
+		if (pipe(ends) || vmsplice(ends[1], &first, 1, 0) != 1) {
+			perror("vmsplice");
+			return 1;
+		}
+		printf("holds %zu pages at %p\n", pages, (void *)memory);
+		fflush(stdout);
+		for (;;)
+			pause();
+	}
 	cmd.addr = (uintptr_t)memory;
 	cmd.ptr = (uintptr_t)view;
 	cmd.npages = pages;
