@@ -117,7 +117,7 @@ pub(crate) struct FaultLimits {
 pub(crate) struct FaultStats {
     /// Number of entries.
     pub(crate) posted: Counter,
-    /// Number of entries for which there was no room at first.
+    /// Number of posts, of up to [`LANES`] entries each, for which there was not room at once.
     pub(crate) overflows: Counter,
     /// Number of batches.
     pub(crate) batches: Counter,
