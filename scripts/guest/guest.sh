@@ -36,7 +36,6 @@ SYSTEM=${SYSTEM:-} IVSHMEM=${IVSHMEM:-} HOST_CMD=${HOST_CMD:-} BUILT=${BUILT:-0}
 is_power_of_two() { [[ $1 =~ ^([1-9][0-9]*)[MG]$ ]] && (((BASH_REMATCH[1] & (BASH_REMATCH[1] - 1)) == 0)); }
 
 check_settings() {
-	local file names=' '
 	[[ $KERNEL =~ ^(stock|debug|patched|kdir)$ ]] ||
 		die "KERNEL=$KERNEL" "KERNEL is stock, debug or patched; KDIR names a kernel of yours."
 	[ "$KERNEL" != stock ] || [ "$PAGES" != 64K ] || die "KERNEL=stock with PAGES=64K" "Debian has no such kernel; KERNEL=debug has."
@@ -57,11 +56,8 @@ check_settings() {
 	[ "$MODULE" != none ] || [ -z "$ARGS" ] || die "ARGS='$ARGS' with MODULE=none" "There is no module to give them to."
 	[ "$KERNEL" != kdir ] || "$SCRIPTS/build/preflight.sh" --guest "$KDIR" || die "KDIR=$KDIR"
 	[ "$INTERACTIVE" = 1 ] || [ -n "$CMD" ] || die "no CMD was given" "Example: make guest CMD='ls /dev/hmm_dmirror*'"
-	for file in $FILES; do
-		[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
-		[[ $names != *" ${file##*/} "* ]] || die "FILES names two files called ${file##*/}"
-		names+="${file##*/} "
-	done
+	# shellcheck disable=SC2086 # several files
+	check_files $FILES
 }
 
 # prepare: sets image, and fills $tmp/root with everything but the tools.

@@ -24,9 +24,8 @@ command -v vng >/dev/null || die "there is no vng here" \
 [ "${BUILT:-0}" = 1 ] || "$SCRIPTS/build/samples.sh" >/dev/null || die "the programs were not built"
 programs=$BUILD/cargo-release/$PROGRAM_TARGET/release
 
-for file in $FILES; do
-	[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
-done
+# shellcheck disable=SC2086 # several files
+check_files $FILES
 
 # quoted WORD... : as words of a shell's command.
 quoted() { printf '%q ' "$@"; }
@@ -38,11 +37,11 @@ if [ "${ACCEL:-}" = tcg ] || ! kvm_works; then options+=(--disable-kvm); fi
 [ "$MODULE" != none ] || MODULE=
 # shellcheck disable=SC2206 # several words
 options+=(${VNG:-})
-log=$BUILD/log/$NAME-kdir.log status=0
+log=$BUILD/log/$NAME-$(built_for kdir).log status=0
 mkdir -p "$BUILD/log"
 # What --exec names goes to the kernel's command line, which has room for 2 KiB in all.
 # shellcheck disable=SC2086 # several parameters
-quoted "$BUILD/kdir" "$programs" "$FILES" "$CMD" ${MODULE:+$MODULE ${ARGS:-}} >"$log.settings"
+quoted "$BUILD/$(built_for kdir)" "$programs" "$FILES" "$CMD" ${MODULE:+$MODULE ${ARGS:-}} >"$log.settings"
 options+=(--exec "$(quoted "$SCRIPTS/guest/inside/vng" "$log.settings")")
 timeout -k 5 "$TIMEOUT" vng "${options[@]}" 2>"$log.raw" </dev/null || status=$?
 tr -d '\r' <"$log.raw" >"$log"

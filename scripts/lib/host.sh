@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What depends on the host: how packages are installed on it, and whether its guests can use
-# KVM. Source it after lib.sh.
+# What depends on the host: how packages are installed on it, whether its guests can use KVM,
+# and which of its files they get. Source it after lib.sh.
 
 # distribution FILE : the package manager that this os-release stands for.
 distribution() {
@@ -72,4 +72,14 @@ choose_accel() {
 		# copies and clears pages in another way than on any machine of today.
 		[ "$ARCH" != x86_64 ] || cpu+=,vendor=GenuineIntel,family=6,model=94
 	fi
+}
+
+# check_files FILE... : stops unless each can be read, and all have different names.
+check_files() {
+	local file names=' '
+	for file; do
+		[ -r "$file" ] || die "FILES names $file, which is not there or not readable"
+		[[ $names != *" ${file##*/} "* ]] || die "FILES names two files called ${file##*/}"
+		names+="${file##*/} "
+	done
 }

@@ -50,19 +50,16 @@ int main(int argc, char **argv)
 			perror("vmsplice");
 			return 1;
 		}
-		printf("holds %zu pages at %p\n", pages, (void *)memory);
-		fflush(stdout);
-		for (;;)
-			pause();
+	} else {
+		cmd.addr = (uintptr_t)memory;
+		cmd.ptr = (uintptr_t)view;
+		cmd.npages = pages;
+		if (ioctl(fd, DMIRROR_MIGRATE_TO_DEV, &cmd)) {
+			perror("MIGRATE_TO_DEV");
+			return 1;
+		}
 	}
-	cmd.addr = (uintptr_t)memory;
-	cmd.ptr = (uintptr_t)view;
-	cmd.npages = pages;
-	if (ioctl(fd, DMIRROR_MIGRATE_TO_DEV, &cmd)) {
-		perror("MIGRATE_TO_DEV");
-		return 1;
-	}
-	printf("holds %llu pages at %p\n", (unsigned long long)cmd.cpages, (void *)memory);
+	printf("holds %zu pages at %p\n", pages, (void *)memory);
 	fflush(stdout);
 	for (;;)
 		pause();
